@@ -1,0 +1,49 @@
+"""One pure function over many images, in worker processes, in order, with a progress bar."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str) -> list[Result]:
+    """[function(item) for item in items] with `workers` processes; results in the items' order.
+
+    `function` must be picklable (a top-level function or a functools.partial of one).
+    An exception in a worker is raised here.
+    """
+    with progress(len(items), title) as bar:
+        if workers <= 1 or len(items) <= 1:
+            return [_told(function(item), bar) for item in items]
+        # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _one_thread) as pool:
+            chunk = max(1, min(16, len(items) // (4 * workers)))
+            return [_told(result, bar) for result in pool.imap(function, items, chunk)]
+
+
+@contextmanager
+def progress(total: int, title: str) -> Iterator[tqdm]:
+    """A progress bar with a rate, and one closing line: what, how many, how long."""
+    started = time.monotonic()
+    with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
+        yield bar
+    print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _told(result: Result, bar: tqdm) -> Result:
+    bar.update()
+    return result
+
+
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)  # the processes are the parallelism

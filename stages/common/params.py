@@ -1,0 +1,200 @@
+"""params.yaml as typed groups. Every stage checks the whole file when it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.common.errors import SesamError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = Annotated[tuple[Byte, Byte, Byte], Field(strict=False)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Round(Group):
+    teacher: str = Field(description="the model whose predictions this round starts from")
+
+
+class Draw(Group):
+    """A demo data set drawn into data/raw/NAME."""
+
+    train: Positive
+    val: Positive
+    seed: int
+
+
+class DatasetParams(Group):
+    kind: Literal["folder"]
+    root: str
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    palette: list[Colour] | None = Field(None, description="one RGB colour a class; none: drawn from the colour wheel")
+    ignore: list[Byte] = Field([255], description="label values that mean 'no class'")
+
+    @model_validator(mode="after")
+    def _one_colour_a_class(self) -> DatasetParams:
+        if self.palette is not None and len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
+        return self
+
+
+class Coarse(Group):
+    erosion: Share = Field(description="erosion radius as a share of the square root of the region's area")
+    tolerance: NotNegative = Field(description="how far the polygon may leave the eroded outline, same unit")
+
+
+class Scribble(Group):
+    length: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the skeleton's longest path")
+    thickness: Positive = Field(description="pixels")
+    margin: Share = Field(description="distance kept from the region's edge, as a share of its greatest depth")
+
+
+class Point(Group):
+    radius: Annotated[int, Field(ge=0)] = Field(description="pixels; 0 labels a single pixel")
+
+
+class Minutes(Group):
+    """Annotation minutes per image."""
+
+    fine: NotNegative
+    coarse: NotNegative
+    scribble: NotNegative
+    point: NotNegative
+
+
+class Weak(Group):
+    kind: Literal["coarse", "scribble", "point"]
+    min_area: Positive = Field(description="pixels; smaller regions get no label")
+    coarse: Coarse
+    scribble: Scribble
+    point: Point
+
+
+class Network(Group):
+    """DeepLabV3+ on a ResNet, the same for teacher and student."""
+
+    depth: Literal[18, 34, 50, 101]
+    width: Positive = Field(description="channels of the first ResNet stage; 64 is the published network")
+    head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
+    pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
+
+
+class Schedule(Group):
+    iterations: Positive
+    batch: Annotated[int, Field(ge=2)]
+    crop: Annotated[tuple[Positive, Positive], Field(strict=False)] = Field(description="height, width in pixels")
+    scale: Annotated[tuple[float, float], Field(strict=False)] = Field(description="range of the random resize")
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+class LossWeights(Group):
+    """λ of the three-source loss."""
+
+    weak: NotNegative
+    sam: NotNegative
+    confident: NotNegative
+
+
+class Student(Schedule):
+    loss: LossWeights
+    sam_frequency: Share
+
+
+class Augment(Group):
+    confidence: Share = Field(description="γ")
+
+
+class Components(Group):
+    separate: bool = Field(description="one prompt per connected component; false: one per class")
+    min_area: Positive = Field(description="pixels; smaller components without a weak label are dropped")
+
+
+class Sampling(Group):
+    prompt: Literal["points", "box", "mask"]
+    strategy: Literal["skeleton", "random", "confident", "deepest"]
+    num_points: Positive
+
+
+class SamParams(Group):
+    model: Literal["embedded", "vit_b", "vit_l", "vit_h"]
+    checkpoint: str
+
+
+class Selection(Group):
+    tau_mask: Share = Field(description="τ1, least |M∩C|/|M|")
+    tau_weak: Share = Field(description="τ2, least |M∩C|/|C|")
+    max_conflict: Share | None = Field(description="greatest share of M's weak labels that may be of another class")
+
+
+class Merging(Group):
+    sam: bool = Field(description="false: weak labels and confident predictions alone")
+
+
+class Evaluation(Group):
+    panels: Annotated[int, Field(ge=0)] = Field(description="images shown side by side, of each split")
+    minutes: Minutes
+
+
+class Runtime(Group):
+    """What must not change a result; no stage lists this group."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    workers: Positive
+    image_batch: Positive = Field(description="images encoded at a time")
+    prompt_batch: Positive = Field(description="prompts decoded at a time")
+
+
+class Params(Group):
+    seed: int
+    draw: dict[str, Draw]
+    dataset: DatasetParams
+    weak: Weak
+    network: Network
+    teacher: Schedule
+    augment: Augment
+    components: Components
+    sampling: Sampling
+    sam: SamParams
+    selection: Selection
+    merging: Merging
+    student: Student
+    evaluation: Evaluation
+    rounds: dict[str, Round]
+    runtime: Runtime
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """The checked params; SesamError naming every wrong key."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as problem:
+        raise SesamError(f"{path} cannot be read: {problem}") from None
+    if not isinstance(raw, dict):
+        raise SesamError(f"{path} is not a mapping of groups. Copy one of presets/*.yaml over it.")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as problem:
+        raise SesamError(
+            "\n  ".join([f"{path} has {problem.error_count()} wrong entries:", *_explain(problem)])
+        ) from None
+
+
+def _explain(problem: ValidationError) -> list[str]:
+    lines = []
+    for error in problem.errors():
+        key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+        said = {
+            "extra_forbidden": "unknown key; remove it or correct its spelling",
+            "missing": "missing; add it (presets/*.yaml show every key)",
+        }.get(error["type"], f"{error['msg']}, got {error['input']!r}")
+        lines.append(f"{key}: {said}")
+    return lines
