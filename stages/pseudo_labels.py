@@ -1,0 +1,42 @@
+"""What the round's teacher sees in every training image: its classes P and its confidence c.
+
+python -m stages.pseudo_labels ROUND
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stages.common.dataset import Dataset
+from stages.common.device import pick_device
+from stages.common.errors import run_stage
+from stages.common.files import whole_folder
+from stages.common.labels import read_image, write_gray, write_label
+from stages.common.parallel import progress
+from stages.common.params import load_params, pick_round
+from stages.segmentation.network import load_network, predict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    name = parser.parse_args().round
+    params = load_params()
+    teacher = Path(pick_round(params, name).teacher)
+    device = pick_device(params.runtime)
+    dataset = Dataset.load()
+    model = load_network(teacher, device)
+    with (
+        whole_folder(Path("data/rounds", name, "predictions")) as out,
+        progress(len(dataset.train), f"predictions {name}") as bar,
+    ):
+        for item in dataset.train:
+            classes, confidence = predict(model, read_image(Path(item.image)), device)
+            write_label(out / "labels" / f"{item.id}.png", classes, dataset.palette)
+            write_gray(out / "confidence" / f"{item.id}.png", confidence)
+            bar.update()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,110 @@
+"""The training samples: sample t is a pure function of (seed, t), whoever computes it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomFlip, Resize
+from mmseg.structures import SegDataSample
+from torch.utils.data import Dataset, Sampler
+
+from stages.common.dataset import Item
+from stages.common.errors import SesamError
+from stages.common.files import seed_of
+from stages.common.labels import UNLABELLED, read_image, read_label
+from stages.common.params import Schedule
+from stages.common.sources import NONE, SAM, SOURCE_NAMES, WEAK
+
+
+class TrainingSamples(Dataset):
+    """Sample t of a training: which image, and how it is resized, cropped, flipped and coloured.
+
+    Without a source folder every labelled pixel counts as weakly labelled.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        classes: int,
+        labels: Path,
+        sources: Path | None,
+        schedule: Schedule,
+        sam_frequency: float,
+        seed: int,
+    ) -> None:
+        self.items, self.classes = items, classes
+        self.labels, self.sources = labels, sources
+        self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
+        self.after_resize = [RandomCrop(tuple(schedule.crop)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+
+    def __len__(self) -> int:
+        return self.schedule.iterations * self.schedule.batch
+
+    def item(self, t: int) -> Item:
+        """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
+        epoch, place = divmod(t, len(self.items))
+        order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(len(self.items))
+        return self.items[order[place]]
+
+    def read(self, item: Item) -> dict:
+        """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
+        image = read_image(Path(item.image))
+        labels = self._read_map(self.labels, item, self.classes, image.shape[:2])
+        if self.sources is None:
+            sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
+        else:
+            sources = self._read_map(self.sources, item, len(SOURCE_NAMES), image.shape[:2])
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
+
+    def __getitem__(self, t: int) -> dict:
+        """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
+
+        h, w is the crop, or less where the image is smaller; the network's preprocessor pads.
+        """
+        seed = seed_of(self.seed, "sample", t)
+        random.seed(seed)  # mmseg's transforms draw from the global generators
+        np.random.seed(seed % 2**32)
+        keeps_sam = np.random.uniform() < self.sam_frequency
+        results = self.read(self.item(t))
+        results = Resize(scale_factor=np.random.uniform(*self.schedule.scale))(results)
+        for transform in self.after_resize:
+            results = transform(results)
+        labels, sources = results["gt_seg_map"].transpose(2, 0, 1)
+        if not keeps_sam:
+            sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
+        return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
+
+    @staticmethod
+    def _read_map(folder: Path, item: Item, values: int, size: tuple[int, int]) -> np.ndarray:
+        path = folder / f"{item.id}.png"
+        read = read_label(path)
+        if read.shape != size:
+            raise SesamError(
+                f"{path} is {read.shape[1]}x{read.shape[0]}, its image {size[1]}x{size[0]}. Make it again."
+            )
+        if np.any((read >= values) & (read != UNLABELLED)):
+            raise SesamError(f"{path} holds values above {values - 1} that are not {UNLABELLED}. Make it again.")
+        return read
+
+
+class InOrder(Sampler):
+    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on."""
+
+    def __init__(self, count: int) -> None:
+        self.left = range(count)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.left)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def skip(self, samples: int) -> None:
+        self.left = self.left[samples:]

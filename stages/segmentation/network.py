@@ -1,0 +1,178 @@
+"""DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width; loading and prediction.
+
+A trained network is a folder: network.json, a config that mmseg itself can load, and model.pth, its weights.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.runner import CheckpointLoader
+from mmseg.registry import MODELS
+from torch import nn
+
+from stages.common.errors import SesamError
+from stages.common.files import read_json, whole, write_json
+from stages.common.params import Network
+
+CONFIG, WEIGHTS = "network.json", "model.pth"
+
+
+def network_config(network: Network, classes: int) -> dict[str, Any]:
+    """mmseg's config of the network.
+
+    Depth 101, width 64, head_width 512 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo, with plain
+    batch normalisation: one process trains, so there is nothing to synchronise.
+    """
+    last = network.width * (8 if network.depth < 50 else 32)  # channels of the last stage
+    shared = {
+        "num_classes": classes,
+        "out_channels": classes,
+        "dropout_ratio": 0.1,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "align_corners": False,
+    }
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "mmseg.SegDataPreProcessor",
+            "mean": [123.675, 116.28, 103.53],
+            "std": [58.395, 57.12, 57.375],
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": 255,
+        },
+        "backbone": {
+            "type": "ResNetV1c",
+            "depth": network.depth,
+            "base_channels": network.width,
+            "stem_channels": network.width,
+            "num_stages": 4,
+            "out_indices": [0, 1, 2, 3],
+            "dilations": [1, 1, 2, 4],
+            "strides": [1, 2, 1, 1],
+            "norm_cfg": shared["norm_cfg"],
+            "norm_eval": False,
+            "style": "pytorch",
+            "contract_dilation": True,
+        },
+        "decode_head": {
+            "type": "DepthwiseSeparableASPPHead",
+            "in_channels": last,
+            "in_index": 3,
+            "channels": network.head_width,
+            "dilations": [1, 12, 24, 36],
+            "c1_in_channels": last // 8,
+            "c1_channels": max(1, 48 * network.width // 64),
+            **shared,
+        },
+        "auxiliary_head": {
+            "type": "FCNHead",
+            "in_channels": last // 2,
+            "in_index": 2,
+            "channels": last // 8,
+            "num_convs": 1,
+            "concat_input": False,
+            **shared,
+        },
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }
+
+
+def load_pretrained(backbone: nn.Module, source: str) -> None:
+    """Fill the backbone from a file or from an address that mmengine knows (open-mmlab://, torchvision://, https://).
+
+    SesamError if it cannot be had or does not fit: mmengine itself would train on from random weights.
+    """
+    hint = "network.pretrained may also be the path of a local file, or null to start from random weights."
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
+    try:
+        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
+    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
+        raise SesamError(
+            f"network.pretrained: {source} cannot be loaded ({problem}). Is there a network, or such a file? {hint}"
+        ) from None
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+    state = state.get("state_dict", state)
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    try:
+        missing = [
+            key for key in backbone.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key
+        ]
+    except RuntimeError as problem:
+        missing = str(problem).splitlines()[1:]
+    if missing:
+        raise SesamError(
+            f"network.pretrained: {source} does not fit a ResNetV1c of this depth and width "
+            f"({len(missing)} weights, first: {missing[0].strip()}). {hint}"
+        )
+
+
+class ShiftedDepthwise(nn.Conv2d):
+    """A dilated depthwise 3x3 convolution as the sum of nine shifted products.
+
+    oneDNN has no fast backward pass for it: on a CPU nearly all of a training step was spent in ASPP's three.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (height, width), dilation = x.shape[2:], self.dilation[0]
+        rows = [0, 1, 2] if dilation < height else [1]  # the others see padding alone
+        columns = [0, 1, 2] if dilation < width else [1]
+        padded = F.pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
+        total = 0
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                shifted = padded[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+                total = total + shifted * self.weight[:, 0, row, column, None, None]
+        return total
+
+
+def shift_dilated(model: nn.Module) -> None:
+    """Compute the model's dilated depthwise convolutions by shifts; its weights stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation[0] > 1:
+            module.__class__ = ShiftedDepthwise
+
+
+def save_network(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
+    """Write config and weights of a trained network."""
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    with whole(folder / WEIGHTS) as beside, beside.open("wb") as file:
+        torch.save(state, file)  # to a path it would write the temporary file's name into the file
+    write_json(folder / CONFIG, {"model": config})
+
+
+def load_network(folder: Path, device: torch.device) -> nn.Module:
+    """The trained network of a folder, ready to predict; SesamError if it is missing or damaged."""
+    config = read_json(folder / CONFIG)
+    if not (folder / WEIGHTS).exists():
+        raise SesamError(f"{folder / WEIGHTS} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.")
+    try:
+        model = MODELS.build(config["model"])
+        model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    except (KeyError, OSError, RuntimeError, pickle.UnpicklingError) as problem:
+        raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
+    return model.to(device).eval()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and confidence of a whole image at its own size.
+
+    image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
+    floor(255 * softmax maximum).
+    """
+    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
+    inputs = model.data_preprocessor({"inputs": [bgr.to(device)]})["inputs"]
+    size = image.shape[:2]
+    logits = model.inference(inputs, [{"ori_shape": size, "img_shape": size}])
+    confidence, classes = logits[0].softmax(0).max(0)
+    return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()

@@ -1,0 +1,226 @@
+"""Training with mmengine's Runner: the same bytes for the same params, whatever the workers and interruptions."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dvclive import Live
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from stages.common.dataset import Dataset
+from stages.common.device import pick_device
+from stages.common.errors import SesamError
+from stages.common.files import fingerprint, read_json, seed_of, sha256, write_json
+from stages.common.params import LossWeights, Params, Schedule
+from stages.segmentation.data import InOrder, TrainingSamples
+from stages.segmentation.loss import SOURCES
+from stages.segmentation.network import load_pretrained, network_config, save_network, shift_dilated
+
+WORK = Path("models/.work")
+LOG_EVERY = 10  # iterations
+CHECKPOINT_SECONDS = 120
+WARMUP = 20  # iterations, at most a tenth of the schedule
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on, and where it goes. `name` is shown, and names the folder of unfinished work."""
+
+    name: str
+    model: Path
+    metrics: Path
+    labels: Path
+    sources: Path | None
+    schedule: Schedule
+    loss: LossWeights
+    sam_frequency: float
+
+
+def train(task: Task, params: Params) -> None:
+    """Train a network from its initial weights and write it to task.model; go on where an equal training stopped."""
+    device = pick_device(params.runtime)
+    dataset = Dataset.load()
+    work = WORK / task.name
+    _drop_unless_equal(work, _identity(task, params, dataset))
+    samples = TrainingSamples(
+        dataset.train,
+        len(dataset.classes),
+        task.labels,
+        task.sources,
+        task.schedule,
+        task.sam_frequency,
+        params.seed,
+    )
+    config = network_config(params.network, len(dataset.classes))
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")  # mmengine's on its own set-up
+        hooks = [Record(task, params.seed), Checkpoint(work)]
+        runner = _runner(_trainable(config, task), samples, task, work, params.runtime.workers, hooks)
+        _initialise(runner.model, params)
+        runner.model.to(device)  # mmengine takes a GPU whenever there is one
+        if device.type == "cpu":
+            shift_dilated(runner.model)
+        try:
+            runner.train()
+        except SesamError as problem:  # from a worker, in the words of its traceback
+            raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
+    save_network(task.model, config, runner.model)
+    shutil.rmtree(work)
+    seconds = time.monotonic() - started
+    print(f"{task.model}: {task.schedule.iterations} iterations in {seconds:.1f} s", flush=True)
+
+
+def _trainable(config: dict, task: Task) -> torch.nn.Module:
+    """The network with the three-source loss, padding images smaller than the crop."""
+    weights = [getattr(task.loss, source) for source in SOURCES]
+    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}
+    trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
+    return MODELS.build(config | trainable)
+
+
+def _initialise(model: torch.nn.Module, params: Params) -> None:
+    """The initial weights, the same for every training with these params."""
+    torch.manual_seed(params.seed)
+    for module in model.modules():  # mmengine's init_weights leaves to PyTorch's what a config does not name
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    model.init_weights()
+    if params.network.pretrained is not None:
+        load_pretrained(model.backbone, params.network.pretrained)
+
+
+def _runner(model, samples: TrainingSamples, task: Task, work: Path, workers: int, hooks: list[Hook]) -> Runner:
+    schedule = task.schedule
+    warmup = min(WARMUP, schedule.iterations // 10)
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.learning_rate, "begin": warmup}
+    schedulers = [decay | {"end": schedule.iterations, "by_epoch": False}]
+    if warmup:
+        schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
+    checkpoint = work / Checkpoint.NAME
+    return Runner(
+        model=model,
+        work_dir=str(work / "mmengine"),
+        train_dataloader=DataLoader(
+            samples, schedule.batch, sampler=InOrder(len(samples)), num_workers=workers, collate_fn=pseudo_collate
+        ),
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
+        optim_wrapper={
+            "optimizer": {"type": "SGD", "lr": schedule.learning_rate, "momentum": 0.9, "weight_decay": 5e-4}
+        },
+        param_scheduler=schedulers,
+        default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
+        custom_hooks=hooks,
+        load_from=str(checkpoint) if checkpoint.exists() else None,
+        resume=checkpoint.exists(),
+        visualizer={"type": "Visualizer", "vis_backends": []},
+        default_scope="mmseg",
+        experiment_name=f"{task.name}-{time.monotonic_ns()}",
+        randomness={"seed": 0},  # of no effect: the weights and every iteration are seeded on their own
+        log_level="ERROR",
+    )
+
+
+def _identity(task: Task, params: Params, dataset: Dataset) -> str:
+    """The fingerprint of all that decides the weights."""
+    folders = [folder for folder in (task.labels, task.sources) if folder is not None]
+    files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
+    if missing := [file for file in files if not file.exists()]:
+        raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
+    decides = (params.seed, params.network.model_dump(), task.schedule.model_dump(), task.loss.model_dump())
+    images = [(item.id, item.sha256) for item in dataset.train]
+    return fingerprint(decides, task.sam_frequency, dataset.classes, images, [sha256(file) for file in files])
+
+
+def _drop_unless_equal(work: Path, identity: str) -> None:
+    """Keep the unfinished work of an equal training, drop that of any other."""
+    mark = work / "identity.json"
+    if not mark.exists() or read_json(mark) != identity:
+        shutil.rmtree(work, ignore_errors=True)
+        write_json(mark, identity)
+
+
+class Record(Hook):
+    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
+
+    The log is kept in the checkpoints and written anew on resuming.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        self.live = Live(str(self.task.metrics), dvcyaml=False, save_dvc_exp=False)
+        for row in self.rows:
+            self._write(row)
+        total = self.task.schedule.iterations
+        self.bar = tqdm(total=total, initial=runner.iter, desc=self.task.name, unit="it", leave=False)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        torch.manual_seed(seed_of(self.seed, "iteration", batch_idx) % 2**63)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.bar.update()
+        if (batch_idx + 1) % LOG_EVERY == 0:
+            means = {name: value / LOG_EVERY for name, value in self.sums.items()}
+            row = {
+                "step": batch_idx + 1,
+                "loss": means["loss"],
+                "learning_rate": runner.optim_wrapper.get_lr()["lr"][0],
+            }
+            if self.task.sources is not None:
+                row |= {f"loss_{source}": means[source] for source in SOURCES}
+            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            self.rows.append(row)
+            self.sums = {}
+            self._write(row)
+
+    def after_train(self, runner: Runner) -> None:
+        self.bar.close()
+        self.live.end()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["rows"] = self.rows
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.rows = checkpoint["rows"]
+
+    def _write(self, row: dict[str, float]) -> None:
+        self.live.step = row["step"]
+        for name, value in row.items():
+            if name != "step":
+                self.live.log_metric(name, value)
+        self.live.make_summary()
+
+
+class Checkpoint(Hook):
+    """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
+
+    priority = "VERY_LOW"  # after the learning rate's step
+    NAME = "checkpoint.pth"
+
+    def __init__(self, work: Path) -> None:
+        self.path = work / self.NAME
+        self.last = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS:
+            return
+        beside = self.path.with_suffix(".partial")
+        runner.save_checkpoint(str(beside.parent), beside.name, by_epoch=False)
+        beside.replace(self.path)
+        self.last = time.monotonic()

@@ -1,0 +1,33 @@
+"""The teacher: a network trained on the weak labels alone, with plain cross-entropy.
+
+python -m stages.train_teacher
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.common.errors import run_stage
+from stages.common.params import LossWeights, load_params
+from stages.segmentation.training import Task, train
+
+
+def main() -> None:
+    params = load_params()
+    train(
+        Task(
+            name="teacher",
+            model=Path("models/teacher"),
+            metrics=Path("metrics/training/teacher"),
+            labels=Path("data/weak"),
+            sources=None,
+            schedule=params.teacher,
+            loss=LossWeights(weak=1.0, sam=0.0, confident=0.0),
+            sam_frequency=0.0,
+        ),
+        params,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
