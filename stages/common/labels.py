@@ -42,6 +42,11 @@ def write_gray(path: Path, values: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(beside, format="PNG")
 
 
+def is_confident(confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """Where an 8-bit confidence (H, W) uint8, 255 times the softmax maximum, reaches γ in [0, 1]."""
+    return confidence >= 255 * threshold
+
+
 def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:
     """A palette of K RGB colours extended to (256, 3) uint8, the rest black."""
     colours = np.zeros((256, 3), np.uint8)

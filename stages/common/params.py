@@ -125,7 +125,7 @@ class Sampling(Group):
 
 
 class SamParams(Group):
-    model: Literal["embedded", "vit_b", "vit_l", "vit_h"]
+    model: str = Field(description="a key of MODELS in stages/sam/models.py")
     checkpoint: str
 
 
@@ -198,3 +198,10 @@ def _explain(problem: ValidationError) -> list[str]:
         }.get(error["type"], f"{error['msg']}, got {error['input']!r}")
         lines.append(f"{key}: {said}")
     return lines
+
+
+def pick_round(params: Params, name: str) -> Round:
+    """The round of that name; SesamError if params.yaml has none."""
+    if name not in params.rounds:
+        raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
+    return params.rounds[name]

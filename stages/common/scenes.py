@@ -104,12 +104,12 @@ class _Street:
         shade = np.ones(inside.shape, np.float32)
         shift = self.rng.integers(0, _CANVAS, 2)
         for scale, strength in texture:
-            rolled = self.noise[scale]
-            rows = (np.arange(top, bottom) + shift[0]) % _CANVAS
-            columns = (np.arange(left, right) + shift[1]) % _CANVAS
-            shade += strength * rolled[np.ix_(rows, columns)]
+            row, column = (top + shift[0]) % _CANVAS, (left + shift[1]) % _CANVAS
+            shade += strength * self.noise[scale][row : row + inside.shape[0], column : column + inside.shape[1]]
         painted = np.asarray(colour, np.float32) * shade[inside][:, None]
-        self.image[window][inside] = alpha * painted + (1 - alpha) * self.image[window][inside]
+        if alpha < 1:
+            painted = alpha * painted + (1 - alpha) * self.image[window][inside]
+        self.image[window][inside] = painted
         if label is not None:
             if new:
                 self.count += 1
@@ -144,7 +144,9 @@ class _Street:
         low = np.array((170, 200, 230)) * mood + np.array((205, 205, 205)) * (1 - mood)
         ramp = np.clip(np.arange(_CANVAS) / self.horizon, 0, 1)[:, None, None]
         self.image[:] = top * (1 - ramp) + low * ramp
-        clouds = np.clip(self.noise[96] + 0.4 * self.noise[24] - rng.uniform(0.0, 1.5), 0, 1)[..., None]
+        clouds = np.clip(
+            self.noise[96][:_CANVAS, :_CANVAS] + 0.4 * self.noise[24][:_CANVAS, :_CANVAS] - rng.uniform(0.0, 1.5), 0, 1
+        )[..., None]
         self.image += clouds * (245 - self.image) * 0.7
         self.labels[:] = SKY
         self.count = 1
@@ -238,7 +240,7 @@ class _Street:
         if rng.uniform() < 0.5:
             bumps = x + width * np.linspace(-0.5, 0.5, 14)
             tops = height * 0.5 * (0.6 + 0.4 * rng.uniform(size=14))
-            points = [(bumps[0], 0, z), *zip(bumps, tops, np.full(14, z)), (bumps[-1], 0, z)]
+            points = [(bumps[0], 0, z), *zip(bumps, tops, [z] * 14, strict=True), (bumps[-1], 0, z)]
             self.paint_world(np.array(points), colour * (0.6, 0.8, 0.5), VEGETATION, ((2, 0.15), (6, 0.15)))
         else:
             self.paint_world(_wall(x - width / 2, x + width / 2, 0, height, z), colour, BUILDING)
@@ -413,7 +415,7 @@ class _Street:
     def photograph(self) -> Scene:
         rng = self.rng
         image = self.image * rng.uniform(0.75, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
-        image += 18 * self.noise[96][..., None]  # uneven light
+        image += 18 * self.noise[96][:_CANVAS, :_CANVAS, None]  # uneven light
         image = cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         image += rng.normal(0, rng.uniform(2, 7), image.shape)
         return Scene(
@@ -432,10 +434,10 @@ def _wall(x0: float, x1: float, y0: float, y1: float, z: float) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, scale: int) -> np.ndarray:
-    """Smooth unit-variance noise that tiles, float32, features of about `scale` pixels."""
+    """Smooth unit-variance noise, features of about `scale` pixels; the canvas twice each way, float32."""
     cells = max(_CANVAS // scale, 4)
     grid = np.pad(rng.standard_normal((cells, cells)).astype(np.float32), 2, mode="wrap")
     step = _CANVAS // cells
     field = cv2.resize(grid, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
     field = cv2.resize(field[2 * step : -2 * step, 2 * step : -2 * step], (_CANVAS, _CANVAS))
-    return (field - field.mean()) / field.std()
+    return np.tile((field - field.mean()) / field.std(), (2, 2))

@@ -59,7 +59,7 @@ def regions(labels: np.ndarray, instances: np.ndarray, min_area: int) -> list[tu
     return found
 
 
-def prepare_scene(seed: tuple[int, int]) -> dict:
+def prepare_scene(seed: tuple[int, ...]) -> dict:
     scene = draw_scene(seed)
     masks, skeletons = zip(*regions(scene.labels, scene.instances, MIN_AREA), strict=True)
     return {
@@ -114,6 +114,17 @@ def boxes_of(masks: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         size = np.tile(box[2:] - box[:2], 2)
         boxes.append(np.clip(box + rng.uniform(-0.1, 0.1, 4) * size, 0, SIZE))
     return torch.from_numpy(np.stack(boxes).astype(np.float32))
+
+
+def encode_prompts(
+    sam: nn.Module, kind: str, points: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sparse and dense prompt embeddings of points (N, n, 2), or of boxes or masks made from targets (N, S, S)."""
+    if kind == "points":
+        return sam.prompt_encoder((points + 0.5, torch.ones(points.shape[:2])), None, None)
+    if kind == "box":
+        return sam.prompt_encoder(None, boxes_of(targets, rng), None)
+    return sam.prompt_encoder(None, None, mask_prompt(F.max_pool2d(targets.float()[:, None], 2)[:, 0] > 0))
 
 
 def region_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -193,18 +204,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4600, help="the dense ones included")
     parser.add_argument("--images", type=int, default=6, help="per step")
     parser.add_argument("--prompts", type=int, default=8, help="per image")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of a run; the weights and the order of work")
+    parser.add_argument("--start", type=Path, help="go on from these weights, without a dense start")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
 
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     started = time.time()
     with Pool(options.workers) as pool:
-        scenes = pool.map(prepare_scene, [(TRAIN_SEED, k) for k in range(options.scenes)], chunksize=8)
+        scenes = pool.map(prepare_scene, [(TRAIN_SEED, options.seed, k) for k in range(options.scenes)], chunksize=8)
         tests = pool.map(draw_scene, [(TEST_SEED, k) for k in range(200)], chunksize=8)
     print(f"{len(scenes)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
     sam, head = build_embedded_sam(), DenseHead()
     look_at_the_prompt(sam)
+    if options.start:
+        sam.load_state_dict(torch.load(options.start, weights_only=True))
+        options.dense_steps = 0
     sam.image_encoder.to(memory_format=torch.channels_last)
     trained = [*sam.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.01)
@@ -216,8 +232,8 @@ def main() -> None:
         return warm * (0.5 * (1 + math.cos(math.pi * step / options.steps)) * 0.99 + 0.01)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    sampler = Sampler(scenes, seed=1)
-    rng = np.random.default_rng(2)
+    sampler = Sampler(scenes, seed=options.seed + 1)
+    rng = np.random.default_rng(options.seed + 2)
     log: list[float] = []
     for step in range(options.steps):
         sam.train()
@@ -234,12 +250,7 @@ def main() -> None:
             loss = region_loss(logits, soft).mean()
             log.append(float(overlap(logits.detach(), soft).mean()))
         else:
-            prompt = {
-                "points": lambda: ((where + 0.5, torch.ones(where.shape[:2])), None, None),
-                "box": lambda: (None, boxes_of(targets, rng), None),
-                "mask": lambda: (None, None, mask_prompt(F.max_pool2d(targets.float()[:, None], 2)[:, 0] > 0)),
-            }[kind]()
-            sparse, dense = sam.prompt_encoder(*prompt)
+            sparse, dense = encode_prompts(sam, kind, where, targets, rng)
             logits, quality = predict_masks(sam, embeddings.repeat_interleave(prompts, 0), sparse, dense)
             losses = region_loss(logits, soft)
             iou = overlap(logits.detach(), soft)

@@ -1,0 +1,25 @@
+# `make demo` and `make test` build .venv once and work in it.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.PHONY: demo test clean
+
+demo: $(VENV)/ready
+	dvc repro
+	@dvc metrics show
+	@echo "Look at metrics/panels/ (each step as a picture), data/pseudo_labels/ (the PNGs) and \`dvc plots show\`."
+
+test: $(VENV)/ready
+	ruff check .
+	ruff format --check .
+	python -m pytest
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[test]"
+	touch $@

@@ -1,0 +1,42 @@
+"""Draw a demo data set: street scenes with fine labels, in the layout of a folder data set."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import whole, whole_folder
+from stages.common.labels import write_label
+from stages.common.parallel import per_image
+from stages.common.params import load_params
+from stages.common.scenes import PALETTE, draw_scene
+
+
+def draw(item: tuple[str, int], folder: Path, seed: int) -> None:
+    """Draw scene number `item` of a split and write its photograph and label."""
+    split, number = item
+    scene = draw_scene((seed, ("train", "val").index(split), number))
+    with whole(folder / "images" / split / f"{number:04d}.png") as beside:
+        Image.fromarray(scene.image).save(beside)
+    write_label(folder / "labels" / split / f"{number:04d}.png", scene.labels, PALETTE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="a key of `draw` in params.yaml")
+    name = parser.parse_args().name
+    params = load_params()
+    if name not in params.draw:
+        raise SesamError(f"params.yaml: draw has no entry {name!r}; it has {sorted(params.draw)}.")
+    wanted = params.draw[name]
+    items = [(split, k) for split in ("train", "val") for k in range(getattr(wanted, split))]
+    with whole_folder(Path("data/raw") / name) as folder:
+        per_image(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime.workers, "demo_data")
+
+
+if __name__ == "__main__":
+    run_stage(main)

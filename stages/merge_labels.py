@@ -1,0 +1,105 @@
+"""Step 5 of the method: merge selected masks, weak labels and confident predictions into pseudo-labels."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.dataset import Dataset, Item
+from stages.common.errors import run_stage
+from stages.common.files import read_json, whole_folder, write_text
+from stages.common.labels import UNLABELLED, is_confident, read_label, write_label
+from stages.common.parallel import per_image
+from stages.common.params import Params, load_params, pick_round
+from stages.common.regions import decode_mask
+from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK
+
+
+def merge(
+    weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray, selected: list[dict[str, Any]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pseudo-labels and their sources, both (H, W) uint8.
+
+    weak, predicted: (H, W) uint8 class ids. confident: (H, W) bool. selected: the
+    components as select_masks wrote them. Masks are painted largest first, so
+    that small objects end on top; a component without a kept mask is painted with
+    its own pixels, which are confident predictions where they are not weak
+    labels. Then weak labels are restored, and pixels still empty take the
+    confident prediction.
+    """
+    labels, sources = np.full_like(weak, UNLABELLED), np.full_like(weak, NONE)
+    painted = [(decode_mask(component["rle"], weak.shape), component) for component in selected]
+    for mask, component in sorted(painted, key=lambda pair: -int(pair[0].sum())):
+        labels[mask] = component["class"]
+        sources[mask] = CONFIDENT if component["candidate"] is None else SAM
+    labelled = weak != UNLABELLED
+    labels[labelled], sources[labelled] = weak[labelled], WEAK
+    empty = (labels == UNLABELLED) & confident
+    labels[empty], sources[empty] = predicted[empty], CONFIDENT
+    return labels, sources
+
+
+def process(item: Item, folder: Path, name: str, params: Params, palette: tuple) -> np.ndarray:
+    weak = read_label(Path(f"data/weak/{item.id}.png"))
+    predicted = read_label(Path(f"data/rounds/{name}/predictions/labels/{item.id}.png"))
+    confidence = read_label(Path(f"data/rounds/{name}/predictions/confidence/{item.id}.png"))
+    selected = (
+        read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
+    )
+    labels, sources = merge(weak, predicted, is_confident(confidence, params.augment.confidence), selected)
+    write_label(folder / "labels" / f"{item.id}.png", labels, palette)
+    write_label(folder / "sources" / f"{item.id}.png", sources, SOURCE_PALETTE)
+    return np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))
+
+
+def card(dataset: Dataset, name: str, params: Params, pixels: np.ndarray) -> str:
+    """The data set card: what the PNGs hold and how they were made. pixels: count of each source."""
+    shares = [
+        f"| {k} | {source} | {share:.1%} |"
+        for k, (source, share) in enumerate(zip(SOURCE_NAMES, pixels / pixels.sum(), strict=True))
+    ]
+    classes = [
+        f"| {k} | {c} | {colour} |" for k, (c, colour) in enumerate(zip(dataset.classes, dataset.palette, strict=True))
+    ]
+    used = params.model_dump(
+        include={"seed", "weak", "augment", "components", "sampling", "sam", "selection", "merging"}
+    )
+    lines = [
+        f"# Pseudo-labels of {dataset.name}, round {name}",
+        "",
+        f"{len(dataset.train)} training images. `labels/ID.png`: class ids, 255 = unlabelled. "
+        "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs, made by SeSAM (arXiv 2604.11170).",
+        "",
+        "| source | meaning | share of pixels |",
+        "| --- | --- | --- |",
+        *shares,
+        "",
+        "| id | class | colour |",
+        "| --- | --- | --- |",
+        *classes,
+        "",
+        "| parameter | value |",
+        "| --- | --- |",
+        *(f"| {group} | `{value}` |" for group, value in used.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    name = parser.parse_args().round
+    params, dataset = load_params(), Dataset.load()
+    pick_round(params, name)
+    with whole_folder(Path(f"data/pseudo_labels/{name}")) as folder:
+        work = partial(process, folder=folder, name=name, params=params, palette=dataset.palette)
+        pixels = np.sum(per_image(work, dataset.train, params.runtime.workers, f"merge_labels {name}"), axis=0)
+        write_text(folder / "README.md", card(dataset, name, params, pixels))
+
+
+if __name__ == "__main__":
+    run_stage(main)

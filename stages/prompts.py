@@ -1,0 +1,119 @@
+"""Steps 0 to 2 of the method: augment the weak labels, separate instances, sample prompts."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.dataset import Dataset, Item
+from stages.common.errors import run_stage
+from stages.common.files import seed_of, whole_folder, write_json
+from stages.common.labels import UNLABELLED, is_confident, read_label
+from stages.common.parallel import per_image
+from stages.common.params import Components, Params, Sampling, load_params, pick_round
+from stages.common.regions import Region, connected, deepest, encode_mask
+
+
+def augment(weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray) -> np.ndarray:
+    """Step 0: the weak label where there is one, else a confident prediction, else 255; all (H, W) uint8."""
+    return np.where(weak != UNLABELLED, weak, np.where(confident, predicted, UNLABELLED))
+
+
+def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[tuple[int, Region]]:
+    """Step 1: (class, component) of every 8-connected component, by class and scan order.
+
+    Components below `min_area` pixels stay only if they hold a weakly labelled
+    pixel. Without `separate`, all pixels of a class are one component.
+    """
+    found = []
+    for k in np.setdiff1d(augmented, [UNLABELLED]):
+        mask = augmented == k
+        for region in connected(mask) if how.separate else [Region(0, 0, mask)]:
+            labelled = (weak[region.window][region.mask] != UNLABELLED).any()
+            if labelled or region.area >= how.min_area:
+                found.append((int(k), region))
+    return found
+
+
+def sample_points(
+    region: Region, how: Sampling, confidence: np.ndarray, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
+
+    `skeleton` draws uniformly from the topological skeleton, `random` from the
+    whole component, `confident` takes the teacher's most confident pixels
+    (Kweon and Yoon 2024; confidence is (H, W) uint8), `deepest` the one pixel
+    farthest from the outside.
+    """
+    if how.strategy == "skeleton":
+        y, x = np.nonzero(region.skeleton())
+    elif how.strategy == "deepest":
+        y, x = np.empty((2, 0), int)
+    else:
+        y, x = np.nonzero(region.mask)
+    if len(y) == 0:
+        x, y = (np.array([value]) for value in deepest(region.depth()))
+    if len(y) > how.num_points:
+        if how.strategy == "confident":
+            ranked = np.argsort(-confidence[region.window][y, x].astype(int), kind="stable")
+            chosen = ranked[: how.num_points]
+        else:
+            chosen = rng.choice(len(y), how.num_points, replace=False)
+        x, y = x[chosen], y[chosen]
+    return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
+
+
+def box_around(region: Region) -> list[int]:
+    """The bounding box [x0, y0, x1, y1] in pixels, the far edges exclusive."""
+    height, width = region.mask.shape
+    return [region.left, region.top, region.left + width, region.top + height]
+
+
+def image_prompts(
+    weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
+    augmented = augment(weak, predicted, is_confident(confidence, params.augment.confidence))
+    prompts = []
+    for k, region in separate(augmented, weak, params.components):
+        component = {"class": k, "area": region.area, "rle": encode_mask(region.whole(weak.shape))}
+        if params.sampling.prompt == "points":
+            # seeded by the component's first pixel: neither its neighbours nor the order of work matter
+            first = [region.top, region.left + int(region.mask[0].argmax())]
+            rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
+            component["points"] = sample_points(region, params.sampling, confidence, rng)
+        elif params.sampling.prompt == "box":
+            component["box"] = box_around(region)
+        prompts.append(component)
+    return prompts
+
+
+def process(item: Item, folder: Path, params: Params, name: str) -> int:
+    weak = read_label(Path(f"data/weak/{item.id}.png"))
+    predicted = read_label(Path(f"data/rounds/{name}/predictions/labels/{item.id}.png"))
+    confidence = read_label(Path(f"data/rounds/{name}/predictions/confidence/{item.id}.png"))
+    components = image_prompts(weak, predicted, confidence, params, (name, item.id))
+    size = {"height": item.height, "width": item.width}
+    document = {"id": item.id, **size, "prompt": params.sampling.prompt, "components": components}
+    write_json(folder / f"{item.id}.json", document)
+    return len(components)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    name = parser.parse_args().round
+    params, dataset = load_params(), Dataset.load()
+    pick_round(params, name)
+    with whole_folder(Path(f"data/rounds/{name}/prompts")) as folder:
+        work = partial(process, folder=folder, params=params, name=name)
+        counts = per_image(work, dataset.train, params.runtime.workers, f"prompts {name}")
+    print(f"prompts {name}: {sum(counts)} components")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,44 @@
+"""Image embeddings on disk, keyed by the model's weights and the image's content.
+
+The folder is a cache and nothing more: it is never pushed, and whatever is
+missing is computed again where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.common.dataset import Item
+from stages.common.files import whole
+from stages.common.labels import read_image
+from stages.sam.models import Segmenter
+
+
+class EmbeddingCache:
+    """Embeddings of one model, float16, one file an image."""
+
+    def __init__(self, checkpoint_sha256: str, root: Path = Path("data/embeddings")) -> None:
+        self.folder = root / checkpoint_sha256[:16]
+
+    def load(self, item: Item) -> np.ndarray | None:
+        """The cached embedding, or None if there is no readable one."""
+        try:
+            return np.load(self._path(item), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def compute(self, segmenter: Segmenter, items: Sequence[Item], batch: int) -> Iterator[tuple[Item, np.ndarray]]:
+        """Encode `batch` images at a time; each embedding is on disk when it is yielded."""
+        for start in range(0, len(items), batch):
+            group = items[start : start + batch]
+            embeddings = segmenter.encode([read_image(Path(item.image)) for item in group])
+            for item, embedding in zip(group, embeddings, strict=True):
+                with whole(self._path(item)) as beside:
+                    np.save(beside, embedding)
+                yield item, embedding
+
+    def _path(self, item: Item) -> Path:
+        return self.folder / f"{item.sha256}.npy"

@@ -1,0 +1,41 @@
+"""Fetch an official SAM checkpoint from Meta: python -m stages.sam.fetch vit_h"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import whole
+from stages.sam.models import MODELS, check_checkpoint
+
+
+def main() -> None:
+    official = {name: model for name, model in MODELS.items() if model.address}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", choices=official)
+    name = parser.parse_args().model
+    address = official[name].address
+    path = Path("models") / address.rsplit("/", 1)[1]
+    if not path.exists():
+        try:
+            with whole(path) as beside:
+                with urllib.request.urlopen(address) as answer, beside.open("wb") as file:
+                    size = int(answer.headers.get("Content-Length", 0))
+                    with tqdm.wrapattr(answer, "read", total=size, desc=path.name) as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                check_checkpoint(name, beside)
+        except OSError as problem:
+            raise SesamError(
+                f"{address} cannot be fetched ({problem}). Fetch it elsewhere and put it at {path}."
+            ) from None
+    check_checkpoint(name, path)
+    print(f"{path} is the official {name}. Set sam.model={name} sam.checkpoint={path}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,90 @@
+"""Step 3 of the method: SAM's three candidate masks, with predicted IoU, for every component's prompt."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.dataset import Dataset, Item
+from stages.common.device import pick_device
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import fingerprint, read_json, write_json
+from stages.common.parallel import progress
+from stages.common.params import load_params, pick_round
+from stages.common.regions import decode_mask, encode_mask
+from stages.sam.cache import EmbeddingCache
+from stages.sam.models import Prompt, Segmenter, load_segmenter
+
+
+def component_prompts(document: dict[str, Any]) -> list[Prompt]:
+    """The prompts of an image's JSON, in the components' order."""
+    shape = (document["height"], document["width"])
+    read = {
+        "points": lambda component: Prompt(points=np.array(component["points"])),
+        "box": lambda component: Prompt(box=np.array(component["box"])),
+        "mask": lambda component: Prompt(mask=decode_mask(component["rle"], shape)),
+    }[document["prompt"]]
+    return [read(component) for component in document["components"]]
+
+
+def candidates(
+    segmenter: Segmenter, embedding: np.ndarray, document: dict[str, Any], batch: int
+) -> list[list[dict[str, Any]]]:
+    """For each component its candidates: COCO run lengths and predicted IoU."""
+    shape = (document["height"], document["width"])
+    decoded = segmenter.decode(embedding, shape, component_prompts(document), batch)
+    return [
+        [{"iou": round(float(iou), 5), "rle": encode_mask(mask)} for mask, iou in zip(masks, quality, strict=True)]
+        for masks, quality in decoded
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    name = parser.parse_args().round
+    params, dataset = load_params(), Dataset.load()
+    pick_round(params, name)
+    index = read_json(Path("data/embeddings.json"))
+    folder = Path(f"data/rounds/{name}/masks")
+
+    # DVC leaves earlier masks in place: those that the same prompts, image and weights made are kept
+    todo: dict[Item, tuple[dict, str]] = {}
+    paths = {folder / f"{item.id}.json" for item in dataset.train}
+    for stale in [path for path in folder.rglob("*.json") if path not in paths]:
+        stale.unlink()
+    for item in dataset.train:
+        document = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
+        made_of = fingerprint(index["model"], index["checkpoint"], item.sha256, document)
+        if _fingerprint_of(folder / f"{item.id}.json") != made_of:
+            todo[item] = (document, made_of)
+    if len(todo) < len(dataset.train):
+        print(f"sam_masks {name}: {len(dataset.train) - len(todo)} images are done already")
+    if not todo:
+        return
+
+    segmenter = load_segmenter(params.sam.model, Path(params.sam.checkpoint), pick_device(params.runtime))
+    cache = EmbeddingCache(index["checkpoint"])
+    with progress(len(todo), f"sam_masks {name}") as bar:
+        for item, (document, made_of) in todo.items():
+            embedding = cache.load(item)
+            if embedding is None:
+                [(_, embedding)] = cache.compute(segmenter, [item], 1)
+            found = candidates(segmenter, embedding, document, params.runtime.prompt_batch)
+            size = {"height": item.height, "width": item.width}
+            write_json(folder / f"{item.id}.json", {"id": item.id, **size, "fingerprint": made_of, "candidates": found})
+            bar.update()
+
+
+def _fingerprint_of(path: Path) -> str | None:
+    try:
+        return read_json(path).get("fingerprint")
+    except SesamError:  # missing or damaged: to be made
+        return None
+
+
+if __name__ == "__main__":
+    run_stage(main)

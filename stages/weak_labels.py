@@ -1,0 +1,127 @@
+"""Weak labels from fine ones: coarse polygons, scribbles or points, one per region.
+
+A label never holds a pixel of another class, and every region of at least
+`weak.min_area` pixels gets one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+from skimage.morphology import skeletonize
+
+from stages.common.dataset import Dataset, Item
+from stages.common.errors import run_stage
+from stages.common.files import whole_folder
+from stages.common.labels import UNLABELLED, read_label, write_label
+from stages.common.parallel import per_image
+from stages.common.params import Coarse, Point, Scribble, Weak, load_params
+from stages.common.regions import Region, connected, deepest
+
+
+def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
+    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
+    draw = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
+    drawn = np.full_like(fine, UNLABELLED)
+    for k in np.setdiff1d(fine, [UNLABELLED]):
+        for region in connected(fine == k, weak.min_area):
+            drawn[region.window][inside(draw(region, getattr(weak, weak.kind)), region)] = k
+    return drawn
+
+
+def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
+    """What of a stroke (h, w) bool to keep: off the region's boundary if possible, in the region always."""
+    depth = region.depth()
+    for allowed in (depth > 1, region.mask):
+        if (stroke & allowed).any():
+            return stroke & allowed
+    x, y = deepest(depth)
+    kept = np.zeros_like(region.mask)
+    kept[y, x] = True
+    return kept
+
+
+def coarse_polygon(region: Region, how: Coarse) -> np.ndarray:
+    """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
+    depth, size = region.depth(), np.sqrt(region.area)
+    core = depth > min(how.erosion * size, 0.5 * depth.max())
+    outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons = [cv2.approxPolyDP(outline, how.tolerance * size, closed=True) for outline in outlines]
+    drawn = np.zeros(region.mask.shape, np.uint8)
+    cv2.fillPoly(drawn, polygons, 1)
+    return drawn.astype(bool)
+
+
+def scribble(region: Region, how: Scribble) -> np.ndarray:
+    """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
+    depth = region.depth()
+    core = skeletonize(np.pad(depth > how.margin * depth.max(), 1))[1:-1, 1:-1]
+    drawn = np.zeros(region.mask.shape, np.uint8)
+    if core.any():
+        path = longest_path(core)
+        spare = round(len(path) * (1 - how.length) / 2)
+        path = path[spare : len(path) - spare]
+        cv2.polylines(drawn, [path.reshape(-1, 1, 2).astype(np.int32)], False, 1, how.thickness)
+    return drawn.astype(bool)
+
+
+def dot(region: Region, how: Point) -> np.ndarray:
+    """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
+    drawn = np.zeros(region.mask.shape, np.uint8)
+    cv2.circle(drawn, deepest(region.depth()), how.radius, 1, cv2.FILLED)
+    return drawn.astype(bool)
+
+
+def longest_path(skeleton: np.ndarray) -> np.ndarray:
+    """The longest shortest path in a skeleton (h, w) bool, as pixels (n, 2) x, y.
+
+    Two sweeps of Dijkstra from its first pixel, exact on a tree; of several
+    connected parts, the one with the longest path.
+    """
+    rows, columns = np.nonzero(skeleton)
+    number = np.full(np.add(skeleton.shape, 2), -1)
+    number[rows + 1, columns + 1] = np.arange(len(rows))
+    links = []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        other = number[rows + 1 + dy, columns + 1 + dx]
+        start = np.flatnonzero(other >= 0)
+        links.append((start, other[start], np.full(len(start), np.hypot(dy, dx))))
+    start, end, length = (np.concatenate(parts) for parts in zip(*links, strict=True))
+    graph = coo_array((length, (start, end)), shape=(len(rows), len(rows))).tocsr()
+
+    best, seen = (-1.0, 0, None), np.zeros(len(rows), bool)
+    while not seen.all():
+        reach = dijkstra(graph, directed=False, indices=int(np.argmin(seen)))
+        seen |= np.isfinite(reach)
+        source = int(np.where(np.isfinite(reach), reach, -1).argmax())
+        reach, back = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
+        reach = np.where(np.isfinite(reach), reach, -1)
+        if reach.max() > best[0]:
+            best = (float(reach.max()), int(reach.argmax()), back)
+    _, node, back = best
+    path = [node]
+    while back[node] >= 0:
+        node = int(back[node])
+        path.append(node)
+    return np.stack([columns[path], rows[path]], axis=1)
+
+
+def process(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
+    label = weak_label(read_label(Path(f"data/fine/train/{item.id}.png")), weak)
+    write_label(folder / f"{item.id}.png", label, palette)
+
+
+def main() -> None:
+    params, dataset = load_params(), Dataset.load()
+    with whole_folder(Path("data/weak")) as folder:
+        work = partial(process, folder=folder, weak=params.weak, palette=dataset.palette)
+        per_image(work, dataset.train, params.runtime.workers, "weak_labels")
+
+
+if __name__ == "__main__":
+    run_stage(main)

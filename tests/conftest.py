@@ -1,0 +1,69 @@
+"""Small data sets and a way to run stages as a person would."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from stages.common.params import Params, load_params
+from stages.common.scenes import draw_scene
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def scene():
+    return draw_scene(11)
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a stage module in a folder of its own, with this checkout's code."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def edit_params(folder: Path, **changes: object) -> None:
+    """Set dotted keys (with __ for the dot) in folder/params.yaml."""
+    raw = yaml.safe_load((folder / "params.yaml").read_text())
+    for key, value in changes.items():
+        *groups, last = key.split("__")
+        group = raw
+        for part in groups:
+            group = group[part]
+        group[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+@pytest.fixture
+def folder_dataset(tmp_path: Path) -> Path:
+    """A workspace with params.yaml and a folder data set of three training and one validation image, two classes."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 1)):
+        for kind in ("images", "labels"):
+            (tmp_path / "mine" / kind / split).mkdir(parents=True)
+        for k in range(count):
+            label = np.zeros((40, 60), np.uint8)
+            label[:, 25:] = 1
+            label[:4] = 9
+            photo = np.where(label[..., None] == 1, 200, 60) + rng.integers(0, 30, (40, 60, 3))
+            Image.fromarray(photo.astype(np.uint8)).save(tmp_path / f"mine/images/{split}/{k}.png")
+            Image.fromarray(label).save(tmp_path / f"mine/labels/{split}/{k}.png")
+    edit_params(
+        tmp_path, dataset__root="mine", dataset__classes=["left", "right"], dataset__palette=None, dataset__ignore=[9]
+    )
+    return tmp_path

@@ -1,0 +1,106 @@
+"""Steps 0 to 2: augmentation, separation, sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stages.common.labels import is_confident
+from stages.common.params import Components
+from stages.common.regions import Region, connected, decode_mask, encode_mask
+from stages.prompts import augment, box_around, image_prompts, sample_points, separate
+
+MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
+
+
+def test_augment_by_hand() -> None:
+    weak = np.array([[1, 255, 255]], np.uint8)
+    predicted = np.array([[0, 0, 2]], np.uint8)
+    confident = np.array([[True, True, False]])
+    assert augment(weak, predicted, confident).tolist() == [[1, 0, 255]]
+
+
+@given(MAPS, MAPS, arrays(bool, (8, 9)))
+def test_augment_never_overwrites_weak_labels(weak, predicted, confident) -> None:
+    augmented = augment(weak, predicted, confident)
+    assert (augmented[weak != 255] == weak[weak != 255]).all()
+
+
+def test_confidence_is_rounded_down_before_it_is_compared() -> None:
+    # 0.899 * 255 = 229.2 is stored as 229; 0.9 * 255 = 229.5 asks for 230
+    assert is_confident(np.array([229, 230], np.uint8), 0.9).tolist() == [False, True]
+
+
+def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label() -> None:
+    augmented = np.full((6, 8), 255, np.uint8)
+    augmented[0, 0] = augmented[1, 1] = 0  # diagonal, no weak label
+    augmented[4, 4] = 0  # alone, weakly labelled
+    augmented[0:3, 5:8] = 1  # large
+    weak = np.full_like(augmented, 255)
+    weak[4, 4] = 0
+    found = separate(augmented, weak, Components(separate=True, min_area=5))
+    assert [(k, r.area) for k, r in found] == [(0, 1), (1, 9)]
+    found = separate(augmented, weak, Components(separate=True, min_area=2))
+    assert [(k, r.area) for k, r in found] == [(0, 2), (0, 1), (1, 9)]
+    found = separate(augmented, weak, Components(separate=False, min_area=1))
+    assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
+
+
+@given(MAPS)
+def test_components_partition_a_map(values) -> None:
+    total = np.zeros(values.shape, int)
+    for region in connected(values == 1):
+        total += region.whole(values.shape)
+    assert (total == (values == 1)).all()
+
+
+@given(MAPS)
+def test_run_lengths_survive(values) -> None:
+    assert (decode_mask(encode_mask(values == 1), values.shape) == (values == 1)).all()
+
+
+@pytest.mark.parametrize("strategy", ["skeleton", "random", "confident", "deepest"])
+@settings(max_examples=25, deadline=None)
+@given(values=MAPS, count=st.integers(1, 9), seed=st.integers(0, 99))
+def test_points_lie_in_their_component_and_differ(params, strategy, values, count, seed) -> None:
+    how = params.sampling.model_copy(update={"strategy": strategy, "num_points": count})
+    confidence = np.random.default_rng(seed).integers(0, 256, values.shape).astype(np.uint8)
+    for region in connected(values == 1):
+        points = sample_points(region, how, confidence, np.random.default_rng(seed))
+        assert 1 <= len(points) <= count and len(set(points)) == len(points)
+        whole = region.whole(values.shape)
+        assert all(whole[y, x] for x, y in points)
+
+
+def test_skeleton_points_follow_the_middle_and_all_are_taken_when_few(params) -> None:
+    bar = Region(10, 20, np.ones((5, 40), bool))
+    how = params.sampling
+    points = sample_points(bar, how, np.zeros((60, 80), np.uint8), np.random.default_rng(0))
+    assert len(points) == 5 and {y for _, y in points} <= {11, 12, 13}
+    pair = Region(0, 0, np.ones((1, 2), bool))
+    assert len(sample_points(pair, how, np.zeros((1, 2), np.uint8), np.random.default_rng(0))) == 2
+
+
+def test_confident_points_are_the_most_confident(params) -> None:
+    how = params.sampling.model_copy(update={"strategy": "confident", "num_points": 2})
+    confidence = np.array([[1, 9, 3, 8]], np.uint8)
+    points = sample_points(Region(0, 0, np.ones((1, 4), bool)), how, confidence, np.random.default_rng(0))
+    assert points == [(1, 0), (3, 0)]
+
+
+def test_box_is_half_open() -> None:
+    assert box_around(Region(2, 3, np.ones((4, 5), bool))) == [3, 2, 8, 6]
+
+
+def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:
+    weak = np.full((40, 60), 255, np.uint8)
+    weak[5:30, 5:25] = 2
+    nothing = np.zeros_like(weak)
+    alone = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
+    weak[35:39, 40:59] = 1  # another component comes before it
+    both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
+    assert both[1] == alone[0] and both[0]["class"] == 1
+    assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1]["points"] != alone[0]["points"]

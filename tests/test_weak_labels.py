@@ -1,0 +1,68 @@
+"""Weak labels: never another class, never a region forgotten."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from stages.common.regions import connected
+from stages.weak_labels import longest_path, weak_label
+
+KINDS = ("coarse", "scribble", "point")
+
+
+def blocky(values: np.ndarray) -> np.ndarray:
+    """Small random maps scaled up, so that regions have an inside."""
+    return np.kron(values, np.ones((4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None)
+@given(values=arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 255])))
+def test_labels_stay_inside_and_reach_every_region(params, kind: str, values: np.ndarray) -> None:
+    fine, weak = blocky(values), params.weak.model_copy(update={"kind": kind, "min_area": 12})
+    drawn = weak_label(fine, weak)
+    labelled = drawn != 255
+    assert (drawn[labelled] == fine[labelled]).all()
+    for k in (0, 1, 2):
+        for region in connected(fine == k):
+            reached = (drawn[region.window][region.mask] == k).any()
+            assert reached == (region.area >= weak.min_area)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_scene(params, scene, kind: str) -> None:
+    drawn = weak_label(scene.labels, params.weak.model_copy(update={"kind": kind}))
+    labelled = drawn != 255
+    assert (drawn[labelled] == scene.labels[labelled]).all()
+    share = labelled.mean()
+    low, high = {"coarse": (0.4, 0.9), "scribble": (0.01, 0.1), "point": (0.001, 0.02)}[kind]
+    assert low < share < high
+
+
+@pytest.mark.parametrize("kind", ["coarse", "scribble"])
+def test_no_boundary_pixel_of_a_large_region(params, kind: str) -> None:
+    fine = np.full((60, 80), 255, np.uint8)
+    fine[10:50, 10:70] = 3
+    drawn = weak_label(fine, params.weak.model_copy(update={"kind": kind})) == 3
+    assert drawn.any() and not drawn[10].any() and not drawn[:, 69].any()
+
+
+def test_longest_path_of_a_fork() -> None:
+    skeleton = np.zeros((9, 20), bool)
+    skeleton[4, 2:18] = True  # a line of 16 pixels
+    skeleton[1:4, 9] = True  # a short branch
+    path = longest_path(skeleton)
+    assert len(path) == 16 and {tuple(path[0]), tuple(path[-1])} == {(2, 4), (17, 4)}
+
+
+def test_longest_path_takes_the_longest_part_and_a_lone_pixel() -> None:
+    skeleton = np.zeros((9, 20), bool)
+    skeleton[1, 1:4] = skeleton[6, 3:15] = True
+    assert set(longest_path(skeleton)[:, 1]) == {6}
+    lone = np.zeros((3, 3), bool)
+    lone[1, 2] = True
+    assert longest_path(lone).tolist() == [[2, 1]]
