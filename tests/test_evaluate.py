@@ -1,0 +1,256 @@
+"""Scores worked by hand, properties of every score, and the whole stage on a data set with known answers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from stages.common.dataset import Dataset, Item
+from stages.common.errors import SesamError
+from stages.common.files import read_json, write_json
+from stages.common.labels import write_gray, write_label
+from stages.common.params import Minutes, Params, load_params
+from stages.common.regions import encode_mask
+from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from stages.evaluate import (
+    annotation_hours,
+    class_iou,
+    compare,
+    confusion,
+    evaluate,
+    judge_labels,
+    label_scores,
+    network_scores,
+)
+from stages.pictures.tiles import fitted, with_masks
+
+K = 4
+PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
+labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
+
+
+def row(*values: int) -> np.ndarray:
+    return np.array([values], np.uint8)
+
+
+ACTUAL = row(0, 0, 0, 0, 1, 1, 2, 2, 255, 255)
+GIVEN = row(0, 0, 1, 255, 1, 1, 0, 255, 0, 255)
+
+
+def test_confusion_counts_pixels_with_a_fine_label() -> None:
+    assert confusion(ACTUAL, GIVEN, K).tolist() == [
+        [2, 1, 0, 0, 1],
+        [0, 2, 0, 0, 0],
+        [1, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0],
+    ]
+
+
+def test_many_classes_do_not_overflow_a_byte() -> None:
+    matrix = confusion(row(200, 253), row(253, 200), 254)
+    assert matrix.sum() == 2 and matrix[200, 253] == 1 and matrix[253, 200] == 1
+
+
+def test_scores_by_hand() -> None:
+    matrix = confusion(ACTUAL, GIVEN, K)
+    assert class_iou(matrix)[:3].tolist() == [2 / 5, 2 / 3, 0]
+    assert np.isnan(class_iou(matrix)[3])  # occurs nowhere
+    assert network_scores(matrix) == {"mIoU": 0.3556, "pixel_accuracy": 0.5}
+    assert label_scores(matrix) == {"precision": 0.6667, "recall": 0.5, "f1": 0.5714, "coverage": 0.75, "mIoU": 0.3556}
+
+
+def test_a_class_only_predicted_has_iou_0() -> None:
+    assert network_scores(confusion(row(0, 0), row(0, 3), K))["mIoU"] == 0.25
+
+
+def test_nothing_labelled_has_no_precision() -> None:
+    scores = label_scores(confusion(row(0, 1), row(255, 255), K))
+    assert scores == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
+    assert label_scores(confusion(row(255), row(0), K))["mIoU"] is None
+
+
+@given(actual=labels, given_labels=labels)
+def test_recall_is_precision_times_coverage(actual: np.ndarray, given_labels: np.ndarray) -> None:
+    scores = label_scores(confusion(actual, given_labels, K))
+    if scores["precision"] is not None:
+        assert scores["recall"] == pytest.approx(scores["precision"] * scores["coverage"], abs=2e-4)
+        if scores["recall"]:
+            harmonic = 2 / (1 / scores["precision"] + 1 / scores["recall"])
+            assert scores["f1"] == pytest.approx(harmonic, abs=2e-3)
+    assert all(value is None or 0 <= value <= 1 for value in scores.values())
+
+
+@given(actual=labels)
+def test_perfect_labels_score_1(actual: np.ndarray) -> None:
+    scores = label_scores(confusion(actual, actual, K))
+    assert set(scores.values()) == ({1.0} if (actual != 255).any() else {None})
+
+
+@given(pairs=st.lists(st.tuples(labels, labels), min_size=1, max_size=4))
+def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    whole = confusion(*(np.concatenate(side) for side in zip(*pairs, strict=True)), K)
+    assert (whole == sum(confusion(*pair, K) for pair in pairs)).all()
+
+
+def test_annotation_hours() -> None:
+    minutes = Minutes(fine=90, coarse=7, scribble=2.2, point=1)
+    assert annotation_hours(60, "scribble", minutes) == {"weak_hours": 2.2, "fine_hours": 90.0, "share": 0.0244}
+    assert annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0}))["share"] is None
+
+
+# The whole stage: the left half is class 0, the right half class 1, the top row ignored
+
+SHAPE = (8, 12)
+FINE = np.zeros(SHAPE, np.uint8)
+FINE[:, 6:] = 1
+FINE[0] = 255
+PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
+
+
+def left_to(column: int) -> np.ndarray:
+    """A prediction that puts the boundary between the classes at `column`."""
+    predicted = np.zeros(SHAPE, np.uint8)
+    predicted[:, column:] = 1
+    return predicted
+
+
+NETWORKS = {
+    "teacher": lambda image: left_to(3),
+    "r1": lambda image: left_to(5),
+    "r2": lambda image: left_to(6),
+}
+
+
+def on_workers(params: Params, count: int) -> Params:
+    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": count})})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params = on_workers(load_params(), 1)
+    items = {}
+    for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
+        items[split] = tuple(Item(i, f"images/{split}/{i}.png", *SHAPE, "") for i in ids)
+        for item in items[split]:
+            Path(item.image).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).save(item.image)
+            write_label(Path(f"data/fine/{split}/{item.id}.png"), FINE, PALETTE)
+    for item in items["train"]:
+        weak = np.full(SHAPE, 255, np.uint8)
+        weak[4, 1], weak[4, 10] = 0, 1
+        write_label(Path(f"data/weak/{item.id}.png"), weak, PALETTE)
+        for name, predicted in (("r1", left_to(3)), ("r2", left_to(5))):
+            confidence = np.full(SHAPE, 200, np.uint8)
+            confidence[:, :4] = 255
+            sources = np.full(SHAPE, NONE, np.uint8)
+            sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
+            merged = np.where(sources == NONE, np.uint8(255), predicted)
+            rounds = Path("data/rounds", name)
+            write_label(rounds / f"predictions/labels/{item.id}.png", predicted, PALETTE)
+            write_gray(rounds / f"predictions/confidence/{item.id}.png", confidence)
+            kept = {"class": 1, "candidate": 0, "iou": 0.9, "rle": encode_mask(sources == SAM)}
+            own = {"class": 0, "candidate": None, "iou": None, "rle": encode_mask(weak == 0)}
+            size = {"height": SHAPE[0], "width": SHAPE[1]}
+            write_json(rounds / f"selected/{item.id}.json", {"id": item.id, **size, "components": [kept, own]})
+            write_label(Path(f"data/pseudo_labels/{name}/labels/{item.id}.png"), merged, PALETTE)
+            write_label(Path(f"data/pseudo_labels/{name}/sources/{item.id}.png"), sources, SOURCE_PALETTE)
+    return Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, items["train"], items["val"]), params
+
+
+def test_stage_on_known_answers(workspace: tuple[Dataset, Params], capsys: pytest.CaptureFixture) -> None:
+    data, params = workspace
+    evaluate(data, params, NETWORKS)
+
+    scores = read_json(Path("metrics/evaluation.json"))
+    assert scores["student"]["r2"] == {"mIoU": 1.0, "pixel_accuracy": 1.0}
+    assert scores["teacher"] == {"mIoU": round((3 / 6 + 6 / 9) / 2, 4), "pixel_accuracy": 0.75}
+
+    judged = read_json(Path("metrics/labels.json"))
+    assert list(judged) == ["weak", "r1", "r2"]
+    assert list(judged["r1"]) == ["predictions", "sam", "merged"]
+    assert judged["weak"]["precision"] == 1 and judged["weak"]["coverage"] == round(2 / 84, 4)
+    assert judged["r1"]["predictions"]["precision"] == 0.75  # 3 of the 4 confident columns
+    assert judged["r1"]["predictions"]["coverage"] == round(4 / 12, 4)
+    assert judged["r1"]["sam"]["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
+    assert judged["r2"]["merged"]["precision"] == 1
+
+    hours = read_json(Path("metrics/annotation.json"))
+    assert hours["share"] == round(params.evaluation.minutes.scribble / params.evaluation.minutes.fine, 4)
+
+    assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
+    rows = {str(path.relative_to("metrics/summary")) for path in Path("metrics/summary").rglob("*.json")}
+    assert {"teacher.json", "student/r1.json", "labels/weak.json", "labels/r2/merged.json"} < rows
+
+    lines = Path("metrics/plots/iou.csv").read_text().splitlines()
+    assert lines[0] == "class,series,IoU" and '"right, far",student r2,1.0' in lines
+    lines = Path("metrics/plots/confusion.csv").read_text().splitlines()
+    assert "teacher,left,left,0.5" in lines and 'teacher,left,"right, far",0.5' in lines
+
+    for template, table in (("bars", "iou"), ("bars", "labels"), ("shares", "confusion")):
+        columns = Path(f"metrics/plots/{table}.csv").read_text().splitlines()[0].split(",")
+        drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / f"stages/pictures/{template}.json").read_text()))
+        assert drawn <= {"rev", *columns}
+
+    assert "student r2 1.0; precision/recall" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_panels(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    evaluate(data, params, NETWORKS)
+    pictures = {str(path.relative_to("metrics/panels")): path for path in Path("metrics/panels").rglob("*.png")}
+    assert set(pictures) == {"train/town/0.png", "train/town/1.png", "train/2.png", "val/town/0.png", "val/1.png"}
+    with Image.open(pictures["train/town/0.png"]) as train, Image.open(pictures["val/1.png"]) as val:
+        assert train.width == val.width == 5 * (12 * 42 + 12) + 12
+        assert train.height > 3 * 8 * 42 > val.height > 8 * 42
+        assert set(PALETTE[:2]) <= {colour for _, colour in val.getcolors(1 << 24)}
+
+
+def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    one, two = judge_labels(data, params), judge_labels(data, on_workers(params, 2))
+    batch = compare(data.train, len(data.classes), tuple(params.rounds), params.augment.confidence)
+    assert all((one[name] == two[name]).all() and (one[name] == batch[name]).all() for name in one)
+
+
+@pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
+def test_missing_file_is_named_and_nothing_half_written(workspace: tuple[Dataset, Params], lost: str) -> None:
+    Path(lost).unlink()
+    with pytest.raises(SesamError, match=lost):
+        evaluate(*workspace, NETWORKS)
+    assert not list(Path().glob("metrics/*"))
+
+
+def test_size_that_differs_is_named(workspace: tuple[Dataset, Params]) -> None:
+    write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
+    with pytest.raises(SesamError, match=r"data/weak/2.png is 4×12 pixels, its image 8×12"):
+        evaluate(*workspace, NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((8, 12), (336, 504)), ((256, 256), (512, 512)), ((1024, 2048), (256, 512)), ((2000, 3), (512, 1))],
+)
+def test_tiles_are_bounded(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    assert fitted(np.zeros((*shape, 3), np.uint8)).shape == (*size, 3)
+
+
+def test_small_masks_are_painted_over_large_ones() -> None:
+    large, small = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+    small[3:6, 3:9] = True
+    components = [
+        {"class": k, "candidate": 1, "iou": 0.8, "rle": encode_mask(mask)} for k, mask in ((0, small), (1, large))
+    ]
+    picture = with_masks(PHOTO, {"components": components}, PALETTE)
+    red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
+    assert red.argmax() == 0 and green.argmax() == 1
