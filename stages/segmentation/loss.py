@@ -14,47 +14,40 @@ from stages.common.sources import CONFIDENT, SAM, WEAK
 SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of any other value add nothing to the loss
 
 
-def source_losses(logits: torch.Tensor, labels: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy over the pixels of each source.
-
-    logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W)
-    integer. Returns (3,) float in the order of SOURCES, 0 for a source without labelled pixels.
-    """
-    entropy = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="none")
-    labelled = labels != UNLABELLED
-    means = []
-    for source in SOURCES.values():
-        chosen = (sources == source) & labelled
-        means.append((entropy * chosen).sum() / chosen.sum().clamp(min=1))
-    return torch.stack(means)
-
-
 def three_source_loss(
     logits: torch.Tensor, labels: torch.Tensor, sources: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Σ over sources s of λ_s · mean cross-entropy over the pixels of s; weights (3,) are λ in the order of SOURCES."""
-    return (weights * source_losses(logits, labels, sources)).sum()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ over sources s of λ_s · mean cross-entropy over the pixels of s.
+
+    logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W) integer;
+    weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
+    a source without labelled pixels is 0.
+    """
+    entropy = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="none")
+    means = []
+    for source in SOURCES.values():
+        chosen = (sources == source) & (labels != UNLABELLED)
+        means.append((entropy * chosen).sum() / chosen.sum().clamp(min=1))
+    means = torch.stack(means)
+    return (weights * means).sum(), means
 
 
 @MODELS.register_module()
 class SourceSegmentor(EncoderDecoder):
     """mmseg's EncoderDecoder trained with the three-source loss, λ from `train_cfg.source_weights`.
 
-    `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. The auxiliary head has the same loss
-    at the published weight of 0.4.
+    `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. Both heads have the same loss, each at
+    the weight that the network's config gives it.
     """
 
     def loss(self, inputs: torch.Tensor, data_samples: list) -> dict[str, torch.Tensor]:
         labels, sources = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).unbind(1)
         weights = torch.tensor(self.train_cfg["source_weights"], device=inputs.device)
         features = self.extract_feat(inputs)
-        means = {}
-        for name, head in (("main", self.decode_head), ("auxiliary", self.auxiliary_head)):
+        losses = {}
+        for name, head in (("auxiliary", self.auxiliary_head), ("main", self.decode_head)):
             logits = resize(head(features), labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
-            means[name] = source_losses(logits, labels, sources)
-        # mmengine descends on the sum of the entries with "loss" in their name; the others are only logged
-        return {
-            "loss_main": (weights * means["main"]).sum(),
-            "loss_auxiliary": 0.4 * (weights * means["auxiliary"]).sum(),
-            **dict(zip(SOURCES, means["main"].detach(), strict=True)),
-        }
+            loss, means = three_source_loss(logits, labels, sources, weights)
+            losses[f"loss_{name}"] = head.loss_decode.loss_weight * loss
+        # mmengine descends on the sum of the entries with "loss" in their name; the main head's means are only logged
+        return losses | dict(zip(SOURCES, means.detach(), strict=True))

@@ -70,6 +70,7 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
             "dilations": [1, 12, 24, 36],
             "c1_in_channels": last // 8,
             "c1_channels": max(1, 48 * network.width // 64),
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
             **shared,
         },
         "auxiliary_head": {
@@ -79,6 +80,7 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
             "channels": last // 8,
             "num_convs": 1,
             "concat_input": False,
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 0.4},
             **shared,
         },
         "train_cfg": {},
@@ -172,7 +174,6 @@ def predict(model: nn.Module, image: np.ndarray, device: torch.device) -> tuple[
     """
     bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
     inputs = model.data_preprocessor({"inputs": [bgr.to(device)]})["inputs"]
-    size = image.shape[:2]
-    logits = model.inference(inputs, [{"ori_shape": size, "img_shape": size}])
+    logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
     confidence, classes = logits[0].softmax(0).max(0)
     return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()

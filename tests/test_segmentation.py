@@ -1,0 +1,307 @@
+"""The segmentation side: three-source loss, samples, training, prediction."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.common.dataset import Dataset, Item
+from stages.common.device import pick_device
+from stages.common.errors import SesamError
+from stages.common.labels import write_label
+from stages.common.params import LossWeights, Network, Params, load_params
+from stages.segmentation import training
+from stages.segmentation.data import InOrder, TrainingSamples
+from stages.segmentation.loss import three_source_loss
+from stages.segmentation.network import (
+    ShiftedDepthwise,
+    load_network,
+    load_pretrained,
+    network_config,
+    predict,
+    save_network,
+)
+from stages.segmentation.training import Task, train
+
+CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params() -> Params:
+    """The demo's params with a network and a training small enough for a test."""
+    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    raw["network"] = {"depth": 18, "width": 4, "head_width": 8, "pretrained": None}
+    tiny = {"iterations": 20, "batch": 2, "crop": [32, 40], "scale": [0.7, 1.3], "learning_rate": 0.02}
+    raw["teacher"] = tiny
+    raw["student"] |= tiny
+    raw["runtime"] |= {"device": "cpu", "workers": 1}
+    return Params.model_validate(raw)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Five tiny images with labels and sources, as the stages before would leave them; cwd is theirs."""
+    monkeypatch.chdir(tmp_path)
+    rng, items = np.random.default_rng(0), []
+    for k in range(5):
+        name, height, width = f"street/{k}", 40 + k, 60 - k
+        labels = np.full((height, width), 255, np.uint8)
+        labels[:12], labels[30:], labels[15:25, 10 * k : 10 * k + 8] = 2, 0, 1
+        sources = np.where(labels == 255, 0, rng.integers(1, 4, labels.shape)).astype(np.uint8)
+        image = np.array(PALETTE, np.uint8)[np.where(labels == 255, 0, labels)] ^ rng.integers(0, 32, 3, np.uint8)
+        path = tmp_path / f"raw/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        write_label(tmp_path / f"labels/{name}.png", labels, PALETTE)
+        write_label(tmp_path / f"sources/{name}.png", sources, PALETTE)
+        items.append(Item(name, f"raw/{name}.png", height, width, f"sha-{k}"))
+    data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
+    data.save()
+    return data
+
+
+def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> Task:
+    return Task(
+        name=name,
+        model=Path("models", name),
+        metrics=Path("metrics", name),
+        labels=Path("labels"),
+        sources=Path("sources"),
+        schedule=params.student,
+        loss=LossWeights(weak=1.0, sam=0.5, confident=0.25),
+        sam_frequency=sam_frequency,
+    )
+
+
+def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int = 0) -> TrainingSamples:
+    return TrainingSamples(data.train, 3, Path("labels"), Path("sources"), params.student, sam_frequency, seed)
+
+
+# The loss
+
+
+def test_three_source_loss_by_hand():
+    # five pixels in a row, two classes; logits (0, log 3) make the probabilities 1/4, 3/4
+    logits = torch.zeros(1, 2, 1, 5)
+    logits[0, 1] = math.log(3)
+    labels = torch.tensor([[[1, 0, 1, 255, 0]]], dtype=torch.uint8)
+    sources = torch.tensor([[[1, 1, 2, 2, 0]]], dtype=torch.uint8)
+    right, wrong = math.log(4 / 3), math.log(4)
+    # weak: one right, one wrong; SAM: one right, the other unlabelled; confident: none; source 0 never counts
+    expected = [(right + wrong) / 2, right, 0.0]
+    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
+    assert means.tolist() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(2 * expected[0] + 3 * right)
+
+
+def test_loss_of_no_labelled_pixel_is_zero_with_zero_gradient():
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
+    loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(3))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+# The samples
+
+
+def test_sample_is_a_function_of_seed_and_t(data: Dataset, params: Params):
+    def bytes_of(dataset: TrainingSamples, t: int) -> bytes:
+        sample = dataset[t]
+        return sample["inputs"].numpy().tobytes() + sample["data_samples"].gt_sem_seg.data.numpy().tobytes()
+
+    one, two = samples(data, params), samples(data, params)
+    forward = [bytes_of(one, t) for t in range(12)]
+    assert [bytes_of(two, t) for t in reversed(range(12))] == forward[::-1]
+    assert len(set(forward)) == 12
+    assert bytes_of(samples(data, params, seed=1), 3) != forward[3]
+    for start in (0, 5):  # every image once before any comes again
+        assert {one.item(t).id for t in range(start, start + 5)} == {item.id for item in data.train}
+
+
+@pytest.mark.parametrize(("frequency", "present"), [(0.0, 0), (1.0, 12)])
+def test_sam_frequency_at_its_ends(data: Dataset, params: Params, frequency: float, present: int):
+    maps = [samples(data, params, frequency)[t]["data_samples"].gt_sem_seg.data[1] for t in range(12)]
+    assert sum(bool((m == 2).any()) for m in maps) == present
+    assert all((m == 1).any() and (m == 3).any() for m in maps)
+
+
+def test_sam_frequency_changes_sources_alone(data: Dataset, params: Params):
+    for t in range(6):
+        with_sam, without = (samples(data, params, frequency)[t] for frequency in (1.0, 0.0))
+        assert torch.equal(with_sam["inputs"], without["inputs"])
+        kept, dropped = (sample["data_samples"].gt_sem_seg.data for sample in (with_sam, without))
+        assert torch.equal(kept[0], dropped[0])
+        assert torch.equal(torch.where(kept[1] == 2, 0, kept[1]), dropped[1])
+
+
+def test_label_follows_its_image(data: Dataset, params: Params):
+    # unscaled and without jitter, exactly the sky has a blue above 200
+    unscaled = params.model_copy(update={"student": params.student.model_copy(update={"scale": (1.0, 1.0)})})
+    dataset = samples(data, unscaled)
+    dataset.after_resize = dataset.after_resize[:2]
+    for t in range(8):
+        sample = dataset[t]
+        labels, _ = sample["data_samples"].gt_sem_seg.data
+        assert torch.equal(labels == 2, sample["inputs"][0] > 200)
+
+
+def test_wrong_labels_are_named(data: Dataset, params: Params):
+    dataset, item = samples(data, params), data.train[0]
+    path = Path(f"labels/{item.id}.png")
+    write_label(path, np.zeros((item.height, item.width + 1), np.uint8), PALETTE)
+    with pytest.raises(SesamError, match=r"street/0\.png is 61x40, its image 60x40"):
+        dataset.read(item)
+    write_label(path, np.full((item.height, item.width), 3, np.uint8), PALETTE)
+    with pytest.raises(SesamError, match="above 2"):
+        dataset.read(item)
+
+
+def test_sampler_skips():
+    sampler = InOrder(10)
+    sampler.skip(4)
+    sampler.skip(2)
+    assert list(sampler) == [6, 7, 8, 9]
+    assert len(sampler) == 4
+
+
+# Training
+
+
+def weights(name: str = "test") -> bytes:
+    return Path("models", name, "model.pth").read_bytes()
+
+
+def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
+    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    train(task(params), params)
+    uninterrupted, log = weights(), Path("metrics/test/plots/metrics/loss.tsv").read_bytes()
+    assert not Path("models/.work/test").exists()
+    assert len(log.splitlines()) == 3  # header, iterations 10 and 20
+    assert capsys.readouterr().out.startswith("models/test: 20 iterations in ")
+
+    three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": 3})})
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(training, "CHECKPOINT_SECONDS", 0)
+        interrupted.setattr(training.Record, "before_train_iter", _stop_at(13))
+        train(task(three), three)
+    assert Path("models/.work/test/checkpoint.pth").exists()
+    seen = []
+    monkeypatch.setattr(training.Record, "before_train_iter", _noting(seen))
+    train(task(three), three)
+    assert seen == list(range(10, 20))
+    assert weights() == uninterrupted
+    assert Path("metrics/test/plots/metrics/loss.tsv").read_bytes() == log
+
+
+_seed_iteration = training.Record.before_train_iter
+
+
+def _stop_at(iteration: int):
+    def hook(self, runner, batch_idx: int, data_batch=None) -> None:
+        if batch_idx == iteration:
+            raise KeyboardInterrupt
+        _seed_iteration(self, runner, batch_idx, data_batch)
+
+    return hook
+
+
+def _noting(seen: list[int]):
+    def hook(self, runner, batch_idx: int, data_batch=None) -> None:
+        seen.append(batch_idx)
+        _seed_iteration(self, runner, batch_idx, data_batch)
+
+    return hook
+
+
+def test_unfinished_work_of_other_params_is_dropped(data: Dataset, params: Params):
+    identity = training._identity(task(params), params, data)
+    training._drop_unless_equal(work := Path("models/.work/test"), identity)
+    (work / "checkpoint.pth").touch()
+    training._drop_unless_equal(work, training._identity(task(params), params, data))
+    assert (work / "checkpoint.pth").exists()
+    item = data.train[0]
+    write_label(Path(f"labels/{item.id}.png"), np.zeros((item.height, item.width), np.uint8), PALETTE)
+    training._drop_unless_equal(work, training._identity(task(params), params, data))
+    assert not (work / "checkpoint.pth").exists()
+
+
+def test_missing_label_file(data: Dataset, params: Params):
+    Path("sources/street/3.png").unlink()
+    with pytest.raises(SesamError, match=r"sources/street/3\.png is missing \(1 of 10"):
+        train(task(params), params)
+
+
+# The network
+
+
+def test_published_network():
+    # mmsegmentation's deeplabv3plus_r101-d8: 62.68 million weights with the auxiliary head, 19 classes
+    config = network_config(Network(depth=101, width=64, head_width=512, pretrained=None), 19)
+    head, auxiliary = config["decode_head"], config["auxiliary_head"]
+    assert (head["in_channels"], head["c1_in_channels"], head["c1_channels"]) == (2048, 256, 48)
+    assert (auxiliary["in_channels"], auxiliary["channels"]) == (1024, 256)
+
+
+def test_shifted_depthwise_is_the_same_convolution():
+    for size, dilation in [((9, 20), 3), ((9, 20), 12), ((9, 8), 12)]:
+        conv = torch.nn.Conv2d(5, 5, 3, padding=dilation, dilation=dilation, groups=5, bias=False)
+        x = torch.randn(2, 5, *size)
+        expected = conv(x)
+        conv.__class__ = ShiftedDepthwise
+        torch.testing.assert_close(conv(x), expected)
+
+
+def test_predict(tmp_path: Path):
+    config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
+    save_network(tmp_path, config, training.MODELS.build(config))
+    model = load_network(tmp_path, CPU)
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    classes, confidence = predict(model, image, CPU)
+    assert classes.shape == confidence.shape == (37, 50)
+    assert classes.dtype == confidence.dtype == np.uint8
+    assert classes.max() < 3
+    assert confidence.min() >= 85  # the largest of three is never below a third
+
+
+def test_missing_and_damaged_network(tmp_path: Path):
+    with pytest.raises(SesamError, match=r"network\.json is missing"):
+        load_network(tmp_path / "none", CPU)
+    config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
+    save_network(tmp_path, config, training.MODELS.build(config))
+    (tmp_path / "model.pth").write_bytes(b"not weights")
+    with pytest.raises(SesamError, match="Train it again"):
+        load_network(tmp_path, CPU)
+
+
+def test_pretrained(tmp_path: Path):
+    def backbone(width: int) -> torch.nn.Module:
+        config = network_config(Network(depth=18, width=width, head_width=8, pretrained=None), 3)
+        return training.MODELS.build(config).backbone
+
+    with pytest.raises(SesamError, match=r"network\.pretrained: nowhere/r18\.pth cannot be loaded.*local file"):
+        load_pretrained(backbone(4), "nowhere/r18.pth")
+    given, taken = backbone(4), backbone(4)
+    path = tmp_path / "r18.pth"
+    torch.save({"state_dict": given.state_dict() | {"fc.weight": torch.zeros(2, 2)}}, path)
+    load_pretrained(taken, str(path))
+    assert all(torch.equal(a, b) for a, b in zip(given.parameters(), taken.parameters(), strict=True))
+    with pytest.raises(SesamError, match="does not fit a ResNetV1c of this depth and width"):
+        load_pretrained(backbone(8), str(path))
+
+
+def test_device(params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runtime = params.runtime.model_copy(update={"device": "auto"})
+    assert pick_device(runtime).type == "cpu"
+    with pytest.raises(SesamError, match=r"runtime\.device is cuda"):
+        pick_device(runtime.model_copy(update={"device": "cuda"}))
