@@ -33,6 +33,15 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """For networks this small a second thread only waits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""

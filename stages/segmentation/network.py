@@ -137,11 +137,9 @@ class ShiftedDepthwise(nn.Conv2d):
         return total
 
 
-def shift_dilated(model: nn.Module) -> None:
-    """Compute the model's dilated depthwise convolutions by shifts; its weights stay as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation[0] > 1:
-            module.__class__ = ShiftedDepthwise
+def dilated_depthwise(model: nn.Module) -> list[nn.Conv2d]:
+    """The model's dilated depthwise convolutions: those of ASPP."""
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1 and m.dilation[0] > 1]
 
 
 def save_network(folder: Path, config: dict[str, Any], model: nn.Module) -> None:

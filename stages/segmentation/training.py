@@ -24,7 +24,13 @@ from stages.common.files import fingerprint, read_json, seed_of, sha256, write_j
 from stages.common.params import LossWeights, Params, Schedule
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
-from stages.segmentation.network import load_pretrained, network_config, save_network, shift_dilated
+from stages.segmentation.network import (
+    ShiftedDepthwise,
+    dilated_depthwise,
+    load_pretrained,
+    network_config,
+    save_network,
+)
 
 WORK = Path("models/.work")
 LOG_EVERY = 10  # iterations
@@ -70,7 +76,8 @@ def train(task: Task, params: Params) -> None:
         _initialise(runner.model, params)
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
-            shift_dilated(runner.model)
+            for conv in dilated_depthwise(runner.model):
+                conv.__class__ = ShiftedDepthwise
         try:
             runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
@@ -96,6 +103,9 @@ def _initialise(model: torch.nn.Module, params: Params) -> None:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     model.init_weights()
+    for conv in dilated_depthwise(model):
+        # taps that reach past the crop are never trained; random, they disturbed the larger whole images
+        conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
         load_pretrained(model.backbone, params.network.pretrained)
 
