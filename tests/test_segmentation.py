@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import mmseg
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmseg.registry import MODELS
 from PIL import Image
 
 from stages.common.dataset import Dataset, Item
@@ -253,12 +256,24 @@ def test_missing_label_file(data: Dataset, params: Params):
 # The network
 
 
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 def test_published_network():
-    # mmsegmentation's deeplabv3plus_r101-d8: 62.68 million weights with the auxiliary head, 19 classes
-    config = network_config(Network(depth=101, width=64, head_width=512, pretrained=None), 19)
-    head, auxiliary = config["decode_head"], config["auxiliary_head"]
-    assert (head["in_channels"], head["c1_in_channels"], head["c1_channels"]) == (2048, 256, 48)
-    assert (auxiliary["in_channels"], auxiliary["channels"]) == (1024, 256)
+    """Every layer is that of the config that mmsegmentation ships, down to its strides and dilations."""
+    name = "deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py"
+    published = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / name).model
+    published.pretrained = published.data_preprocessor = None
+    ours = network_config(Network(depth=101, width=64, head_width=512, output_stride=8, pretrained=None), 19)
+    assert _layers(ours) == _layers(published)
+
+
+def _layers(config: dict) -> dict[str, str]:
+    with torch.device("meta"):
+        model = MODELS.build(config)
+    return {
+        name: str(module).replace("SyncBatchNorm", "BatchNorm2d")
+        for name, module in model.named_modules()
+        if not list(module.children()) and "loss" not in name and name != "data_preprocessor"
+    }
 
 
 def test_shifted_depthwise_is_the_same_convolution():
@@ -272,7 +287,7 @@ def test_shifted_depthwise_is_the_same_convolution():
 
 def test_predict(tmp_path: Path):
     config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
-    save_network(tmp_path, config, training.MODELS.build(config))
+    save_network(tmp_path, config, MODELS.build(config))
     model = load_network(tmp_path, CPU)
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     classes, confidence = predict(model, image, CPU)
@@ -286,7 +301,7 @@ def test_missing_and_damaged_network(tmp_path: Path):
     with pytest.raises(SesamError, match=r"network\.json is missing"):
         load_network(tmp_path / "none", CPU)
     config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
-    save_network(tmp_path, config, training.MODELS.build(config))
+    save_network(tmp_path, config, MODELS.build(config))
     (tmp_path / "model.pth").write_bytes(b"not weights")
     with pytest.raises(SesamError, match="Train it again"):
         load_network(tmp_path, CPU)
@@ -295,7 +310,7 @@ def test_missing_and_damaged_network(tmp_path: Path):
 def test_pretrained(tmp_path: Path):
     def backbone(width: int) -> torch.nn.Module:
         config = network_config(Network(depth=18, width=width, head_width=8, pretrained=None), 3)
-        return training.MODELS.build(config).backbone
+        return MODELS.build(config).backbone
 
     with pytest.raises(SesamError, match=r"network\.pretrained: nowhere/r18\.pth cannot be loaded.*local file"):
         load_pretrained(backbone(4), "nowhere/r18.pth")

@@ -85,6 +85,7 @@ class Network(Group):
     depth: Literal[18, 34, 50, 101]
     width: Positive = Field(description="channels of the first ResNet stage; 64 is the published network")
     head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
+    output_stride: Literal[8, 16] = Field(8, description="image pixels a feature pixel; 16 is cheaper and coarser")
     pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
 
 
@@ -93,6 +94,7 @@ class Schedule(Group):
     batch: Annotated[int, Field(ge=2)]
     crop: Annotated[tuple[Positive, Positive], Field(strict=False)] = Field(description="height, width in pixels")
     scale: Annotated[tuple[float, float], Field(strict=False)] = Field(description="range of the random resize")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd is published; adamw suits short trainings")
     learning_rate: Annotated[float, Field(gt=0)]
 
 

@@ -27,10 +27,11 @@ CONFIG, WEIGHTS = "network.json", "model.pth"
 def network_config(network: Network, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
-    Depth 101, width 64, head_width 512 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo, with plain
+    Depth 101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo, with plain
     batch normalisation: one process trains, so there is nothing to synchronise.
     """
     last = network.width * (8 if network.depth < 50 else 32)  # channels of the last stage
+    finest = network.output_stride == 8
     shared = {
         "num_classes": classes,
         "out_channels": classes,
@@ -55,8 +56,8 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
             "stem_channels": network.width,
             "num_stages": 4,
             "out_indices": [0, 1, 2, 3],
-            "dilations": [1, 1, 2, 4],
-            "strides": [1, 2, 1, 1],
+            "dilations": [1, 1, 2, 4] if finest else [1, 1, 1, 2],
+            "strides": [1, 2, 1, 1] if finest else [1, 2, 2, 1],
             "norm_cfg": shared["norm_cfg"],
             "norm_eval": False,
             "style": "pytorch",
@@ -67,7 +68,7 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
             "in_channels": last,
             "in_index": 3,
             "channels": network.head_width,
-            "dilations": [1, 12, 24, 36],
+            "dilations": [1, 12, 24, 36] if finest else [1, 6, 12, 18],
             "c1_in_channels": last // 8,
             "c1_channels": max(1, 48 * network.width // 64),
             "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},

@@ -35,6 +35,10 @@ from stages.segmentation.network import (
 WORK = Path("models/.work")
 LOG_EVERY = 10  # iterations
 CHECKPOINT_SECONDS = 120
+OPTIMIZERS = {
+    "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
+    "adamw": {"type": "AdamW", "weight_decay": 0.01},
+}
 WARMUP = 20  # iterations, at most a tenth of the schedule
 
 
@@ -125,9 +129,7 @@ def _runner(model, samples: TrainingSamples, task: Task, work: Path, workers: in
             samples, schedule.batch, sampler=InOrder(len(samples)), num_workers=workers, collate_fn=pseudo_collate
         ),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
-        optim_wrapper={
-            "optimizer": {"type": "SGD", "lr": schedule.learning_rate, "momentum": 0.9, "weight_decay": 5e-4}
-        },
+        optim_wrapper={"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}},
         param_scheduler=schedulers,
         default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
         custom_hooks=hooks,
