@@ -27,8 +27,8 @@ CONFIG, WEIGHTS = "network.json", "model.pth"
 def network_config(network: Network, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
-    Depth 101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo, with plain
-    batch normalisation: one process trains, so there is nothing to synchronise.
+    Depth 101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo,
+    with plain batch normalisation: one process trains, so there is nothing to synchronise.
     """
     last = network.width * (8 if network.depth < 50 else 32)  # channels of the last stage
     finest = network.output_stride == 8
