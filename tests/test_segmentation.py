@@ -253,6 +253,13 @@ def test_missing_label_file(data: Dataset, params: Params):
         train(task(params), params)
 
 
+def test_damaged_file_met_by_a_worker(data: Dataset, params: Params):
+    Path("labels/street/2.png").write_bytes(b"not a picture")
+    with pytest.raises(SesamError, match=r"^labels/street/2\.png cannot be read as an image") as caught:
+        train(task(params), params)
+    assert "Traceback" not in str(caught.value)
+
+
 # The network
 
 

@@ -12,6 +12,7 @@ import torch
 from dvclive import Live
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import fingerprint, read_json, seed_of, sha256, write_json
+from stages.common.files import fingerprint, read_json, seed_of, sha256, whole, write_json
 from stages.common.params import LossWeights, Params, Schedule
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
@@ -76,8 +77,8 @@ def train(task: Task, params: Params) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
         hooks = [Record(task, params.seed), Checkpoint(work)]
-        runner = _runner(_trainable(config, task), samples, task, work, params.runtime.workers, hooks)
-        _initialise(runner.model, params)
+        model = _initial_network(config, task, params)
+        runner = _runner(model, samples, task, work, params.runtime.workers, hooks)
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
             for conv in dilated_depthwise(runner.model):
@@ -92,29 +93,26 @@ def train(task: Task, params: Params) -> None:
     print(f"{task.model}: {task.schedule.iterations} iterations in {seconds:.1f} s", flush=True)
 
 
-def _trainable(config: dict, task: Task) -> torch.nn.Module:
-    """The network with the three-source loss, padding images smaller than the crop."""
+def _initial_network(config: dict, task: Task, params: Params) -> torch.nn.Module:
+    """The network with the three-source loss and its initial weights, the same for teacher and students."""
     weights = [getattr(task.loss, source) for source in SOURCES]
-    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}
+    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
     trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
-    return MODELS.build(config | trainable)
-
-
-def _initialise(model: torch.nn.Module, params: Params) -> None:
-    """The initial weights, the same for every training with these params."""
+    MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
     torch.manual_seed(params.seed)
-    for module in model.modules():  # mmengine's init_weights leaves to PyTorch's what a config does not name
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    model = MODELS.build(config | trainable)
     model.init_weights()
     for conv in dilated_depthwise(model):
         # taps that reach past the crop are never trained; random, they disturbed the larger whole images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
         load_pretrained(model.backbone, params.network.pretrained)
+    return model
 
 
-def _runner(model, samples: TrainingSamples, task: Task, work: Path, workers: int, hooks: list[Hook]) -> Runner:
+def _runner(
+    model: torch.nn.Module, samples: TrainingSamples, task: Task, work: Path, workers: int, hooks: list[Hook]
+) -> Runner:
     schedule = task.schedule
     warmup = min(WARMUP, schedule.iterations // 10)
     decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.learning_rate, "begin": warmup}
@@ -232,7 +230,6 @@ class Checkpoint(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS:
             return
-        beside = self.path.with_suffix(".partial")
-        runner.save_checkpoint(str(beside.parent), beside.name, by_epoch=False)
-        beside.replace(self.path)
+        with whole(self.path) as beside:
+            runner.save_checkpoint(str(beside.parent), beside.name, by_epoch=False)
         self.last = time.monotonic()
