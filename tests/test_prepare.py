@@ -106,7 +106,8 @@ def test_every_preset_is_valid() -> None:
     from stages.common.params import load_params
 
     presets = sorted((ROOT / "presets").glob("*.yaml"))
-    assert len(presets) >= 5
+    assert {path.stem for path in presets} >= {"demo", "camvid", "folder"}
+    assert load_params(ROOT / "params.yaml") == load_params(ROOT / "presets/demo.yaml")
     for path in presets:
         params = load_params(path)
         assert list(params.model_dump()) == list(yaml.safe_load(path.read_text()))

@@ -45,31 +45,41 @@ class CompactEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _convolution(3, 32, stride=2),
+            _convolution(5, 32, stride=2),
             _convolution(32, 64, stride=2),
             _Block(64, 1),
+            _Block(64, 1),
             _convolution(64, WIDTH, stride=2),
-            *(_Block(WIDTH, dilation) for dilation in (1, 2, 4, 8, 1, 2)),
+            *(_Block(WIDTH, dilation) for dilation in (1, 2, 4, 8, 1, 2, 4, 8)),
             nn.Conv2d(WIDTH, WIDTH, 1),
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+        # two channels of coordinates: what a ViT has as position embeddings
+        axis = torch.linspace(-1, 1, IMAGE_SIZE, device=images.device, dtype=images.dtype)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(images), -1, -1, -1)
+        return self.layers(torch.cat([images, grid], dim=1))
 
 
 class _Block(nn.Module):
+    """A residual bottleneck."""
+
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
-        self.spread = _convolution(width, width, dilation=dilation)
-        self.mix = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.layers = nn.Sequential(
+            _convolution(width, width // 2, kernel=1),
+            _convolution(width // 2, width // 2, dilation=dilation),
+            nn.Conv2d(width // 2, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x + self.mix(self.spread(x)))
+        return torch.relu(x + self.layers(x))
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

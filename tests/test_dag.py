@@ -1,0 +1,157 @@
+"""The DAG: what reruns and what does not, sharing through a remote, and one run from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, edit_params
+
+from stages.common.labels import read_label
+
+
+def sh(*command: str, cwd: Path, code: int = 0) -> str:
+    """Run a command with this interpreter's folder first on the path; its output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    git = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = os.environ | git | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def would_run(workspace: Path) -> set[str]:
+    """The stages that `dvc repro` would run."""
+    said = sh("dvc", "repro", "--dry", cwd=workspace)
+    return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with tiny params in which `dvc repro` has run, and been committed."""
+    folder = tmp_path_factory.mktemp("dag") / "sesam"
+    folder.mkdir()
+    tracked = sh("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
+    for name in tracked:
+        if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    edit_params(
+        folder,
+        draw={"demo": {"train": 4, "val": 2, "seed": 5}},
+        teacher__iterations=4,
+        student__iterations=4,
+        teacher__batch=2,
+        student__batch=2,
+        augment__confidence=0.2,
+        evaluation__panels=1,
+    )
+    sh("git", "init", "-q", cwd=folder)
+    sh("git", "add", "-A", cwd=folder)
+    sh("git", "commit", "-qm", "tiny", cwd=folder)
+    sh("dvc", "repro", cwd=folder)
+    sh("git", "add", "-A", cwd=folder)
+    sh("git", "commit", "-qm", "run", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def params_restored(workspace: Path):
+    before = (workspace / "params.yaml").read_text()
+    yield
+    (workspace / "params.yaml").write_text(before)
+
+
+ROUND = {"prompts", "sam_masks", "select_masks", "merge_labels", "train_student"}
+SECOND = {f"{stage}@r2" for stage in ROUND | {"pseudo_labels"}} | {"evaluate"}
+
+
+def test_it_runs_from_end_to_end(workspace: Path) -> None:
+    evaluation = json.loads((workspace / "metrics/evaluation.json").read_text())
+    assert 0 <= evaluation["teacher"]["mIoU"] <= 1 and set(evaluation["student"]) == {"r1", "r2"}
+    labels = json.loads((workspace / "metrics/labels.json").read_text())
+    assert labels["weak"]["precision"] == 1.0
+    for name in ("r1", "r2"):
+        assert set(labels[name]["merged"]) >= {"precision", "recall", "f1", "coverage", "mIoU"}
+        assert labels[name]["merged"]["coverage"] >= labels["weak"]["coverage"]
+        for number in range(4):
+            label = read_label(workspace / f"data/pseudo_labels/{name}/labels/{number:04d}.png")
+            source = read_label(workspace / f"data/pseudo_labels/{name}/sources/{number:04d}.png")
+            weak = read_label(workspace / f"data/weak/{number:04d}.png")
+            assert ((label == 255) == (source == 0)).all()
+            assert (label[weak != 255] == weak[weak != 255]).all()
+        assert (workspace / f"data/pseudo_labels/{name}/README.md").exists()
+    assert list((workspace / "metrics/panels").rglob("*.png"))
+
+
+def test_a_second_repro_runs_nothing(workspace: Path) -> None:
+    assert would_run(workspace) == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "spared"),
+    [
+        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "pseudo_labels@r1"}),
+        ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
+        ({"weak__kind": "point"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
+    ],
+)
+def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, change, first, spared) -> None:
+    edit_params(workspace, **change)
+    stages = would_run(workspace)
+    assert first in stages and SECOND <= stages
+    assert not stages & spared
+
+
+@pytest.mark.parametrize("change", [{"runtime__workers": 1}, {"runtime__prompt_batch": 3}, {"runtime__device": "cpu"}])
+def test_runtime_reruns_nothing(workspace, params_restored, change) -> None:
+    edit_params(workspace, **change)
+    assert would_run(workspace) == set()
+
+
+def test_no_training_stage_sees_fine_labels() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    seeing = {
+        name
+        for name, stage in stages.items()
+        if any(str(dep).startswith(("data/fine", "data/raw", "${dataset.root}")) for dep in stage.get("do", stage)["deps"])
+    }
+    assert seeing == {"prepare", "weak_labels", "evaluate"}
+    for name in ("train_teacher", "train_student"):
+        assert "data/dataset" in stages[name].get("do", stages[name])["deps"]
+
+
+def test_a_sweep_and_one_worker(workspace: Path) -> None:
+    """`dvc exp run -S` runs; and one worker makes the bytes that two made."""
+    before = {p: p.read_bytes() for p in sorted(workspace.glob("data/**/*.png")) if "rounds" in p.parts or "weak" in p.parts}
+    assert before
+    edit_params(workspace, runtime__workers=1)
+    for stage in ("weak_labels", "train_teacher", "pseudo_labels@r1"):
+        sh("dvc", "repro", "-sf", stage, cwd=workspace)
+    for path, content in before.items():
+        assert path.read_bytes() == content, path
+    edit_params(workspace, runtime__workers=2)
+    said = sh("dvc", "exp", "run", "-S", "selection.tau_weak=0.99", cwd=workspace)
+    assert "Running stage 'select_masks@r1'" in said and "Running stage 'prompts@r1'" not in said
+    sh("git", "checkout", "-q", ".", cwd=workspace)
+    sh("dvc", "checkout", cwd=workspace)
+
+
+def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Path) -> None:
+    sh("dvc", "remote", "add", "-f", "-d", "lab", str(tmp_path / "remote"), cwd=workspace)
+    sh("dvc", "push", cwd=workspace)
+    sh("git", "commit", "-qam", "remote", cwd=workspace)
+    sh("git", "clone", "-q", str(workspace), "colleague", cwd=tmp_path)
+    colleague = tmp_path / "colleague"
+    sh("dvc", "pull", cwd=colleague)
+    name = "data/pseudo_labels/r2/labels/0001.png"
+    assert (colleague / name).read_bytes() == (workspace / name).read_bytes()
+    assert not (colleague / "data/embeddings").exists()
+    said = sh("dvc", "repro", cwd=colleague)
+    assert "Running stage" not in said
