@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
 
 IMAGE_SIZE = 256  # pixels, longest side
@@ -28,7 +29,7 @@ def build_embedded_sam() -> Sam:
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=4),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
             transformer_dim=WIDTH,
             iou_head_depth=3,
             iou_head_hidden_dim=WIDTH,
@@ -51,7 +52,8 @@ class CompactEncoder(nn.Module):
             _Block(64, 1),
             _convolution(64, WIDTH, stride=2),
             *(_Block(WIDTH, dilation) for dilation in (1, 2, 4, 8, 1, 2, 4, 8)),
-            nn.Conv2d(WIDTH, WIDTH, 1),
+            nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
+            LayerNorm2d(WIDTH),  # as SAM's own encoder ends
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

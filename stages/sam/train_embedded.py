@@ -25,6 +25,7 @@ from skimage.measure import label as connected_components
 from skimage.morphology import skeletonize
 from torch import nn
 
+from stages.common.files import whole
 from stages.common.scenes import SIZE, draw_scene
 from stages.sam.decoder import mask_prompt, predict_masks
 from stages.sam.embedded import WIDTH, build_embedded_sam
@@ -43,13 +44,13 @@ def regions(labels: np.ndarray, instances: np.ndarray, min_area: int) -> list[tu
     found = []
     components = [connected_components(labels == k, connectivity=2) for k in np.unique(labels)]
     maps = [(c, True) for c in components] + [(instances, False)]
-    for ids, whole in maps:
+    for ids, of_class in maps:
         for k in range(1, int(ids.max()) + 1):
             mask = ids == k
             area = int(mask.sum())
             if area < min_area:
                 continue
-            if not whole and any(np.array_equal(mask, other) for other, _ in found):
+            if not of_class and any(np.array_equal(mask, other) for other, _ in found):
                 continue
             rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
             top, left = rows[0], columns[0]
@@ -72,13 +73,14 @@ def prepare_scene(seed: tuple[int, ...]) -> dict:
 class Sampler:
     """Draws batches of images, prompts and target masks."""
 
-    def __init__(self, scenes: list[dict], seed: int) -> None:
+    def __init__(self, scenes: list[dict]) -> None:
         self.scenes = scenes
-        self.rng = np.random.default_rng(seed)
 
-    def batch(self, images: int, prompts: int, count: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    def batch(
+        self, rng: np.random.Generator, images: int, prompts: int, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """images (B, 3, S, S) float32, targets (B * P, S, S) bool, points (B * P, count, 2) x, y."""
-        rng, photos, targets, points = self.rng, [], [], []
+        photos, targets, points = [], [], []
         for index in rng.choice(len(self.scenes), images, replace=False):
             scene = self.scenes[index]
             flip = rng.uniform() < 0.5
@@ -207,35 +209,47 @@ def pixel_weights(target: torch.Tensor) -> torch.Tensor:
     return share * target / inside + (1 - share) * (1 - target) / outside
 
 
+@torch.no_grad()
 def look_at_the_prompt(sam: nn.Module) -> None:
-    """Initial weights with which a prompt already finds its place in the image.
+    """Initial weights with which the mask tokens already hold what the image shows at the prompt.
 
-    Attention from the prompts to the image starts as a kernel on position, peaked
-    at the prompt; self-attention starts as a mean over the tokens, which carries
-    what the points saw to the mask tokens; attention from the image to the prompts
-    starts at zero, so that the full decoder starts as the shared one.
+    Half of the channels are left to position: the image starts without content in
+    them, and prompts attend to the image by them alone, with a kernel peaked at the
+    prompt. What they see is copied in the other half. Self-attention starts as a
+    mean over the tokens, which brings it to the mask tokens. Attention from the
+    image to the prompts starts at zero, so that the full decoder starts as the
+    shared one.
     """
-    sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(2.0)
-    # content small beside position, or a few loud pixels draw all the attention
-    for embedding in (*sam.prompt_encoder.point_embeddings, sam.prompt_encoder.not_a_point_embed):
-        embedding.weight.data.mul_(0.1)
-    for embedding in (sam.mask_decoder.iou_token, sam.mask_decoder.mask_tokens, sam.prompt_encoder.no_mask_embed):
-        embedding.weight.data.mul_(0.1)
-    sam.image_encoder.layers[-1].weight.data.mul_(0.3)
-    transformer = sam.mask_decoder.transformer
-    looks = [layer.cross_attn_token_to_image for layer in transformer.layers]
-    for attention in [*looks, transformer.final_attn_token_to_image]:
-        nn.init.orthogonal_(attention.k_proj.weight, gain=2.2)
-        attention.q_proj.weight.data.copy_(attention.k_proj.weight.data)
-    for layer in transformer.layers:
-        nn.init.zeros_(layer.self_attn.q_proj.weight)
-        nn.init.zeros_(layer.self_attn.q_proj.bias)
-        for linear in (layer.self_attn.v_proj, layer.self_attn.out_proj):
-            nn.init.orthogonal_(linear.weight)
-        for linear in (layer.cross_attn_token_to_image.v_proj, layer.cross_attn_token_to_image.out_proj):
-            nn.init.orthogonal_(linear.weight, gain=1.4)
-        nn.init.zeros_(layer.cross_attn_image_to_token.out_proj.weight)
-        nn.init.zeros_(layer.cross_attn_image_to_token.out_proj.bias)
+    sines = torch.arange(WIDTH // 4)
+    place = torch.stack([sines, sines + WIDTH // 2], 1).flatten()  # sine and cosine of a frequency side by side
+    content = torch.tensor([k for k in range(WIDTH) if k not in place.tolist()])
+    identity = torch.eye(WIDTH)
+
+    encoder, prompts, decoder = sam.image_encoder, sam.prompt_encoder, sam.mask_decoder
+    prompts.pe_layer.positional_encoding_gaussian_matrix.mul_(2.0)
+    small = [*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed]
+    for embedding in (*small, decoder.iou_token, decoder.mask_tokens):
+        embedding.weight.mul_(0.1)
+    layers = decoder.transformer.layers
+    for norm in (encoder.layers[-1], *(layer.norm4 for layer in layers)):
+        norm.weight[place] = 0.0
+    looks = [layer.cross_attn_token_to_image for layer in layers]
+    for look in (*looks, decoder.transformer.final_attn_token_to_image):
+        look.q_proj.weight.copy_(1.3 * identity[place])
+        look.k_proj.weight.copy_(1.3 * identity[place])
+        look.v_proj.weight.copy_(identity[content])
+        look.out_proj.weight.copy_(identity[:, content])
+    for layer in layers:
+        layer.self_attn.q_proj.weight.zero_()
+        layer.self_attn.v_proj.weight.copy_(identity)
+        layer.self_attn.out_proj.weight.copy_(identity)
+        layer.cross_attn_image_to_token.out_proj.weight.zero_()
+        layer.cross_attn_image_to_token.out_proj.bias.zero_()
+    # logits of the size of 1, and a channel that can serve as the read-out's constant
+    decoder.output_upscaling[-2].weight.mul_(4)
+    decoder.output_upscaling[-2].bias[0] = 1.0
+    for mlp in decoder.output_hypernetworks_mlps:
+        mlp.layers[-1].weight.mul_(6)
 
 
 @torch.no_grad()
@@ -271,7 +285,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="the shared ones included")
     parser.add_argument("--images", type=int, default=8, help="per step")
     parser.add_argument("--prompts", type=int, default=4, help="per image; twice as many in the shared steps")
-    parser.add_argument("--start", type=Path, help="go on from these weights")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
 
@@ -283,10 +296,7 @@ def main() -> None:
     print(f"{len(scenes)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
     sam = build_embedded_sam()
-    if options.start:
-        sam.load_state_dict(torch.load(options.start, weights_only=True))
-    else:
-        look_at_the_prompt(sam)
+    look_at_the_prompt(sam)
     sam.image_encoder.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(sam.parameters(), lr=1e-3, weight_decay=0.01)
 
@@ -295,15 +305,22 @@ def main() -> None:
         return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    sampler, rng = Sampler(scenes, seed=1), np.random.default_rng(2)
-    log: list[float] = []
-    for step in range(options.steps):
+    sampler, log, first = Sampler(scenes), [], 0
+    unfinished = options.out.with_suffix(".state")
+    if unfinished.exists():
+        state = torch.load(unfinished, weights_only=True)
+        sam.load_state_dict(state["sam"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["step"]
+    for step in range(first, options.steps):
         sam.train()
+        rng = np.random.default_rng((1, step))
         shared = step < options.shared_steps
         prompts = 2 * options.prompts if shared else options.prompts
         kind = "points" if shared else rng.choice(("points", "box", "mask"), p=(0.8, 0.1, 0.1))
         count = int(rng.choice((1, 2, 3, 5, 8), p=(0.1, 0.1, 0.2, 0.5, 0.1)))
-        photos, targets, points = sampler.batch(options.images, prompts, count)
+        photos, targets, points = sampler.batch(rng, options.images, prompts, count)
         embeddings = sam.image_encoder((photos - sam.pixel_mean) / sam.pixel_std)
         sparse, dense = encode_prompts(sam, kind, torch.from_numpy(points), targets, rng)
         soft = F.avg_pool2d(targets.float()[:, None], 2)  # (N, 1, 128, 128)
@@ -333,9 +350,11 @@ def main() -> None:
             report |= {"steps": step + 1, "minutes": round((time.time() - started) / 60, 1)}
             print(json.dumps(report), flush=True)
             half = {k: v.half() if v.is_floating_point() else v for k, v in sam.state_dict().items()}
-            partial = options.out.with_suffix(".partial")
-            torch.save(half, partial)
-            partial.replace(options.out)
+            state = {"sam": sam.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            for path, value in ((options.out, half), (unfinished, state | {"step": step + 1})):
+                with whole(path) as beside:
+                    torch.save(value, beside)
+    unfinished.unlink()
 
 
 if __name__ == "__main__":

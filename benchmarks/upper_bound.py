@@ -1,0 +1,48 @@
+"""The student's schedule on fine labels: how far weak labels are from full supervision.
+
+    python -m benchmarks.upper_bound     (after `dvc repro`)
+
+Trains the student's network for the student's schedule on data/fine/train and
+prints its validation mIoU beside those of the pipeline. No stage reads its result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.common.dataset import Dataset
+from stages.common.device import pick_device
+from stages.common.errors import run_stage
+from stages.common.files import read_json
+from stages.common.labels import read_image, read_label
+from stages.common.params import LossWeights, load_params
+from stages.evaluate import confusion, network_scores
+from stages.segmentation.network import load_network, predict
+from stages.segmentation.training import Task, train
+
+MODEL = Path("models/.work/upper_bound_network")
+
+
+def main() -> None:
+    params, data = load_params(), Dataset.load()
+    one_source = LossWeights(weak=1.0, sam=0.0, confident=0.0)
+    labels, metrics = Path("data/fine/train"), MODEL / "metrics"
+    train(Task("upper_bound", MODEL, metrics, labels, None, params.student, one_source, 0.0), params)
+    device = pick_device(params.runtime)
+    network = load_network(MODEL, device)
+    total = sum(
+        confusion(
+            read_label(Path(f"data/fine/val/{item.id}.png")),
+            predict(network, read_image(Path(item.image)), device)[0],
+            len(data.classes),
+        )
+        for item in data.val
+    )
+    pipeline = read_json(Path("metrics/evaluation.json"))
+    rows = {"teacher": pipeline["teacher"], **{f"student {r}": s for r, s in pipeline["student"].items()}}
+    for name, scores in (rows | {"fine labels": network_scores(total)}).items():
+        print(f"{name:12} mIoU {scores['mIoU']:.4f}  pixel accuracy {scores['pixel_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
