@@ -86,6 +86,9 @@ class Network(Group):
     width: Positive = Field(description="channels of the first ResNet stage; 64 is the published network")
     head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
     output_stride: Literal[8, 16] = Field(8, description="image pixels a feature pixel; 16 is cheaper and coarser")
+    auxiliary: Share = Field(
+        0.4, description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper"
+    )
     pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
 
 

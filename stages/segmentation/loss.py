@@ -36,7 +36,7 @@ def three_source_loss(
 class SourceSegmentor(EncoderDecoder):
     """mmseg's EncoderDecoder trained with the three-source loss, λ from `train_cfg.source_weights`.
 
-    `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. Both heads have the same loss, each at
+    `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. All heads have the same loss, each at
     the weight that the network's config gives it.
     """
 
@@ -46,6 +46,8 @@ class SourceSegmentor(EncoderDecoder):
         features = self.extract_feat(inputs)
         losses = {}
         for name, head in (("auxiliary", self.auxiliary_head), ("main", self.decode_head)):
+            if head is None:
+                continue
             logits = resize(head(features), labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
             loss, means = three_source_loss(logits, labels, sources, weights)
             losses[f"loss_{name}"] = head.loss_decode.loss_weight * loss

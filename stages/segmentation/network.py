@@ -74,14 +74,16 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
             "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
             **shared,
         },
-        "auxiliary_head": {
+        "auxiliary_head": None
+        if network.auxiliary == 0
+        else {
             "type": "FCNHead",
             "in_channels": last // 2,
             "in_index": 2,
             "channels": last // 8,
             "num_convs": 1,
             "concat_input": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 0.4},
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.auxiliary},
             **shared,
         },
         "train_cfg": {},
