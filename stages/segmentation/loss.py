@@ -45,9 +45,8 @@ class SourceSegmentor(EncoderDecoder):
         weights = torch.tensor(self.train_cfg["source_weights"], device=inputs.device)
         features = self.extract_feat(inputs)
         losses = {}
-        for name, head in (("auxiliary", self.auxiliary_head), ("main", self.decode_head)):
-            if head is None:
-                continue
+        heads = {"auxiliary": self.auxiliary_head} if self.with_auxiliary_head else {}
+        for name, head in (heads | {"main": self.decode_head}).items():
             logits = resize(head(features), labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
             loss, means = three_source_loss(logits, labels, sources, weights)
             losses[f"loss_{name}"] = head.loss_decode.loss_weight * loss
