@@ -25,7 +25,7 @@ def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers
             return [_told(function(item), bar) for item in items]
         # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
         with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _one_thread) as pool:
-            chunk = max(1, min(16, len(items) // (4 * workers)))
+            chunk = max(1, min(4, len(items) // (4 * workers)))
             return [_told(result, bar) for result in pool.imap(function, items, chunk)]
 
 
