@@ -23,7 +23,7 @@ def main() -> None:
     checkpoint = Path(params.sam.checkpoint)
     digest = check_checkpoint(params.sam.model, checkpoint)
     cache = EmbeddingCache(digest)
-    missing = [item for item in dataset.train if cache.load(item) is None]
+    missing = [item for item in dataset.train if item not in cache]
     if missing:
         segmenter = load_segmenter(params.sam.model, checkpoint, pick_device(params.runtime))
         with progress(len(missing), "embed") as bar:

@@ -106,10 +106,10 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
     item, cache = Item("photo", str(path), 4, 5, sha256(path)), EmbeddingCache("0" * 64, tmp_path / "cache")
     assert cache.load(item) is None
     [(_, made)] = cache.compute(Counter(), [item], 4)
-    assert (cache.load(item) == made).all() and (made == 7).all()
+    assert item in cache and (cache.load(item) == made).all() and (made == 7).all()
     assert EmbeddingCache("1" * 64, tmp_path / "cache").load(item) is None  # other weights, other embeddings
     next((tmp_path / "cache").rglob("*.npy")).write_bytes(b"torn")
-    assert cache.load(item) is None
+    assert item not in cache and cache.load(item) is None
 
 
 def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,13 @@ class EmbeddingCache:
     def __init__(self, checkpoint_sha256: str, root: Path = Path("data/embeddings")) -> None:
         self.folder = root / checkpoint_sha256[:16]
 
-    def load(self, item: Item) -> np.ndarray | None:
-        """The cached embedding, or None if there is no readable one."""
+    def __contains__(self, item: Item) -> bool:
+        return self.load(item, mmap_mode="r") is not None
+
+    def load(self, item: Item, mmap_mode: str | None = None) -> np.ndarray | None:
+        """The cached embedding, or None if there is no whole one. `mmap_mode` as in np.load."""
         try:
-            return np.load(self._path(item), allow_pickle=False)
+            return np.load(self._path(item), mmap_mode, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
 
