@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.dataset import Dataset
+from stages.common.dataset import Dataset, item_label
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import read_json
-from stages.common.labels import read_image, read_label
+from stages.common.labels import read_image
 from stages.common.params import LossWeights, load_params
 from stages.evaluate import confusion, network_scores
 from stages.segmentation.network import load_network, predict
@@ -32,7 +32,7 @@ def main() -> None:
     network = load_network(MODEL, device)
     total = sum(
         confusion(
-            read_label(Path(f"data/fine/val/{item.id}.png")),
+            item_label("data/fine/val", item),
             predict(network, read_image(Path(item.image)), device)[0],
             len(data.classes),
         )

@@ -15,22 +15,23 @@ from stages.common.files import write_json
 from stages.common.parallel import progress
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import check_checkpoint, load_segmenter
+from stages.sam.models import MODELS, check_checkpoint, engine_fingerprint
 
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
     checkpoint = Path(params.sam.checkpoint)
-    digest = check_checkpoint(params.sam.model, checkpoint)
-    cache = EmbeddingCache(digest)
+    engine = engine_fingerprint(params.sam.model, check_checkpoint(params.sam.model, checkpoint))
+    cache = EmbeddingCache(engine)
     missing = [item for item in dataset.train if item not in cache]
     if missing:
-        segmenter = load_segmenter(params.sam.model, checkpoint, pick_device(params.runtime))
+        segmenter = MODELS[params.sam.model].load(checkpoint, pick_device(params.runtime))
         with progress(len(missing), "embed") as bar:
-            for _ in cache.compute(segmenter, missing, params.runtime.image_batch):
+            for item in missing:
+                cache.compute(segmenter, item)
                 bar.update()
     images = {item.id: item.sha256 for item in dataset.train}
-    write_json(Path("data/embeddings.json"), {"model": params.sam.model, "checkpoint": digest, "images": images})
+    write_json(Path("data/embeddings.json"), {"engine": engine, "images": images})
 
 
 if __name__ == "__main__":

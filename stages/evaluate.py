@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.common.dataset import Dataset, Item
-from stages.common.errors import SesamError, run_stage
+from stages.common.dataset import Dataset, Item, item_label, item_predictions
+from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json, write_text
-from stages.common.labels import UNLABELLED, is_confident, read_image, read_label
+from stages.common.labels import UNLABELLED, is_confident, read_image
 from stages.common.parallel import per_image, progress
 from stages.common.params import Minutes, Params, load_params
 from stages.common.sources import SAM
@@ -101,7 +101,7 @@ def label_sets(item: Item, rounds: Sequence[str], threshold: float) -> Iterator[
     weak; and of each round ROUND/predictions, the confident ones (threshold: γ), ROUND/sam, the pixels of
     the merged label that are SAM's, and ROUND/merged.
     """
-    yield "weak", _read("data/weak", item)
+    yield "weak", item_label("data/weak", item)
     for name in rounds:
         predicted, confident = _read_predictions(name, item, threshold)
         merged, sources = _read_merged(name, item)
@@ -114,7 +114,7 @@ def compare(items: Sequence[Item], classes: int, rounds: Sequence[str], threshol
     """Confusion matrix, (K, K + 1) int64, of each label set with the fine labels, summed over `items`."""
     total: dict[str, np.ndarray] = {}
     for item in items:
-        fine = _read("data/fine/train", item)
+        fine = item_label("data/fine/train", item)
         for name, labels in label_sets(item, rounds, threshold):
             total[name] = total.get(name, 0) + confusion(fine, labels, classes)
     return total
@@ -131,24 +131,13 @@ def judge_labels(data: Dataset, params: Params) -> dict[str, np.ndarray]:
     return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
-def _read(folder: str, item: Item) -> np.ndarray:
-    path = Path(folder, f"{item.id}.png")
-    values = read_label(path)
-    if values.shape != (item.height, item.width):
-        raise SesamError(
-            f"{path} is {values.shape[0]}×{values.shape[1]} pixels, its image {item.height}×{item.width}. "
-            "Delete it and run `dvc repro`."
-        )
-    return values
-
-
 def _read_predictions(name: str, item: Item, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    folder = f"data/rounds/{name}/predictions"
-    return _read(f"{folder}/labels", item), is_confident(_read(f"{folder}/confidence", item), threshold)
+    predicted, confidence = item_predictions(name, item)
+    return predicted, is_confident(confidence, threshold)
 
 
 def _read_merged(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
-    return _read(f"data/pseudo_labels/{name}/labels", item), _read(f"data/pseudo_labels/{name}/sources", item)
+    return item_label(f"data/pseudo_labels/{name}/labels", item), item_label(f"data/pseudo_labels/{name}/sources", item)
 
 
 # Networks
@@ -167,7 +156,7 @@ def judge_networks(data: Dataset, params: Params, networks: Mapping[str, Network
         whole_folder(METRICS / "panels") as folder,
     ):
         for number, item in enumerate(data.val):
-            image, fine = read_image(Path(item.image)), _read("data/fine/val", item)
+            image, fine = read_image(Path(item.image)), item_label("data/fine/val", item)
             predicted = {name: network(image) for name, network in networks.items()}
             for name, labels in predicted.items():
                 total[name] = total.get(name, 0) + confusion(fine, labels, len(data.classes))
@@ -177,7 +166,7 @@ def judge_networks(data: Dataset, params: Params, networks: Mapping[str, Network
             bar.update()
         for item in data.train[:shown]:
             image = read_image(Path(item.image))
-            fine, weak = _read("data/fine/train", item), _read("data/weak", item)
+            fine, weak = item_label("data/fine/train", item), item_label("data/weak", item)
             steps = {name: _steps(name, item, networks[name](image), params) for name in params.rounds}
             _save(train_panel(image, fine, weak, steps, data), folder / "train" / f"{item.id}.png")
             bar.update()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_text
-from stages.common.labels import UNLABELLED, is_confident, read_label, write_label
+from stages.common.labels import UNLABELLED, is_confident, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Params, load_params, pick_round
 from stages.common.regions import decode_mask
@@ -44,9 +44,8 @@ def merge(
 
 
 def process(item: Item, folder: Path, name: str, params: Params, palette: tuple) -> np.ndarray:
-    weak = read_label(Path(f"data/weak/{item.id}.png"))
-    predicted = read_label(Path(f"data/rounds/{name}/predictions/labels/{item.id}.png"))
-    confidence = read_label(Path(f"data/rounds/{name}/predictions/confidence/{item.id}.png"))
+    weak = item_label("data/weak", item)
+    predicted, confidence = item_predictions(name, item)
     selected = (
         read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
     )

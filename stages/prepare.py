@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.dataset import MANIFEST, SPLITS, Dataset, Item
+from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
 from stages.common.labels import UNLABELLED, read_image, read_label, write_label
@@ -23,14 +23,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 def class_ids(label: np.ndarray, classes: int, ignore: list[int]) -> np.ndarray:
     """Label values (H, W) uint8 with the ignore values set to 255; ValueError for a value that is no class."""
-    ids = np.where(np.isin(label, ignore), UNLABELLED, label).astype(np.uint8)
-    strange = np.setdiff1d(ids, [*range(classes), UNLABELLED])
+    strange = np.setdiff1d(label, [*range(classes), *ignore])
     if len(strange):
         raise ValueError(
             f"holds the class ids {strange.tolist()}; expected 0 to {classes - 1}. "
             "Correct the label, or add the values to dataset.ignore"
         )
-    return ids
+    return np.where(np.isin(label, ignore), UNLABELLED, label).astype(np.uint8)
 
 
 def colour_wheel(classes: int) -> list[tuple[int, int, int]]:
@@ -93,7 +92,6 @@ def main() -> None:
         if wrong:
             more = [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
             raise SesamError("\n  ".join([f"{root} has {len(wrong)} faults:", *wrong[:5], *more]))
-    MANIFEST.parent.mkdir(parents=True, exist_ok=True)
     Dataset(root.name, dataset.classes, palette, items["train"], items["val"]).save()
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import seed_of, whole_folder, write_json
-from stages.common.labels import UNLABELLED, is_confident, read_label
+from stages.common.labels import UNLABELLED, is_confident
 from stages.common.parallel import per_image
 from stages.common.params import Components, Params, Sampling, load_params, pick_round
-from stages.common.regions import Region, connected, deepest, encode_mask
+from stages.common.regions import Region, bounded, connected, deepest, encode_mask
 
 
 def augment(weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[t
     found = []
     for k in np.setdiff1d(augmented, [UNLABELLED]):
         mask = augmented == k
-        for region in connected(mask) if how.separate else [Region(0, 0, mask)]:
+        for region in connected(mask) if how.separate else [bounded(mask)]:
             labelled = (weak[region.window][region.mask] != UNLABELLED).any()
             if labelled or region.area >= how.min_area:
                 found.append((int(k), region))
@@ -59,8 +59,9 @@ def sample_points(
         x, y = (np.array([value]) for value in deepest(region.depth()))
     if len(y) > how.num_points:
         if how.strategy == "confident":
-            ranked = np.argsort(-confidence[region.window][y, x].astype(int), kind="stable")
-            chosen = ranked[: how.num_points]
+            order = rng.permutation(len(y))  # of equally confident pixels, any
+            ranked = np.argsort(-confidence[region.window][y, x][order].astype(int), kind="stable")
+            chosen = order[ranked[: how.num_points]]
         else:
             chosen = rng.choice(len(y), how.num_points, replace=False)
         x, y = x[chosen], y[chosen]
@@ -93,9 +94,8 @@ def image_prompts(
 
 
 def process(item: Item, folder: Path, params: Params, name: str) -> int:
-    weak = read_label(Path(f"data/weak/{item.id}.png"))
-    predicted = read_label(Path(f"data/rounds/{name}/predictions/labels/{item.id}.png"))
-    confidence = read_label(Path(f"data/rounds/{name}/predictions/confidence/{item.id}.png"))
+    weak = item_label("data/weak", item)
+    predicted, confidence = item_predictions(name, item)
     components = image_prompts(weak, predicted, confidence, params, (name, item.id))
     size = {"height": item.height, "width": item.width}
     document = {"id": item.id, **size, "prompt": params.sampling.prompt, "components": components}

@@ -11,12 +11,12 @@ import numpy as np
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import fingerprint, read_json, write_json
+from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.parallel import progress
 from stages.common.params import load_params, pick_round
 from stages.common.regions import decode_mask, encode_mask
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import Prompt, Segmenter, load_segmenter
+from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint, engine_fingerprint
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:
@@ -30,12 +30,10 @@ def component_prompts(document: dict[str, Any]) -> list[Prompt]:
     return [read(component) for component in document["components"]]
 
 
-def candidates(
-    segmenter: Segmenter, embedding: np.ndarray, document: dict[str, Any], batch: int
-) -> list[list[dict[str, Any]]]:
+def candidates(segmenter: Segmenter, embedding: np.ndarray, document: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """For each component its candidates: COCO run lengths and predicted IoU."""
     shape = (document["height"], document["width"])
-    decoded = segmenter.decode(embedding, shape, component_prompts(document), batch)
+    decoded = segmenter.decode(embedding, shape, component_prompts(document))
     return [
         [{"iou": round(float(iou), 5), "rle": encode_mask(mask)} for mask, iou in zip(masks, quality, strict=True)]
         for masks, quality in decoded
@@ -48,17 +46,19 @@ def main() -> None:
     name = parser.parse_args().round
     params, dataset = load_params(), Dataset.load()
     pick_round(params, name)
-    index = read_json(Path("data/embeddings.json"))
+    checkpoint = Path(params.sam.checkpoint)
+    engine = engine_fingerprint(params.sam.model, check_checkpoint(params.sam.model, checkpoint))
     folder = Path(f"data/rounds/{name}/masks")
 
-    # DVC leaves earlier masks in place: those that the same prompts, image and weights made are kept
+    # DVC leaves earlier masks in place: those that the same prompts, image, weights and code made are kept
+    code = sha256(Path(__file__))
     todo: dict[Item, tuple[dict, str]] = {}
     paths = {folder / f"{item.id}.json" for item in dataset.train}
     for stale in [path for path in folder.rglob("*.json") if path not in paths]:
         stale.unlink()
     for item in dataset.train:
         document = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
-        made_of = fingerprint(index["model"], index["checkpoint"], item.sha256, document)
+        made_of = fingerprint(engine, code, item.sha256, document)
         if _fingerprint_of(folder / f"{item.id}.json") != made_of:
             todo[item] = (document, made_of)
     if len(todo) < len(dataset.train):
@@ -66,14 +66,14 @@ def main() -> None:
     if not todo:
         return
 
-    segmenter = load_segmenter(params.sam.model, Path(params.sam.checkpoint), pick_device(params.runtime))
-    cache = EmbeddingCache(index["checkpoint"])
+    segmenter = MODELS[params.sam.model].load(checkpoint, pick_device(params.runtime))
+    cache = EmbeddingCache(engine)
     with progress(len(todo), f"sam_masks {name}") as bar:
         for item, (document, made_of) in todo.items():
             embedding = cache.load(item)
             if embedding is None:
-                [(_, embedding)] = cache.compute(segmenter, [item], 1)
-            found = candidates(segmenter, embedding, document, params.runtime.prompt_batch)
+                embedding = cache.compute(segmenter, item)
+            found = candidates(segmenter, embedding, document)
             size = {"height": item.height, "width": item.width}
             write_json(folder / f"{item.id}.json", {"id": item.id, **size, "fingerprint": made_of, "candidates": found})
             bar.update()

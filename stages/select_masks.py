@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
-from stages.common.labels import UNLABELLED, read_label
+from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import Selection, load_params, pick_round
 from stages.common.regions import coco_mask, decode_mask
@@ -59,7 +59,7 @@ def select(
 def process(item: Item, folder: Path, name: str, how: Selection) -> tuple[int, int]:
     prompts = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
     masks = read_json(Path(f"data/rounds/{name}/masks/{item.id}.json"))
-    weak = read_label(Path(f"data/weak/{item.id}.png"))
+    weak = item_label("data/weak", item)
     pairs = zip(prompts["components"], masks["candidates"], strict=True)
     chosen = [select(component, offered, weak, how) for component, offered in pairs]
     size = {"height": item.height, "width": item.width}

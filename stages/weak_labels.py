@@ -15,10 +15,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 from skimage.morphology import skeletonize
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder
-from stages.common.labels import UNLABELLED, read_label, write_label
+from stages.common.labels import UNLABELLED, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, connected, deepest
@@ -112,7 +112,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
 
 
 def process(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
-    label = weak_label(read_label(Path(f"data/fine/train/{item.id}.png")), weak)
+    label = weak_label(item_label("data/fine/train", item), weak)
     write_label(folder / f"{item.id}.png", label, palette)
 
 

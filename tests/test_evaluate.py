@@ -233,7 +233,7 @@ def test_missing_file_is_named_and_nothing_half_written(workspace: tuple[Dataset
 
 def test_size_that_differs_is_named(workspace: tuple[Dataset, Params]) -> None:
     write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
-    with pytest.raises(SesamError, match=r"data/weak/2.png is 4×12 pixels, its image 8×12"):
+    with pytest.raises(SesamError, match=r"data/weak/2.png is 12x4 pixels, its image 12x8"):
         evaluate(*workspace, NETWORKS)
 
 

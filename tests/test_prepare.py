@@ -17,7 +17,7 @@ from stages.common.labels import read_label
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path) -> None:
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 0, done.stderr
-    dataset = Dataset.load(folder_dataset / "data/dataset/dataset.json")
+    dataset = Dataset.load(folder_dataset / "data/dataset")
     assert [item.id for item in dataset.train] == ["0", "1", "2"]
     assert (dataset.train[0].height, dataset.train[0].width) == (40, 60)
     label = read_label(folder_dataset / "data/fine/train/0.png")
@@ -84,6 +84,9 @@ def test_an_empty_split(folder_dataset: Path) -> None:
         ({"sampling__nun_points": 3}, "sampling.nun_points: unknown key"),
         ({"sampling__num_points": 0}, "sampling.num_points"),
         ({"selection__tau_weak": "high"}, "selection.tau_weak"),
+        ({"teacher__scale": [0, 1]}, "teacher.scale.0"),
+        ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
+        ({"rounds": {"teacher": {"teacher": "models/teacher"}}}, "rounds.teacher"),
         ({"dataset__palette": [[0, 0, 0]]}, "1 palette colours for 2 classes"),
     ],
 )

@@ -14,10 +14,9 @@ from segment_anything.build_sam import _build_sam
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import sha256
-from stages.sam import models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import Model, Prompt, SamSegmenter, check_checkpoint, load_segmenter
+from stages.sam.models import Prompt, SamSegmenter, check_checkpoint, engine_fingerprint, load_sam
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(
@@ -51,13 +50,13 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     photo = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
     segmenter, predictor = SamSegmenter(sam, CPU), SamPredictor(sam)
     predictor.set_image(photo)
-    [embedding] = segmenter.encode([photo])
+    embedding = segmenter.encode(photo)
     expected = predictor.features[0].numpy()
     assert np.abs(embedding - expected).max() <= np.abs(expected).max() * 2**-10  # float16's rounding
     predictor.features = torch.from_numpy(embedding)[None].float()
 
     prompts = make_prompts(kind, size)
-    for prompt, (masks, quality) in zip(prompts, segmenter.decode(embedding, size, prompts, 3), strict=True):
+    for prompt, (masks, quality) in zip(prompts, segmenter.decode(embedding, size, prompts), strict=True):
         given = {"point_coords": prompt.points, "box": prompt.box}
         if kind == "points":
             given["point_labels"] = np.ones(len(prompt.points), int)
@@ -80,24 +79,26 @@ def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
     assert not segmenter._shrink(np.ones((60, 200), bool))[round(side * 60 / 200) + 1 :].any()
 
 
-def test_images_of_a_batch_do_not_influence_each_other(sam) -> None:
-    photos = [np.random.default_rng(k).integers(0, 256, (50 + 9 * k, 80, 3)).astype(np.uint8) for k in range(2)]
-    segmenter = SamSegmenter(sam, CPU)
-    together = segmenter.encode(photos)
-    for photo, embedding in zip(photos, together, strict=True):
-        np.testing.assert_allclose(segmenter.encode([photo])[0], embedding, rtol=2e-3, atol=2e-3)
+def test_more_prompts_than_are_decoded_together(sam, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, prompts, size = SamSegmenter(sam, CPU), make_prompts("points", (64, 48)), (64, 48)
+    embedding = segmenter.encode(np.random.default_rng(2).integers(0, 256, (*size, 3)).astype(np.uint8))
+    at_once = list(segmenter.decode(embedding, size, prompts))
+    monkeypatch.setattr("stages.sam.models.DECODED_TOGETHER", 2)
+    for (masks, quality), (few, fewer) in zip(at_once, segmenter.decode(embedding, size, prompts), strict=True):
+        assert (masks == few).mean() >= 0.9999
+        np.testing.assert_allclose(quality, fewer, rtol=1e-4, atol=1e-5)
 
 
 def test_no_prompts_no_masks(sam) -> None:
     segmenter = SamSegmenter(sam, CPU)
-    [embedding] = segmenter.encode([np.zeros((30, 40, 3), np.uint8)])
-    assert list(segmenter.decode(embedding, (30, 40), [], 8)) == []
+    embedding = segmenter.encode(np.zeros((30, 40, 3), np.uint8))
+    assert list(segmenter.decode(embedding, (30, 40), [])) == []
 
 
 def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
     class Counter:
-        def encode(self, images):
-            return np.stack([np.full((2, 3), image.mean(), np.float16) for image in images])
+        def encode(self, image):
+            return np.full((2, 3), image.mean(), np.float16)
 
     from PIL import Image
 
@@ -105,18 +106,18 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 5, 3), 7, np.uint8)).save(path)
     item, cache = Item("photo", str(path), 4, 5, sha256(path)), EmbeddingCache("0" * 64, tmp_path / "cache")
     assert cache.load(item) is None
-    [(_, made)] = cache.compute(Counter(), [item], 4)
+    made = cache.compute(Counter(), item)
     assert item in cache and (cache.load(item) == made).all() and (made == 7).all()
     assert EmbeddingCache("1" * 64, tmp_path / "cache").load(item) is None  # other weights, other embeddings
     next((tmp_path / "cache").rglob("*.npy")).write_bytes(b"torn")
     assert item not in cache and cache.load(item) is None
 
 
-def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     good = tmp_path / "good.pth"
     torch.save(small_vit().state_dict(), good)
-    monkeypatch.setitem(models.MODELS, "short", Model(small_vit))
-    assert isinstance(load_segmenter("short", good, CPU), SamSegmenter)
+    assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
+    assert engine_fingerprint("a", "0") == engine_fingerprint("a", "0") != engine_fingerprint("b", "0")
 
     with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
         check_checkpoint("vit_x", good)
@@ -124,9 +125,9 @@ def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path, monkeypatch
         check_checkpoint("vit_h", tmp_path / "none.pth")
     with pytest.raises(SesamError, match="not the official vit_b checkpoint"):
         check_checkpoint("vit_b", good)
-    with pytest.raises(SesamError, match="does not hold the weights of embedded"):
-        load_segmenter("embedded", good, CPU)
+    with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
+        load_sam(build_embedded_sam, good, CPU)
     torn = tmp_path / "torn.pth"
     torn.write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(SesamError, match="does not hold the weights of short"):
-        load_segmenter("short", torn, CPU)
+    with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
+        load_sam(small_vit, torn, CPU)

@@ -1,13 +1,20 @@
-"""The manifest that `prepare` writes to data/dataset: classes, palette, and where each image lies."""
+"""The manifest that `prepare` writes to data/dataset: classes, palette, and where each image lies.
+
+One file for the classes and one a split, so that a stage can depend on what it reads alone.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages.common.files import read_json, write_json
+import numpy as np
 
-MANIFEST = Path("data/dataset/dataset.json")
+from stages.common.errors import SesamError
+from stages.common.files import read_json, write_json
+from stages.common.labels import read_label
+
+MANIFEST = Path("data/dataset")
 SPLITS = ("train", "val")
 
 
@@ -32,16 +39,36 @@ class Dataset:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
 
-    def save(self, path: Path = MANIFEST) -> None:
-        write_json(path, asdict(self))
+    def save(self, folder: Path = MANIFEST) -> None:
+        raw = asdict(self)
+        for split in SPLITS:
+            write_json(folder / f"{split}.json", raw.pop(split))
+        write_json(folder / "classes.json", raw)
 
     @classmethod
-    def load(cls, path: Path = MANIFEST) -> Dataset:
-        raw = read_json(path)
+    def load(cls, folder: Path = MANIFEST) -> Dataset:
+        raw = read_json(folder / "classes.json")
         return cls(
             name=raw["name"],
             classes=tuple(raw["classes"]),
             palette=tuple(tuple(colour) for colour in raw["palette"]),
-            train=tuple(Item(**item) for item in raw["train"]),
-            val=tuple(Item(**item) for item in raw["val"]),
+            **{split: tuple(Item(**item) for item in read_json(folder / f"{split}.json")) for split in SPLITS},
         )
+
+
+def item_label(folder: str | Path, item: Item) -> np.ndarray:
+    """An image's PNG in an artefact, folder/ID.png, (H, W) uint8; SesamError if its size is not the image's."""
+    path = Path(folder, f"{item.id}.png")
+    values = read_label(path)
+    if values.shape != (item.height, item.width):
+        raise SesamError(
+            f"{path} is {values.shape[1]}x{values.shape[0]} pixels, its image {item.width}x{item.height}. "
+            "Delete it and run `dvc repro`."
+        )
+    return values
+
+
+def item_predictions(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's classes and confidence in a round, both (H, W) uint8."""
+    folder = Path("data/rounds", name, "predictions")
+    return item_label(folder / "labels", item), item_label(folder / "confidence", item)

@@ -17,4 +17,4 @@ def run_stage(main: Callable[[], None]) -> None:
     except SesamError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; whole files are kept, run again to go on")
+        sys.exit("stopped; run again to go on")

@@ -66,7 +66,7 @@ class _open:
             self.image.load()
         except FileNotFoundError:
             raise SesamError(f"{self.path} is missing.") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
             raise SesamError(
                 f"{self.path} cannot be read as an image ({problem}). Replace the file with an intact copy."
             ) from None

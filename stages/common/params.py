@@ -13,6 +13,9 @@ from stages.common.errors import SesamError
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0)]
+RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = Annotated[tuple[Byte, Byte, Byte], Field(strict=False)]
 
@@ -30,7 +33,7 @@ class Draw(Group):
 
     train: Positive
     val: Positive
-    seed: int
+    seed: Seed
 
 
 class DatasetParams(Group):
@@ -44,6 +47,8 @@ class DatasetParams(Group):
     def _one_colour_a_class(self) -> DatasetParams:
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
+        if shared := [k for k in self.ignore if k < len(self.classes)]:
+            raise ValueError(f"ignore holds {shared}, which are class ids; classes are 0 to {len(self.classes) - 1}")
         return self
 
 
@@ -96,7 +101,7 @@ class Schedule(Group):
     iterations: Positive
     batch: Annotated[int, Field(ge=2)]
     crop: Annotated[tuple[Positive, Positive], Field(strict=False)] = Field(description="height, width in pixels")
-    scale: Annotated[tuple[float, float], Field(strict=False)] = Field(description="range of the random resize")
+    scale: Annotated[tuple[Factor, Factor], Field(strict=False)] = Field(description="range of the random resize")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd is published; adamw suits short trainings")
     learning_rate: Annotated[float, Field(gt=0)]
 
@@ -115,7 +120,7 @@ class Student(Schedule):
 
 
 class Augment(Group):
-    confidence: Share = Field(description="γ")
+    confidence: Share = Field(description="γ; compared in steps of 1/255, as confidence is stored")
 
 
 class Components(Group):
@@ -153,13 +158,11 @@ class Runtime(Group):
     """What must not change a result; no stage lists this group."""
 
     device: Literal["auto", "cpu", "cuda"]
-    workers: Positive
-    image_batch: Positive = Field(description="images encoded at a time")
-    prompt_batch: Positive = Field(description="prompts decoded at a time")
+    workers: Positive = Field(description="processes that read, compute and write files")
 
 
 class Params(Group):
-    seed: int
+    seed: Seed
     draw: dict[str, Draw]
     dataset: DatasetParams
     weak: Weak
@@ -173,7 +176,7 @@ class Params(Group):
     merging: Merging
     student: Student
     evaluation: Evaluation
-    rounds: dict[str, Round]
+    rounds: Annotated[dict[RoundName, Round], Field(min_length=1)]
     runtime: Runtime
 
 

@@ -56,6 +56,12 @@ def connected(mask: np.ndarray, min_area: int = 1) -> Iterator[Region]:
             yield Region(int(top), int(left), ids[top : top + height, left : left + width] == k)
 
 
+def bounded(mask: np.ndarray) -> Region:
+    """All pixels of (H, W) bool, at least one, as one region, connected or not."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return Region(top, left, mask[top : top + height, left : left + width])
+
+
 def deepest(depth: np.ndarray) -> tuple[int, int]:
     """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)

@@ -1,4 +1,4 @@
-"""Image embeddings on disk, keyed by the model's weights and the image's content.
+"""Image embeddings on disk, keyed by the engine (weights and code) and the image's content.
 
 The folder is a cache and nothing more: it is never pushed, and whatever is
 missing is computed again where it is needed.
@@ -6,7 +6,6 @@ missing is computed again where it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,10 @@ from stages.sam.models import Segmenter
 
 
 class EmbeddingCache:
-    """Embeddings of one model, float16, one file an image."""
+    """Embeddings of one engine fingerprint, float16, one file an image."""
 
-    def __init__(self, checkpoint_sha256: str, root: Path = Path("data/embeddings")) -> None:
-        self.folder = root / checkpoint_sha256[:16]
+    def __init__(self, engine: str, root: Path = Path("data/embeddings")) -> None:
+        self.folder = root / engine[:16]
 
     def __contains__(self, item: Item) -> bool:
         return self.load(item, mmap_mode="r") is not None
@@ -33,15 +32,12 @@ class EmbeddingCache:
         except (OSError, ValueError, EOFError):
             return None
 
-    def compute(self, segmenter: Segmenter, items: Sequence[Item], batch: int) -> Iterator[tuple[Item, np.ndarray]]:
-        """Encode `batch` images at a time; each embedding is on disk when it is yielded."""
-        for start in range(0, len(items), batch):
-            group = items[start : start + batch]
-            embeddings = segmenter.encode([read_image(Path(item.image)) for item in group])
-            for item, embedding in zip(group, embeddings, strict=True):
-                with whole(self._path(item)) as beside:
-                    np.save(beside, embedding)
-                yield item, embedding
+    def compute(self, segmenter: Segmenter, item: Item) -> np.ndarray:
+        """Encode an image; its embedding is on disk when this returns."""
+        embedding = segmenter.encode(read_image(Path(item.image)))
+        with whole(self._path(item)) as beside:
+            np.save(beside, embedding)
+        return embedding
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.npy"

@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole
-from stages.sam.models import MODELS, check_checkpoint
+from stages.common.files import sha256, whole
+from stages.sam.models import MODELS
 
 
 def main() -> None:
@@ -21,19 +21,21 @@ def main() -> None:
     name = parser.parse_args().model
     address = official[name].address
     path = Path("models") / address.rsplit("/", 1)[1]
-    if not path.exists():
+    if not path.exists() or sha256(path) != official[name].sha256:
         try:
             with whole(path) as beside:
                 with urllib.request.urlopen(address) as answer, beside.open("wb") as file:
                     size = int(answer.headers.get("Content-Length", 0))
                     with tqdm.wrapattr(answer, "read", total=size, desc=path.name) as source:
                         shutil.copyfileobj(source, file, 1 << 20)
-                check_checkpoint(name, beside)
+                if sha256(beside) != official[name].sha256:
+                    raise SesamError(
+                        f"{address} did not answer with the official {name}. Try again, or another network."
+                    )
         except OSError as problem:
             raise SesamError(
                 f"{address} cannot be fetched ({problem}). Fetch it elsewhere and put it at {path}."
             ) from None
-    check_checkpoint(name, path)
     print(f"{path} is the official {name}. Set sam.model={name} sam.checkpoint={path}")
 
 

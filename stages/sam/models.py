@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +21,11 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from stages.common.errors import SesamError
-from stages.common.files import sha256
+from stages.common.files import fingerprint, sha256
 from stages.sam.decoder import mask_prompt, predict_masks
 from stages.sam.embedded import build_embedded_sam
+
+DECODED_TOGETHER = 64  # prompts; no param, for another number may round a mask's edge differently
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,11 @@ class Prompt:
 class Segmenter(Protocol):
     """What the stages need of a SAM-like model."""
 
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Images (H, W, 3) uint8 RGB of any sizes to embeddings (B, ...) float16."""
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3) uint8 RGB of any size to its embedding, float16."""
 
     def decode(
-        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt], batch: int
+        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each prompt in order: candidate masks (3, H, W) bool and their predicted IoU (3,) float32."""
 
@@ -58,21 +61,21 @@ class SamSegmenter:
         self.resize = ResizeLongestSide(sam.image_encoder.img_size)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        resized = [torch.as_tensor(self.resize.apply_image(image)).permute(2, 0, 1) for image in images]
-        batch = torch.stack([self.sam.preprocess(image.to(self.device)) for image in resized])
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        resized = torch.as_tensor(self.resize.apply_image(image)).permute(2, 0, 1)
+        batch = self.sam.preprocess(resized.to(self.device))[None]
         # rounded here and not only in the cache, so that the cache changes nothing
-        return self.sam.image_encoder(batch).half().cpu().numpy()
+        return self.sam.image_encoder(batch)[0].half().cpu().numpy()
 
     @torch.inference_mode()
     def decode(
-        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt], batch: int
+        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         features = torch.from_numpy(embedding).to(self.device, torch.float32)
         done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for group in _alike(prompts):
-            for start in range(0, len(group), batch):
-                numbers = group[start : start + batch]
+            for start in range(0, len(group), DECODED_TOGETHER):
+                numbers = group[start : start + DECODED_TOGETHER]
                 sparse, dense = self._encode_prompts([prompts[k] for k in numbers], size)
                 logits, quality = predict_masks(self.sam, features.expand(len(numbers), -1, -1, -1), sparse, dense)
                 done |= {k: (logits[i, 1:], quality[i, 1:]) for i, k in enumerate(numbers)}
@@ -114,49 +117,47 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     return list(groups.values())
 
 
+def load_sam(build: Callable[[], Sam], checkpoint: Path, device: torch.device) -> SamSegmenter:
+    """A Sam with the weights of a state dict; SesamError if they do not fit."""
+    sam = build()
+    try:
+        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise SesamError(
+            f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
+        ) from None
+    return SamSegmenter(sam, device)
+
+
 @dataclass(frozen=True)
 class Model:
-    """How to build a model, and the SHA-256 that its checkpoint must have (none: any)."""
+    """How to load a model; for a published one the SHA-256 that its checkpoint must have, and its address."""
 
-    build: Callable[[], Sam]
+    load: Callable[[Path, torch.device], Segmenter]
     sha256: str | None = None
     address: str | None = None
 
 
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 MODELS = {
-    "embedded": Model(build_embedded_sam),
+    "embedded": Model(partial(load_sam, build_embedded_sam)),
     "vit_b": Model(
-        sam_model_registry["vit_b"],
+        partial(load_sam, sam_model_registry["vit_b"]),
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         _META + "sam_vit_b_01ec64.pth",
     ),
     "vit_l": Model(
-        sam_model_registry["vit_l"],
+        partial(load_sam, sam_model_registry["vit_l"]),
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         _META + "sam_vit_l_0b3195.pth",
     ),
     "vit_h": Model(
-        sam_model_registry["vit_h"],
+        partial(load_sam, sam_model_registry["vit_h"]),
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         _META + "sam_vit_h_4b8939.pth",
     ),
 }
-
-
-def load_segmenter(name: str, checkpoint: Path, device: torch.device) -> Segmenter:
-    """The model `sam.model` with the weights `sam.checkpoint`; SesamError if they do not fit."""
-    model = MODELS[name]
-    check_checkpoint(name, checkpoint)
-    sam = model.build()
-    try:
-        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise SesamError(
-            f"{checkpoint} does not hold the weights of {name} ({reason}). Check sam.checkpoint."
-        ) from None
-    return SamSegmenter(sam, device)
 
 
 def check_checkpoint(name: str, checkpoint: Path) -> str:
@@ -173,3 +174,9 @@ def check_checkpoint(name: str, checkpoint: Path) -> str:
             f"{checkpoint} is not the official {name} checkpoint: SHA-256 {digest}, not {model.sha256}. {how}"
         )
     return digest
+
+
+def engine_fingerprint(name: str, checkpoint_sha256: str) -> str:
+    """What an embedding or a mask depends on besides image and prompts: weights, and the code that runs them."""
+    code = [sha256(Path(__file__).with_name(file)) for file in ("models.py", "decoder.py", "embedded.py")]
+    return fingerprint(name, checkpoint_sha256, code)

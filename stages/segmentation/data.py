@@ -13,10 +13,10 @@ from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomF
 from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset, Sampler
 
-from stages.common.dataset import Item
+from stages.common.dataset import Item, item_label
 from stages.common.errors import SesamError
 from stages.common.files import seed_of
-from stages.common.labels import UNLABELLED, read_image, read_label
+from stages.common.labels import UNLABELLED, read_image
 from stages.common.params import Schedule
 from stages.common.sources import NONE, SAM, SOURCE_NAMES, WEAK
 
@@ -54,11 +54,11 @@ class TrainingSamples(Dataset):
     def read(self, item: Item) -> dict:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
         image = read_image(Path(item.image))
-        labels = self._read_map(self.labels, item, self.classes, image.shape[:2])
+        labels = self._read_map(self.labels, item, self.classes)
         if self.sources is None:
             sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
         else:
-            sources = self._read_map(self.sources, item, len(SOURCE_NAMES), image.shape[:2])
+            sources = self._read_map(self.sources, item, len(SOURCE_NAMES))
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
@@ -82,15 +82,12 @@ class TrainingSamples(Dataset):
         return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
 
     @staticmethod
-    def _read_map(folder: Path, item: Item, values: int, size: tuple[int, int]) -> np.ndarray:
-        path = folder / f"{item.id}.png"
-        read = read_label(path)
-        if read.shape != size:
-            raise SesamError(
-                f"{path} is {read.shape[1]}x{read.shape[0]}, its image {size[1]}x{size[0]}. Make it again."
-            )
+    def _read_map(folder: Path, item: Item, values: int) -> np.ndarray:
+        read = item_label(folder, item)
         if np.any((read >= values) & (read != UNLABELLED)):
-            raise SesamError(f"{path} holds values above {values - 1} that are not {UNLABELLED}. Make it again.")
+            raise SesamError(
+                f"{folder}/{item.id}.png holds values above {values - 1} that are not {UNLABELLED}. Make it again."
+            )
         return read
 
 
