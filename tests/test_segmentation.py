@@ -170,7 +170,7 @@ def test_wrong_labels_are_named(data: Dataset, params: Params):
     dataset, item = samples(data, params), data.train[0]
     path = Path(f"labels/{item.id}.png")
     write_label(path, np.zeros((item.height, item.width + 1), np.uint8), PALETTE)
-    with pytest.raises(SesamError, match=r"street/0\.png is 61x40, its image 60x40"):
+    with pytest.raises(SesamError, match=r"street/0\.png is 61x40 pixels, its image 60x40"):
         dataset.read(item)
     write_label(path, np.full((item.height, item.width), 3, np.uint8), PALETTE)
     with pytest.raises(SesamError, match="above 2"):
