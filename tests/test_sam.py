@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
 
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import sha256
+from stages.common.scenes import draw_scene
+from stages.sam import models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.models import Prompt, SamSegmenter, check_checkpoint, engine_fingerprint, load_sam
+from stages.sam.score import SEED, score
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(
@@ -131,3 +135,10 @@ def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     torn.write_bytes(good.read_bytes()[:1000])
     with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
         load_sam(small_vit, torn, CPU)
+
+
+def test_the_embedded_weights_find_components() -> None:
+    segmenter = models.MODELS["embedded"].load(ROOT / "models/embedded_sam.pth", CPU)
+    found = score(segmenter, [draw_scene((*SEED, 1000 + k)) for k in range(3)])
+    assert found["components"] > 30
+    assert found["best_of_three"] > 0.6  # the model card has the score on 200 scenes

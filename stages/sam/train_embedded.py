@@ -21,17 +21,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from skimage.measure import label as connected_components
-from skimage.morphology import skeletonize
 from torch import nn
 
+from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole
+from stages.common.regions import bounded, connected
 from stages.common.scenes import SIZE, draw_scene
+from stages.sam import score
 from stages.sam.decoder import mask_prompt, predict_masks
 from stages.sam.embedded import WIDTH, build_embedded_sam
+from stages.sam.models import SamSegmenter
 
-TRAIN_SEED, TEST_SEED = (7_000_001, 1), (7_000_002,)  # the demo draws with (seed, split)
-MIN_AREA = 40  # pixels; the score counts components of at least 64
+SEED = (7_000_001, 1)  # the demo draws with (seed, split)
+MIN_AREA = 40  # pixels
 LOW = SIZE // 2  # side of the decoder's masks
 
 
@@ -41,22 +43,16 @@ def regions(labels: np.ndarray, instances: np.ndarray, min_area: int) -> list[tu
     Connected components of each class first, then the objects that are only a
     part of one (a car in a row of touching cars).
     """
+    classes = [(labels == k, True) for k in np.unique(labels)]
+    objects = [(instances == k, False) for k in np.unique(instances)]
     found = []
-    components = [connected_components(labels == k, connectivity=2) for k in np.unique(labels)]
-    maps = [(c, True) for c in components] + [(instances, False)]
-    for ids, of_class in maps:
-        for k in range(1, int(ids.max()) + 1):
-            mask = ids == k
-            area = int(mask.sum())
-            if area < min_area:
+    for pixels, of_class in classes + objects:
+        for region in connected(pixels, min_area) if of_class else [bounded(pixels)]:
+            mask = region.whole(labels.shape)
+            if region.area < min_area or (not of_class and any(np.array_equal(mask, other) for other, _ in found)):
                 continue
-            if not of_class and any(np.array_equal(mask, other) for other, _ in found):
-                continue
-            rows, columns = np.where(mask.any(1))[0], np.where(mask.any(0))[0]
-            top, left = rows[0], columns[0]
-            crop = mask[top : rows[-1] + 1, left : columns[-1] + 1]
-            y, x = np.nonzero(skeletonize(np.pad(crop, 1)))
-            found.append((mask, np.stack([x + left - 1, y + top - 1], 1).astype(np.int16)))
+            y, x = np.nonzero(region.skeleton())
+            found.append((mask, np.stack([x + region.left, y + region.top], 1).astype(np.int16)))
     return found
 
 
@@ -123,7 +119,7 @@ def encode_prompts(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sparse and dense prompt embeddings of points (N, n, 2), or of boxes or masks made from targets (N, S, S)."""
     if kind == "points":
-        return sam.prompt_encoder((points + 0.5, torch.ones(points.shape[:2])), None, None)
+        return sam.prompt_encoder((points, torch.ones(points.shape[:2])), None, None)
     if kind == "box":
         return sam.prompt_encoder(None, boxes_of(targets, rng), None)
     return sam.prompt_encoder(None, None, mask_prompt(F.max_pool2d(targets.float()[:, None], 2)[:, 0] > 0))
@@ -252,31 +248,6 @@ def look_at_the_prompt(sam: nn.Module) -> None:
         mlp.layers[-1].weight.mul_(6)
 
 
-@torch.no_grad()
-def score(sam: nn.Module, scenes: list[dict], min_area: int = 64, points: int = 5) -> dict[str, float]:
-    """Mean IoU over the class components of held-out scenes, from `points` skeleton points."""
-    sam.eval()
-    rng, best, chosen = np.random.default_rng(0), [], []
-    for scene in scenes:
-        found = [r for r in regions(scene.labels, np.zeros_like(scene.instances), min_area)]
-        prompts = [
-            spots[rng.choice(len(spots), points, replace=len(spots) < points)]
-            if len(spots)
-            else np.argwhere(mask)[[mask.sum() // 2] * points, ::-1]
-            for mask, spots in found
-        ]
-        coordinates = torch.from_numpy(np.stack(prompts)).float() + 0.5
-        image = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float()
-        embedding = sam.image_encoder((image - sam.pixel_mean) / sam.pixel_std)
-        sparse, dense = sam.prompt_encoder((coordinates, torch.ones(coordinates.shape[:2])), None, None)
-        logits, quality = predict_masks(sam, embedding.expand(len(found), -1, -1, -1), sparse, dense)
-        logits = F.interpolate(logits[:, 1:], (SIZE, SIZE), mode="bilinear", align_corners=False)
-        iou = overlap(logits, torch.from_numpy(np.stack([m for m, _ in found]))[:, None].float())
-        best += iou.max(1).values.tolist()
-        chosen += iou.gather(1, quality[:, 1:].argmax(1, keepdim=True))[:, 0].tolist()
-    return {"best_of_three": float(np.mean(best)), "highest_predicted": float(np.mean(chosen)), "components": len(best)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -291,8 +262,8 @@ def main() -> None:
     torch.manual_seed(0)
     started = time.time()
     with Pool(options.workers) as pool:
-        scenes = pool.map(prepare_scene, [(*TRAIN_SEED, k) for k in range(options.scenes)], chunksize=8)
-        tests = pool.map(draw_scene, [(*TEST_SEED, k) for k in range(200)], chunksize=8)
+        scenes = pool.map(prepare_scene, [(*SEED, k) for k in range(options.scenes)], chunksize=8)
+        tests = pool.map(draw_scene, [(*score.SEED, k) for k in range(40)], chunksize=8)
     print(f"{len(scenes)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
     sam = build_embedded_sam()
@@ -310,6 +281,8 @@ def main() -> None:
     if unfinished.exists():
         state = torch.load(unfinished, weights_only=True)
         sam.load_state_dict(state["sam"])
+        if state["options"] != vars(options) | {"out": str(options.out)}:
+            raise SesamError(f"{unfinished} is of a training with other options. Delete it or give the same.")
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first = state["step"]
@@ -346,11 +319,12 @@ def main() -> None:
             minutes = (time.time() - started) / 60
             print(f"step {step + 1}: IoU {np.mean(log[-50:]):.3f}{linear}, {minutes:.1f} min", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == options.steps:
-            report = score(sam, tests[:40] if step + 1 < options.steps else tests)
+            report = score.score(SamSegmenter(sam, torch.device("cpu")), tests)
             report |= {"steps": step + 1, "minutes": round((time.time() - started) / 60, 1)}
             print(json.dumps(report), flush=True)
             half = {k: v.half() if v.is_floating_point() else v for k, v in sam.state_dict().items()}
             state = {"sam": sam.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
+            state |= {"options": vars(options) | {"out": str(options.out)}}
             for path, value in ((options.out, half), (unfinished, state | {"step": step + 1})):
                 with whole(path) as beside:
                     torch.save(value, beside)
@@ -358,4 +332,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)
