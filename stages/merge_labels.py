@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_text
 from stages.common.labels import UNLABELLED, is_confident, write_label
 from stages.common.parallel import per_image
-from stages.common.params import Params, load_params, pick_round
+from stages.common.params import Params, round_of_command_line
 from stages.common.regions import decode_mask
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK
 
@@ -89,11 +88,8 @@ def card(dataset: Dataset, name: str, params: Params, pixels: np.ndarray) -> str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params, dataset = load_params(), Dataset.load()
-    pick_round(params, name)
+    name, params = round_of_command_line(__doc__)
+    dataset = Dataset.load()
     with whole_folder(Path(f"data/pseudo_labels/{name}")) as folder:
         work = partial(process, folder=folder, name=name, params=params, palette=dataset.palette)
         pixels = np.sum(per_image(work, dataset.train, params.runtime.workers, f"merge_labels {name}"), axis=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from stages.common.errors import run_stage
 from stages.common.files import seed_of, whole_folder, write_json
 from stages.common.labels import UNLABELLED, is_confident
 from stages.common.parallel import per_image
-from stages.common.params import Components, Params, Sampling, load_params, pick_round
+from stages.common.params import Components, Params, Sampling, round_of_command_line
 from stages.common.regions import Region, bounded, connected, deepest, encode_mask
 
 
@@ -104,11 +103,8 @@ def process(item: Item, folder: Path, params: Params, name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params, dataset = load_params(), Dataset.load()
-    pick_round(params, name)
+    name, params = round_of_command_line(__doc__)
+    dataset = Dataset.load()
     with whole_folder(Path(f"data/rounds/{name}/prompts")) as folder:
         work = partial(process, folder=folder, params=params, name=name)
         counts = per_image(work, dataset.train, params.runtime.workers, f"prompts {name}")

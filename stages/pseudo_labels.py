@@ -5,7 +5,6 @@ python -m stages.pseudo_labels ROUND
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from stages.common.dataset import Dataset
@@ -14,16 +13,13 @@ from stages.common.errors import run_stage
 from stages.common.files import whole_folder
 from stages.common.labels import read_image, write_gray, write_label
 from stages.common.parallel import progress
-from stages.common.params import load_params, pick_round
+from stages.common.params import round_of_command_line
 from stages.segmentation.network import load_network, predict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params = load_params()
-    teacher = Path(pick_round(params, name).teacher)
+    name, params = round_of_command_line(__doc__.splitlines()[0])
+    teacher = Path(params.rounds[name].teacher)
     device = pick_device(params.runtime)
     dataset = Dataset.load()
     model = load_network(teacher, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.parallel import progress
-from stages.common.params import load_params, pick_round
+from stages.common.params import round_of_command_line
 from stages.common.regions import decode_mask, encode_mask
 from stages.sam.cache import EmbeddingCache
 from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint, engine_fingerprint
@@ -41,11 +40,8 @@ def candidates(segmenter: Segmenter, embedding: np.ndarray, document: dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params, dataset = load_params(), Dataset.load()
-    pick_round(params, name)
+    name, params = round_of_command_line(__doc__)
+    dataset = Dataset.load()
     checkpoint = Path(params.sam.checkpoint)
     engine = engine_fingerprint(params.sam.model, check_checkpoint(params.sam.model, checkpoint))
     folder = Path(f"data/rounds/{name}/masks")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
-from stages.common.params import Selection, load_params, pick_round
+from stages.common.params import Selection, round_of_command_line
 from stages.common.regions import coco_mask, decode_mask
 
 
@@ -68,11 +67,8 @@ def process(item: Item, folder: Path, name: str, how: Selection) -> tuple[int, i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params, dataset = load_params(), Dataset.load()
-    pick_round(params, name)
+    name, params = round_of_command_line(__doc__)
+    dataset = Dataset.load()
     with whole_folder(Path(f"data/rounds/{name}/selected")) as folder:
         work = partial(process, folder=folder, name=name, how=params.selection)
         counts = per_image(work, dataset.train, params.runtime.workers, f"select_masks {name}")

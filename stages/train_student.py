@@ -5,20 +5,15 @@ python -m stages.train_student ROUND
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from stages.common.errors import run_stage
-from stages.common.params import load_params, pick_round
+from stages.common.params import round_of_command_line
 from stages.segmentation.training import Task, train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params = load_params()
-    pick_round(params, name)
+    name, params = round_of_command_line(__doc__.splitlines()[0])
     pseudo_labels = Path("data/pseudo_labels", name)
     train(
         Task(

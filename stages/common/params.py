@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -208,8 +209,12 @@ def _explain(problem: ValidationError) -> list[str]:
     return lines
 
 
-def pick_round(params: Params, name: str) -> Round:
-    """The round of that name; SesamError if params.yaml has none."""
+def round_of_command_line(description: str) -> tuple[str, Params]:
+    """The ROUND that a stage was started with, and the checked params; SesamError if they have no such round."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    name = parser.parse_args().round
+    params = load_params()
     if name not in params.rounds:
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    return params.rounds[name]
+    return name, params
