@@ -41,7 +41,7 @@ def main() -> None:
     pipeline = read_json(Path("metrics/evaluation.json"))
     rows = {"teacher": pipeline["teacher"], **{f"student {r}": s for r, s in pipeline["student"].items()}}
     for name, scores in (rows | {"fine labels": network_scores(total)}).items():
-        print(f"{name:12} mIoU {scores['mIoU']:.4f}  pixel accuracy {scores['pixel_accuracy']:.4f}")
+        print(f"{name:12} mIoU {scores['mIoU']}  pixel accuracy {scores['pixel_accuracy']}")
 
 
 if __name__ == "__main__":

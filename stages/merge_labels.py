@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,20 +20,28 @@ from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PAL
 
 
 def merge(
-    weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray, selected: list[dict[str, Any]]
+    weak: np.ndarray,
+    predicted: np.ndarray,
+    confident: np.ndarray,
+    selected: list[dict[str, Any]],
+    order: Literal["area", "iou"] = "area",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
     weak, predicted: (H, W) uint8 class ids. confident: (H, W) bool. selected: the
     components as select_masks wrote them. Masks are painted largest first, so
-    that small objects end on top; a component without a kept mask is painted with
-    its own pixels, which are confident predictions where they are not weak
-    labels. Then weak labels are restored, and pixels still empty take the
+    that small objects end on top, or by rising predicted IoU; a component without
+    a kept mask is painted (by IoU: before all) with its own pixels, which are
+    confident predictions where they are not weak labels. Then weak labels are restored, and pixels still empty take the
     confident prediction.
     """
     labels, sources = np.full_like(weak, UNLABELLED), np.full_like(weak, NONE)
     painted = [(decode_mask(component["rle"], weak.shape), component) for component in selected]
-    for mask, component in sorted(painted, key=lambda pair: -int(pair[0].sum())):
+    rank = {
+        "area": lambda mask, component: -int(mask.sum()),
+        "iou": lambda mask, component: component["iou"] if component["iou"] is not None else -math.inf,
+    }[order]
+    for mask, component in sorted(painted, key=lambda pair: rank(*pair)):
         labels[mask] = component["class"]
         sources[mask] = CONFIDENT if component["candidate"] is None else SAM
     labelled = weak != UNLABELLED
@@ -48,7 +57,8 @@ def process(item: Item, folder: Path, name: str, params: Params, palette: tuple)
     selected = (
         read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
     )
-    labels, sources = merge(weak, predicted, is_confident(confidence, params.augment.confidence), selected)
+    confident = is_confident(confidence, params.augment.confidence)
+    labels, sources = merge(weak, predicted, confident, selected, params.merging.order)
     write_label(folder / "labels" / f"{item.id}.png", labels, palette)
     write_label(folder / "sources" / f"{item.id}.png", sources, SOURCE_PALETTE)
     return np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))

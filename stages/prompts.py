@@ -23,7 +23,7 @@ def augment(weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray) -> n
 
 
 def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[tuple[int, Region]]:
-    """Step 1: (class, component) of every 8-connected component, by class and scan order.
+    """Step 1: (class, component) of every connected component, by class and scan order.
 
     Components below `min_area` pixels stay only if they hold a weakly labelled
     pixel. Without `separate`, all pixels of a class are one component.
@@ -31,7 +31,7 @@ def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[t
     found = []
     for k in np.setdiff1d(augmented, [UNLABELLED]):
         mask = augmented == k
-        for region in connected(mask) if how.separate else [bounded(mask)]:
+        for region in connected(mask, connectivity=how.connectivity) if how.separate else [bounded(mask)]:
             labelled = (weak[region.window][region.mask] != UNLABELLED).any()
             if labelled or region.area >= how.min_area:
                 found.append((int(k), region))

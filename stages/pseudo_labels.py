@@ -10,11 +10,11 @@ from pathlib import Path
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
-from stages.common.files import whole_folder
+from stages.common.files import fingerprint, sha256, whole_folder
 from stages.common.labels import read_image, write_gray, write_label
 from stages.common.parallel import progress
 from stages.common.params import round_of_command_line
-from stages.segmentation.network import load_network, predict
+from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
 
 
 def main() -> None:
@@ -23,14 +23,18 @@ def main() -> None:
     device = pick_device(params.runtime)
     dataset = Dataset.load()
     model = load_network(teacher, device)
+    network = [sha256(teacher / file) for file in (CONFIG, WEIGHTS)]
+    made_of = fingerprint(network, sha256(Path(__file__)), [(item.id, item.sha256) for item in dataset.train])
     with (
-        whole_folder(Path("data/rounds", name, "predictions")) as out,
+        whole_folder(Path("data/rounds", name, "predictions"), made_of) as out,
         progress(len(dataset.train), f"predictions {name}") as bar,
     ):
         for item in dataset.train:
-            classes, confidence = predict(model, read_image(Path(item.image)), device)
-            write_label(out / "labels" / f"{item.id}.png", classes, dataset.palette)
-            write_gray(out / "confidence" / f"{item.id}.png", confidence)
+            last = out / "confidence" / f"{item.id}.png"
+            if not last.exists():
+                classes, confidence = predict(model, read_image(Path(item.image)), device)
+                write_label(out / "labels" / f"{item.id}.png", classes, dataset.palette)
+                write_gray(last, confidence)
             bar.update()
 
 

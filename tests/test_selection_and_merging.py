@@ -79,6 +79,17 @@ def test_merge_by_hand() -> None:
     assert labels[0, 0] == 3 and sources[0, 0] == WEAK
 
 
+def test_by_iou_the_surest_mask_ends_on_top() -> None:
+    nothing = np.zeros(SHAPE, bool)
+    selected = [
+        component(columns(1, 2), 1) | {"candidate": 2, "iou": 0.5},
+        component(columns(0, 1, 2, 3, 4), 2) | {"candidate": 0, "iou": 0.9},
+        component(columns(4, 5), 3) | {"candidate": None, "iou": None},
+    ]
+    labels, _ = merge(NOBODY, NOBODY, nothing, selected, "iou")
+    assert labels[1].tolist() == [2] * 5 + [3] + [255] * 4
+
+
 MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 

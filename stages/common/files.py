@@ -73,15 +73,24 @@ def seed_of(*parts: Any) -> int:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill; takes the place of `path` when the block ends without error."""
+def whole_folder(path: Path, made_of: str | None = None) -> Iterator[Path]:
+    """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
+
+    Empty, unless an interrupted call with the same fingerprint `made_of` left its files in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f".{path.name}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+    mark = beside / "made_of.json"
+    if made_of is None or not mark.exists() or read_json(mark) != made_of:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        if made_of is not None:
+            write_json(mark, made_of)
     try:
         yield beside
+        mark.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         beside.replace(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if made_of is None:
+            shutil.rmtree(beside, ignore_errors=True)

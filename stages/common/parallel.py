@@ -5,10 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
+
+from stages.common.errors import SesamError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,15 +22,24 @@ def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers
     """[function(item) for item in items] with `workers` processes; results in the items' order.
 
     `function` must be picklable (a top-level function or a functools.partial of one).
-    An exception in a worker is raised here.
+    An exception in a worker is raised here; SesamError if a worker is killed.
     """
     with progress(len(items), title) as bar:
         if workers <= 1 or len(items) <= 1:
             return [_told(function(item), bar) for item in items]
         # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(items)), _one_thread) as pool:
-            chunk = max(1, min(4, len(items) // (4 * workers)))
-            return [_told(result, bar) for result in pool.imap(function, items, chunk)]
+        context = multiprocessing.get_context("spawn")
+        chunk = max(1, min(4, len(items) // (4 * workers)))
+        with ProcessPoolExecutor(min(workers, len(items)), context, _one_thread) as pool:
+            try:
+                return [_told(result, bar) for result in pool.map(function, items, chunksize=chunk)]
+            except BrokenProcessPool:
+                raise SesamError(
+                    f"{title}: a worker process was killed, perhaps for want of memory. "
+                    f"Run again with fewer than {workers} runtime.workers."
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -126,6 +126,7 @@ class Augment(Group):
 
 class Components(Group):
     separate: bool = Field(description="one prompt per connected component; false: one per class")
+    connectivity: Literal[4, 8] = Field(8, description="neighbours that make pixels one component")
     min_area: Positive = Field(description="pixels; smaller components without a weak label are dropped")
 
 
@@ -148,6 +149,9 @@ class Selection(Group):
 
 class Merging(Group):
     sam: bool = Field(description="false: weak labels and confident predictions alone")
+    order: Literal["area", "iou"] = Field(
+        "area", description="which mask ends on top: the smallest, or the one with the highest predicted IoU"
+    )
 
 
 class Evaluation(Group):

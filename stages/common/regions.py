@@ -47,9 +47,9 @@ class Region:
         return image
 
 
-def connected(mask: np.ndarray, min_area: int = 1) -> Iterator[Region]:
-    """The 8-connected regions of (H, W) bool of at least `min_area` pixels, in scan order."""
-    count, ids, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+def connected(mask: np.ndarray, min_area: int = 1, connectivity: int = 8) -> Iterator[Region]:
+    """The 8- or 4-connected regions of (H, W) bool of at least `min_area` pixels, in scan order."""
+    count, ids, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
     for k in range(1, count):
         left, top, width, height, area = stats[k]
         if area >= min_area:

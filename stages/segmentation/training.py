@@ -149,6 +149,9 @@ def _identity(task: Task, params: Params, dataset: Dataset) -> str:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
     decides = (params.seed, params.network.model_dump(), task.schedule.model_dump(), task.loss.model_dump())
     images = [(item.id, item.sha256) for item in dataset.train]
+    files += sorted(Path(__file__).parent.glob("*.py"))
+    if params.network.pretrained is not None and Path(params.network.pretrained).is_file():
+        files.append(Path(params.network.pretrained))
     return fingerprint(decides, task.sam_frequency, dataset.classes, images, [sha256(file) for file in files])
 
 

@@ -1,0 +1,63 @@
+"""Folders that appear whole, and worker processes that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from stages.common.errors import SesamError
+from stages.common.files import whole_folder
+from stages.common.parallel import per_image
+
+
+def leave_half(path: Path, made_of: str | None) -> None:
+    with pytest.raises(KeyboardInterrupt), whole_folder(path, made_of) as folder:
+        (folder / "first").touch()
+        raise KeyboardInterrupt
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path) -> None:
+    path = tmp_path / "artefact"
+    leave_half(path, None)
+    assert names(tmp_path) == []
+    with whole_folder(path) as folder:
+        (folder / "second").touch()
+    assert names(path) == ["second"]
+
+
+def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path) -> None:
+    path = tmp_path / "artefact"
+    leave_half(path, "these inputs")
+    assert not path.exists()
+    with whole_folder(path, "these inputs") as folder:
+        assert (folder / "first").exists()
+    assert names(path) == ["first"]
+    leave_half(path, "these inputs")
+    with whole_folder(path, "others") as folder:
+        (folder / "second").touch()
+    assert names(path) == ["second"] and names(tmp_path) == ["artefact"]
+
+
+def die(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def complain(item: int) -> int:
+    raise SesamError(f"item {item} is bad")
+
+
+def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
+    assert per_image(abs, range(-9, 0), 2, "order") == list(range(9, 0, -1))
+    with pytest.raises(SesamError, match="killed"):
+        per_image(die, range(8), 2, "kill")
+    with pytest.raises(SesamError, match="item 0 is bad"):
+        per_image(complain, range(8), 2, "complain")
