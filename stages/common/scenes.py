@@ -167,7 +167,7 @@ class _Street:
                 joint = [(inner, 0, z), (outer, 0, z)]
                 a, b = np.round(self.project(np.array(joint))).astype(int).tolist()
                 cv2.line(self.image, a, b, (slab * 0.8).tolist(), 1)
-        self.paint_world(_ground(-self.road, self.road, near, far), asphalt, ROAD, ((2, 0.09), (96, 0.06)))
+        self.paint_world(_ground(-self.road, self.road, near, far), asphalt, ROAD, ((2, 0.06), (96, 0.06)))
         mark = np.full(3, rng.uniform(170, 230))
         dash, offset = rng.uniform(1.5, 4.0), rng.uniform(0, 3)
         for z in np.arange(1.5 + offset, 60, 2 * dash):
@@ -191,7 +191,7 @@ class _Street:
 
     def draw_objects(self) -> None:
         rng = self.rng
-        for _ in range(rng.integers(2, 5)):
+        for _ in range(rng.integers(1, 4)):
             self._skyline(rng.uniform(100, 140))
         jobs = []
         front = self.road + self.pavement
@@ -211,24 +211,24 @@ class _Street:
                 for _ in range(rng.integers(1, 4)):
                     jobs.append((z, self._car, (side * (self.road - 1.1 + rng.uniform(-0.1, 0.1)), z)))
                     z += 4.3 + rng.uniform(0.4, 2.5)
-            for _ in range(rng.integers(0, 3)):
-                z = rng.uniform(6, 30)
+            for _ in range(rng.integers(0, 2)):
+                z = rng.uniform(6, 20)
                 jobs.append((z, self._tree, (side * (front - rng.uniform(0.3, 0.7)), z)))
-            for _ in range(rng.integers(0, 3)):
-                z = rng.uniform(5, 20)
+            for _ in range(rng.integers(0, 2)):
+                z = rng.uniform(5, 14)
                 jobs.append((z, self._hedge, (side * (front - 0.2), z)))
             for _ in range(rng.integers(1, 3)):
-                z = rng.uniform(4.5, 12)
+                z = rng.uniform(4.5, 10)
                 jobs.append((z, self._post, (side * (self.road + rng.uniform(0.3, 0.6)), z)))
-            for _ in range(rng.integers(1, 4)):
-                z, x = rng.uniform(4.2, 13), side * (self.road + rng.uniform(0.5, self.pavement - 0.3))
+            for _ in range(rng.integers(1, 3)):
+                z, x = rng.uniform(4.2, 9), side * (self.road + rng.uniform(0.5, self.pavement - 0.3))
                 for k in range(rng.integers(1, 4)):
                     jobs.append((z + 0.1 * k, self._person, (x + side * rng.uniform(0.35, 0.6) * k, z + 0.1 * k)))
         for _ in range(rng.integers(0, 3)):
             z = rng.uniform(7, 35)
             jobs.append((z, self._car, (rng.choice((-1, 1)) * self.road * rng.uniform(0.2, 0.5), z)))
         if rng.uniform() < 0.5:
-            z = rng.uniform(5, 12)
+            z = rng.uniform(5, 9)
             jobs.append((z, self._person, (rng.uniform(-0.7, 0.7) * self.road, z)))
         for _, draw, arguments in sorted(jobs, key=lambda job: -job[0]):
             draw(*arguments)
@@ -308,7 +308,7 @@ class _Street:
         rng = self.rng
         board = rng.uniform() < 0.6
         height = rng.uniform(2.4, 3.2) if board else rng.uniform(4, 6)
-        half = max(0.08, 3.2 * z / _FOCAL)  # at least three pixels of the photograph wide
+        half = max(0.1, 6 * z / _FOCAL)  # at least six pixels of the photograph wide
         metal = rng.uniform(60, 190) + rng.uniform(-12, 12, 3)
         self.darken(x, z, 0.3, 0.5, 0.8)
         self.paint_world(_wall(x - half, x + half, 0, height, z), metal, POLE, ((6, 0.06),))
@@ -320,7 +320,7 @@ class _Street:
         paint = np.array(
             [(200, 40, 40), (40, 80, 190), (235, 200, 40), (235, 235, 235), (40, 130, 70)][rng.integers(5)]
         )
-        radius, sides = rng.uniform(0.35, 0.6), rng.choice((3, 4, 8, 24))
+        radius, sides = rng.uniform(0.42, 0.65), rng.choice((3, 4, 8, 24))
         angles = np.linspace(0, 2 * np.pi, sides, endpoint=False) + np.pi / 2 + (np.pi / 4 if sides == 4 else 0)
         ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(sides)], axis=1)
         middle = np.array((x, height, z - 0.05))
@@ -417,7 +417,7 @@ class _Street:
         image = self.image * rng.uniform(0.75, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
         image += 18 * self.noise[96][:_CANVAS, :_CANVAS, None]  # uneven light
         image = cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        image += rng.normal(0, rng.uniform(2, 7), image.shape)
+        image += rng.normal(0, rng.uniform(1, 4), image.shape)
         return Scene(
             image=np.clip(image, 0, 255).astype(np.uint8),
             labels=np.ascontiguousarray(self.labels[::2, ::2]),

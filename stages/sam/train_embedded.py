@@ -33,7 +33,7 @@ from stages.sam.embedded import WIDTH, build_embedded_sam
 from stages.sam.models import SamSegmenter
 
 SEED = (7_000_001, 1)  # the demo draws with (seed, split)
-MIN_AREA = 40  # pixels
+MIN_AREA = 64  # pixels
 LOW = SIZE // 2  # side of the decoder's masks
 
 
@@ -83,21 +83,17 @@ class Sampler:
             photo = scene["image"].astype(np.float32)
             photo = photo * rng.uniform(0.8, 1.2, 3) + rng.uniform(-15, 15, 3)
             masks = np.unpackbits(scene["masks"], axis=2, count=SIZE).astype(bool)
-            area = masks.sum((1, 2)).astype(np.float64)
-            chosen = rng.choice(len(masks), prompts, p=(weight := area**0.15) / weight.sum())
-            for k in chosen:
+            for k in rng.choice(len(masks), prompts):
                 spots = scene["skeletons"][k]
                 if rng.uniform() < 0.3 or len(spots) == 0:
                     y, x = np.nonzero(masks[k])
                     spots = np.stack([x, y], 1)
                 picked = spots[rng.choice(len(spots), count, replace=len(spots) < count)].astype(np.float32)
-                if rng.uniform() < 0.2:
-                    picked += rng.uniform(-2, 2, picked.shape)
                 mask = masks[k]
                 if flip:
                     mask, picked[:, 0] = mask[:, ::-1], SIZE - 1 - picked[:, 0]
                 targets.append(mask)
-                points.append(np.clip(picked, 0, SIZE - 1))
+                points.append(picked)
             photos.append(photo[:, ::-1] if flip else photo)
         photos = torch.from_numpy(np.stack(photos).astype(np.float32)).permute(0, 3, 1, 2)
         return photos, torch.from_numpy(np.stack(targets)), np.stack(points)
@@ -292,7 +288,7 @@ def main() -> None:
         shared = step < options.shared_steps
         prompts = 2 * options.prompts if shared else options.prompts
         kind = "points" if shared else rng.choice(("points", "box", "mask"), p=(0.8, 0.1, 0.1))
-        count = int(rng.choice((1, 2, 3, 5, 8), p=(0.1, 0.1, 0.2, 0.5, 0.1)))
+        count = int(rng.choice((1, 2, 3, 5, 8), p=(0.1, 0.1, 0.1, 0.6, 0.1)))
         photos, targets, points = sampler.batch(rng, options.images, prompts, count)
         embeddings = sam.image_encoder((photos - sam.pixel_mean) / sam.pixel_std)
         sparse, dense = encode_prompts(sam, kind, torch.from_numpy(points), targets, rng)
