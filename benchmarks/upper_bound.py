@@ -1,8 +1,9 @@
-"""The student's schedule on fine labels: how far weak labels are from full supervision.
+"""The last student's training on fine labels: how far weak labels are from full supervision.
 
     python -m benchmarks.upper_bound     (after `dvc repro`)
 
-Trains the student's network for the student's schedule on data/fine/train and
+Trains the student's network with the student's schedule on data/fine/train, for as many
+iterations as the last student and the networks that it started from had together, and
 prints its validation mIoU beside those of the pipeline. No stage reads its result.
 """
 
@@ -27,7 +28,10 @@ def main() -> None:
     params, data = load_params(), Dataset.load()
     one_source = LossWeights(weak=1.0, sam=0.0, confident=0.0)
     labels, metrics = Path("data/fine/train"), MODEL / "metrics"
-    train(Task("upper_bound", MODEL, metrics, labels, None, params.student, one_source, 0.0), params)
+    earlier = params.teacher.iterations + (len(params.rounds) - 1) * params.student.iterations
+    iterations = params.student.iterations + (earlier if params.student.start == "teacher" else 0)
+    schedule = params.student.model_copy(update={"iterations": iterations})
+    train(Task("upper_bound", MODEL, metrics, labels, None, schedule, one_source, 0.0), params)
     device = pick_device(params.runtime)
     network = load_network(MODEL, device)
     total = sum(

@@ -25,6 +25,7 @@ def main() -> None:
             schedule=params.student,
             loss=params.student.loss,
             sam_frequency=params.student.sam_frequency,
+            start=Path(params.rounds[name].teacher) if params.student.start == "teacher" else None,
         ),
         params,
     )

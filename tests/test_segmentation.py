@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import mmseg
@@ -245,6 +246,19 @@ def test_unfinished_work_of_other_params_is_dropped(data: Dataset, params: Param
     write_label(Path(f"labels/{item.id}.png"), np.zeros((item.height, item.width), np.uint8), PALETTE)
     training._drop_unless_equal(work, training._identity(task(params), params, data))
     assert not (work / "checkpoint.pth").exists()
+
+
+def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_path: Path):
+    config = network_config(params.network, 3)
+    torch.manual_seed(5)
+    teacher = MODELS.build(config)
+    save_network(tmp_path / "teacher", config, teacher)
+    student = replace(task(params), start=tmp_path / "teacher")
+    started = training._initial_network(config, student, params).state_dict()
+    assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
+    narrow = params.model_copy(update={"network": params.network.model_copy(update={"head_width": 8})})
+    with pytest.raises(SesamError, match=r"student\.start"):
+        training._initial_network(network_config(narrow.network, 3), student, narrow)
 
 
 def test_missing_label_file(data: Dataset, params: Params):

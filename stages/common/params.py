@@ -116,6 +116,7 @@ class LossWeights(Group):
 
 
 class Student(Schedule):
+    start: Literal["initial", "teacher"] = Field(description="weights to start from; teacher: those of the round's")
     loss: LossWeights
     sam_frequency: Share
 
