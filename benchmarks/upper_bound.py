@@ -16,7 +16,7 @@ from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import read_json
 from stages.common.labels import read_image
-from stages.common.params import LossWeights, load_params
+from stages.common.params import LossWeights, Params, load_params
 from stages.evaluate import confusion, network_scores
 from stages.segmentation.network import load_network, predict
 from stages.segmentation.training import Task, train
@@ -24,13 +24,20 @@ from stages.segmentation.training import Task, train
 MODEL = Path("models/.work/upper_bound_network")
 
 
+def iterations(params: Params, name: str) -> int:
+    """How many a round's student had, with those of the networks that it started from."""
+    teacher = params.rounds[name].teacher
+    own, earlier = params.student.iterations, teacher.removeprefix("models/student/")
+    if params.student.start == "initial":
+        return own
+    return own + (iterations(params, earlier) if earlier in params.rounds else params.teacher.iterations)
+
+
 def main() -> None:
     params, data = load_params(), Dataset.load()
     one_source = LossWeights(weak=1.0, sam=0.0, confident=0.0)
     labels, metrics = Path("data/fine/train"), MODEL / "metrics"
-    earlier = params.teacher.iterations + (len(params.rounds) - 1) * params.student.iterations
-    iterations = params.student.iterations + (earlier if params.student.start == "teacher" else 0)
-    schedule = params.student.model_copy(update={"iterations": iterations})
+    schedule = params.student.model_copy(update={"iterations": iterations(params, list(params.rounds)[-1])})
     train(Task("upper_bound", MODEL, metrics, labels, None, schedule, one_source, 0.0), params)
     device = pick_device(params.runtime)
     network = load_network(MODEL, device)

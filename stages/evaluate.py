@@ -177,7 +177,7 @@ def _steps(name: str, item: Item, student: np.ndarray, params: Params) -> Steps:
     predicted, confident = _read_predictions(name, item, params.augment.confidence)
     selected = read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))
     merged, sources = _read_merged(name, item)
-    return Steps(predicted, confident, selected, merged, sources, student)
+    return Steps(predicted, confident, selected, params.merging.order, merged, sources, student)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,40 +13,34 @@ from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_text
 from stages.common.labels import UNLABELLED, is_confident, write_label
 from stages.common.parallel import per_image
-from stages.common.params import Params, round_of_command_line
-from stages.common.regions import decode_mask
+from stages.common.params import Merging, Params, round_of_command_line
+from stages.common.regions import decode_mask, painting_order
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK
 
 
 def merge(
-    weak: np.ndarray,
-    predicted: np.ndarray,
-    confident: np.ndarray,
-    selected: list[dict[str, Any]],
-    order: Literal["area", "iou"] = "area",
+    weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray, selected: list[dict[str, Any]], how: Merging
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
     weak, predicted: (H, W) uint8 class ids. confident: (H, W) bool. selected: the
-    components as select_masks wrote them. Masks are painted largest first, so
-    that small objects end on top, or by rising predicted IoU; a component without
-    a kept mask is painted (by IoU: before all) with its own pixels, which are
-    confident predictions where they are not weak labels. Then weak labels are restored, and pixels still empty take the
-    confident prediction.
+    components as select_masks wrote them. Masks are painted in `painting_order`; a
+    component without a kept mask is painted with its own pixels, which are confident
+    predictions where they are not weak labels, or left out. Then weak labels are
+    restored, and pixels still empty may take the confident prediction.
     """
     labels, sources = np.full_like(weak, UNLABELLED), np.full_like(weak, NONE)
-    painted = [(decode_mask(component["rle"], weak.shape), component) for component in selected]
-    rank = {
-        "area": lambda mask, component: -int(mask.sum()),
-        "iou": lambda mask, component: component["iou"] if component["iou"] is not None else -math.inf,
-    }[order]
-    for mask, component in sorted(painted, key=lambda pair: rank(*pair)):
+    for component in painting_order(selected, weak.shape, how.order):
+        if component["candidate"] is None and how.rejected == "drop":
+            continue
+        mask = decode_mask(component["rle"], weak.shape)
         labels[mask] = component["class"]
         sources[mask] = CONFIDENT if component["candidate"] is None else SAM
     labelled = weak != UNLABELLED
     labels[labelled], sources[labelled] = weak[labelled], WEAK
-    empty = (labels == UNLABELLED) & confident
-    labels[empty], sources[empty] = predicted[empty], CONFIDENT
+    if how.fill:
+        empty = (labels == UNLABELLED) & confident
+        labels[empty], sources[empty] = predicted[empty], CONFIDENT
     return labels, sources
 
 
@@ -58,7 +51,7 @@ def process(item: Item, folder: Path, name: str, params: Params, palette: tuple)
         read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
     )
     confident = is_confident(confidence, params.augment.confidence)
-    labels, sources = merge(weak, predicted, confident, selected, params.merging.order)
+    labels, sources = merge(weak, predicted, confident, selected, params.merging)
     write_label(folder / "labels" / f"{item.id}.png", labels, palette)
     write_label(folder / "sources" / f"{item.id}.png", sources, SOURCE_PALETTE)
     return np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))

@@ -10,11 +10,12 @@ import numpy as np
 
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
-from stages.common.files import seed_of, whole_folder, write_json
+from stages.common.files import whole_folder, write_json
 from stages.common.labels import UNLABELLED, is_confident
 from stages.common.parallel import per_image
 from stages.common.params import Components, Params, Sampling, round_of_command_line
 from stages.common.regions import Region, bounded, connected, deepest, encode_mask
+from stages.common.seeds import seed_of
 
 
 def augment(weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray) -> np.ndarray:
@@ -80,7 +81,7 @@ def image_prompts(
     augmented = augment(weak, predicted, is_confident(confidence, params.augment.confidence))
     prompts = []
     for k, region in separate(augmented, weak, params.components):
-        component = {"class": k, "area": region.area, "rle": encode_mask(region.whole(weak.shape))}
+        component = {"class": k, "rle": encode_mask(region.whole(weak.shape))}
         if params.sampling.prompt == "points":
             # seeded by the component's first pixel: neither its neighbours nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stages.common import regions
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import fingerprint, read_json, sha256, write_json
+from stages.common.files import code_of, fingerprint, read_json, write_json
 from stages.common.parallel import progress
 from stages.common.params import round_of_command_line
 from stages.common.regions import decode_mask, encode_mask
@@ -47,7 +49,7 @@ def main() -> None:
     folder = Path(f"data/rounds/{name}/masks")
 
     # DVC leaves earlier masks in place: those that the same prompts, image, weights and code made are kept
-    code = sha256(Path(__file__))
+    code = code_of(sys.modules[__name__], regions)
     todo: dict[Item, tuple[dict, str]] = {}
     paths = {folder / f"{item.id}.json" for item in dataset.train}
     for stale in [path for path in folder.rglob("*.json") if path not in paths]:

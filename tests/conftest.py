@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_params(ROOT / "params.yaml")
+    return load_params(ROOT / "presets/demo.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def edit_params(folder: Path, **changes: object) -> None:
 @pytest.fixture
 def folder_dataset(tmp_path: Path) -> Path:
     """A workspace with params.yaml and a folder data set of three training and one validation image, two classes."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
     rng = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 1)):
         for kind in ("images", "labels"):

@@ -42,6 +42,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "presets/demo.yaml", folder / "params.yaml")
     edit_params(
         folder,
         draw={"demo": {"train": 4, "val": 2, "seed": 5}},
@@ -136,13 +137,22 @@ def test_no_training_stage_sees_fine_labels() -> None:
 
 def test_a_sweep_and_one_worker(workspace: Path) -> None:
     """`dvc exp run -S` runs; and one worker makes the bytes that two made."""
-    made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json") and "raw" not in p.parts]
+    made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json")]
     before = {p: p.read_bytes() for p in made}
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
     edit_params(workspace, runtime__workers=1)
+    masks = workspace / "data/rounds/r1/masks"
+    of_others = before[masks / "0000.json"].replace(b'"fingerprint": "', b'"fingerprint": "0')
+    (masks / "0000.json").write_bytes(of_others)
+    (masks / "0001.json").write_text("{")
+    (masks / "0002.json").unlink()
+    (masks / "stray.json").write_text("{}")
     first = ("prompts@r1", "sam_masks@r1", "select_masks@r1", "merge_labels@r1")
-    for stage in ("prepare", "weak_labels", "train_teacher", "pseudo_labels@r1", *first):
+    said = [
         sh("dvc", "repro", "-sf", stage, cwd=workspace)
+        for stage in ("demo_data@demo", "prepare", "weak_labels", "train_teacher", "pseudo_labels@r1", *first)
+    ]
+    assert "sam_masks r1: 1 images are done already" in "".join(said) and not (masks / "stray.json").exists()
     for path, content in before.items():
         assert path.read_bytes() == content, path
     edit_params(workspace, runtime__workers=2)
@@ -155,7 +165,8 @@ def test_a_sweep_and_one_worker(workspace: Path) -> None:
 def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Path) -> None:
     sh("dvc", "remote", "add", "-f", "-d", "lab", str(tmp_path / "remote"), cwd=workspace)
     sh("dvc", "push", cwd=workspace)
-    sh("git", "commit", "-qam", "remote", cwd=workspace)
+    sh("git", "add", "-A", cwd=workspace)
+    sh("git", "commit", "-qm", "remote", cwd=workspace)
     sh("git", "clone", "-q", str(workspace), "colleague", cwd=tmp_path)
     colleague = tmp_path / "colleague"
     sh("dvc", "pull", cwd=colleague)

@@ -36,6 +36,7 @@ def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path) -> None:
     path = tmp_path / "artefact"
     leave_half(path, "these inputs")
     assert not path.exists()
+    (tmp_path / ".artefact.partial/.unfinished-x.png").touch()  # as a killed process leaves it
     with whole_folder(path, "these inputs") as folder:
         assert (folder / "first").exists()
     assert names(path) == ["first"]

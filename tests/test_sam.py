@@ -16,11 +16,11 @@ from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import sha256
 from stages.common.scenes import draw_scene
+from stages.embedded_sam.score import SEED, score
 from stages.sam import models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.models import Prompt, SamSegmenter, check_checkpoint, engine_fingerprint, load_sam
-from stages.sam.score import SEED, score
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.common.params import Selection
+from stages.common.params import Merging, Selection
 from stages.common.regions import encode_mask
 from stages.common.sources import CONFIDENT, NONE, SAM, WEAK
 from stages.merge_labels import merge
@@ -15,6 +15,7 @@ from stages.select_masks import conflict, select
 
 SHAPE = (4, 10)
 NOBODY = np.full(SHAPE, 255, np.uint8)
+PAINT = Merging(sam=True)
 HOW = Selection(tau_mask=0.3, tau_weak=0.7, max_conflict=None)
 
 
@@ -73,10 +74,14 @@ def test_merge_by_hand() -> None:
         component(columns(0, 1, 2, 3, 4), 2) | {"candidate": 0},
         component(columns(9), 5) | {"candidate": None},
     ]
-    labels, sources = merge(weak, predicted, confident, selected)
+    labels, sources = merge(weak, predicted, confident, selected, PAINT)
     assert labels[1].tolist() == [2, 1, 1, 2, 2, 255, 255, 255, 4, 5]
     assert sources[1].tolist() == [SAM] * 5 + [NONE] * 3 + [CONFIDENT] * 2
     assert labels[0, 0] == 3 and sources[0, 0] == WEAK
+    labels, _ = merge(weak, predicted, confident, selected, PAINT.model_copy(update={"rejected": "drop"}))
+    assert labels[1, 8:].tolist() == [4, 4]
+    labels, _ = merge(weak, predicted, confident, selected, PAINT.model_copy(update={"fill": False}))
+    assert labels[1, 8:].tolist() == [255, 5]
 
 
 def test_by_iou_the_surest_mask_ends_on_top() -> None:
@@ -86,7 +91,7 @@ def test_by_iou_the_surest_mask_ends_on_top() -> None:
         component(columns(0, 1, 2, 3, 4), 2) | {"candidate": 0, "iou": 0.9},
         component(columns(4, 5), 3) | {"candidate": None, "iou": None},
     ]
-    labels, _ = merge(NOBODY, NOBODY, nothing, selected, "iou")
+    labels, _ = merge(NOBODY, NOBODY, nothing, selected, Merging(sam=True, order="iou"))
     assert labels[1].tolist() == [2] * 5 + [3] + [255] * 4
 
 
@@ -95,7 +100,7 @@ MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 @given(MAPS, arrays(np.uint8, SHAPE, elements=st.integers(0, 1)), arrays(bool, SHAPE), arrays(bool, SHAPE))
 def test_labels_and_sources_agree(weak, predicted, confident, mask) -> None:
-    labels, sources = merge(weak, predicted, confident, [component(mask, 1) | {"candidate": 0}])
+    labels, sources = merge(weak, predicted, confident, [component(mask, 1) | {"candidate": 0}], PAINT)
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident].all()

@@ -10,16 +10,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from stages.common.errors import SesamError
+
+UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; moved onto `path` when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
     os.close(handle)
     beside = Path(name)
     try:
@@ -67,9 +70,9 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def seed_of(*parts: Any) -> int:
-    """A 64-bit seed from parts, the same in every process and on every machine."""
-    return int(fingerprint(*parts)[:16], 16)
+def code_of(*modules: ModuleType) -> list[str]:
+    """SHA-256 of each module's source: a part of the fingerprint of what the modules make."""
+    return [sha256(Path(module.__file__)) for module in modules]
 
 
 @contextmanager
@@ -86,6 +89,8 @@ def whole_folder(path: Path, made_of: str | None = None) -> Iterator[Path]:
         beside.mkdir()
         if made_of is not None:
             write_json(mark, made_of)
+    for left in beside.rglob(f"{UNFINISHED}*"):  # by a killed process
+        left.unlink()
     try:
         yield beside
         mark.unlink(missing_ok=True)

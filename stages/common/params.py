@@ -153,6 +153,10 @@ class Merging(Group):
     order: Literal["area", "iou"] = Field(
         "area", description="which mask ends on top: the smallest, or the one with the highest predicted IoU"
     )
+    rejected: Literal["keep", "drop"] = Field(
+        "keep", description="the pixels of a component without a kept mask: labelled as they are, or not at all"
+    )
+    fill: bool = Field(True, description="pixels that are still empty take the confident prediction")
 
 
 class Evaluation(Group):
@@ -190,7 +194,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """The checked params; SesamError naming every wrong key."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise SesamError(f"{path} cannot be read: {problem}") from None
     if not isinstance(raw, dict):
         raise SesamError(f"{path} is not a mapping of groups. Copy one of presets/*.yaml over it.")

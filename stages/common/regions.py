@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco
 from skimage.morphology import skeletonize
+
+Order = Literal["area", "iou"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,17 @@ def deepest(depth: np.ndarray) -> tuple[int, int]:
     """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)
+
+
+def painting_order(components: Sequence[dict[str, Any]], shape: tuple[int, int], order: Order) -> list[dict[str, Any]]:
+    """Selected components, those first that others are painted over.
+
+    area: largest first, so that small objects end on top. iou: lowest predicted IoU first, components
+    without a kept mask before all. Each has its `rle` and the `iou` of its mask or None.
+    """
+    if order == "area":
+        return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))
+    return sorted(components, key=lambda component: -math.inf if component["iou"] is None else component["iou"])
 
 
 def encode_mask(mask: np.ndarray) -> str:

@@ -401,7 +401,7 @@ class _Street:
         ]
         self.paint_world(_wall(x - w, x + w, 0.25, belt, z), colour, CAR, sheen, new=False)
         self.paint_world(np.array(top), colour * 0.95, CAR, sheen, new=False)
-        pane = np.array(top) * (1, 1, 1)
+        pane = np.array(top)
         pane[:, 0] = x + (pane[:, 0] - x) * 0.86
         pane[:2, 1] -= 0.08
         pane[2:, 1] += 0.04

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stages.common.dataset import Dataset
+from stages.common.regions import Order
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.pictures.tiles import Tile, class_legend, coloured, dimmed, page_of, with_masks
 
@@ -19,12 +20,14 @@ class Steps:
     """What one round made of an image; maps are (H, W) uint8 unless noted.
 
     predicted: the teacher's classes. confident: where they are, bool. selected: data/rounds/ROUND/selected/ID.json.
-    merged, sources: the merged label and where it comes from. student: the student's prediction.
+    order: how its masks are painted. merged, sources: the merged label and where it comes from. student: its
+    prediction.
     """
 
     predicted: np.ndarray
     confident: np.ndarray
     selected: Mapping[str, Any]
+    order: Order
     merged: np.ndarray
     sources: np.ndarray
     student: np.ndarray
@@ -58,7 +61,7 @@ def train_panel(
                 Tile(
                     f"{name}: teacher, pale where unsure", dimmed(coloured(steps.predicted, palette), ~steps.confident)
                 ),
-                Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
+                Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette, steps.order)),
                 Tile(f"{name}: merged label", coloured(steps.merged, palette)),
                 Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
                 Tile(f"{name}: student", coloured(steps.student, palette)),

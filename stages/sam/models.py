@@ -20,8 +20,9 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 
+from stages.common import labels
 from stages.common.errors import SesamError
-from stages.common.files import fingerprint, sha256
+from stages.common.files import code_of, fingerprint, sha256
 from stages.sam.decoder import mask_prompt, predict_masks
 from stages.sam.embedded import build_embedded_sam
 
@@ -123,7 +124,7 @@ def load_sam(build: Callable[[], Sam], checkpoint: Path, device: torch.device) -
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
-        reason = str(problem).splitlines()[0]
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise SesamError(
             f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
         ) from None
@@ -178,5 +179,5 @@ def check_checkpoint(name: str, checkpoint: Path) -> str:
 
 def engine_fingerprint(name: str, checkpoint_sha256: str) -> str:
     """What an embedding or a mask depends on besides image and prompts: weights, and the code that runs them."""
-    code = [sha256(Path(__file__).with_name(file)) for file in ("models.py", "decoder.py", "embedded.py")]
-    return fingerprint(name, checkpoint_sha256, code)
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    return fingerprint(name, checkpoint_sha256, [sha256(file) for file in code], code_of(labels))

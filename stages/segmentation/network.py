@@ -161,7 +161,7 @@ def load_network(folder: Path, device: torch.device) -> nn.Module:
     try:
         model = MODELS.build(config["model"])
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
-    except (KeyError, OSError, RuntimeError, pickle.UnpicklingError) as problem:
+    except (KeyError, OSError, RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as problem:
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     return model.to(device).eval()
 

@@ -22,8 +22,9 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import fingerprint, read_json, seed_of, sha256, whole, write_json
+from stages.common.files import fingerprint, read_json, sha256, whole, write_json
 from stages.common.params import LossWeights, Params, Schedule
+from stages.common.seeds import seed_of
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
 from stages.segmentation.network import (

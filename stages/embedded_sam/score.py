@@ -1,4 +1,4 @@
-"""How well a SAM finds the components of drawn scenes: python -m stages.sam.score"""
+"""How well a SAM finds the components of drawn scenes: python -m stages.embedded_sam.score"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Train the embedded SAM, class-agnostically, on scenes drawn with seeds of its own.
 
-    python -m stages.sam.train_embedded --out models/embedded_sam.pth
+    python -m stages.embedded_sam.train --out models/embedded_sam.pth
 
 Targets are regions, never classes: the connected components of every surface and
 the single objects. Two things shorten the long plateau of training a SAM from
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from multiprocessing import Pool
 from pathlib import Path
@@ -23,11 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stages.common import scenes as scenes_module
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole
+from stages.common.files import code_of, fingerprint, whole
 from stages.common.regions import bounded, connected
 from stages.common.scenes import SIZE, draw_scene
-from stages.sam import score
+from stages.embedded_sam import score
+from stages.sam import decoder, embedded
 from stages.sam.decoder import mask_prompt, predict_masks
 from stages.sam.embedded import WIDTH, build_embedded_sam
 from stages.sam.models import SamSegmenter
@@ -248,8 +251,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--shared-steps", type=int, default=1500, help="with the cheaper decoder, first")
-    parser.add_argument("--steps", type=int, default=4000, help="the shared ones included")
+    parser.add_argument("--shared-steps", type=int, default=1000, help="with the cheaper decoder, first")
+    parser.add_argument("--steps", type=int, default=6000, help="the shared ones included")
     parser.add_argument("--images", type=int, default=8, help="per step")
     parser.add_argument("--prompts", type=int, default=4, help="per image; twice as many in the shared steps")
     parser.add_argument("--workers", type=int, default=2)
@@ -274,11 +277,14 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     sampler, log, first = Sampler(scenes), [], 0
     unfinished = options.out.with_suffix(".state")
+    decides = {key: value for key, value in vars(options).items() if key not in ("out", "workers")}
+    made_of = fingerprint(decides, code_of(sys.modules[__name__], scenes_module, embedded, decoder))
     if unfinished.exists():
         state = torch.load(unfinished, weights_only=True)
+        if state["made_of"] != made_of:
+            raise SesamError(f"{unfinished} is of a training with other options or code. Delete it to start anew.")
         sam.load_state_dict(state["sam"])
-        if state["options"] != vars(options) | {"out": str(options.out)}:
-            raise SesamError(f"{unfinished} is of a training with other options. Delete it or give the same.")
+        started -= state["seconds"]
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first = state["step"]
@@ -320,7 +326,7 @@ def main() -> None:
             print(json.dumps(report), flush=True)
             half = {k: v.half() if v.is_floating_point() else v for k, v in sam.state_dict().items()}
             state = {"sam": sam.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-            state |= {"options": vars(options) | {"out": str(options.out)}}
+            state |= {"made_of": made_of, "seconds": time.time() - started}
             for path, value in ((options.out, half), (unfinished, state | {"step": step + 1})):
                 with whole(path) as beside:
                     torch.save(value, beside)
