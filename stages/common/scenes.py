@@ -158,7 +158,7 @@ class _Street:
         grass = rng.uniform(0.6, 1.1) * np.array((95, 115, 60))
         self.paint_world(_ground(-300, 300, near, far), grass, VEGETATION, ((2, 0.14), (24, 0.1)))
         asphalt = rng.uniform(65, 125) + rng.uniform(-6, 6, 3)
-        slab = np.clip(asphalt + rng.choice((-1, 1)) * rng.uniform(18, 55) + rng.uniform(-10, 10, 3), 40, 200)
+        slab = np.clip(asphalt + rng.choice((-1, 1)) * rng.uniform(30, 55) + rng.uniform(-10, 10, 3), 40, 200)
         for side in (-1, 1):
             inner, outer = side * self.road, side * (self.road + self.pavement)
             strip = _ground(inner, outer, near, far)
@@ -200,12 +200,12 @@ class _Street:
             while z < _FAR:
                 depth = rng.uniform(6, 16)
                 if rng.uniform() < 0.72:
-                    jobs.append((z + depth / 2 + 3, self._house, (side, front + rng.uniform(0, 1.5), z, depth)))
+                    jobs.append((z + depth / 2 + 3, self._house, (side, front, z, depth)))
                 else:
                     for _ in range(rng.integers(1, 4)):
                         where = rng.uniform(z, z + depth)
                         jobs.append((where, self._tree, (side * (front + rng.uniform(1, 4)), where)))
-                z += depth + rng.choice((0.0, 0.0, rng.uniform(1, 4)))
+                z += depth
             if rng.uniform() < 0.75:
                 z = rng.uniform(5, 14)
                 for _ in range(rng.integers(1, 4)):
@@ -309,7 +309,7 @@ class _Street:
         board = rng.uniform() < 0.6
         height = rng.uniform(2.4, 3.2) if board else rng.uniform(4, 6)
         half = max(0.1, 6 * z / _FOCAL)  # at least six pixels of the photograph wide
-        metal = rng.uniform(60, 190) + rng.uniform(-12, 12, 3)
+        metal = rng.uniform(140, 190) + rng.uniform(-12, 12, 3)
         self.darken(x, z, 0.3, 0.5, 0.8)
         self.paint_world(_wall(x - half, x + half, 0, height, z), metal, POLE, ((6, 0.06),))
         self.paint_world(_wall(x + half * 0.3, x + half, 0, height, z), metal * 0.75, texture=())
@@ -414,10 +414,10 @@ class _Street:
 
     def photograph(self) -> Scene:
         rng = self.rng
-        image = self.image * rng.uniform(0.75, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
-        image += 18 * self.noise[96][:_CANVAS, :_CANVAS, None]  # uneven light
+        image = self.image * rng.uniform(0.9, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
+        image += 12 * self.noise[96][:_CANVAS, :_CANVAS, None]  # uneven light
         image = cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        image += rng.normal(0, rng.uniform(1, 4), image.shape)
+        image += rng.normal(0, rng.uniform(1, 3), image.shape)
         return Scene(
             image=np.clip(image, 0, 255).astype(np.uint8),
             labels=np.ascontiguousarray(self.labels[::2, ::2]),
