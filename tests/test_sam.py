@@ -141,4 +141,4 @@ def test_the_embedded_weights_find_components() -> None:
     segmenter = models.MODELS["embedded"].load(ROOT / "models/embedded_sam.pth", CPU)
     found = score(segmenter, [draw_scene((*SEED, 1000 + k)) for k in range(3)])
     assert found["components"] > 30
-    assert found["best_of_three"] > 0.6  # the model card has the score on 200 scenes
+    assert found["best_of_three"] > 0.7  # the model card has the score on 200 scenes

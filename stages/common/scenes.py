@@ -217,11 +217,11 @@ class _Street:
             for _ in range(rng.integers(0, 2)):
                 z = rng.uniform(5, 14)
                 jobs.append((z, self._hedge, (side * (front - 0.2), z)))
-            for _ in range(rng.integers(1, 3)):
-                z = rng.uniform(4.5, 10)
+            if rng.uniform() < 0.7:
+                z = rng.uniform(4.5, 9)
                 jobs.append((z, self._post, (side * (self.road + rng.uniform(0.3, 0.6)), z)))
-            for _ in range(rng.integers(1, 3)):
-                z, x = rng.uniform(4.2, 9), side * (self.road + rng.uniform(0.5, self.pavement - 0.3))
+            for _ in range(rng.integers(0, 3)):
+                z, x = rng.uniform(4.2, 8), side * (self.road + rng.uniform(0.5, self.pavement - 0.3))
                 for k in range(rng.integers(1, 4)):
                     jobs.append((z + 0.1 * k, self._person, (x + side * rng.uniform(0.35, 0.6) * k, z + 0.1 * k)))
         for _ in range(rng.integers(0, 3)):
