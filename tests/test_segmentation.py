@@ -256,9 +256,9 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
     student = replace(task(params), start=tmp_path / "teacher")
     started = training._initial_network(config, student, params).state_dict()
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
-    narrow = params.model_copy(update={"network": params.network.model_copy(update={"head_width": 8})})
+    wide = params.model_copy(update={"network": params.network.model_copy(update={"width": 2 * params.network.width})})
     with pytest.raises(SesamError, match=r"student\.start"):
-        training._initial_network(network_config(narrow.network, 3), student, narrow)
+        training._initial_network(network_config(wide.network, 3), student, wide)
 
 
 def test_missing_label_file(data: Dataset, params: Params):
