@@ -26,10 +26,10 @@ MODEL = Path("models/.work/upper_bound_network")
 
 def iterations(params: Params, name: str) -> int:
     """How many a round's student had, with those of the networks that it started from."""
-    teacher = params.rounds[name].teacher
-    own, earlier = params.student.iterations, teacher.removeprefix("models/student/")
+    own = params.student.iterations
     if params.student.start == "initial":
         return own
+    earlier = params.rounds[name].teacher.removeprefix("models/student/")
     return own + (iterations(params, earlier) if earlier in params.rounds else params.teacher.iterations)
 
 
