@@ -6,30 +6,42 @@ cache beside it that may be deleted at any time.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from stages.common.dataset import Dataset
-from stages.common.device import pick_device
+from torch import Tensor
+
+from stages.common.dataset import Dataset, Item
 from stages.common.errors import run_stage
 from stages.common.files import write_json
-from stages.common.parallel import progress
+from stages.common.labels import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, check_checkpoint, engine_fingerprint
+from stages.sam.models import Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.pipeline import batches_of, run
+
+
+def read(item: Item, side: int) -> tuple[Item, Tensor]:
+    return item, fit(read_image(Path(item.image)), side)
+
+
+def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tuple[Item, Tensor]]:
+    items, images = zip(*loaded, strict=True)
+    return list(zip(items, segmenter.encode(images), strict=True))
 
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
-    checkpoint = Path(params.sam.checkpoint)
-    engine = engine_fingerprint(params.sam.model, check_checkpoint(params.sam.model, checkpoint))
+    engine = engine_fingerprint(params.sam)
     cache = EmbeddingCache(engine)
-    missing = [item for item in dataset.train if item not in cache]
-    if missing:
-        segmenter = MODELS[params.sam.model].load(checkpoint, pick_device(params.runtime))
-        with progress(len(missing), "embed") as bar:
-            for item in missing:
-                cache.compute(segmenter, item)
-                bar.update()
+    if any(item not in cache for item in dataset.train):
+        segmenter = load_segmenter(params)
+        keep, told = cache.room_for(dataset.train, segmenter.embedding_bytes, params.runtime.cache_gb)
+        print(f"embed: {told}", flush=True)
+        if keep:
+            batches = batches_of(dataset.train, lambda item: item not in cache, segmenter.batch)
+            reading, computing = partial(read, side=segmenter.side), partial(compute, segmenter=segmenter)
+            run(batches, reading, computing, cache.save, segmenter.device, params.runtime, "embed")
     images = {item.id: item.sha256 for item in dataset.train}
     write_json(Path("data/embeddings.json"), {"engine": engine, "images": images})
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from stages.common import regions
 from stages.common.dataset import Dataset, Item
-from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import code_of, fingerprint, read_json, write_json
-from stages.common.parallel import progress
+from stages.common.labels import read_image
 from stages.common.params import round_of_command_line
-from stages.common.regions import decode_mask, encode_mask
+from stages.common.regions import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint, engine_fingerprint
+from stages.sam.models import Candidates, Prompt, Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.pipeline import batches_of, run
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:
@@ -31,50 +33,86 @@ def component_prompts(document: dict[str, Any]) -> list[Prompt]:
     return [read(component) for component in document["components"]]
 
 
-def candidates(segmenter: Segmenter, embedding: np.ndarray, document: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """For each component its candidates: COCO run lengths and predicted IoU."""
-    shape = (document["height"], document["width"])
-    decoded = segmenter.decode(embedding, shape, component_prompts(document))
-    return [
-        [{"iou": round(float(iou), 5), "rle": encode_mask(mask)} for mask, iou in zip(masks, quality, strict=True)]
-        for masks, quality in decoded
+class Loaded(NamedTuple):
+    """An image as it is read: its prompts, and its embedding or, if that is not cached, the image itself."""
+
+    item: Item
+    made_of: str
+    prompts: list[Prompt]
+    embedding: Tensor | None
+    image: Tensor | None
+
+
+def read(job: tuple[Item, str], prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
+    item, made_of = job
+    embedding = cache.load(item)
+    image = fit(read_image(Path(item.image)), side) if embedding is None else None
+    return Loaded(item, made_of, component_prompts(read_json(prompts / f"{item.id}.json")), embedding, image)
+
+
+def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple]:
+    """What `write` takes, for each image."""
+    new = iter(segmenter.encode([one.image for one in loaded if one.image is not None]))
+    fresh = [next(new) if one.embedding is None else None for one in loaded]
+    embeddings = [one.embedding if made is None else made for one, made in zip(loaded, fresh, strict=True)]
+    sizes = [(one.item.height, one.item.width) for one in loaded]
+    found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
+    return [(one.item, one.made_of, *rest) for one, *rest in zip(loaded, found, fresh, strict=True)]
+
+
+def write(
+    item: Item, made_of: str, found: list[Candidates], fresh: Tensor | None, folder: Path, cache: EmbeddingCache | None
+) -> None:
+    """An image's candidates as JSON: COCO run lengths and predicted IoU; a new embedding to the cache."""
+    if cache and fresh is not None:
+        cache.save(item, fresh)
+    shape = (item.height, item.width)
+    candidates = [
+        [
+            {"iou": round(float(iou), 5), "rle": encode_counts(counts, shape)}
+            for counts, iou in zip(one.counts, one.iou, strict=True)
+        ]
+        for one in found
     ]
+    size = {"height": item.height, "width": item.width}
+    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "fingerprint": made_of, "candidates": candidates})
 
 
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
-    checkpoint = Path(params.sam.checkpoint)
-    engine = engine_fingerprint(params.sam.model, check_checkpoint(params.sam.model, checkpoint))
-    folder = Path(f"data/rounds/{name}/masks")
+    engine = engine_fingerprint(params.sam)
+    prompts, folder = Path(f"data/rounds/{name}/prompts"), Path(f"data/rounds/{name}/masks")
 
     # DVC leaves earlier masks in place: those that the same prompts, image, weights and code made are kept
     code = code_of(sys.modules[__name__], regions)
-    todo: dict[Item, tuple[dict, str]] = {}
     paths = {folder / f"{item.id}.json" for item in dataset.train}
     for stale in [path for path in folder.rglob("*.json") if path not in paths]:
         stale.unlink()
+    jobs = []
     for item in dataset.train:
-        document = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
-        made_of = fingerprint(engine, code, item.sha256, document)
-        if _fingerprint_of(folder / f"{item.id}.json") != made_of:
-            todo[item] = (document, made_of)
-    if len(todo) < len(dataset.train):
-        print(f"sam_masks {name}: {len(dataset.train) - len(todo)} images are done already")
+        document = read_json(prompts / f"{item.id}.json")
+        jobs.append((item, fingerprint(engine, code, item.sha256, document)))
+    todo = {job for job in jobs if _fingerprint_of(folder / f"{job[0].id}.json") != job[1]}
+    if len(todo) < len(jobs):
+        print(f"sam_masks {name}: {len(jobs) - len(todo)} images are done already")
     if not todo:
         return
 
-    segmenter = MODELS[params.sam.model].load(checkpoint, pick_device(params.runtime))
-    cache = EmbeddingCache(engine)
-    with progress(len(todo), f"sam_masks {name}") as bar:
-        for item, (document, made_of) in todo.items():
-            embedding = cache.load(item)
-            if embedding is None:
-                embedding = cache.compute(segmenter, item)
-            found = candidates(segmenter, embedding, document)
-            size = {"height": item.height, "width": item.width}
-            write_json(folder / f"{item.id}.json", {"id": item.id, **size, "fingerprint": made_of, "candidates": found})
-            bar.update()
+    segmenter, cache = load_segmenter(params), EmbeddingCache(engine)
+    keep, _ = cache.room_for(dataset.train, segmenter.embedding_bytes, params.runtime.cache_gb)
+    reading = partial(read, prompts=prompts, cache=cache, side=segmenter.side)
+    writing = partial(write, folder=folder, cache=cache if keep else None)
+    batches = batches_of(jobs, todo.__contains__, segmenter.batch)
+    run(
+        batches,
+        reading,
+        partial(compute, segmenter=segmenter),
+        writing,
+        segmenter.device,
+        params.runtime,
+        f"sam_masks {name}",
+    )
 
 
 def _fingerprint_of(path: Path) -> str | None:

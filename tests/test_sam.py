@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
+from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
-from stages.common.files import sha256
+from stages.common.params import SamParams
+from stages.common.regions import connected, decode_mask, encode_counts, encode_mask
 from stages.common.scenes import draw_scene
-from stages.embedded_sam.score import SEED, score
-from stages.sam import models
+from stages.embedded_sam.score import HOW, SEED, score
+from stages.prompts import sample_points
+from stages.sam import encoder, models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import Prompt, SamSegmenter, check_checkpoint, engine_fingerprint, load_sam
+from stages.sam.models import (
+    AtOnce,
+    Candidates,
+    Job,
+    Prompt,
+    SamSegmenter,
+    check_checkpoint,
+    engine_fingerprint,
+    fit,
+    load_sam,
+)
+from stages.sam.upscale import make_axis, run_lengths
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(
@@ -48,29 +66,123 @@ def make_prompts(kind: str, size: tuple[int, int], count: int = 7) -> list[Promp
     return [Prompt(mask=mask) for mask in masks]
 
 
+def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
+    embeddings = segmenter.encode([fit(image, segmenter.side)])
+    return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
+
+
+def masks_of(found: Candidates, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([decode_mask(encode_counts(counts, size), size) for counts in found.counts])
+
+
+def reference(predictor: SamPredictor, prompt: Prompt, logits: bool) -> tuple[np.ndarray, np.ndarray]:
+    given = {"point_coords": prompt.points, "box": prompt.box}
+    if prompt.points is not None:
+        given["point_labels"] = np.ones(len(prompt.points), int)
+    if prompt.mask is not None:
+        small = SamSegmenter(predictor.model, CPU)._shrink(prompt.mask)
+        given["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
+    masks, quality, _ = predictor.predict(**given, multimask_output=True, return_logits=logits)
+    return masks, quality
+
+
 @pytest.mark.parametrize("kind", ["points", "box", "mask"])
 @pytest.mark.parametrize("size", [(120, 200), (90, 64)])
 def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int]) -> None:
-    photo = np.random.default_rng(1).integers(0, 256, (*size, 3)).astype(np.uint8)
-    segmenter, predictor = SamSegmenter(sam, CPU), SamPredictor(sam)
-    predictor.set_image(photo)
-    embedding = segmenter.encode(photo)
-    expected = predictor.features[0].numpy()
-    assert np.abs(embedding - expected).max() <= np.abs(expected).max() * 2**-10  # float16's rounding
-    predictor.features = torch.from_numpy(embedding)[None].float()
+    image, predictor = photo(size), SamPredictor(sam)
+    predictor.set_image(image)
+    segmenter = SamSegmenter(sam, CPU)
+    (embedding,) = segmenter.encode([fit(image, segmenter.side)])
+    expected = predictor.features[0]
+    assert (embedding - expected).abs().max() <= expected.abs().max() * 2**-10  # float16's rounding
+    predictor.features = embedding[None].float()
 
     prompts = make_prompts(kind, size)
-    for prompt, (masks, quality) in zip(prompts, segmenter.decode(embedding, size, prompts), strict=True):
-        given = {"point_coords": prompt.points, "box": prompt.box}
-        if kind == "points":
-            given["point_labels"] = np.ones(len(prompt.points), int)
-        if kind == "mask":
-            small = segmenter._shrink(prompt.mask)
-            given["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
-        reference, scores, _ = predictor.predict(**given, multimask_output=True)
-        assert masks.shape == reference.shape == (3, *size)
-        assert (masks == reference).mean() >= 0.9999
-        np.testing.assert_allclose(quality, scores, rtol=1e-4, atol=1e-5)
+    (found,) = segmenter.decode([embedding], [size], [prompts])
+    rows, columns = segmenter._axes(size)
+    for prompt, one in zip(prompts, found, strict=True):
+        wanted, quality = reference(predictor, prompt, logits=True)
+        np.testing.assert_allclose(one.iou, quality, rtol=1e-4, atol=1e-5)
+        assert (masks_of(one, size) == (wanted > 0)).mean() >= 0.9999
+        low, _ = segmenter.logits(embedding[None].float(), [Job(0, size, prompt)])
+        full = (rows.matrix(low.shape[2]) @ low[0] @ columns.matrix(low.shape[3]).T).numpy()
+        assert np.linalg.norm(full - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def test_several_images_are_decoded_together(sam) -> None:
+    sizes = [(64, 48), (40, 90), (64, 48)]
+    images = [photo(size, seed) for seed, size in enumerate(sizes)]
+    prompts = [make_prompts("points", sizes[0]), [], make_prompts("points", sizes[2], 3)]
+    segmenter = SamSegmenter(sam, CPU)
+    segmenter.prompts.number, segmenter.images.number = 5, 2
+    embeddings = segmenter.encode([fit(image, segmenter.side) for image in images])
+    together = segmenter.decode(embeddings, sizes, prompts)
+    assert [len(found) for found in together] == [7, 0, 3]
+    for k, image in enumerate(images):
+        alone = decode(SamSegmenter(sam, CPU), image, prompts[k])
+        for one, other in zip(together[k], alone, strict=True):
+            assert (masks_of(one, sizes[k]) == masks_of(other, sizes[k])).mean() >= 0.9999
+            np.testing.assert_allclose(one.iou, other.iou, rtol=1e-4, atol=1e-5)
+    assert segmenter.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
+
+
+def test_out_of_memory_halves_the_batch(capsys: pytest.CaptureFixture) -> None:
+    calls = []
+
+    def work(items: list[int]) -> list[int]:
+        calls.append(len(items))
+        if len(items) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch")
+        return [2 * item for item in items]
+
+    at_once = AtOnce("images", 8)
+    assert at_once.map(work, range(5)) == [0, 2, 4, 6, 8]
+    assert calls == [5, 4, 2, 2, 1] and at_once.number == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "GPU out of memory: from here on 2 images at once"
+    with pytest.raises(SesamError, match="one of the prompts at a time"):
+        AtOnce("prompts", 1).map(lambda items: work([0] * 3), [0])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+# block by block: some queries, some heads, some windows or images; FlexAttention
+@pytest.mark.parametrize("queries, fused", [(50, False), (150, False), (10**4, False), (1, True)])
+def test_the_encoder_is_that_of_segment_anything(queries: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    # a grid that the windows do not divide: 12 by 12 tokens, windows of 5 by 5
+    vit = ImageEncoderViT(192, 16, 3, 32, 3, 2, use_rel_pos=True, window_size=5, global_attn_indexes=(1,)).eval()
+    for parameter in vit.parameters():  # the position tables and embeddings begin with zeros
+        torch.nn.init.normal_(parameter, std=0.2)
+    images = torch.randn(2, 3, 192, 192)
+    monkeypatch.setitem(encoder.SCORES, "cpu", queries * 144)  # parts of batches, of heads and of queries
+    with torch.inference_mode():
+        expected, found = vit(images), encoder.ViTEncoder(vit, fused=fused)(images)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+        rounded = encoder.ViTEncoder(vit, torch.bfloat16, fused)(images)
+        assert 1e-4 * expected.norm() < (rounded - expected).norm() <= 3e-2 * expected.norm()
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 9), st.sampled_from([0.0, 0.7]))
+@settings(max_examples=25, deadline=None)
+def test_scaling_up_by_tiles(height: int, width: int, seed: int, blur: float) -> None:
+    rng, model = np.random.default_rng(seed), SimpleNamespace(image_encoder=SimpleNamespace(img_size=64))
+    resized = ResizeLongestSide.get_preprocess_shape(height, width, 64)
+    if min(resized) < 1:
+        return
+    logits = torch.from_numpy(rng.normal(blur, 1, (5, 16, 16)).astype(np.float32))
+    expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
+    axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
+    found = [
+        decode_mask(encode_counts(counts, (height, width)), (height, width))
+        for counts in run_lengths(logits, *axes, 0.0)
+    ]
+    assert (np.stack(found) == expected.numpy()).mean() >= 0.9999
+    assert [encode_counts(counts, (height, width)) for counts in run_lengths(logits, *axes, 0.0)] == [
+        encode_mask(mask) for mask in found
+    ]
 
 
 def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
@@ -83,45 +195,49 @@ def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
     assert not segmenter._shrink(np.ones((60, 200), bool))[round(side * 60 / 200) + 1 :].any()
 
 
-def test_more_prompts_than_are_decoded_together(sam, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter, prompts, size = SamSegmenter(sam, CPU), make_prompts("points", (64, 48)), (64, 48)
-    embedding = segmenter.encode(np.random.default_rng(2).integers(0, 256, (*size, 3)).astype(np.uint8))
-    at_once = list(segmenter.decode(embedding, size, prompts))
-    monkeypatch.setattr("stages.sam.models.DECODED_TOGETHER", 2)
-    for (masks, quality), (few, fewer) in zip(at_once, segmenter.decode(embedding, size, prompts), strict=True):
-        assert (masks == few).mean() >= 0.9999
-        np.testing.assert_allclose(quality, fewer, rtol=1e-4, atol=1e-5)
-
-
-def test_no_prompts_no_masks(sam) -> None:
-    segmenter = SamSegmenter(sam, CPU)
-    embedding = segmenter.encode(np.zeros((30, 40, 3), np.uint8))
-    assert list(segmenter.decode(embedding, (30, 40), [])) == []
+def test_bfloat16_masks_are_those_of_float32() -> None:
+    exact, rounded = (
+        models.MODELS["embedded"].load(ROOT / "models/embedded_sam.pth", CPU, precision)
+        for precision in ("float32", "bfloat16")
+    )
+    overlaps, rng = [], np.random.default_rng(0)
+    for k in range(2):
+        scene = draw_scene((*SEED, 2000 + k))
+        size, surely = scene.labels.shape, np.zeros_like(scene.labels)
+        components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, 64)]
+        prompts = [Prompt(points=np.array(sample_points(c, HOW, surely, rng))) for c in components]
+        for one, other in zip(decode(exact, scene.image, prompts), decode(rounded, scene.image, prompts), strict=True):
+            a, b = masks_of(one, size), masks_of(other, size)
+            common, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
+            overlaps += [1.0 if not n else m / n for m, n in zip(common, either, strict=True)]
+    assert len(overlaps) > 60 and 0.98 <= np.mean(overlaps) < 1
 
 
 def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
-    class Counter:
-        def encode(self, image):
-            return np.full((2, 3), image.mean(), np.float16)
-
-    from PIL import Image
-
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.full((4, 5, 3), 7, np.uint8)).save(path)
-    item, cache = Item("photo", str(path), 4, 5, sha256(path)), EmbeddingCache("0" * 64, tmp_path / "cache")
+    item, cache = Item("photo", "photo.png", 4, 5, "0" * 64), EmbeddingCache("0" * 64, tmp_path / "cache")
+    made = torch.full((2, 3), 7, dtype=torch.float16)
     assert cache.load(item) is None
-    made = cache.compute(Counter(), item)
-    assert item in cache and (cache.load(item) == made).all() and (made == 7).all()
+    cache.save(item, made)
+    assert item in cache and (cache.load(item) == made).all()
     assert EmbeddingCache("1" * 64, tmp_path / "cache").load(item) is None  # other weights, other embeddings
     next((tmp_path / "cache").rglob("*.npy")).write_bytes(b"torn")
     assert item not in cache and cache.load(item) is None
+
+    assert cache.room_for([item] * 3, 2_000_000, 1) == (
+        True,
+        f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}",
+    )
+    assert "more than runtime.cache_gb (0.005): not kept" in cache.room_for([item] * 3, 2_000_000, 0.005)[1]
+    assert "more than the disk has free" in cache.room_for([item] * 3, 10**15, 10**9)[1]
 
 
 def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     good = tmp_path / "good.pth"
     torch.save(small_vit().state_dict(), good)
     assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
-    assert engine_fingerprint("a", "0") == engine_fingerprint("a", "0") != engine_fingerprint("b", "0")
+    ours = SamParams(model="embedded", checkpoint=str(good), precision="float32")
+    rounded = ours.model_copy(update={"precision": "bfloat16"})
+    assert engine_fingerprint(ours) == engine_fingerprint(ours) != engine_fingerprint(rounded)
 
     with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
         check_checkpoint("vit_x", good)

@@ -137,9 +137,13 @@ class Sampling(Group):
     num_points: Positive
 
 
+Precision = Literal["float32", "bfloat16"]
+
+
 class SamParams(Group):
     model: str = Field(description="a key of MODELS in stages/sam/models.py")
     checkpoint: str
+    precision: Precision = Field(description="of the image encoder's matrix products; the decoder is float32")
 
 
 class Selection(Group):
@@ -168,7 +172,10 @@ class Runtime(Group):
     """What must not change a result; no stage lists this group."""
 
     device: Literal["auto", "cpu", "cuda"]
-    workers: Positive = Field(description="processes that read, compute and write files")
+    workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
+    batch: Positive = Field(description="images that SAM encodes at once on a GPU")
+    compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")
+    cache_gb: float = Field(ge=0, description="SAM embeddings are kept on disk if all of them take no more, in GB")
 
 
 class Params(Group):

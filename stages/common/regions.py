@@ -88,6 +88,11 @@ def encode_mask(mask: np.ndarray) -> str:
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
 
 
+def encode_counts(counts: np.ndarray, shape: tuple[int, int]) -> str:
+    """Run lengths column by column, outside first, as COCO compresses them."""
+    return coco.frPyObjects({"counts": counts.tolist(), "size": list(shape)}, *shape)["counts"].decode("ascii")
+
+
 def decode_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
     """COCO compressed run lengths as (H, W) bool."""
     return coco.decode(coco_mask(counts, shape)).astype(bool)

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from stages.common.errors import run_stage
 from stages.common.params import Sampling
-from stages.common.regions import connected
+from stages.common.regions import connected, decode_mask, encode_counts
 from stages.common.scenes import Scene, draw_scene
 from stages.prompts import sample_points
-from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint
+from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint, fit
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels
@@ -32,12 +32,14 @@ def score(segmenter: Segmenter, scenes: Sequence[Scene]) -> dict[str, float]:
         confidence = np.zeros_like(scene.labels)
         components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, MIN_AREA)]
         prompts = [Prompt(points=np.array(sample_points(c, HOW, confidence, rng))) for c in components]
-        decoded = segmenter.decode(segmenter.encode(scene.image), scene.labels.shape, prompts)
-        for component, (masks, quality) in zip(components, decoded, strict=True):
-            target = component.whole(scene.labels.shape)
+        shape = scene.labels.shape
+        (decoded,) = segmenter.decode(segmenter.encode([fit(scene.image, segmenter.side)]), [shape], [prompts])
+        for component, found in zip(components, decoded, strict=True):
+            target = component.whole(shape)
+            masks = np.stack([decode_mask(encode_counts(counts, shape), shape) for counts in found.counts])
             iou = (masks & target).sum((1, 2)) / (masks | target).sum((1, 2))
             best.append(iou.max())
-            chosen.append(iou[quality.argmax()])
+            chosen.append(iou[found.iou.argmax()])
     return {
         "components": len(best),
         "best_of_three": round(float(np.mean(best)), 4),

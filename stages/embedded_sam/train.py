@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling import Sam
 from torch import nn
 
 from stages.common import scenes as scenes_module
@@ -31,7 +32,7 @@ from stages.common.regions import bounded, connected
 from stages.common.scenes import SIZE, draw_scene
 from stages.embedded_sam import score
 from stages.sam import decoder, embedded
-from stages.sam.decoder import mask_prompt, predict_masks
+from stages.sam.decoder import mask_prompt
 from stages.sam.embedded import WIDTH, build_embedded_sam
 from stages.sam.models import SamSegmenter
 
@@ -137,6 +138,28 @@ def overlap(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """IoU of logits > 0 with target > 0.5, one value per mask."""
     mask, target = logits > 0, (target > 0.5).expand_as(logits)
     return (mask & target).sum((-2, -1)) / (mask | target).sum((-2, -1)).clamp(min=1)
+
+
+def predict_masks(
+    sam: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """MaskDecoder.predict_masks for prompts that each bring their own image embedding.
+
+    embeddings: (P, C, h, w) float, one per prompt. sparse: (P, T, C). dense:
+    (P, C, h, w). Returns logits (P, 4, 4h, 4w), the single mask first and then the
+    three candidates, and predicted IoU (P, 4). segment-anything's own takes one
+    image a call, stages/sam/decoder.py is for inference alone.
+    """
+    decoder = sam.mask_decoder
+    output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
+    position = sam.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
+    states, image = decoder.transformer(embeddings + dense, position, tokens)
+    image = image.transpose(1, 2).reshape(embeddings.shape)
+    upscaled = decoder.output_upscaling(image)
+    weights = torch.stack([mlp(states[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
+    logits = (weights @ upscaled.flatten(2)).view(len(sparse), -1, *upscaled.shape[-2:])
+    return logits, decoder.iou_prediction_head(states[:, 0])
 
 
 def predict_shared(

@@ -1,35 +1,121 @@
-"""Prompts of several images through SAM's mask decoder in one batch."""
+"""SAM's mask decoder (Kirillov et al. 2023, appendix A) for the prompts of several images in one batch.
+
+Weights and mathematics are those of segment-anything's `MaskDecoder`. What differs: tokens stay
+rows of one matrix from end to end, what the first layer reads from an image is computed once for
+all of its prompts, and only the part of the grid that holds image is scaled up.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
 
 MASK_LOGIT = 8.0  # what a mask prompt says inside the mask; minus that outside
 
 
-def mask_prompt(masks: torch.Tensor) -> torch.Tensor:
+def mask_prompt(masks: Tensor) -> Tensor:
     """Masks (P, h, w) bool at the prompt encoder's mask size, as logits (P, 1, h, w) float32."""
     return (masks.float() * 2 - 1)[:, None] * MASK_LOGIT
 
 
-def predict_masks(
-    sam: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """MaskDecoder.predict_masks for prompts that each bring their own image embedding.
+class Decoder:
+    """`sam`'s decoder, in float32 on the device where its weights are."""
 
-    embeddings: (P, C, h, w) float, one per prompt. sparse: (P, T, C). dense:
-    (P, C, h, w). Returns logits (P, 4, 4h, 4w), the single mask first and then the
-    three candidates, and predicted IoU (P, 4). segment-anything's own takes one
-    image a call and repeats it.
-    """
-    decoder = sam.mask_decoder
-    output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
-    position = sam.prompt_encoder.get_dense_pe().expand(len(sparse), -1, -1, -1)
-    states, image = decoder.transformer(embeddings + dense, position, tokens)
-    image = image.transpose(1, 2).reshape(embeddings.shape)
-    upscaled = decoder.output_upscaling(image)
-    weights = torch.stack([mlp(states[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-    logits = (weights @ upscaled.flatten(2)).view(len(sparse), -1, *upscaled.shape[-2:])
-    return logits, decoder.iou_prediction_head(states[:, 0])
+    @torch.no_grad()
+    def __init__(self, sam: Sam) -> None:
+        self.decoder = decoder = sam.mask_decoder
+        transformer = decoder.transformer
+        self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        self.place = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)[0]
+        self.layers = [
+            (layer, self._projection(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token))
+            for layer in transformer.layers
+        ]
+        self.last = self._projection(transformer.final_attn_token_to_image)
+
+    def __call__(
+        self, embeddings: Tensor, image: Tensor, sparse: Tensor, dense: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Candidate masks as logits at a quarter of the model's resolution, and their predicted IoU.
+
+        embeddings: (I, C, h, w), one an image. image: (P,) int64, each prompt's image.
+        sparse: (P, T, C) and dense: (P, C, h, w), a prompt's embeddings; dense may be (1, C, h, w),
+        the same for all. grid: how many rows and columns of the embedding are wanted.
+        Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
+        """
+        tokens = torch.cat([self.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+        own_image = len(dense) == len(sparse) > 1  # mask prompts: no two see the same image
+        keys = _rows((embeddings[image] if own_image else embeddings) + dense)
+        owner = None if own_image else image
+
+        queries = tokens
+        for layer, (weight, offset) in self.layers:
+            k, v, q = F.linear(keys, weight).add_(offset).chunk(3, dim=-1)
+            if layer.skip_first_layer_pe:
+                queries = layer.norm1(layer.self_attn(queries, queries, queries))
+            else:
+                placed = queries + tokens
+                queries = layer.norm1(queries + layer.self_attn(placed, placed, queries))
+            look = layer.cross_attn_token_to_image
+            seen = _attend(look, look.q_proj(queries + tokens), _of(k, owner), _of(v, owner))
+            queries = layer.norm2(queries + seen)
+            queries = layer.norm3(queries + layer.mlp(queries))
+            tell = layer.cross_attn_image_to_token
+            told = _attend(tell, _of(q, owner), tell.k_proj(queries + tokens), tell.v_proj(queries))
+            keys = layer.norm4(told.add_(_of(keys, owner)))
+            owner = None
+        weight, offset = self.last
+        k, v = F.linear(keys, weight).add_(offset).chunk(2, dim=-1)
+        transformer = self.decoder.transformer
+        look = transformer.final_attn_token_to_image
+        queries = transformer.norm_final_attn(queries + _attend(look, look.q_proj(queries + tokens), k, v))
+
+        rows, columns = grid
+        kept = keys.unflatten(1, embeddings.shape[2:])[:, :rows, :columns]
+        return self._masks(kept, queries[:, 2:5]), self.decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+
+    def _masks(self, image: Tensor, states: Tensor) -> Tensor:
+        """Image tokens (P, h, w, C) and the three mask tokens' states (P, 3, C) to logits (P, 3, 4h, 4w)."""
+        first, norm, act, second, last_act = self.decoder.output_upscaling
+        x = act(F.layer_norm(_double(first, image), (first.out_channels,), norm.weight, norm.bias, norm.eps))
+        x = last_act(_double(second, x))
+        kernels = [mlp(states[:, k]) for k, mlp in enumerate(self.decoder.output_hypernetworks_mlps[1:])]
+        logits = x.flatten(1, -2) @ torch.stack(kernels, dim=-1)  # (P, h*w*2*2*2*2, 3)
+        p, h, w, _ = image.shape
+        return logits.view(p, h, w, 2, 2, 2, 2, 3).permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(p, 3, 4 * h, 4 * w)
+
+    def _projection(self, look: Attention, tell: Attention | None = None) -> tuple[Tensor, Tensor]:
+        """All that attention layers read from the image's tokens as one matrix, and what it adds at each place.
+
+        `look` takes keys (with the place embedding) and values, `tell` queries (with it).
+        """
+        parts = [(look.k_proj, True), (look.v_proj, False)] + ([(tell.q_proj, True)] if tell else [])
+        offset = [F.linear(self.place * placed, part.weight, part.bias) for part, placed in parts]
+        return torch.cat([part.weight for part, _ in parts]), torch.cat(offset, dim=-1)
+
+
+def _double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution with stride and kernel 2: (..., C) to (..., 2, 2, D), one matrix product."""
+    y = x @ layer.weight.permute(0, 2, 3, 1).flatten(1)
+    return y.unflatten(-1, (2, 2, -1)).add_(layer.bias)
+
+
+def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """segment-anything's Attention after its projections of q, k and v (P, tokens, heads * d)."""
+    q, k, v = (x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return layer.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _of(x: Tensor, owner: Tensor | None) -> Tensor:
+    """The rows of x (I, ...) that belong to each prompt (P, ...); a single image's without a copy."""
+    if owner is None:
+        return x
+    return x.expand(len(owner), -1, -1) if len(x) == 1 else x[owner]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, h, w) to tokens (B, h*w, C)."""
+    return x.flatten(2).transpose(1, 2).contiguous()

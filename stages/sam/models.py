@@ -7,26 +7,35 @@ one is one more entry of `MODELS`.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from itertools import groupby
+from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
+from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
 
 from stages.common import labels
+from stages.common.device import pick_device
 from stages.common.errors import SesamError
 from stages.common.files import code_of, fingerprint, sha256
-from stages.sam.decoder import mask_prompt, predict_masks
+from stages.common.params import Params, Precision, Runtime, SamParams
+from stages.sam.decoder import Decoder, mask_prompt
 from stages.sam.embedded import build_embedded_sam
+from stages.sam.encoder import ViTEncoder
+from stages.sam.upscale import Axis, make_axis, run_lengths
 
-DECODED_TOGETHER = 64  # prompts; no param, for another number may round a mask's edge differently
+PROMPTS = {"cpu": 4, "cuda": 128}  # decoded at once; no param, for another number may round a mask's edge differently
 
 
 @dataclass(frozen=True)
@@ -41,73 +50,187 @@ class Prompt:
     mask: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """A prompt's three masks.
+
+    counts: of each mask its run lengths column by column, outside first, int64. iou: (3,)
+    float32, the predicted IoU.
+    """
+
+    counts: Sequence[np.ndarray]
+    iou: np.ndarray
+
+
 class Segmenter(Protocol):
     """What the stages need of a SAM-like model."""
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
-        """An image (H, W, 3) uint8 RGB of any size to its embedding, float16."""
+    side: int  # of its input, pixels
+    device: torch.device
+    batch: int  # images that it best encodes together
+    embedding_bytes: int  # on disk
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (h, w, 3) uint8 RGB whose longer side is `side`, each to its embedding, float16 on the CPU."""
 
     def decode(
-        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each prompt in order: candidate masks (3, H, W) bool and their predicted IoU (3,) float32."""
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Candidates]]:
+        """For each image with its embedding and its own (height, width): the candidates of its prompts, in order."""
+
+
+def fit(image: np.ndarray, side: int) -> Tensor:
+    """An image (H, W, 3) uint8 RGB of any size resized as SamPredictor does, for `Segmenter.encode`."""
+    return torch.from_numpy(ResizeLongestSide(side).apply_image(image))
 
 
 class SamSegmenter:
-    """segment-anything's Sam, decoding the prompts of an image in batches."""
+    """segment-anything's Sam: images and the prompts of several images in batches."""
 
-    def __init__(self, sam: Sam, device: torch.device) -> None:
-        self.sam = sam.to(device).eval()
+    def __init__(
+        self, sam: Sam, device: torch.device, precision: Precision = "float32", runtime: Runtime | None = None
+    ):
+        """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: for batch and compile."""
+        dtype = getattr(torch, precision)
+        compiled = bool(device.type == "cuda" and runtime and runtime.compile and find_spec("triton"))
+        if isinstance(sam.image_encoder, ImageEncoderViT):
+            encoder = ViTEncoder(sam.image_encoder, dtype, fused=compiled)
+        else:
+            encoder = _Autocast(sam.image_encoder, dtype)
+        self.sam, encoder = sam.to(device).eval(), encoder.to(device).eval()
+        self.encoder = torch.compile(encoder, dynamic=False) if compiled else encoder
         self.device = device
-        self.resize = ResizeLongestSide(sam.image_encoder.img_size)
+        self.side = sam.image_encoder.img_size
+        self.decoder = Decoder(sam)
+        self.resize = ResizeLongestSide(self.side)
+        self.axes: dict[tuple[int, int], tuple[Axis, Axis]] = {}
+        self.batch = runtime.batch if runtime and device.type == "cuda" else 1
+        self.embedding_bytes = 2 * sam.prompt_encoder.embed_dim * prod(sam.prompt_encoder.image_embedding_size)
+        self.images = AtOnce("images", self.batch)
+        self.prompts = AtOnce("prompts", PROMPTS[device.type])
 
     @torch.inference_mode()
-    def encode(self, image: np.ndarray) -> np.ndarray:
-        resized = torch.as_tensor(self.resize.apply_image(image)).permute(2, 0, 1)
-        batch = self.sam.preprocess(resized.to(self.device))[None]
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return self.images.map(self._encode, images)
+
+    def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        batch = [self.sam.preprocess(image.to(self.device, non_blocking=True).permute(2, 0, 1)) for image in images]
+        # always full: another shape would be compiled anew, and might round differently
+        batch += [torch.zeros_like(batch[0])] * (self.images.number - len(batch))
         # rounded here and not only in the cache, so that the cache changes nothing
-        return self.sam.image_encoder(batch)[0].half().cpu().numpy()
+        return list(self.encoder(torch.stack(batch))[: len(images)].half().cpu())
 
     @torch.inference_mode()
     def decode(
-        self, embedding: np.ndarray, size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        features = torch.from_numpy(embedding).to(self.device, torch.float32)
-        done: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        for group in _alike(prompts):
-            for start in range(0, len(group), DECODED_TOGETHER):
-                numbers = group[start : start + DECODED_TOGETHER]
-                sparse, dense = self._encode_prompts([prompts[k] for k in numbers], size)
-                logits, quality = predict_masks(self.sam, features.expand(len(numbers), -1, -1, -1), sparse, dense)
-                done |= {k: (logits[i, 1:], quality[i, 1:]) for i, k in enumerate(numbers)}
-        resized = self.resize.get_preprocess_shape(*size, self.resize.target_length)
-        for k in range(len(prompts)):
-            logits, quality = done.pop(k)
-            # one prompt at a time: three masks of a large image are 25 MB, sixty prompts' would be 1.5 GB
-            masks = self.sam.postprocess_masks(logits[None], resized, size)[0] > self.sam.mask_threshold
-            yield masks.cpu().numpy(), quality.float().cpu().numpy()
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Candidates]]:
+        if not any(prompts):
+            return [[] for _ in prompts]
+        features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
+        jobs = [Job(i, sizes[i], prompt) for i, several in enumerate(prompts) for prompt in several]
+        found: dict[int, Candidates] = {}
+        for group in _alike([job.prompt for job in jobs]):
+            done = self.prompts.map(partial(self._decode, features), [jobs[k] for k in group])
+            found |= dict(zip(group, done, strict=True))
+        ordered = iter([found[k] for k in range(len(jobs))])
+        return [[next(ordered) for _ in several] for several in prompts]
 
-    def _encode_prompts(self, prompts: Sequence[Prompt], size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        points = boxes = masks = None
+    def _decode(self, features: Tensor, jobs: Sequence[Job]) -> list[Candidates]:
+        logits, quality = self.logits(features, jobs)
+        counts: list[np.ndarray] = []
+        for size, same in groupby(range(len(jobs)), key=lambda k: jobs[k].size):
+            part = list(same)
+            masks = logits[part[0] : part[-1] + 1].flatten(0, 1)
+            counts += run_lengths(masks, *self._axes(size), self.sam.mask_threshold)
+        iou = quality.cpu().numpy()
+        return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(jobs))]
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+        """What the decoder makes of prompts with equal numbers of points: see Decoder.
+
+        features: (I, C, h, w) float32, the embeddings of the images that `jobs` count.
+        """
+        axes = [self._axes(size) for size in {job.size for job in jobs}]
+        grid = tuple(max(-(-pair[k].end // 4) for pair in axes) for k in range(2))
+        image = torch.tensor([job.image for job in jobs], device=self.device)
+        return self.decoder(features, image, *self._encode_prompts(jobs), grid)
+
+    def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+        """How masks are scaled to an image of (height, width)."""
+        if size not in self.axes:
+            resized = self.resize.get_preprocess_shape(*size, self.side)
+            logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
+            parts = zip(logits, resized, size, strict=True)
+            self.axes[size] = tuple(make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
+        return self.axes[size]
+
+    def _encode_prompts(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+        prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
+        if prompts[0].mask is not None:
+            return encode(None, None, mask_prompt(torch.stack([self._shrink(p.mask) for p in prompts])).to(self.device))
         if prompts[0].points is not None:
-            spots = self.resize.apply_coords(np.stack([p.points for p in prompts]), size)
+            spots = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
             spots = torch.as_tensor(spots, dtype=torch.float32, device=self.device)
-            points = (spots, torch.ones(spots.shape[:2], dtype=torch.int, device=self.device))
-        elif prompts[0].box is not None:
-            corners = self.resize.apply_boxes(np.stack([p.box for p in prompts]), size)
-            boxes = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
+            sparse, dense = encode(
+                (spots, torch.ones(spots.shape[:2], dtype=torch.int, device=self.device)), None, None
+            )
         else:
-            masks = mask_prompt(torch.stack([self._shrink(p.mask) for p in prompts])).to(self.device)
-        return self.sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            corners = np.concatenate([self.resize.apply_boxes(job.prompt.box, job.size) for job in jobs])
+            sparse, dense = encode(None, torch.as_tensor(corners, dtype=torch.float32, device=self.device), None)
+        return sparse, dense[:1]  # without a mask prompt it says the same for all
 
-    def _shrink(self, mask: np.ndarray) -> torch.Tensor:
+    def _shrink(self, mask: np.ndarray) -> Tensor:
         """A mask (H, W) as the prompt encoder takes it: any pixel of a cell counts, so that thin parts stay."""
-        side = self.resize.target_length
         height, width = self.sam.prompt_encoder.mask_input_size
-        rows, columns = self.resize.get_preprocess_shape(*mask.shape, side)
-        cells = (max(1, round(rows * height / side)), max(1, round(columns * width / side)))
+        rows, columns = self.resize.get_preprocess_shape(*mask.shape, self.side)
+        cells = (max(1, round(rows * height / self.side)), max(1, round(columns * width / self.side)))
         small = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), cells)[0] > 0
         return F.pad(small, (0, width - cells[1], 0, height - cells[0]))
+
+
+class Job(NamedTuple):
+    """A prompt of the image with the number `image`, which has `size` (height, width)."""
+
+    image: int
+    size: tuple[int, int]
+    prompt: Prompt
+
+
+class _Autocast(nn.Module):
+    """An encoder other than SAM's ViT, its convolutions and matrix products in `dtype`."""
+
+    def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.dtype = encoder, dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.encoder(images).float()
+
+
+class AtOnce:
+    """How many of a kind are computed at once; halved for good when the GPU's memory does not hold them."""
+
+    def __init__(self, kind: str, number: int) -> None:
+        self.kind, self.number = kind, number
+
+    def map(self, work: Callable[[Sequence], list], items: Sequence) -> list:
+        """The results of `work` on consecutive parts of `items`, in order; SesamError if even one is too many."""
+        results: list = []
+        while len(results) < len(items):
+            try:
+                results += work(items[len(results) : len(results) + self.number])
+                continue
+            except torch.OutOfMemoryError as problem:
+                reason = str(problem).splitlines()[0]
+            if self.number == 1:
+                raise SesamError(f"The GPU's memory does not hold one of the {self.kind} at a time ({reason}).")
+            # out of the except block: the exception would keep the memory of the failed call
+            self.number //= 2
+            torch.cuda.empty_cache()
+            print(f"GPU out of memory: from here on {self.number} {self.kind} at once", flush=True)
+        return results
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -118,8 +241,14 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     return list(groups.values())
 
 
-def load_sam(build: Callable[[], Sam], checkpoint: Path, device: torch.device) -> SamSegmenter:
-    """A Sam with the weights of a state dict; SesamError if they do not fit."""
+def load_sam(
+    build: Callable[[], Sam],
+    checkpoint: Path,
+    device: torch.device,
+    precision: Precision = "float32",
+    runtime: Runtime | None = None,
+) -> SamSegmenter:
+    """A Sam with the weights of a state dict; SesamError if they do not fit. The rest as SamSegmenter's."""
     sam = build()
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
@@ -128,14 +257,14 @@ def load_sam(build: Callable[[], Sam], checkpoint: Path, device: torch.device) -
         raise SesamError(
             f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
         ) from None
-    return SamSegmenter(sam, device)
+    return SamSegmenter(sam, device, precision, runtime)
 
 
 @dataclass(frozen=True)
 class Model:
     """How to load a model; for a published one the SHA-256 that its checkpoint must have, and its address."""
 
-    load: Callable[[Path, torch.device], Segmenter]
+    load: Callable[..., Segmenter]  # called as load_sam is, without `build`
     sha256: str | None = None
     address: str | None = None
 
@@ -177,7 +306,19 @@ def check_checkpoint(name: str, checkpoint: Path) -> str:
     return digest
 
 
-def engine_fingerprint(name: str, checkpoint_sha256: str) -> str:
+def load_segmenter(params: Params) -> Segmenter:
+    """The model that the params name, on the device that they name; SesamError if there is none."""
+    sam, runtime = params.sam, params.runtime
+    return MODELS[sam.model].load(Path(sam.checkpoint), pick_device(runtime), sam.precision, runtime)
+
+
+def engine_fingerprint(sam: SamParams) -> str:
     """What an embedding or a mask depends on besides image and prompts: weights, and the code that runs them."""
     code = sorted(Path(__file__).parent.glob("*.py"))
-    return fingerprint(name, checkpoint_sha256, [sha256(file) for file in code], code_of(labels))
+    return fingerprint(
+        sam.model,
+        sam.precision,
+        check_checkpoint(sam.model, Path(sam.checkpoint)),
+        [sha256(file) for file in code],
+        code_of(labels),
+    )

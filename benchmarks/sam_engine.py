@@ -1,0 +1,315 @@
+"""Images per second of SAM inference: segment-anything's SamPredictor, image by image and prompt by prompt,
+against the stage `sam_masks`, each step of the speed-up switched on in turn.
+
+    python -m benchmarks.sam_engine                                   # ViT-B on a CPU
+    python -m benchmarks.sam_engine --model vit_h --images 256 --peer-images 8      # on a GPU
+
+Weights are random unless --checkpoint names some. Every row is a process of its own, one after the other, on
+the same images, which lie on disk as PNG. SamPredictor's rows read an image and hold its masks; ours also
+write them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages import sam_masks
+from stages.common.dataset import Item
+from stages.common.files import fingerprint, read_json, sha256, write_json
+from stages.common.labels import read_image
+from stages.common.params import Runtime
+from stages.common.regions import decode_mask, encode_mask
+from stages.common.scenes import draw_scene
+from stages.sam.cache import EmbeddingCache
+from stages.sam.embedded import build_embedded_sam
+from stages.sam.models import Candidates, Job, SamSegmenter, fit
+from stages.sam.pipeline import batches_of, run
+
+BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
+LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
+
+
+class WholeMasks(SamSegmenter):
+    """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
+
+    def _decode(self, features: Tensor, jobs: list[Job]) -> list[Candidates]:
+        logits, quality = self.logits(features, jobs)
+        low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
+        found = []
+        for k, job in enumerate(jobs):
+            padded = torch.zeros(1, 3, *low, device=self.device)
+            padded[..., : logits.shape[2], : logits.shape[3]] = logits[k]
+            resized = self.resize.get_preprocess_shape(*job.size, self.side)
+            masks = self.sam.postprocess_masks(padded, resized, job.size)[0] > self.sam.mask_threshold
+            flat = masks.transpose(1, 2).flatten(1).cpu().numpy()
+            edges = [np.flatnonzero(np.diff(mask, prepend=False)) for mask in flat]
+            counts = [np.diff(edge, prepend=0, append=flat.shape[1]) for edge in edges]
+            found.append(Candidates(counts, quality[k].cpu().numpy()))
+        return found
+
+
+def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple[int, int]) -> list[Item]:
+    """Drawn scenes of `size` (height, width) as PNG, and for each its prompts as the stage `prompts` writes them."""
+    rng, items = np.random.default_rng(0), []
+    for k in range(count):
+        path = folder / f"{k}.png"
+        image = cv2.resize(draw_scene((5, k % 8)).image, size[::-1], interpolation=cv2.INTER_CUBIC)
+        image[0, 0] = k % 256, k // 256, 0
+        cv2.imwrite(str(path), image[..., ::-1])
+        components = [{"points": rng.integers(0, size[::-1], (points, 2)).tolist()} for _ in range(prompts)]
+        document = {"height": size[0], "width": size[1], "prompt": "points", "components": components}
+        write_json(folder / "prompts" / f"{k}.json", document)
+        items.append(Item(str(k), str(path), *size, sha256(path)))
+    return items
+
+
+def make_sam(model: str, checkpoint: Path | None) -> Sam:
+    torch.manual_seed(0)
+    sam = BUILD[model]().eval()
+    if checkpoint:
+        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    else:
+        for table in (p for name, p in sam.named_parameters() if "rel_pos" in name or "pos_embed" in name):
+            torch.nn.init.normal_(table, std=0.02)  # zeros as built
+    return sam
+
+
+def loop(precision: str, options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+    """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
+    device = torch.device(options.device)
+    predictor = SamPredictor(make_sam(options.model, options.checkpoint).to(device))
+    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    items = items[: options.peer_images]
+
+    def one(item: Item) -> tuple[float, float, list[np.ndarray]]:
+        started = time.perf_counter()
+        predictor.set_image(read_image(Path(item.image)))
+        _wait(device)
+        encoded = time.perf_counter()
+        masks = []
+        for prompt in sam_masks.component_prompts(read_json(folder / "prompts" / f"{item.id}.json")):
+            foreground = np.ones(len(prompt.points), int)
+            masks.append(predictor.predict(prompt.points, foreground, multimask_output=True)[0])
+        return encoded - started, time.perf_counter() - encoded, masks
+
+    with autocast:
+        if device.type == "cuda":
+            one(items[0])
+        times = np.zeros(2)
+        for k, item in enumerate(items):
+            *seconds, masks = one(item)
+            times += seconds
+            if k == 0:
+                _save(folder / f"{precision}.json", [encode_mask(mask) for three in masks for mask in three])
+    encoder, decoder = len(items) / times
+    return {"encoder": encoder, "decoder": decoder, "whole": len(items) / times.sum()}
+
+
+def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+    """The stage's own read, compute and write, without the steps that are not named."""
+    device = torch.device(options.device)
+    runtime = Runtime(
+        device=device.type, workers=options.workers, batch=options.batch, compile="compile" in steps, cache_gb=1e3
+    )
+    sam = make_sam(options.model, options.checkpoint)
+    kind = SamSegmenter if "tiles" in steps else WholeMasks
+    segmenter = kind(sam, device, "bfloat16" if "bfloat16" in steps else "float32", runtime)
+    if "attention" not in steps:
+        segmenter.encoder = sam.image_encoder
+    if "side by side" not in steps:
+        segmenter.batch = segmenter.images.number = 1
+    cache = EmbeddingCache(fingerprint(*sorted(steps)), folder / "embeddings")
+
+    def rate(read: Callable, compute: Callable, write: Callable, count: int) -> float:
+        batches = batches_of(items[:count], lambda item: True, segmenter.batch)
+        started = time.perf_counter()
+        if "side by side" in steps:
+            run(batches, read, compute, write, device, runtime, "benchmark")
+        else:
+            for batch in batches:
+                for what in compute([read(item) for item in batch]):
+                    write(*what)
+        return count / (time.perf_counter() - started)
+
+    read = partial(_read, folder=folder, cache=cache, side=segmenter.side)
+    compute = partial(sam_masks.compute, segmenter=segmenter)
+    write = partial(sam_masks.write, folder=folder / "masks", cache=None)
+    if device.type == "cuda":
+        rate(read, compute, write, 2 * segmenter.batch)  # compile, choose kernels
+    whole = rate(read, compute, write, len(items))
+    found = read_json(folder / "masks" / "0.json")["candidates"]
+    _save(folder / "ours.json", [one["rle"] for three in found for one in three])
+    image = fit(read_image(Path(items[0].image)), segmenter.side)
+
+    def encode(items: list[Item]) -> list[tuple]:
+        return list(zip(items, segmenter.encode([image] * len(items)), strict=True))
+
+    encoder = rate(_same, encode, cache.save, len(items))
+    return {"encoder": encoder, "decoder": rate(read, compute, write, len(items)), "whole": whole}
+
+
+def _read(item: Item, folder: Path, cache: EmbeddingCache, side: int) -> sam_masks.Loaded:
+    return sam_masks.read((item, ""), folder / "prompts", cache, side)
+
+
+def _same(item: Item) -> Item:
+    return item
+
+
+def _save(path: Path, masks: list[str]) -> None:
+    path.write_text(json.dumps(masks))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _row(pipe: Any, work: Callable[[], dict[str, float]], device: str) -> None:
+    result = work()
+    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    if device == "cuda":
+        result["device memory"] = torch.cuda.max_memory_allocated() / 2**30
+    pipe.send(result)
+
+
+def in_process(work: Callable[[], dict[str, float]], device: str) -> dict[str, float]:
+    """What `work` measures, with the peak of a fresh process' memory in GiB."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_row, args=(send, work, device))
+    process.start()
+    send.close()
+    result = receive.recv()
+    process.join()
+    return result
+
+
+def agreement(found: list[str], expected: list[str], size: tuple[int, int]) -> tuple[float, float]:
+    """Share of equal pixels, and mean IoU, of masks."""
+    equal, overlap = [], []
+    for one, other in zip(found, expected, strict=True):
+        a, b = decode_mask(one, size), decode_mask(other, size)
+        equal.append((a == b).mean())
+        overlap.append((a & b).sum() / max((a | b).sum(), 1) if (a | b).any() else 1.0)
+    return float(np.mean(equal)), float(np.mean(overlap))
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP per second of the device's own matrix product."""
+    a, b = (torch.randn(4096, 4096, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(20 if device == "cuda" else 3):
+        _wait(torch.device(device))
+        started = time.perf_counter()
+        for _ in range(10 if device == "cuda" else 1):
+            a @ b
+        _wait(torch.device(device))
+        best = max(best, (20 if device == "cuda" else 2) * 4096**3 / (time.perf_counter() - started))
+    return best
+
+
+def encoder_work(model: str) -> float:
+    """FLOP (two a multiply-add) of segment-anything's encoder for one image."""
+    with torch.device("meta"):
+        encoder = BUILD[model]().image_encoder
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            encoder(torch.empty(1, 3, encoder.img_size, encoder.img_size))
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=BUILD, default="vit_b")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--peer-images", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=40)
+    parser.add_argument("--points", type=int, default=5)
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--workers", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--bfloat16", action="store_true", help="on a CPU too")
+    options = parser.parse_args()
+    size = tuple(options.size)
+
+    rows: list[tuple[str, Callable, str]] = []
+    bfloat16 = options.device == "cuda" or options.bfloat16
+    for name, precision in LOOPS.items():
+        if precision == "float32" or bfloat16:
+            rows.append((name, partial(loop, precision), precision))
+    steps: set[str] = set()
+    ladder = ["prompts in batches", "tiles", "attention", "side by side"]
+    for step in ladder + ["bfloat16"] * bfloat16 + ["compile"] * (options.device == "cuda"):
+        steps = steps | {step}
+        rows.append((f"+ {step}", partial(ours, steps), "ours"))
+
+    rates = {"float32": matrix_rate(options.device, torch.float32)}
+    if bfloat16:
+        rates["bfloat16"] = matrix_rate(options.device, torch.bfloat16)
+    work = encoder_work(options.model)
+    print(f"{options.model} on {_name(options.device)}, PyTorch {torch.__version__}, {time.strftime('%Y-%m-%d')}: ")
+    print(f"{options.prompts} prompts of {options.points} points an image of {size[1]}x{size[0]}; ", end="")
+    print(f"encoder {work / 1e12:.3g} TFLOP an image; matrix product ", end="")
+    print(", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in rates.items()), "\n")
+    head = [
+        "",
+        "encoder",
+        "share of matrix rate",
+        "decoder",
+        "whole",
+        "times",
+        "memory GiB",
+        "equal pixels",
+        "mean IoU",
+    ]
+    print(" | ".join(["", *head, ""]).strip())
+    print("|" + " --- |" * len(head))
+    baseline = 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        items = make_inputs(folder, options.images, options.prompts, options.points, size)
+        for name, measure, masks in rows:
+            found = in_process(partial(measure, options, items, folder), options.device)
+            baseline = baseline or found["whole"]
+            same = agreement(*(json.loads((folder / f"{x}.json").read_text()) for x in (masks, "float32")), size)
+            rate = rates["bfloat16" if "bfloat16" in name or steps_have_bfloat16(measure) else "float32"]
+            memory = f"{found['memory']:.2f}" + (f" + {found['device memory']:.1f}" if "device memory" in found else "")
+            figures = [f"{found['encoder']:.3g}", f"{found['encoder'] * work / rate:.0%}", f"{found['decoder']:.3g}"]
+            figures += [f"{found['whole']:.3g}", f"{found['whole'] / baseline:.2f}", memory]
+            print("|", " | ".join([name, *figures, f"{same[0]:.6f}", f"{same[1]:.4f}"]), "|", flush=True)
+        print(f"| embeddings cached | | | | {found['decoder']:.3g} | {found['decoder'] / baseline:.2f} | | | |")
+
+
+def steps_have_bfloat16(measure: partial) -> bool:
+    return measure.func is ours and "bfloat16" in measure.args[0]
+
+
+def _name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{torch.get_num_threads()} cores of {model[0].split(':')[1].strip() if model else 'a CPU'}"
+
+
+if __name__ == "__main__":
+    main()

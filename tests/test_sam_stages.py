@@ -1,0 +1,166 @@
+"""The stages embed and sam_masks: killed and resumed, with worker processes as on a GPU, without a cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, edit_params
+from PIL import Image
+
+from stages import embed, sam_masks
+from stages.common.dataset import Dataset, Item
+from stages.common.errors import SesamError
+from stages.common.files import read_json, sha256, write_json
+from stages.common.scenes import draw_scene
+from stages.sam import pipeline
+
+CPU = torch.device("cpu")
+IMAGES = 24
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder with IMAGES scenes and for each four prompts, ready for sam_masks r1."""
+    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
+    rng, items = np.random.default_rng(0), []
+    scene = draw_scene(3).image
+    for k in range(IMAGES):
+        image = np.roll(scene, 5 * k, axis=1)
+        path = tmp_path / f"{k}.png"
+        Image.fromarray(image).save(path)
+        height, width = image.shape[:2]
+        components = [{"points": rng.integers(0, (width, height), (5, 2)).tolist()} for _ in range(4)]
+        document = {"height": height, "width": width, "prompt": "points", "components": components}
+        write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
+        items.append(Item(str(k), path.name, height, width, sha256(path)))
+    Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(items), ()).save(tmp_path / "data/dataset")
+    return tmp_path
+
+
+def masks_in(folder: Path) -> None:
+    """The stage in a process of its own."""
+    os.chdir(folder)
+    sys.argv = ["sam_masks", "r1"]
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sam_masks.main()
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "data/rounds/r1/masks").glob("[0-9]*.json")}
+
+
+def test_killed_at_ten_random_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    context = multiprocessing.get_context("forkserver")  # imports once, then forks in no time
+    context.set_forkserver_preload(["stages.sam_masks"])
+    uninterrupted = workspace.parent / "uninterrupted"
+    shutil.copytree(workspace, uninterrupted, symlinks=True)
+    process = context.Process(target=masks_in, args=(uninterrupted,))
+    process.start()
+    process.join()
+    expected = outputs(uninterrupted)
+    assert process.exitcode == 0 and len(expected) == IMAGES
+
+    rng, done, written = np.random.default_rng(), [], {}
+    while len(done) < 10:
+        process = context.Process(target=masks_in, args=(workspace,))
+        process.start()
+        process.join(rng.uniform(0, 1.5))
+        if process.exitcode == 0:  # all done: begin again
+            assert outputs(workspace) == expected
+            shutil.rmtree(workspace / "data/rounds/r1/masks")
+            shutil.rmtree(workspace / "data/embeddings")
+            written = {}
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        found = outputs(workspace)
+        assert found.items() <= expected.items()  # whole files only
+        times = {name: (workspace / "data/rounds/r1/masks" / name).stat().st_mtime_ns for name in found}
+        assert written.items() <= times.items()  # and what was finished is not made again
+        written = times
+        done.append(len(found))
+    assert any(0 < count < IMAGES for count in done), done
+    process = context.Process(target=masks_in, args=(workspace,))
+    process.start()
+    process.join()
+    assert outputs(workspace) == expected
+    leftovers = list((workspace / "data").rglob(".unfinished-*"))
+    assert leftovers == []
+
+
+def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
+    edit_params(workspace, runtime__cache_gb=0.001)
+    embed.main()
+    assert "24 embeddings of 0.26 MB, 0.0063 GB, are more than runtime.cache_gb (0.001)" in capsys.readouterr().out
+    sam_masks.main()
+    without = outputs(workspace)
+    assert list((workspace / "data/embeddings").rglob("*.npy")) == []
+
+    edit_params(workspace, runtime__cache_gb=1)
+    shutil.rmtree(workspace / "data/rounds/r1/masks")
+    embed.main()
+    assert len(list((workspace / "data/embeddings").rglob("*.npy"))) == IMAGES
+    sam_masks.main()
+    assert outputs(workspace) == without
+    assert read_json(Path("data/embeddings.json"))["images"].keys() == {str(k) for k in range(IMAGES)}
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes that read and write, and batches of five."""
+    monkeypatch.setattr(pipeline, "_with_threads", pipeline._with_workers)
+    load = sam_masks.load_segmenter
+
+    def segmenter(params):
+        made = load(params)
+        made.batch = made.images.number = 5
+        return made
+
+    monkeypatch.setattr(sam_masks, "load_segmenter", segmenter)
+
+
+def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
+    as_on_a_gpu(monkeypatch)
+    edit_params(workspace, runtime__workers=1)
+    sam_masks.main()
+    expected = outputs(workspace)
+    assert len(expected) == IMAGES
+    for k in (3, 17):  # of two batches: they are made again as they were, the others are left alone
+        (workspace / f"data/rounds/r1/masks/{k}.json").unlink()
+    sam_masks.main()
+    assert outputs(workspace) == expected
+
+    (workspace / "data/rounds/r1/masks/7.json").unlink()
+    shutil.rmtree(workspace / "data/embeddings")
+    (workspace / "5.png").write_bytes(b"torn")
+    with pytest.raises(SesamError, match=r"5\.png"):
+        sam_masks.main()
+
+
+def test_the_first_error_ends_the_work() -> None:
+    def compute(items: list[int]) -> list[tuple]:
+        if 3 in items:
+            raise SesamError("three")
+        return [(item,) for item in items]
+
+    written: list[int] = []
+    work = partial(pipeline._with_threads, [[k] for k in range(100)], int, compute, written.append)
+    with pytest.raises(SesamError, match="three"):
+        list(work(2))
+    assert {0, 1, 2} <= set(written) and len(written) < 20
+    assert pipeline.batches_of([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]
