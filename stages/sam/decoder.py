@@ -64,7 +64,7 @@ class Decoder:
             queries = layer.norm2(queries + seen)
             queries = layer.norm3(queries + layer.mlp(queries))
             tell = layer.cross_attn_image_to_token
-            told = _attend(tell, _of(q, owner), tell.k_proj(queries + tokens), tell.v_proj(queries))
+            told = _attend_few(tell, _of(q, owner), tell.k_proj(queries + tokens), tell.v_proj(queries))
             keys = layer.norm4(told.add_(_of(keys, owner)))
             owner = None
         weight, offset = self.last
@@ -105,8 +105,20 @@ def _double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 
 def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """segment-anything's Attention after its projections of q, k and v (P, tokens, heads * d)."""
-    q, k, v = (x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (_heads(layer, x) for x in (q, k, v))
     return layer.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _attend_few(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`_attend` for many queries and few keys: with the queries as columns every step runs along them."""
+    q, k, v = (_heads(layer, x).mT for x in (q, k, v))
+    share = (k.mT @ q * q.shape[2] ** -0.5).softmax(dim=2)  # (P, heads, keys, queries)
+    return layer.out_proj((v @ share).flatten(1, 2).mT)
+
+
+def _heads(layer: Attention, x: Tensor) -> Tensor:
+    """(P, tokens, heads * d) to (P, heads, tokens, d)."""
+    return x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
 
 
 def _of(x: Tensor, owner: Tensor | None) -> Tensor:

@@ -22,12 +22,12 @@ SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
 class ViTEncoder(nn.Module):
     """The encoder `vit`, taken over: (B, 3, S, S) float32 to (B, C, S/16, S/16) float32."""
 
-    def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, fused: bool = False) -> None:
-        """`dtype`: of the matrix products. `fused`: FlexAttention, which is fast under torch.compile on a GPU only."""
+    def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype`: of the matrix products."""
         super().__init__()
         self.vit = vit
         self.dtype = dtype
-        self.attend = attend_fused if fused else attend_in_blocks
+        self.attend = attend_in_blocks
         for layer in vit.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.to(dtype)
@@ -66,6 +66,26 @@ class ViTEncoder(nn.Module):
         return self.attend(q, k, v, rel_h.flatten(2, 3), rel_w.flatten(2, 3)).transpose(1, 2).flatten(2)
 
 
+class Compiled:
+    """A ViTEncoder under torch.compile; as it is, with a line that says so, where that fails."""
+
+    def __init__(self, encoder: ViTEncoder) -> None:
+        self.encoder, self.compiled = encoder, torch.compile(encoder, dynamic=False)
+        encoder.attend = attend_fused
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.compiled:
+            from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and only a GPU needs it
+
+            try:
+                return self.compiled(images)
+            except TorchDynamoException as problem:
+                reason = str(problem).splitlines()[0]
+            print(f"SAM's encoder runs uncompiled: torch.compile says {reason!r}", flush=True)
+            self.compiled, self.encoder.attend = None, attend_in_blocks
+        return self.encoder(images)
+
+
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v with SAM's decomposed position bias.
 
@@ -94,8 +114,9 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """`attend_in_blocks` in one kernel where torch.compile has one; without it, with the full score matrix."""
+    """`attend_in_blocks` by FlexAttention: one kernel under torch.compile on a GPU, else with the full score matrix."""
     width = rel_w.shape[-1]
+    rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
 
     def bias(score: Tensor, b: Tensor, n: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + rel_h[b, n, query, key // width] + rel_w[b, n, query, key % width]

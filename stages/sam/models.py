@@ -10,7 +10,6 @@ import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import groupby
 from math import prod
 from pathlib import Path
@@ -32,7 +31,7 @@ from stages.common.files import code_of, fingerprint, sha256
 from stages.common.params import Params, Precision, Runtime, SamParams
 from stages.sam.decoder import Decoder, mask_prompt
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.encoder import ViTEncoder
+from stages.sam.encoder import Compiled, ViTEncoder
 from stages.sam.upscale import Axis, make_axis, run_lengths
 
 PROMPTS = {"cpu": 4, "cuda": 128}  # decoded at once; no param, for another number may round a mask's edge differently
@@ -91,14 +90,12 @@ class SamSegmenter:
         self, sam: Sam, device: torch.device, precision: Precision = "float32", runtime: Runtime | None = None
     ):
         """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: for batch and compile."""
-        dtype = getattr(torch, precision)
-        compiled = bool(device.type == "cuda" and runtime and runtime.compile and find_spec("triton"))
-        if isinstance(sam.image_encoder, ImageEncoderViT):
-            encoder = ViTEncoder(sam.image_encoder, dtype, fused=compiled)
-        else:
-            encoder = _Autocast(sam.image_encoder, dtype)
-        self.sam, encoder = sam.to(device).eval(), encoder.to(device).eval()
-        self.encoder = torch.compile(encoder, dynamic=False) if compiled else encoder
+        dtype, encoder = getattr(torch, precision), sam.image_encoder
+        vit = isinstance(encoder, ImageEncoderViT)
+        self.sam = sam.to(device).eval()
+        self.encoder = (ViTEncoder if vit else _Autocast)(encoder, dtype).to(device).eval()
+        if vit and device.type == "cuda" and runtime and runtime.compile:
+            self.encoder = Compiled(self.encoder)
         self.device = device
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
