@@ -107,8 +107,11 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
         encoded = time.perf_counter()
         masks = []
         for prompt in sam_masks.component_prompts(read_json(folder / "prompts" / f"{item.id}.json")):
-            foreground = np.ones(len(prompt.points), int)
-            masks.append(predictor.predict(prompt.points, foreground, multimask_output=True)[0])
+            # not predict(), which is this and then fails: NumPy has no bfloat16
+            points = predictor.transform.apply_coords(prompt.points, predictor.original_size)
+            points = torch.as_tensor(points, dtype=torch.float, device=device)[None]
+            foreground = torch.ones(points.shape[:2], dtype=torch.int, device=device)
+            masks.append(predictor.predict_torch(points, foreground)[0][0].cpu().numpy())
         return encoded - started, time.perf_counter() - encoded, masks
 
     with autocast:
@@ -161,7 +164,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     image = fit(read_image(Path(items[0].image)), segmenter.side)
 
     def encode(items: list[Item]) -> list[tuple]:
-        return list(zip(items, segmenter.encode([image] * len(items)), strict=True))
+        return [(item, made.numpy()) for item, made in zip(items, segmenter.encode([image] * len(items)), strict=True)]
 
     encoder = rate(_same, encode, cache.save, len(items))
     return {"encoder": encoder, "decoder": rate(read, compute, write, len(items)), "whole": whole}
@@ -218,16 +221,17 @@ def agreement(found: list[str], expected: list[str], size: tuple[int, int]) -> t
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP per second of the device's own matrix product."""
-    a, b = (torch.randn(4096, 4096, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(20 if device == "cuda" else 3):
+    side, together = (8192, 10) if device == "cuda" else (2048, 1)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(10 if dtype == torch.float32 or device == "cuda" else 1):
         _wait(torch.device(device))
         started = time.perf_counter()
-        for _ in range(10 if device == "cuda" else 1):
+        for _ in range(together):
             a @ b
         _wait(torch.device(device))
-        best = max(best, (20 if device == "cuda" else 2) * 4096**3 / (time.perf_counter() - started))
-    return best
+        seconds.append(time.perf_counter() - started)
+    return together * 2 * side**3 / min(seconds)
 
 
 def encoder_work(model: str) -> float:

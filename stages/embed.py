@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from stages.common.dataset import Dataset, Item
@@ -25,9 +26,9 @@ def read(item: Item, side: int) -> tuple[Item, Tensor]:
     return item, fit(read_image(Path(item.image)), side)
 
 
-def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tuple[Item, Tensor]]:
+def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tuple[Item, np.ndarray]]:
     items, images = zip(*loaded, strict=True)
-    return list(zip(items, segmenter.encode(images), strict=True))
+    return [(item, made.numpy()) for item, made in zip(items, segmenter.encode(images), strict=True)]
 
 
 def main() -> None:

@@ -57,11 +57,17 @@ def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple]:
     embeddings = [one.embedding if made is None else made for one, made in zip(loaded, fresh, strict=True)]
     sizes = [(one.item.height, one.item.width) for one in loaded]
     found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
-    return [(one.item, one.made_of, *rest) for one, *rest in zip(loaded, found, fresh, strict=True)]
+    kept = [None if made is None else made.numpy() for made in fresh]
+    return [(one.item, one.made_of, *rest) for one, *rest in zip(loaded, found, kept, strict=True)]
 
 
 def write(
-    item: Item, made_of: str, found: list[Candidates], fresh: Tensor | None, folder: Path, cache: EmbeddingCache | None
+    item: Item,
+    made_of: str,
+    found: list[Candidates],
+    fresh: np.ndarray | None,
+    folder: Path,
+    cache: EmbeddingCache | None,
 ) -> None:
     """An image's candidates as JSON: COCO run lengths and predicted IoU; a new embedding to the cache."""
     if cache and fresh is not None:

@@ -32,10 +32,10 @@ class EmbeddingCache:
         found = self._load(item)
         return None if found is None else torch.from_numpy(found)
 
-    def save(self, item: Item, embedding: Tensor) -> None:
+    def save(self, item: Item, embedding: np.ndarray) -> None:
         """Keep an embedding; on disk when this returns."""
         with whole(self._path(item)) as beside:
-            np.save(beside, embedding.numpy())
+            np.save(beside, embedding)
 
     def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, str]:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and a line that says so with their size."""
