@@ -100,7 +100,6 @@ class SamSegmenter:
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
-        self.axes: dict[tuple[int, int], tuple[Axis, Axis]] = {}
         self.batch = runtime.batch if runtime and device.type == "cuda" else 1
         self.embedding_bytes = 2 * sam.prompt_encoder.embed_dim * prod(sam.prompt_encoder.image_embedding_size)
         self.images = AtOnce("images", self.batch)
@@ -155,12 +154,10 @@ class SamSegmenter:
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
         """How masks are scaled to an image of (height, width)."""
-        if size not in self.axes:
-            resized = self.resize.get_preprocess_shape(*size, self.side)
-            logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-            parts = zip(logits, resized, size, strict=True)
-            self.axes[size] = tuple(make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
-        return self.axes[size]
+        resized = self.resize.get_preprocess_shape(*size, self.side)
+        logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
+        parts = zip(logits, resized, size, strict=True)
+        return tuple(make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
 
     def _encode_prompts(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
         prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
@@ -169,9 +166,8 @@ class SamSegmenter:
         if prompts[0].points is not None:
             spots = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
             spots = torch.as_tensor(spots, dtype=torch.float32, device=self.device)
-            sparse, dense = encode(
-                (spots, torch.ones(spots.shape[:2], dtype=torch.int, device=self.device)), None, None
-            )
+            foreground = torch.ones(spots.shape[:2], dtype=torch.int, device=self.device)
+            sparse, dense = encode((spots, foreground), None, None)
         else:
             corners = np.concatenate([self.resize.apply_boxes(job.prompt.box, job.size) for job in jobs])
             sparse, dense = encode(None, torch.as_tensor(corners, dtype=torch.float32, device=self.device), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Axis:
         return whole.scatter_(2, places, self.weight).flatten(0, 1)[: self.size]
 
 
+@lru_cache(256)
 def make_axis(logits: int, model: int, resized: int, size: int, device: torch.device) -> Axis:
     """The axis of an image with `size` pixels that was resized to `resized` of the `model` pixels of SAM's input.
 
