@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, edit_params
 from PIL import Image
 
@@ -23,7 +22,6 @@ from stages.common.files import read_json, sha256, write_json
 from stages.common.scenes import draw_scene
 from stages.sam import pipeline
 
-CPU = torch.device("cpu")
 IMAGES = 16
 
 
