@@ -14,7 +14,7 @@ from stages.common.files import whole_folder, write_json
 from stages.common.labels import UNLABELLED, is_confident
 from stages.common.parallel import per_image
 from stages.common.params import Components, Params, Sampling, round_of_command_line
-from stages.common.regions import Region, bounded, connected, deepest, encode_mask
+from stages.common.regions import Region, bounded, components, deepest, skeleton
 from stages.common.seeds import seed_of
 
 
@@ -29,14 +29,11 @@ def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[t
     Components below `min_area` pixels stay only if they hold a weakly labelled
     pixel. Without `separate`, all pixels of a class are one component.
     """
-    found = []
-    for k in np.setdiff1d(augmented, [UNLABELLED]):
-        mask = augmented == k
-        for region in connected(mask, connectivity=how.connectivity) if how.separate else [bounded(mask)]:
-            labelled = (weak[region.window][region.mask] != UNLABELLED).any()
-            if labelled or region.area >= how.min_area:
-                found.append((int(k), region))
-    return found
+    if how.separate:
+        return components(augmented, how.connectivity, how.min_area, marked=weak != UNLABELLED)
+    classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [UNLABELLED])]
+    kept = [(k, mask) for k, mask in classes if mask.sum() >= how.min_area or (mask & (weak != UNLABELLED)).any()]
+    return [(int(k), bounded(mask)) for k, mask in kept]
 
 
 def sample_points(
@@ -50,13 +47,13 @@ def sample_points(
     farthest from the outside.
     """
     if how.strategy == "skeleton":
-        y, x = np.nonzero(region.skeleton())
+        x, y = skeleton(region.depth).pixels.T
     elif how.strategy == "deepest":
         y, x = np.empty((2, 0), int)
     else:
         y, x = np.nonzero(region.mask)
     if len(y) == 0:
-        x, y = (np.array([value]) for value in deepest(region.depth()))
+        x, y = (np.array([value]) for value in deepest(region.depth))
     if len(y) > how.num_points:
         if how.strategy == "confident":
             order = rng.permutation(len(y))  # of equally confident pixels, any
@@ -81,7 +78,7 @@ def image_prompts(
     augmented = augment(weak, predicted, is_confident(confidence, params.augment.confidence))
     prompts = []
     for k, region in separate(augmented, weak, params.components):
-        component = {"class": k, "rle": encode_mask(region.whole(weak.shape))}
+        component = {"class": k, "rle": region.rle(weak.shape)}
         if params.sampling.prompt == "points":
             # seeded by the component's first pixel: neither its neighbours nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
-from skimage.morphology import skeletonize
 
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
@@ -21,26 +20,24 @@ from stages.common.files import whole_folder
 from stages.common.labels import UNLABELLED, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Coarse, Point, Scribble, Weak, load_params
-from stages.common.regions import Region, connected, deepest
+from stages.common.regions import Region, components, deepest, skeleton
 
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
     draw = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
     drawn = np.full_like(fine, UNLABELLED)
-    for k in np.setdiff1d(fine, [UNLABELLED]):
-        for region in connected(fine == k, weak.min_area):
-            drawn[region.window][inside(draw(region, getattr(weak, weak.kind)), region)] = k
+    for k, region in components(fine, min_area=weak.min_area):
+        drawn[region.window][inside(draw(region, getattr(weak, weak.kind)), region)] = k
     return drawn
 
 
 def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
     """What of a stroke (h, w) bool to keep: off the region's boundary if possible, in the region always."""
-    depth = region.depth()
-    for allowed in (depth > 1, region.mask):
+    for allowed in (region.depth > 1, region.mask):
         if (stroke & allowed).any():
             return stroke & allowed
-    x, y = deepest(depth)
+    x, y = deepest(region.depth)
     kept = np.zeros_like(region.mask)
     kept[y, x] = True
     return kept
@@ -48,7 +45,7 @@ def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
 
 def coarse_polygon(region: Region, how: Coarse) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
-    depth, size = region.depth(), np.sqrt(region.area)
+    depth, size = region.depth, np.sqrt(region.area)
     core = depth > min(how.erosion * size, 0.5 * depth.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = [cv2.approxPolyDP(outline, how.tolerance * size, closed=True) for outline in outlines]
@@ -59,11 +56,10 @@ def coarse_polygon(region: Region, how: Coarse) -> np.ndarray:
 
 def scribble(region: Region, how: Scribble) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
-    depth = region.depth()
-    core = skeletonize(np.pad(depth > how.margin * depth.max(), 1))[1:-1, 1:-1]
+    core = skeleton(np.maximum(region.depth - how.margin * region.depth.max(), 0))
     drawn = np.zeros(region.mask.shape, np.uint8)
-    if core.any():
-        path = longest_path(core)
+    if core.cells.any():
+        path = core.pixels[longest_path(core.cells)]
         spare = round(len(path) * (1 - how.length) / 2)
         path = path[spare : len(path) - spare]
         cv2.polylines(drawn, [path.reshape(-1, 1, 2).astype(np.int32)], False, 1, how.thickness)
@@ -73,12 +69,12 @@ def scribble(region: Region, how: Scribble) -> np.ndarray:
 def dot(region: Region, how: Point) -> np.ndarray:
     """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
-    cv2.circle(drawn, deepest(region.depth()), how.radius, 1, cv2.FILLED)
+    cv2.circle(drawn, deepest(region.depth), how.radius, 1, cv2.FILLED)
     return drawn.astype(bool)
 
 
 def longest_path(skeleton: np.ndarray) -> np.ndarray:
-    """The longest shortest path in a skeleton (h, w) bool, as pixels (n, 2) x, y.
+    """The longest shortest path in a skeleton (h, w) bool: (n,) int, which of its pixels in scan order, end to end.
 
     Two sweeps of Dijkstra from its first pixel, exact on a tree; of several
     connected parts, the one with the longest path.
@@ -108,7 +104,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
     while back[node] >= 0:
         node = int(back[node])
         path.append(node)
-    return np.stack([columns[path], rows[path]], axis=1)
+    return np.array(path)
 
 
 def process(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from skimage.morphology import skeletonize
 
 from stages.common.labels import is_confident
 from stages.common.params import Components
-from stages.common.regions import Region, connected, decode_mask, encode_mask
+from stages.common.regions import (
+    THINNED_DEPTH,
+    Region,
+    components,
+    connected,
+    decode_mask,
+    encode_mask,
+    skeleton,
+)
 from stages.prompts import augment, box_around, image_prompts, sample_points, separate
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
@@ -51,17 +61,42 @@ def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label(
     assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
 
 
-@given(MAPS)
-def test_components_partition_a_map(values) -> None:
-    total = np.zeros(values.shape, int)
-    for region in connected(values == 1):
-        total += region.whole(values.shape)
-    assert (total == (values == 1)).all()
+@given(MAPS, st.sampled_from([4, 8]))
+def test_components_of_all_classes_are_those_of_each(values, connectivity) -> None:
+    found = [(k, region.whole(values.shape)) for k, region in components(values, connectivity)]
+    apart = [(k, r.whole(values.shape)) for k in (0, 1) for r in connected(values == k, connectivity=connectivity)]
+    assert [k for k, _ in found] == [k for k, _ in apart]
+    for k in (0, 1):
+        masks = {mask.tobytes() for one, mask in found if one == k}
+        assert masks == {mask.tobytes() for one, mask in apart if one == k}
 
 
 @given(MAPS)
 def test_run_lengths_survive(values) -> None:
     assert (decode_mask(encode_mask(values == 1), values.shape) == (values == 1)).all()
+    for _, region in components(values):
+        assert region.rle(values.shape) == encode_mask(region.whole(values.shape))
+
+
+def test_the_skeleton_is_scikit_images_where_nothing_is_deep(scene) -> None:
+    for _, region in components(scene.labels, min_area=64):
+        if region.depth.max() < 2 * THINNED_DEPTH:
+            exact = skeletonize(np.pad(region.mask, 1))[1:-1, 1:-1]
+            assert (skeleton(region.depth).pixels == np.argwhere(exact)[:, ::-1]).all()
+
+
+def test_a_deep_skeleton_stays_inside_whole_and_near_the_exact_one(scene) -> None:
+    large = cv2.resize(scene.labels, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
+    deep = [region for _, region in components(large) if region.depth.max() >= 4 * THINNED_DEPTH]
+    assert deep
+    for region in deep:
+        cells, pixels = skeleton(region.depth)
+        step = int(region.depth.max()) // THINNED_DEPTH
+        exact = skeletonize(np.pad(region.mask, 1))[1:-1, 1:-1]
+        assert region.mask[pixels[:, 1], pixels[:, 0]].all()
+        assert len(list(connected(cells))) == 1
+        away = cv2.distanceTransform((~exact).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        assert np.median(away[pixels[:, 1], pixels[:, 0]]) <= step
 
 
 @pytest.mark.parametrize("strategy", ["skeleton", "random", "confident", "deepest"])

@@ -51,18 +51,23 @@ def test_no_boundary_pixel_of_a_large_region(params, kind: str) -> None:
     assert drawn.any() and not drawn[10].any() and not drawn[:, 69].any()
 
 
+def path_in(skeleton: np.ndarray) -> np.ndarray:
+    """The longest path as pixels (n, 2) x, y."""
+    return np.argwhere(skeleton)[longest_path(skeleton), ::-1]
+
+
 def test_longest_path_of_a_fork() -> None:
     skeleton = np.zeros((9, 20), bool)
     skeleton[4, 2:18] = True  # a line of 16 pixels
     skeleton[1:4, 9] = True  # a short branch
-    path = longest_path(skeleton)
+    path = path_in(skeleton)
     assert len(path) == 16 and {tuple(path[0]), tuple(path[-1])} == {(2, 4), (17, 4)}
 
 
 def test_longest_path_takes_the_longest_part_and_a_lone_pixel() -> None:
     skeleton = np.zeros((9, 20), bool)
     skeleton[1, 1:4] = skeleton[6, 3:15] = True
-    assert set(longest_path(skeleton)[:, 1]) == {6}
+    assert set(path_in(skeleton)[:, 1]) == {6}
     lone = np.zeros((3, 3), bool)
     lone[1, 2] = True
-    assert longest_path(lone).tolist() == [[2, 1]]
+    assert path_in(lone).tolist() == [[2, 1]]

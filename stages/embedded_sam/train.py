@@ -28,7 +28,7 @@ from torch import nn
 from stages.common import scenes as scenes_module
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import code_of, fingerprint, whole
-from stages.common.regions import bounded, connected
+from stages.common.regions import bounded, connected, skeleton
 from stages.common.scenes import SIZE, draw_scene
 from stages.embedded_sam import score
 from stages.sam import decoder, embedded
@@ -55,7 +55,7 @@ def regions(labels: np.ndarray, instances: np.ndarray, min_area: int) -> list[tu
             mask = region.whole(labels.shape)
             if region.area < min_area or (not of_class and any(np.array_equal(mask, other) for other, _ in found)):
                 continue
-            y, x = np.nonzero(region.skeleton())
+            x, y = skeleton(region.depth).pixels.T
             found.append((mask, np.stack([x + region.left, y + region.top], 1).astype(np.int16)))
     return found
 
