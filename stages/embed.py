@@ -18,7 +18,7 @@ from stages.common.files import write_json
 from stages.common.labels import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.models import MODELS, Segmenter, engine_fingerprint, fit, load_segmenter
 from stages.sam.pipeline import batches_of, run
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     cache = EmbeddingCache(engine)
     if any(item not in cache for item in dataset.train):
         segmenter = load_segmenter(params)
-        keep, told = cache.room_for(dataset.train, segmenter.embedding_bytes, params.runtime.cache_gb)
+        keep, told = cache.room_for(dataset.train, MODELS[params.sam.model].embedding_bytes, params.runtime.cache_gb)
         print(f"embed: {told}", flush=True)
         if keep:
             batches = batches_of(dataset.train, lambda item: item not in cache, segmenter.batch)

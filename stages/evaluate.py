@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.common.dataset import Dataset, Item, item_label, item_predictions
+from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json, write_text
 from stages.common.labels import UNLABELLED, is_confident, read_image
@@ -114,7 +114,7 @@ def compare(items: Sequence[Item], classes: int, rounds: Sequence[str], threshol
     """Confusion matrix, (K, K + 1) int64, of each label set with the fine labels, summed over `items`."""
     total: dict[str, np.ndarray] = {}
     for item in items:
-        fine = item_label("data/fine/train", item)
+        fine = item_fine("train", item)
         for name, labels in label_sets(item, rounds, threshold):
             total[name] = total.get(name, 0) + confusion(fine, labels, classes)
     return total
@@ -156,7 +156,7 @@ def judge_networks(data: Dataset, params: Params, networks: Mapping[str, Network
         whole_folder(METRICS / "panels") as folder,
     ):
         for number, item in enumerate(data.val):
-            image, fine = read_image(Path(item.image)), item_label("data/fine/val", item)
+            image, fine = read_image(Path(item.image)), item_fine("val", item)
             predicted = {name: network(image) for name, network in networks.items()}
             for name, labels in predicted.items():
                 total[name] = total.get(name, 0) + confusion(fine, labels, len(data.classes))
@@ -166,7 +166,7 @@ def judge_networks(data: Dataset, params: Params, networks: Mapping[str, Network
             bar.update()
         for item in data.train[:shown]:
             image = read_image(Path(item.image))
-            fine, weak = item_label("data/fine/train", item), item_label("data/weak", item)
+            fine, weak = item_fine("train", item), item_label("data/weak", item)
             steps = {name: _steps(name, item, networks[name](image), params) for name in params.rounds}
             _save(train_panel(image, fine, weak, steps, data), folder / "train" / f"{item.id}.png")
             bar.update()

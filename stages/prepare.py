@@ -1,35 +1,144 @@
-"""Check a data set as it lies on disk and bring its labels to one form: class ids, 255 = ignore.
+"""Check a data set as its maker ships it, bring its labels to class ids, 255 = none, and tell what a run will cost.
 
-Images stay where they are; the manifest says where.
+Images stay where they are; the manifest says where. Everything that is wrong is told at once, and then
+nothing is written.
 """
 
 from __future__ import annotations
 
 import colorsys
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
-from stages.common.labels import UNLABELLED, read_image, read_label, write_label
+from stages.common.labels import read_image, write_label
 from stages.common.parallel import per_image
-from stages.common.params import DatasetParams, load_params
+from stages.common.params import Components, DatasetParams, Params, load_params
+from stages.common.regions import components
+from stages.common.seeds import seed_of
+from stages.datasets.faults import LEAKED, MISSING, SIZES, UNREADABLE, VALUES, Found, some, told
+from stages.datasets.layouts import Pair, find_pairs
+from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+COUNTED = 100  # training images whose components are counted, to estimate those of all
 
 
-def class_ids(label: np.ndarray, classes: int, ignore: list[int]) -> np.ndarray:
-    """Label values (H, W) uint8 with the ignore values set to 255; ValueError for a value that is no class."""
-    strange = np.setdiff1d(label, [*range(classes), *ignore])
-    if len(strange):
-        raise ValueError(
-            f"holds the class ids {strange.tolist()}; expected 0 to {classes - 1}. "
-            "Correct the label, or add the values to dataset.ignore"
-        )
-    return np.where(np.isin(label, ignore), UNLABELLED, label).astype(np.uint8)
+class Checked(NamedTuple):
+    """What one image and its label turned out to be.
+
+    classes: bit k is set if class k occurs. components, edges: how many the label has, or None if not counted;
+    edges are places where the class changes from one row to the next.
+    """
+
+    item: Item | None
+    faults: list[Found]
+    classes: int = 0
+    components: int | None = None
+    edges: int | None = None
+
+
+def choose(pairs: Sequence[Pair], subset: float | list[str] | None) -> list[Pair]:
+    """The training images of an annotation budget: a share of them, rounded up, or those listed.
+
+    A smaller share is part of every larger one, and the same for every seed. SesamError for an id that is unknown.
+    """
+    if subset is None:
+        return list(pairs)
+    if isinstance(subset, list):
+        chosen = set(subset)
+        if unknown := chosen - {pair.id for pair in pairs}:
+            raise SesamError(
+                f"params.yaml: dataset.subset lists {len(unknown)} images that are not in the training splits: "
+                f"{', '.join(sorted(unknown)[:5])}. An image of this data set is called {pairs[0].id}."
+            )
+    else:
+        drawn = sorted(pairs, key=lambda pair: seed_of("subset", pair.id))
+        chosen = {pair.id for pair in drawn[: ceil(subset * len(pairs) - 1e-9)]}
+    return [pair for pair in pairs if pair.id in chosen]
+
+
+def check_pair(
+    pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: list, how: Components
+) -> Checked:
+    """Check an image and its label, and write the label to folder/ID.png as class ids."""
+    if missing := [(MISSING, str(path)) for path in (pair.image, pair.label) if path is not None and not path.exists()]:
+        return Checked(None, missing)
+    try:
+        height, width = read_image(pair.image).shape[:2]
+        label = None if pair.label is None else read_values(pair.label, coloured=bool(meaning.colours))
+    except SesamError as problem:
+        return Checked(None, [(UNREADABLE, str(problem))])
+    item = Item(pair.id, str(pair.image), height, width, sha256(pair.image), fine=label is not None)
+    if label is None:
+        return Checked(item, [])
+    if label.shape[:2] != (height, width):
+        sizes = f"{pair.label} is {label.shape[1]}x{label.shape[0]}, {pair.image} {width}x{height} pixels"
+        return Checked(item, [(SIZES, sizes)])
+    ids, strange = meaning.class_ids(label)
+    if strange:
+        return Checked(item, [(VALUES, f"{pair.label}: {', '.join(strange)}")])
+    write_label(folder / f"{pair.id}.png", ids, palette)
+    if pair.id not in counted:
+        return Checked(item, [], occurring(ids))
+    edges = int((ids[1:] != ids[:-1]).sum())
+    return Checked(item, [], occurring(ids), len(components(ids, how.connectivity, how.min_area)), edges)
+
+
+def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
+    """Images that occur twice, by their bytes: those in both splits, as faults, and those twice in train."""
+    named = {split: defaultdict(list) for split in SPLITS}
+    for split in SPLITS:
+        for item in items[split]:
+            named[split][item.sha256].append(item.image)
+    leaked = [
+        (LEAKED, f"{images[0]} and {named['val'][digest][0]}")
+        for digest, images in named["train"].items()
+        if digest in named["val"]
+    ]
+    return leaked, [" and ".join(images) for images in named["train"].values() if len(images) > 1]
+
+
+def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str], checkpoint: Path) -> list[str]:
+    """What is no fault but should be known before hours are spent."""
+    said = []
+    with_label = [one for one in found if one.item is not None and one.item.fine]
+    if with_label and (never := absent((one.classes for one in with_label), classes)):
+        said.append(f"classes that never occur in the fine training labels: {some(never)}.")
+    if empty := [one.item.id for one in with_label if one.classes == 0]:
+        said.append(f"training images whose fine label has no class: {some(empty)}.")
+    if twice:
+        said.append(f"training images that are there twice: {some(twice)}.")
+    if not checkpoint.is_file():
+        said.append(f"{checkpoint} (sam.checkpoint) is not there yet; `embed` will need it.")
+    return said
+
+
+def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list[str]:
+    """What a run over these training images takes, in words: components, prompts, disk."""
+    images, rounds = len(found), len(params.rounds)
+    counted = [one for one in found if one.components is not None]
+    said = [
+        f"{images * embedding_bytes / 1e9:.2g} GB for SAM's embeddings ({images} of {embedding_bytes / 1e6:.2g} MB; "
+        f"kept up to runtime.cache_gb, {params.runtime.cache_gb:g})"
+    ]
+    if counted:
+        each = sum(one.components for one in counted) / len(counted)
+        # a class change bounds two components; run lengths take about 2.4 bytes; three candidates, prompt, selection
+        masks = images * sum(one.edges for one in counted) / len(counted) * 2 * 2.4 * (3 + 1 + 1)
+        said = [
+            f"about {each:.0f} components an image, {images * each:.0f} SAM prompts a round, {rounds} rounds "
+            f"(counted on the fine labels of {len(counted)} images)",
+            *said,
+            f"about {masks / 1e9:.2g} GB a round for prompts and masks",
+        ]
+    return said
 
 
 def colour_wheel(classes: int) -> list[tuple[int, int, int]]:
@@ -38,61 +147,63 @@ def colour_wheel(classes: int) -> list[tuple[int, int, int]]:
     return [tuple(round(255 * part) for part in colour) for colour in turns]
 
 
-def find_pairs(root: Path, split: str) -> list[tuple[str, Path, Path]]:
-    """(id, image, label) of every image of a split of a folder data set, in id order."""
-    folder = root / "images" / split
-    if not folder.is_dir():
-        raise SesamError(f"{folder} is missing. dataset.root needs images/{{train,val}} and labels/{{train,val}}.")
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not images:
-        raise SesamError(f"{folder} holds no image. Put {' or '.join(IMAGE_SUFFIXES)} files there.")
-    ids = [p.relative_to(folder).with_suffix("").as_posix() for p in images]
-    twice = sorted({k for k in ids if ids.count(k) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise SesamError(f"{folder / twice[0]} is there with two suffixes. Each image needs a name of its own.")
-    return [(k, p, root / "labels" / split / f"{k}.png") for k, p in zip(ids, images, strict=True)]
+def _spread(ids: Sequence[str], number: int) -> frozenset[str]:
+    """At most `number` of the ids, evenly spread."""
+    return frozenset(ids[:: max(1, ceil(len(ids) / number))])
 
 
-def check_pair(
-    pair: tuple[str, Path, Path], split: str, folder: Path, params: DatasetParams, palette: list
-) -> Item | str:
-    """Check an image and its label and write the label; what is wrong, as text, if anything is."""
-    name, image_path, label_path = pair
-    try:
-        if not label_path.exists():
-            raise SesamError(f"{label_path} is missing, but {image_path} is there. Add the label or remove the image.")
-        image, label = read_image(image_path), read_label(label_path)
-        if image.shape[:2] != label.shape:
-            raise SesamError(
-                f"{label_path} is {label.shape[1]}x{label.shape[0]} pixels, its image {image_path} is "
-                f"{image.shape[1]}x{image.shape[0]}. Both must have one size."
-            )
-        try:
-            ids = class_ids(label, len(params.classes), params.ignore)
-        except ValueError as problem:
-            raise SesamError(f"{label_path} {problem}.") from None
-    except SesamError as problem:
-        return str(problem)
-    write_label(folder / split / f"{name}.png", ids, palette)
-    return Item(name, str(image_path), *image.shape[:2], sha256(image_path))
+def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
+    """The images of each split that are to be used; SesamError if none is left, or an id to leave out is unknown."""
+    root = Path(dataset.root)
+    pairs = {split: find_pairs(dataset.kind, root, getattr(dataset, split), split) for split in SPLITS}
+    left_out = set(dataset.exclude)
+    if unknown := left_out - {pair.id for split in SPLITS for pair in pairs[split]}:
+        raise SesamError(f"params.yaml: dataset.exclude lists images that {root} has not: {some(sorted(unknown))}.")
+    pairs = {split: [pair for pair in pairs[split] if pair.id not in left_out] for split in SPLITS}
+    pairs["train"] = choose(pairs["train"], dataset.subset)
+    for split in SPLITS:
+        if not pairs[split]:
+            raise SesamError(f"{root}: no image is left to {split} on. See dataset.exclude and dataset.subset.")
+    return pairs
 
 
 def main() -> None:
     params = load_params()
     dataset = params.dataset
-    root = Path(dataset.root)
-    palette = dataset.palette or colour_wheel(len(dataset.classes))
-    pairs = {split: find_pairs(root, split) for split in SPLITS}
+    if dataset.kind == "folder":
+        classes, palette = dataset.classes, dataset.palette or colour_wheel(len(dataset.classes))
+    else:
+        classes, palette = names_and_colours(dataset.kind)
+    meaning = meaning_of(dataset.kind, len(classes), dataset.ignore)
+    pairs = find_images(dataset)
+    counted = {"train": _spread([pair.id for pair in pairs["train"] if pair.label], COUNTED), "val": frozenset()}
+    found: dict[str, list[Checked]] = {}
     with whole_folder(Path("data/fine")) as folder:
-        items = {}
         for split in SPLITS:
-            check = partial(check_pair, split=split, folder=folder, params=dataset, palette=palette)
-            items[split] = per_image(check, pairs[split], params.runtime.workers, f"prepare {split}")
-        wrong = [item for split in SPLITS for item in items[split] if isinstance(item, str)]
-        if wrong:
-            more = [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
-            raise SesamError("\n  ".join([f"{root} has {len(wrong)} faults:", *wrong[:5], *more]))
-    Dataset(root.name, dataset.classes, palette, items["train"], items["val"]).save()
+            (folder / split).mkdir()
+            check = partial(
+                check_pair,
+                counted=counted[split],
+                folder=folder / split,
+                meaning=meaning,
+                palette=palette,
+                how=params.components,
+            )
+            found[split] = per_image(check, pairs[split], params.runtime.workers, f"prepare {split}")
+        items = {split: [one.item for one in found[split] if one.item] for split in SPLITS}
+        leaked, twice = same_images(items)
+        if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
+            raise SesamError(told(f"{dataset.root} (dataset.root)", faults))
+        from stages.sam.models import model_named  # here, because it imports torch, which nothing above needs
+
+        embedding_bytes = model_named(params.sam.model).embedding_bytes
+    name = Path(dataset.root).name
+    Dataset(name, dataset.kind, classes, palette, dataset.ignore, items["train"], items["val"]).save()
+    for line in warnings(found["train"], twice, classes, Path(params.sam.checkpoint)):
+        print(f"warning: {line}", file=sys.stderr)
+    print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on; a run takes")
+    for line in cost(found["train"], params, embedding_bytes):
+        print(f"  {line}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stages.common.labels import read_image
 from stages.common.params import round_of_command_line
 from stages.common.regions import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import Candidates, Prompt, Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.models import MODELS, Candidates, Prompt, Segmenter, engine_fingerprint, fit, load_segmenter
 from stages.sam.pipeline import batches_of, run
 
 
@@ -106,7 +106,7 @@ def main() -> None:
         return
 
     segmenter, cache = load_segmenter(params), EmbeddingCache(engine)
-    keep, _ = cache.room_for(dataset.train, segmenter.embedding_bytes, params.runtime.cache_gb)
+    keep, _ = cache.room_for(dataset.train, MODELS[params.sam.model].embedding_bytes, params.runtime.cache_gb)
     reading = partial(read, prompts=prompts, cache=cache, side=segmenter.side)
     writing = partial(write, folder=folder, cache=cache if keep else None)
     batches = batches_of(jobs, todo.__contains__, segmenter.batch)

@@ -1,11 +1,13 @@
-"""Weak labels from fine ones: coarse polygons, scribbles or points, one per region.
+"""Weak labels: coarse polygons, scribbles or points, drawn from fine labels or by annotators.
 
-A label never holds a pixel of another class, and every region of at least
-`weak.min_area` pixels gets one.
+What is drawn here, one per region, never holds a pixel of another class, and every region of at least
+`weak.min_area` pixels gets one. With another `weak.origin` annotators' labels are brought to class ids, and
+fine labels are not read.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,20 +17,25 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from stages.common.dataset import Dataset, Item, item_label
-from stages.common.errors import run_stage
+from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.labels import UNLABELLED, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
+from stages.datasets.annotations import Annotation, find_annotations, read_annotation
+from stages.datasets.faults import MISSING, SIZES, UNREADABLE, VALUES, Found, some, told
+from stages.datasets.values import Meaning, absent, meaning_of, occurring
+
+FINE = Path("data/fine/train")
 
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
-    draw = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
+    stroke = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
     drawn = np.full_like(fine, UNLABELLED)
     for k, region in components(fine, min_area=weak.min_area):
-        drawn[region.window][inside(draw(region, getattr(weak, weak.kind)), region)] = k
+        drawn[region.window][inside(stroke(region, getattr(weak, weak.kind)), region)] = k
     return drawn
 
 
@@ -107,16 +114,60 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
     return np.array(path)
 
 
-def process(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
-    label = weak_label(item_label("data/fine/train", item), weak)
+def draw(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
+    write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item), weak), palette)
+
+
+def convert(
+    job: tuple[Item, Annotation], folder: Path, weak: Weak, classes: tuple, palette: tuple, meaning: Meaning
+) -> Found | int:
+    """Write an annotation as weak label; which classes occur in it (see `occurring`), or the fault that it has."""
+    item, annotation = job
+    size = (item.height, item.width)
+    try:
+        label, strange = read_annotation(annotation, size, classes, meaning, weak.scribble.thickness, weak.point.radius)
+    except SesamError as problem:
+        return UNREADABLE, str(problem)
+    if strange:
+        return VALUES, f"{annotation.path}, {item.id}: {', '.join(strange)}"
+    if label.shape != size:
+        return SIZES, f"{annotation.path} is {label.shape[1]}x{label.shape[0]}, {item.image} {size[1]}x{size[0]} pixels"
     write_label(folder / f"{item.id}.png", label, palette)
+    return occurring(label)
+
+
+def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> None:
+    """Write the annotations at weak.origin as weak labels; SesamError telling every fault."""
+    origin = Path(weak.origin)
+    found = find_annotations(origin, dataset.kind)
+    faults = [(MISSING, f"{origin} has no annotation of {item.id}") for item in dataset.train if item.id not in found]
+    jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
+    meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
+    work = partial(convert, folder=folder, weak=weak, classes=dataset.classes, palette=dataset.palette, meaning=meaning)
+    done = per_image(work, jobs, workers, "weak_labels")
+    faults += [one for one in done if isinstance(one, tuple)]
+    if faults:
+        raise SesamError(told(f"{origin} (weak.origin)", faults))
+    if empty := [item.id for (item, _), bits in zip(jobs, done, strict=True) if bits == 0]:
+        print(f"warning: images in which annotators labelled nothing: {some(empty)}.", file=sys.stderr)
+    if never := absent(done, dataset.classes):
+        print(f"warning: classes that annotators never labelled: {some(never)}.", file=sys.stderr)
 
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
+    weak, workers = params.weak, params.runtime.workers
     with whole_folder(Path("data/weak")) as folder:
-        work = partial(process, folder=folder, weak=params.weak, palette=dataset.palette)
-        per_image(work, dataset.train, params.runtime.workers, "weak_labels")
+        if Path(weak.origin) != FINE:
+            convert_all(dataset, folder, weak, workers)
+        elif without := [item.id for item in dataset.train if not item.fine]:
+            raise SesamError(
+                f"{len(without)} training images have no fine labels to draw weak ones from, first {without[0]}. "
+                "Set weak.origin to where their weak labels lie (Cityscapes: its gtCoarse)."
+            )
+        else:
+            work = partial(draw, folder=folder, weak=weak, palette=dataset.palette)
+            per_image(work, dataset.train, workers, "weak_labels")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
-from stages.common.labels import read_label
+from stages.common.labels import UNLABELLED, read_label
 
 MANIFEST = Path("data/dataset")
 SPLITS = ("train", "val")
@@ -20,22 +20,31 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class Item:
-    """One photograph. `id` names its files in every artefact; `sha256` is of the image file."""
+    """One photograph. `id` names its files in every artefact; `sha256` is of the image file.
+
+    fine: whether it has a fine label.
+    """
 
     id: str
     image: str
     height: int
     width: int
     sha256: str
+    fine: bool
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes in id order, their RGB colours, and the images of each split."""
+    """Classes in id order, their RGB colours, and the images of each split.
+
+    kind, ignore: as in params.yaml, for what else is written in the data set's own label values.
+    """
 
     name: str
+    kind: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    ignore: tuple[int, ...]
     train: tuple[Item, ...]
     val: tuple[Item, ...]
 
@@ -50,8 +59,10 @@ class Dataset:
         raw = read_json(folder / "classes.json")
         return cls(
             name=raw["name"],
+            kind=raw["kind"],
             classes=tuple(raw["classes"]),
             palette=tuple(tuple(colour) for colour in raw["palette"]),
+            ignore=tuple(raw["ignore"]),
             **{split: tuple(Item(**item) for item in read_json(folder / f"{split}.json")) for split in SPLITS},
         )
 
@@ -66,6 +77,13 @@ def item_label(folder: str | Path, item: Item) -> np.ndarray:
             "Delete it and run `dvc repro`."
         )
     return values
+
+
+def item_fine(split: str, item: Item) -> np.ndarray:
+    """An image's fine label, (H, W) uint8; all 255 where its maker gives none."""
+    if not item.fine:
+        return np.full((item.height, item.width), UNLABELLED, np.uint8)
+    return item_label(f"data/fine/{split}", item)
 
 
 def item_predictions(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:

@@ -16,13 +16,13 @@ UNLABELLED = 255
 
 def read_image(path: Path) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged."""
-    with _open(path) as image:
+    with open_image(path) as image:
         return np.array(image.convert("RGB"))
 
 
 def read_label(path: Path) -> np.ndarray:
     """A one-channel PNG's values, (H, W) uint8; SesamError if it is missing, damaged or not 8-bit."""
-    with _open(path) as image:
+    with open_image(path) as image:
         if image.mode not in ("L", "P"):
             raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
         return np.array(image)
@@ -54,7 +54,7 @@ def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:
     return colours
 
 
-class _open:
+class open_image:
     """Opens and decodes an image file; every way that fails is a SesamError."""
 
     def __init__(self, path: Path) -> None:

@@ -15,6 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
+Budget = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -38,14 +39,30 @@ class Draw(Group):
 
 
 class DatasetParams(Group):
-    kind: Literal["folder"]
-    root: str
-    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
-    palette: list[Colour] | None = Field(None, description="one RGB colour a class; none: drawn from the colour wheel")
-    ignore: list[Byte] = Field([255], description="label values that mean 'no class'")
+    kind: Literal["cityscapes", "ade20k", "voc", "camvid", "folder"] = Field(
+        description="whose layout it has (stages/datasets/layouts.py); folder: images/ and labels/ of one's own"
+    )
+    root: str = Field(description="the folder that its maker names")
+    train: list[str] | None = Field(None, description="the maker's splits to train on; none: the usual ones")
+    val: list[str] | None = Field(None, description="the maker's splits to validate on; none: the usual one")
+    subset: Budget | list[str] | None = Field(None, description="training images to use: a share of them, or their ids")
+    exclude: list[str] = Field([], description="ids of images to leave out of every split")
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
+        None, description="of a folder, in id order; the others' are known"
+    )
+    palette: list[Colour] | None = Field(
+        None, description="of a folder, one RGB colour a class; none: drawn from the colour wheel"
+    )
+    ignore: list[Byte] = Field([255], description="of a folder, label values that mean 'no class'")
 
     @model_validator(mode="after")
-    def _one_colour_a_class(self) -> DatasetParams:
+    def _classes_of_a_folder(self) -> DatasetParams:
+        if self.kind != "folder":
+            if self.classes is not None or self.palette is not None:
+                raise ValueError(f"classes and palette of {self.kind} are known; both must be null")
+            return self
+        if self.classes is None:
+            raise ValueError("a folder needs classes, in id order")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
         if shared := [k for k in self.ignore if k < len(self.classes)]:
@@ -60,12 +77,14 @@ class Coarse(Group):
 
 class Scribble(Group):
     length: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the skeleton's longest path")
-    thickness: Positive = Field(description="pixels")
+    thickness: Positive = Field(description="pixels, also of annotators' strokes that come as lines")
     margin: Share = Field(description="distance kept from the region's edge, as a share of its greatest depth")
 
 
 class Point(Group):
-    radius: Annotated[int, Field(ge=0)] = Field(description="pixels; 0 labels a single pixel")
+    radius: Annotated[int, Field(ge=0)] = Field(
+        description="pixels, also of annotators' clicks; 0 labels a single pixel"
+    )
 
 
 class Minutes(Group):
@@ -79,7 +98,10 @@ class Minutes(Group):
 
 class Weak(Group):
     kind: Literal["coarse", "scribble", "point"]
-    min_area: Positive = Field(description="pixels; smaller regions get no label")
+    origin: str = Field(
+        description="data/fine/train: drawn from the fine labels; any other path: where annotators' labels lie"
+    )
+    min_area: Positive = Field(description="pixels; smaller regions get no label drawn")
     coarse: Coarse
     scribble: Scribble
     point: Point
@@ -181,6 +203,7 @@ class Runtime(Group):
 class Params(Group):
     seed: Seed
     draw: dict[str, Draw]
+    fetch: dict[str, str] = Field(description="official SAM checkpoints to fetch: model and path")
     dataset: DatasetParams
     weak: Weak
     network: Network

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from math import prod
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -30,7 +29,7 @@ from stages.common.errors import SesamError
 from stages.common.files import code_of, fingerprint, sha256
 from stages.common.params import Params, Precision, Runtime, SamParams
 from stages.sam.decoder import Decoder, mask_prompt
-from stages.sam.embedded import build_embedded_sam
+from stages.sam.embedded import IMAGE_SIZE, STRIDE, WIDTH, build_embedded_sam
 from stages.sam.encoder import Compiled, ViTEncoder
 from stages.sam.upscale import Axis, make_axis, run_lengths
 
@@ -67,7 +66,6 @@ class Segmenter(Protocol):
     side: int  # of its input, pixels
     device: torch.device
     batch: int  # images that it best encodes together
-    embedding_bytes: int  # on disk
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (h, w, 3) uint8 RGB whose longer side is `side`, each to its embedding, float16 on the CPU."""
@@ -101,7 +99,6 @@ class SamSegmenter:
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
         self.batch = runtime.batch if runtime and device.type == "cuda" else 1
-        self.embedding_bytes = 2 * sam.prompt_encoder.embed_dim * prod(sam.prompt_encoder.image_embedding_size)
         self.images = AtOnce("images", self.batch)
         self.prompts = AtOnce("prompts", PROMPTS[device.type])
 
@@ -258,36 +255,46 @@ class Model:
     """How to load a model; for a published one the SHA-256 that its checkpoint must have, and its address."""
 
     load: Callable[..., Segmenter]  # called as load_sam is, without `build`
+    embedding_bytes: int  # an image's, on disk
     sha256: str | None = None
     address: str | None = None
 
 
+_VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 MODELS = {
-    "embedded": Model(partial(load_sam, build_embedded_sam)),
+    "embedded": Model(partial(load_sam, build_embedded_sam), 2 * WIDTH * (IMAGE_SIZE // STRIDE) ** 2),
     "vit_b": Model(
         partial(load_sam, sam_model_registry["vit_b"]),
+        _VIT_BYTES,
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         _META + "sam_vit_b_01ec64.pth",
     ),
     "vit_l": Model(
         partial(load_sam, sam_model_registry["vit_l"]),
+        _VIT_BYTES,
         "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         _META + "sam_vit_l_0b3195.pth",
     ),
     "vit_h": Model(
         partial(load_sam, sam_model_registry["vit_h"]),
+        _VIT_BYTES,
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         _META + "sam_vit_h_4b8939.pth",
     ),
 }
 
 
-def check_checkpoint(name: str, checkpoint: Path) -> str:
-    """The checkpoint's SHA-256; SesamError if it is missing or not the official file of an official model."""
+def model_named(name: str) -> Model:
+    """The entry of MODELS; SesamError if there is none."""
     if name not in MODELS:
         raise SesamError(f"params.yaml: sam.model is {name!r}; known are {', '.join(MODELS)}.")
-    model = MODELS[name]
+    return MODELS[name]
+
+
+def check_checkpoint(name: str, checkpoint: Path) -> str:
+    """The checkpoint's SHA-256; SesamError if it is missing or not the official file of an official model."""
+    model = model_named(name)
     how = f"Fetch it with `python -m stages.sam.fetch {name}`." if model.address else "Restore it from git."
     if not checkpoint.is_file():
         raise SesamError(f"{checkpoint} (sam.checkpoint) is missing. {how}")
