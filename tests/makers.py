@@ -1,0 +1,156 @@
+"""Small data sets in the exact layouts of their makers: real file names, label values, palettes and formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HEIGHT, WIDTH = 32, 48
+
+
+def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:
+    """A PNG or JPEG; uint8 (H, W) as a palette PNG if there is a palette."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(values)
+    if palette is not None:
+        picture.putpalette(np.array(palette, np.uint8).tobytes())
+    picture.save(path)
+
+
+def photo(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def halves(left: int, right: int, edge: int = 0) -> np.ndarray:
+    """A label of two values, with a frame of a third."""
+    label = np.full((HEIGHT, WIDTH), edge, np.uint8)
+    label[2:-2, 2 : WIDTH // 2] = left
+    label[2:-2, WIDTH // 2 : -2] = right
+    return label
+
+
+def cityscapes_image(root: Path, split: str, name: str, image: np.ndarray, fine, coarse=None) -> None:
+    """All files of one Cityscapes image. fine, coarse: label ids (H, W) uint8 or None."""
+    city = name.split("_")[0]
+    save(root / f"leftImg8bit/{split}/{city}/{name}_leftImg8bit.png", image)
+    for kind, ids in (("gtFine", fine), ("gtCoarse", coarse)):
+        if ids is not None:
+            start = f"{kind}/{split}/{city}/{name}_{kind}_"
+            save(root / f"{start}labelIds.png", ids)
+            save(root / f"{start}color.png", np.dstack([ids, ids, ids, np.full_like(ids, 255)]))
+            save(root / f"{start}instanceIds.png", ids.astype(np.uint16) * 1000)
+            (root / f"{start}polygons.json").write_text("{}")
+
+
+def cityscapes(root: Path) -> None:
+    """Three training images, one of train_extra, one to validate on; road and car in all, coarsely labelled inside."""
+    fine, coarse = halves(7, 26, edge=3), np.zeros((HEIGHT, WIDTH), np.uint8)
+    coarse[8:20, 6:18], coarse[8:20, 30:42] = 7, 26
+    names = ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019")
+    for seed, name in enumerate(names):
+        cityscapes_image(root, "train", name, photo(seed), fine, coarse)
+    cityscapes_image(root, "train_extra", "augsburg_000000_000000", photo(7), None, coarse)
+    cityscapes_image(root, "val", "frankfurt_000000_000294", photo(8), fine, coarse)
+
+
+def ade20k(root: Path) -> None:
+    for split, short, count in (("training", "train", 3), ("validation", "val", 1)):
+        for k in range(1, count + 1):
+            name = f"ADE_{short}_{k:08d}"
+            save(root / f"images/{split}/{name}.jpg", photo(100 * count + k))
+            save(root / f"annotations/{split}/{name}.png", halves(1, 150))
+    (root / "objectInfo150.txt").write_text("Idx\tRatio\n")
+
+
+def voc_palette() -> list[tuple[int, int, int]]:
+    """VOC's colour map: the bits of the index spread over the channels, highest first."""
+    colours = []
+    for k in range(256):
+        bits = [sum((k >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)]
+        colours.append(tuple(bits))
+    return colours
+
+
+def voc(root: Path, lists: dict[str, Iterable[str]] | None = None, more: Iterable[str] = ()) -> None:
+    """VOC2012 with its split files. more: ids labelled in SegmentationClassAug, in grey as it is handed around."""
+    lists = lists or {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
+    for name, ids in lists.items():
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Segmentation/{name}.txt").write_text("".join(f"{k}\n" for k in ids))
+    original = {k for name in ("train", "val") for k in lists[name]}
+    for k in original | set(more):
+        save(root / f"JPEGImages/{k}.jpg", photo(int(k.replace("_", "")) % 1000))
+        if k in original:
+            save(root / f"SegmentationClass/{k}.png", halves(0, 15, edge=255), voc_palette())
+    for k in more:
+        save(root / f"SegmentationClassAug/{k}.png", halves(0, 8, edge=255))
+
+
+def scribblesup(root: Path, name: str, strokes: list[tuple[str, list[tuple[int, int]]]]) -> None:
+    """An XML file as ScribbleSup ships it."""
+    polygons = "".join(
+        f"<polygon><tag>{tag}</tag>{''.join(f'<point><X>{x}</X><Y>{y}</Y></point>' for x, y in points)}</polygon>"
+        for tag, points in strokes
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    (root / f"{name}.xml").write_text(
+        f"<annotation><folder>pascal_2012</folder><filename>{name}.jpg</filename>"
+        f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size><segmented>1</segmented>"
+        f"{polygons}</annotation>"
+    )
+
+
+def whats_the_point(path: Path, clicks: dict[str, list[tuple[int, int, int]]]) -> None:
+    found = {
+        k: [{"x": x, "y": y, "cls": c, "rank": rank} for rank, (x, y, c) in enumerate(several, 1)]
+        for k, several in clicks.items()
+    }
+    path.write_text(json.dumps(found))
+
+
+CAMVID_NAMES = {
+    "train": ["0001TP_006690", "0006R0_f00930", "0016E5_00390", "0016E5_07950"],
+    "val": ["0016E5_07959", "0016E5_08159"],
+    "test": ["0001TP_008550", "Seq05VD_f00000"],
+}
+
+
+def camvid_colours() -> np.ndarray:
+    """A label in published colours: sky above, then road with a lane marking, and void."""
+    label = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    label[:16] = (128, 128, 128)
+    label[16:28] = (128, 64, 128)
+    label[20:22] = (128, 0, 192)
+    return label
+
+
+def camvid(root: Path, form: str = "published") -> None:
+    """published: 701_StillsRaw_full; colours: SPLIT and SPLIT_labels; index: SPLIT and SPLITannot, 11 = void."""
+    indexed = np.full((HEIGHT, WIDTH), 11, np.uint8)
+    indexed[:16], indexed[16:28] = 0, 3
+    for split, names in CAMVID_NAMES.items():
+        for k, name in enumerate(names):
+            image = photo(100 * len(split) + k)
+            if form == "published":
+                save(root / f"701_StillsRaw_full/{name}.png", image)
+                save(root / f"LabeledApproved_full/{name}_L.png", camvid_colours())
+            elif form == "colours":
+                save(root / f"{split}/{name}.png", image)
+                save(root / f"{split}_labels/{name}_L.png", camvid_colours())
+            else:
+                save(root / f"{split}/{name}.png", image)
+                save(root / f"{split}annot/{name}.png", indexed)
+
+
+def own_folder(root: Path) -> None:
+    for split, count in (("train", 3), ("val", 1)):
+        for k in range(count):
+            save(root / f"images/{split}/{k}.jpg", photo(10 * count + k))
+            save(root / f"labels/{split}/{k}.png", halves(0, 1, edge=255))
+
+
+MAKERS = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": own_folder}

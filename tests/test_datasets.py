@@ -1,0 +1,377 @@
+"""Data sets as their makers ship them: layouts, label values, annotators' labels, budgets."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import makers
+import numpy as np
+import pytest
+from conftest import ROOT, edit_params
+from makers import HEIGHT, MAKERS, WIDTH, halves, save
+from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
+from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image
+
+from stages import prepare, weak_labels
+from stages.common.dataset import Dataset
+from stages.common.errors import SesamError
+from stages.common.labels import read_label
+from stages.datasets.layouts import Pair, find_pairs
+from stages.datasets.values import CAMVID, meaning_of
+
+# cityscapesScripts, helpers/labels.py: the train id of each label id from 0 on
+TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, *range(6, 16), 255, 255, 16, 17, 18]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that lays out a data set of a kind and sets its preset; the working folder is the run's."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(kind: str, root: str = "raw", **changes: object) -> Path:
+        shutil.copy(ROOT / f"presets/{kind}.yaml", tmp_path / "params.yaml")
+        edit_params(tmp_path, dataset__root=root, runtime__workers=1, **changes)
+        if not Path(root).exists():
+            MAKERS[kind](Path(root))
+        return tmp_path
+
+    return make
+
+
+def weak(name: str) -> np.ndarray:
+    return read_label(Path(f"data/weak/{name}.png"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "val", "left", "right"),
+    [
+        ("cityscapes", "aachen_000000_000019", "frankfurt_000000_000294", 0, 13),
+        ("ade20k", "ADE_train_00000001", "ADE_val_00000001", 0, 149),
+        ("voc", "2007_000032", "2007_000033", 0, 15),
+        ("folder", "0", "0", 0, 1),
+    ],
+)
+def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, left, right) -> None:
+    workspace(kind)
+    prepare.main()
+    dataset = Dataset.load()
+    assert dataset.train[0].id == train and [item.id for item in dataset.val] == [val]
+    assert all(Path(item.image).exists() and item.image.startswith("raw") for item in dataset.train + dataset.val)
+    fine = read_label(Path(f"data/fine/train/{train}.png"))
+    assert (fine == halves(left, right, edge=255)).all()
+    weak_labels.main()
+    for item in dataset.train:
+        drawn = weak(item.id)
+        assert set(np.unique(drawn)) == {left, right, 255} and (drawn[drawn != 255] == fine[drawn != 255]).all()
+    said = capsys.readouterr()
+    images = len(dataset.train)
+    assert f"{images} training images, 1 to validate on" in said.out
+    assert f"about 2 components an image, {2 * images} SAM prompts a round, 2 rounds" in said.out
+    assert f"({images} of 2.1 MB;" in said.out and "GB a round for prompts and masks" in said.out
+    assert "sam_vit_h_4b8939.pth (sam.checkpoint) is not there yet" in said.err
+
+
+def test_classes_and_colours_are_mmsegmentations(workspace) -> None:
+    for kind, known in (("cityscapes", CityscapesDataset), ("ade20k", ADE20KDataset), ("voc", PascalVOCDataset)):
+        workspace(kind, root=kind)
+        prepare.main()
+        dataset = Dataset.load()
+        assert dataset.classes == tuple(known.METAINFO["classes"])
+        assert dataset.palette == tuple(tuple(colour) for colour in known.METAINFO["palette"])
+
+
+def test_cityscapes_label_ids_become_train_ids() -> None:
+    ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
+    found, strange = meaning_of("cityscapes", 19, [255]).class_ids(ids)
+    assert found.ravel().tolist() == TRAIN_IDS and not strange
+    assert meaning_of("cityscapes", 19, [255]).class_ids(ids + 1)[1] == ["34"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "valid", "reduce"),
+    [("ade20k", 150, range(151), True), ("voc", 21, [*range(21), 255], False)],
+)
+def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, classes, valid, reduce) -> None:
+    values = np.array([valid], np.uint8)
+    save(tmp_path / "label.png", values, makers.voc_palette() if kind == "voc" else None)
+    read = {"seg_map_path": str(tmp_path / "label.png"), "reduce_zero_label": reduce, "seg_fields": []}
+    expected = LoadAnnotations(reduce_zero_label=None)(read)["gt_seg_map"]
+    meaning = meaning_of(kind, classes, [255])
+    found, strange = meaning.class_ids(values)
+    assert (found == expected).all() and not strange
+    others = np.setdiff1d(np.arange(256), [*valid, 255]).astype(np.uint8)[None]
+    assert meaning.class_ids(others)[1] == [str(value) for value in others[0]]
+
+
+def test_camvids_colours_are_32_in_11_classes_and_void() -> None:
+    meaning = meaning_of("camvid", 11, [255])
+    assert len(meaning.colours) == 32 and list(CAMVID)[8] == "car"
+    colours = np.array([[several for several in CAMVID["car"]]], np.uint8)
+    assert set(meaning.class_ids(colours)[0].ravel()) == {8}
+    assert meaning.class_ids(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8))[1] == ["#010203"]
+
+
+@pytest.mark.parametrize("form", ["published", "colours", "index"])
+def test_camvid_in_each_form(workspace, form: str) -> None:
+    makers.camvid(Path("raw"), form)
+    workspace("camvid")
+    prepare.main()
+    dataset = Dataset.load()
+    assert [item.id for item in dataset.train] == makers.CAMVID_NAMES["train"]
+    assert [item.id for item in dataset.val] == makers.CAMVID_NAMES["val"]
+    fine = read_label(Path("data/fine/train/0001TP_006690.png"))
+    assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
+    assert [pair.id for pair in find_pairs("camvid", Path("raw"), ["test"], "val")] == makers.CAMVID_NAMES["test"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "trained"),
+    [
+        ({}, ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]),  # all that is labelled and not in val
+        ({"aug": ["2008_000003"]}, ["2007_000032", "2007_000039", "2008_000003"]),
+        ({"trainaug": ["2007_000039", "2008_000002"]}, ["2007_000039", "2008_000002"]),
+    ],
+)
+def test_voc_with_the_labels_of_sbd(workspace, lists, trained) -> None:
+    own = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
+    makers.voc(
+        Path("raw/VOCdevkit/VOC2012"), own | lists, more=["2008_000002", "2008_000003", "2007_000033", "2007_000039"]
+    )
+    workspace("voc")
+    prepare.main()
+    assert [item.id for item in Dataset.load().train] == trained
+    assert 15 in read_label(Path("data/fine/train/2007_000039.png")), "VOC's own label comes first"
+    assert 8 in read_label(Path(f"data/fine/train/{trained[-1]}.png"))
+    edit_params(Path(), dataset__train=["train"])
+    prepare.main()
+    assert [item.id for item in Dataset.load().train] == own["train"]
+
+
+# Annotation budgets
+
+
+def test_a_share_of_the_images_is_part_of_every_larger_one() -> None:
+    pairs = [Pair(str(k), Path(f"{k}.png"), None) for k in range(40)]
+    chosen = [{pair.id for pair in prepare.choose(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
+    assert all(less < more for less, more in pairwise(chosen))
+    assert len(prepare.choose(pairs, 0.001)) == 1
+    assert [pair.id for pair in prepare.choose(pairs, ["7", "3"])] == ["3", "7"]
+
+
+def test_images_listed_and_left_out(workspace) -> None:
+    workspace("cityscapes", dataset__subset=["zurich_000121_000019", "aachen_000001_000019"])
+    prepare.main()
+    assert [item.id for item in Dataset.load().train] == ["aachen_000001_000019", "zurich_000121_000019"]
+    edit_params(Path(), dataset__subset=None, dataset__exclude=["zurich_000121_000019"])
+    prepare.main()
+    assert [item.id for item in Dataset.load().train] == ["aachen_000000_000019", "aachen_000001_000019"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset__subset": ["aachen"]}, "An image of this data set is called aachen_000000_000019"),
+        ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that raw has not: 1 (aachen)"),
+        ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left to val on"),
+        ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
+        ({"dataset__kind": "ade20k"}, "raw/images/training is missing"),
+        ({"dataset__kind": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
+        ({"dataset__classes": ["a", "b"]}, "classes and palette of cityscapes are known"),
+        ({"dataset__root": "nowhere"}, "nowhere (dataset.root) is no folder"),
+    ],
+)
+def test_wrong_choices_are_told(workspace, changes, said) -> None:
+    workspace("cityscapes")
+    edit_params(Path(), **changes)
+    with pytest.raises(SesamError) as problem:
+        prepare.main()
+    assert said in str(problem.value) and not Path("data").exists()
+
+
+# Annotators' weak labels
+
+
+def annotated(workspace, kind: str, origin: str, **changes: object) -> Dataset:
+    workspace(kind, weak__origin=origin, **changes)
+    prepare.main()
+    shutil.rmtree("data/fine/train")  # not read
+    weak_labels.main()
+    return Dataset.load()
+
+
+def test_cityscapes_coarse_labels(workspace) -> None:
+    dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train=["train", "train_extra"])
+    assert [(item.id, item.fine) for item in dataset.train][-2:] == [
+        ("augsburg_000000_000000", False),
+        ("zurich_000121_000019", True),
+    ]
+    for item in dataset.train:
+        label = weak(item.id)
+        assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
+
+
+def test_images_without_fine_labels_need_annotators(workspace) -> None:
+    workspace("cityscapes", dataset__train=["train", "train_extra"])
+    prepare.main()
+    with pytest.raises(SesamError, match=r"1 training images have no fine labels.*gtCoarse"):
+        weak_labels.main()
+    assert not Path("data/weak").exists()
+
+
+def test_scribblesup(workspace, capsys) -> None:
+    strokes = [
+        ("background", [(2, 5), (20, 5)]),
+        ("bike", [(30, 10), (30, 20), (40, 20)]),
+        ("person", [(44, 30), (60, 30)]),
+    ]
+    for name in ("2007_000032", "2007_000039", "2007_000033"):
+        makers.scribblesup(Path("scribble_annotation/pascal_2012"), name, strokes)
+    annotated(workspace, "voc", "scribble_annotation/pascal_2012")
+    label = weak("2007_000032")
+    assert (label[4:7, 2:21] == 0).all() and label[15, 30] == 2 and label[20, 35] == 2 and label[30, 47] == 15
+    assert label[15, 35] == 255, "a stroke is a line, not a polygon"
+    assert "classes that annotators never labelled: 18 (aeroplane, bird" in capsys.readouterr().err
+
+
+def test_whats_the_point(workspace, capsys) -> None:
+    clicks = {"2007_000032": [(10, 8, 1), (40, 20, 15)], "2007_000039": [], "2011_000001": [(1, 1, 3)]}
+    makers.whats_the_point(Path("pascal2012_trainval_main.json"), clicks)
+    annotated(workspace, "voc", "pascal2012_trainval_main.json", weak__kind="point")
+    label = weak("2007_000032")
+    assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
+    said = capsys.readouterr().err
+    assert "annotators labelled nothing: 1 (2007_000039)" in said and "background" in said
+
+
+def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
+    drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
+    drawn[10:13, 5:15] = 26
+    folder = Path("s4Cityscapes/scribbles/gtFine/train")
+    for name in ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"):
+        save(folder / name.split("_")[0] / f"{name}_gtFine_labelIds.png", np.dstack([drawn] * 3))
+    annotated(workspace, "cityscapes", "s4Cityscapes/scribbles")
+    label = weak("zurich_000121_000019")
+    assert (label[10:13, 5:15] == 13).all() and (label != 255).sum() == 30
+    drawn[drawn == 26] = 150
+    for k in (1, 2, 3):
+        save(Path(f"s4ADE20K/scribbles/training/ADE_train_{k:08d}.png"), drawn)
+    annotated(workspace, "ade20k", "s4ADE20K/scribbles/training", root="ade")
+    label = weak("ADE_train_00000002")
+    assert (label[10:13, 5:15] == 149).all() and (label != 255).sum() == 30
+
+
+def test_a_folder_of_ones_own(workspace) -> None:
+    for k in range(3):
+        save(Path(f"mine/{k}.png"), halves(1, 255, edge=255))
+    annotated(workspace, "folder", "mine")
+    assert (weak("1") == halves(1, 255, edge=255)).all()
+
+
+def test_faults_of_annotations_are_told_together(workspace) -> None:
+    names = [f"2007_{k:06d}" for k in range(4)]
+    makers.voc(Path("raw"), {"train": names, "val": ["2007_000033"]})
+    origin = Path("scribbles")
+    makers.scribblesup(origin, names[0], [("unicorn", [(1, 1), (5, 5)])])
+    (origin / f"{names[1]}.xml").write_text("<annotation>")
+    save(origin / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
+    workspace("voc", weak__origin="scribbles")
+    prepare.main()
+    with pytest.raises(SesamError) as problem:
+        weak_labels.main()
+    said = str(problem.value)
+    assert "scribbles (weak.origin) has 4 faults; nothing was written" in said
+    assert "1 file is missing" in said and f"no annotation of {names[3]}" in said
+    assert "1 label holds what is no class" in said and f"{names[0]}.xml, {names[0]}: 'unicorn'" in said
+    assert "1 file cannot be read" in said and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in said
+    assert "1 label has not its image's size" in said and f"{names[2]}.png is 5x5" in said
+    assert not Path("data/weak").exists()
+
+
+@pytest.mark.parametrize(
+    ("origin", "content", "said"),
+    [
+        ("points.json", '{"2007_000032": [{"x": 1, "y": 2}]}', "cannot be read as What's the Point's clicks"),
+        ("points.json", "[", "cannot be read as What's the Point's clicks"),
+        ("nowhere", None, "nowhere (weak.origin) is missing"),
+    ],
+)
+def test_an_origin_that_cannot_be_read(workspace, origin, content, said) -> None:
+    workspace("voc", weak__origin=origin)
+    if content:
+        Path(origin).write_text(content)
+    prepare.main()
+    with pytest.raises(SesamError) as problem:
+        weak_labels.main()
+    assert said in str(problem.value)
+
+
+# Faults
+
+
+def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> None:
+    root = Path("raw")
+    for k in range(12):
+        save(root / f"images/train/{k:02d}.png", makers.photo(k))
+        save(root / f"labels/train/{k:02d}.png", halves(0, 1, edge=255))
+    save(root / "images/val/a.png", makers.photo(99))
+    save(root / "labels/val/a.png", halves(0, 1, edge=7))
+    for k in range(6):
+        (root / f"labels/train/{k:02d}.png").unlink()
+    (root / "images/train/06.png").unlink()
+    (root / "images/train/07.png").write_bytes(b"no picture")
+    content = (root / "labels/train/08.png").read_bytes()
+    (root / "labels/train/08.png").write_bytes(content[: len(content) // 2])
+    save(root / "labels/train/09.png", np.zeros((HEIGHT, 20), np.uint8))
+    save(root / "labels/train/10.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8) + np.arange(3, dtype=np.uint8))
+    save(root / "images/val/b.png", makers.photo(11))
+    save(root / "labels/val/b.png", halves(0, 1, edge=255))
+    workspace("folder")
+    with pytest.raises(SesamError) as problem:
+        prepare.main()
+    said = str(problem.value)
+    assert "raw (dataset.root) has 13 faults; nothing was written" in said
+    assert "7 files are missing" in said and "raw/labels/train/00.png" in said and "and 2 more" in said
+    assert "3 files cannot be read" in said
+    for name in ("images/train/07", "labels/train/08", "labels/train/10"):
+        assert f"raw/{name}.png" in said
+    assert "1 label has not its image's size" in said and f"raw/labels/train/09.png is 20x{HEIGHT}" in said
+    assert "1 label holds what is no class" in said and "raw/labels/val/a.png: 7" in said
+    assert "1 image is in train and in val" in said and "raw/images/train/11.png and raw/images/val/b.png" in said
+    assert not list(Path("data").rglob("*.*"))
+
+
+def test_a_missing_image_is_named_where_it_should_be(workspace) -> None:
+    makers.cityscapes(Path("raw"))
+    image = Path("raw/leftImg8bit/train/zurich/zurich_000121_000019_leftImg8bit.png")
+    image.unlink()
+    Path("raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png").unlink()
+    workspace("cityscapes")
+    with pytest.raises(SesamError) as problem:
+        prepare.main()
+    assert "2 files are missing" in str(problem.value) and f"    {image}" in str(problem.value)
+    assert "    raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png" in str(problem.value)
+
+
+def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
+    own = Path("raw")
+    makers.own_folder(own)
+    shutil.copy(own / "images/train/0.jpg", own / "images/train/copy.jpg")
+    save(own / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
+    workspace("folder", dataset__classes=["a", "b", "c"])
+    prepare.main()
+    said = capsys.readouterr().err
+    assert "classes that never occur in the fine training labels: 1 (c)" in said
+    assert "training images whose fine label has no class: 1 (copy)" in said
+    assert "there twice: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said
+
+
+def test_two_images_of_one_name(workspace) -> None:
+    makers.own_folder(Path("raw"))
+    Image.fromarray(makers.photo(5)).save("raw/images/train/1.png")
+    workspace("folder")
+    with pytest.raises(SesamError, match="have one name, 1"):
+        prepare.main()
