@@ -9,11 +9,13 @@ from __future__ import annotations
 import colorsys
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
@@ -68,13 +70,14 @@ def check_pair(
     pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: list, how: Components
 ) -> Checked:
     """Check an image and its label, and write the label to folder/ID.png as class ids."""
-    if missing := [(MISSING, str(path)) for path in (pair.image, pair.label) if path is not None and not path.exists()]:
-        return Checked(None, missing)
-    try:
-        height, width = read_image(pair.image).shape[:2]
-        label = None if pair.label is None else read_values(pair.label, coloured=bool(meaning.colours))
-    except SesamError as problem:
-        return Checked(None, [(UNREADABLE, str(problem))])
+    image, faults = _attempt(read_image, pair.image)
+    label = None
+    if pair.label is not None:
+        label, more = _attempt(partial(read_values, coloured=bool(meaning.colours)), pair.label)
+        faults = faults + more
+    if faults or image is None:
+        return Checked(None, faults)
+    height, width = image.shape[:2]
     item = Item(pair.id, str(pair.image), height, width, sha256(pair.image), fine=label is not None)
     if label is None:
         return Checked(item, [])
@@ -91,6 +94,15 @@ def check_pair(
     return Checked(item, [], occurring(ids), len(components(ids, how.connectivity, how.min_area)), edges)
 
 
+def _attempt(read: Callable[[Path], np.ndarray], path: Path) -> tuple[np.ndarray | None, list[Found]]:
+    if not path.exists():
+        return None, [(MISSING, str(path))]
+    try:
+        return read(path), []
+    except SesamError as problem:
+        return None, [(UNREADABLE, str(problem))]
+
+
 def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
     """Images that occur twice, by their bytes: those in both splits, as faults, and those twice in train."""
     named = {split: defaultdict(list) for split in SPLITS}
@@ -105,7 +117,7 @@ def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
     return leaked, [" and ".join(images) for images in named["train"].values() if len(images) > 1]
 
 
-def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str], checkpoint: Path) -> list[str]:
+def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str], params: Params) -> list[str]:
     """What is no fault but should be known before hours are spent."""
     said = []
     with_label = [one for one in found if one.item is not None and one.item.fine]
@@ -115,8 +127,9 @@ def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str],
         said.append(f"training images whose fine label has no class: {some(empty)}.")
     if twice:
         said.append(f"training images that are there twice: {some(twice)}.")
-    if not checkpoint.is_file():
-        said.append(f"{checkpoint} (sam.checkpoint) is not there yet; `embed` will need it.")
+    checkpoint = params.sam.checkpoint
+    if not Path(checkpoint).is_file() and checkpoint not in params.fetch.values():
+        said.append(f"{checkpoint} (sam.checkpoint) is missing, and `fetch` does not name it; `embed` will need it.")
     return said
 
 
@@ -130,11 +143,11 @@ def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list
     ]
     if counted:
         each = sum(one.components for one in counted) / len(counted)
-        # a class change bounds two components; run lengths take about 2.4 bytes; three candidates, prompt, selection
-        masks = images * sum(one.edges for one in counted) / len(counted) * 2 * 2.4 * (3 + 1 + 1)
+        # a change of class bounds two components; run lengths take about 2.8 bytes; three candidates, prompt, selection
+        masks = images * sum(one.edges for one in counted) / len(counted) * 2 * 2.8 * (3 + 1 + 1)
         said = [
             f"about {each:.0f} components an image, {images * each:.0f} SAM prompts a round, {rounds} rounds "
-            f"(counted on the fine labels of {len(counted)} images)",
+            f"(counted on the fine labels of {len(counted)} images; a poor teacher makes more)",
             *said,
             f"about {masks / 1e9:.2g} GB a round for prompts and masks",
         ]
@@ -198,8 +211,8 @@ def main() -> None:
 
         embedding_bytes = model_named(params.sam.model).embedding_bytes
     name = Path(dataset.root).name
-    Dataset(name, dataset.kind, classes, palette, dataset.ignore, items["train"], items["val"]).save()
-    for line in warnings(found["train"], twice, classes, Path(params.sam.checkpoint)):
+    Dataset(name, classes, palette, items["train"], items["val"], dataset.kind, dataset.ignore).save()
+    for line in warnings(found["train"], twice, classes, params):
         print(f"warning: {line}", file=sys.stderr)
     print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on; a run takes")
     for line in cost(found["train"], params, embedding_bytes):

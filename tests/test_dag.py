@@ -1,4 +1,7 @@
-"""The DAG: what reruns and what does not, sharing through a remote, and one run from end to end."""
+"""The DAG: what reruns and what does not, sharing through a remote, and one run from end to end.
+
+It runs on scenes in Cityscapes' layout: train with fine and coarse labels, train_extra with coarse ones alone.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, edit_params
+from makers import cityscapes_image
 
 from stages.common.labels import read_label
+from stages.common.params import load_params
+from stages.common.scenes import CLASSES, draw_scene
+from stages.weak_labels import weak_label
 
 
 def sh(*command: str, cwd: Path, code: int = 0) -> str:
@@ -32,6 +40,23 @@ def would_run(workspace: Path) -> set[str]:
     return {line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage")}
 
 
+TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313", "augsburg_000000_000000"]
+VAL = ["frankfurt_000000_000294", "lindau_000000_000019"]
+LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn classes, in their order
+
+
+def draw_cityscapes(root: Path) -> None:
+    """Drawn scenes as Cityscapes; the last training image belongs to train_extra."""
+    weak = load_params(ROOT / "presets/demo.yaml").weak.model_copy(update={"kind": "coarse"})
+    ids = np.zeros(256, np.uint8)
+    ids[: len(CLASSES)] = LABEL_IDS
+    for number, name in enumerate(TRAIN + VAL):
+        scene = draw_scene((5, number))
+        split = "val" if name in VAL else "train_extra" if name == TRAIN[-1] else "train"
+        fine = None if split == "train_extra" else ids[scene.labels]
+        cityscapes_image(root, split, name, scene.image, fine, ids[weak_label(scene.labels, weak)])
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with tiny params in which `dvc repro` has run, and been committed."""
@@ -42,10 +67,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file() and not name.startswith(("data/", "metrics/", "dvc.lock")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    shutil.copy(ROOT / "presets/demo.yaml", folder / "params.yaml")
+    draw_cityscapes(folder / "data/raw/cityscapes")
+    small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
+    shutil.copy(ROOT / "presets/cityscapes.yaml", folder / "params.yaml")
     edit_params(
         folder,
-        draw={"demo": {"train": 4, "val": 2, "seed": 5}},
+        **{group: small[group] for group in ("network", "teacher", "student", "components", "sam", "runtime", "fetch")},
+        draw={"demo": {"train": 2, "val": 1, "seed": 5}},
+        dataset__train=["train", "train_extra"],
+        weak__kind="coarse",
+        weak__origin="data/raw/cityscapes/gtCoarse",
         teacher__iterations=4,
         student__iterations=4,
         teacher__batch=2,
@@ -54,6 +85,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluation__panels=1,
     )
     sh("git", "init", "-q", cwd=folder)
+    sh("dvc", "add", "-q", "data/raw/cityscapes", cwd=folder)
     sh("git", "add", "-A", cwd=folder)
     sh("git", "commit", "-qm", "tiny", cwd=folder)
     sh("dvc", "repro", cwd=folder)
@@ -86,10 +118,10 @@ def test_it_runs_from_end_to_end(workspace: Path) -> None:
     for name in ("r1", "r2"):
         assert set(labels[name]["merged"]) >= {"precision", "recall", "f1", "coverage", "mIoU"}
         assert labels[name]["merged"]["coverage"] >= labels["weak"]["coverage"]
-        for number in range(4):
-            label = read_label(workspace / f"data/pseudo_labels/{name}/labels/{number:04d}.png")
-            source = read_label(workspace / f"data/pseudo_labels/{name}/sources/{number:04d}.png")
-            weak = read_label(workspace / f"data/weak/{number:04d}.png")
+        for image in TRAIN:
+            label = read_label(workspace / f"data/pseudo_labels/{name}/labels/{image}.png")
+            source = read_label(workspace / f"data/pseudo_labels/{name}/sources/{image}.png")
+            weak = read_label(workspace / f"data/weak/{image}.png")
             assert ((label == 255) == (source == 0)).all()
             assert (label[weak != 255] == weak[weak != 255]).all()
         assert (workspace / f"data/pseudo_labels/{name}/README.md").exists()
@@ -105,7 +137,7 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
     [
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "pseudo_labels@r1"}),
         ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
-        ({"weak__kind": "point"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
+        ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, change, first, spared) -> None:
@@ -123,16 +155,12 @@ def test_runtime_reruns_nothing(workspace, params_restored, change) -> None:
 
 def test_no_training_stage_sees_fine_labels() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    seeing = {
-        name
-        for name, stage in stages.items()
-        if any(
-            str(dep).startswith(("data/fine", "data/raw", "${dataset.root}")) for dep in stage.get("do", stage)["deps"]
-        )
-    }
+    fine = ("data/fine", "data/raw", "${dataset.root}", "${weak.origin}")
+    deps = {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
+    seeing = {name for name, paths in deps.items() if any(str(path).startswith(fine) for path in paths)}
     assert seeing == {"prepare", "weak_labels", "evaluate"}
     for name in ("train_teacher", "train_student"):
-        assert "data/dataset/train.json" in stages[name].get("do", stages[name])["deps"]
+        assert "data/dataset/train.json" in deps[name]
 
 
 def test_a_sweep_and_one_worker(workspace: Path) -> None:
@@ -142,10 +170,10 @@ def test_a_sweep_and_one_worker(workspace: Path) -> None:
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
     edit_params(workspace, runtime__workers=1)
     masks = workspace / "data/rounds/r1/masks"
-    of_others = before[masks / "0000.json"].replace(b'"fingerprint": "', b'"fingerprint": "0')
-    (masks / "0000.json").write_bytes(of_others)
-    (masks / "0001.json").write_text("{")
-    (masks / "0002.json").unlink()
+    of_others = before[masks / f"{TRAIN[0]}.json"].replace(b'"fingerprint": "', b'"fingerprint": "0')
+    (masks / f"{TRAIN[0]}.json").write_bytes(of_others)
+    (masks / f"{TRAIN[1]}.json").write_text("{")
+    (masks / f"{TRAIN[2]}.json").unlink()
     (masks / "stray.json").write_text("{}")
     first = ("prompts@r1", "sam_masks@r1", "select_masks@r1", "merge_labels@r1")
     said = [
@@ -170,7 +198,7 @@ def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Pat
     sh("git", "clone", "-q", str(workspace), "colleague", cwd=tmp_path)
     colleague = tmp_path / "colleague"
     sh("dvc", "pull", cwd=colleague)
-    name = "data/pseudo_labels/r2/labels/0001.png"
+    name = f"data/pseudo_labels/r2/labels/{TRAIN[1]}.png"
     assert (colleague / name).read_bytes() == (workspace / name).read_bytes()
     assert not (colleague / "data/embeddings").exists()
     said = sh("dvc", "repro", cwd=colleague)

@@ -71,7 +71,7 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
     assert f"{images} training images, 1 to validate on" in said.out
     assert f"about 2 components an image, {2 * images} SAM prompts a round, 2 rounds" in said.out
     assert f"({images} of 2.1 MB;" in said.out and "GB a round for prompts and masks" in said.out
-    assert "sam_vit_h_4b8939.pth (sam.checkpoint) is not there yet" in said.err
+    assert "sam.checkpoint" not in said.err, "fetch_sam fetches it"
 
 
 def test_classes_and_colours_are_mmsegmentations(workspace) -> None:
@@ -323,6 +323,7 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
         (root / f"labels/train/{k:02d}.png").unlink()
     (root / "images/train/06.png").unlink()
     (root / "images/train/07.png").write_bytes(b"no picture")
+    (root / "labels/train/07.png").unlink()
     content = (root / "labels/train/08.png").read_bytes()
     (root / "labels/train/08.png").write_bytes(content[: len(content) // 2])
     save(root / "labels/train/09.png", np.zeros((HEIGHT, 20), np.uint8))
@@ -333,8 +334,8 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
     with pytest.raises(SesamError) as problem:
         prepare.main()
     said = str(problem.value)
-    assert "raw (dataset.root) has 13 faults; nothing was written" in said
-    assert "7 files are missing" in said and "raw/labels/train/00.png" in said and "and 2 more" in said
+    assert "raw (dataset.root) has 14 faults; nothing was written" in said
+    assert "8 files are missing" in said and "raw/labels/train/00.png" in said and "and 3 more" in said
     assert "3 files cannot be read" in said
     for name in ("images/train/07", "labels/train/08", "labels/train/10"):
         assert f"raw/{name}.png" in said
@@ -361,9 +362,10 @@ def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
     makers.own_folder(own)
     shutil.copy(own / "images/train/0.jpg", own / "images/train/copy.jpg")
     save(own / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
-    workspace("folder", dataset__classes=["a", "b", "c"])
+    workspace("folder", dataset__classes=["a", "b", "c"], fetch={})
     prepare.main()
     said = capsys.readouterr().err
+    assert "models/sam_vit_h_4b8939.pth (sam.checkpoint) is missing" in said
     assert "classes that never occur in the fine training labels: 1 (c)" in said
     assert "training images whose fine label has no class: 1 (copy)" in said
     assert "there twice: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said

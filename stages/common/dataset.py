@@ -30,7 +30,7 @@ class Item:
     height: int
     width: int
     sha256: str
-    fine: bool
+    fine: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Dataset:
     """
 
     name: str
-    kind: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    ignore: tuple[int, ...]
     train: tuple[Item, ...]
     val: tuple[Item, ...]
+    kind: str = "folder"
+    ignore: tuple[int, ...] = (UNLABELLED,)
 
     def save(self, folder: Path = MANIFEST) -> None:
         raw = asdict(self)
@@ -59,9 +59,9 @@ class Dataset:
         raw = read_json(folder / "classes.json")
         return cls(
             name=raw["name"],
-            kind=raw["kind"],
             classes=tuple(raw["classes"]),
             palette=tuple(tuple(colour) for colour in raw["palette"]),
+            kind=raw["kind"],
             ignore=tuple(raw["ignore"]),
             **{split: tuple(Item(**item) for item in read_json(folder / f"{split}.json")) for split in SPLITS},
         )
