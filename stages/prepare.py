@@ -176,7 +176,9 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
     pairs["train"] = choose(pairs["train"], dataset.subset)
     for split in SPLITS:
         if not pairs[split]:
-            raise SesamError(f"{root}: no image is left to {split} on. See dataset.exclude and dataset.subset.")
+            raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude and dataset.subset.")
+    if without := [pair.id for pair in pairs["val"] if pair.label is None]:
+        raise SesamError(f"{root} has no fine labels to validate on for {some(without)}. See dataset.val.")
     return pairs
 
 

@@ -176,7 +176,8 @@ def test_images_listed_and_left_out(workspace) -> None:
     [
         ({"dataset__subset": ["aachen"]}, "An image of this data set is called aachen_000000_000019"),
         ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that raw has not: 1 (aachen)"),
-        ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left to val on"),
+        ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left in val"),
+        ({"dataset__val": ["train_extra"]}, "no fine labels to validate on for 1 (augsburg_000000_000000)"),
         ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
         ({"dataset__kind": "ade20k"}, "raw/images/training is missing"),
         ({"dataset__kind": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
@@ -269,6 +270,10 @@ def test_a_folder_of_ones_own(workspace) -> None:
         save(Path(f"mine/{k}.png"), halves(1, 255, edge=255))
     annotated(workspace, "folder", "mine")
     assert (weak("1") == halves(1, 255, edge=255)).all()
+    shutil.rmtree("raw/labels/train")
+    prepare.main()
+    weak_labels.main()
+    assert not any(item.fine for item in Dataset.load().train) and len(list(Path("data/weak").iterdir())) == 3
 
 
 def test_faults_of_annotations_are_told_together(workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,15 @@ def test_stage_on_known_answers(workspace: tuple[Dataset, Params], capsys: pytes
         assert drawn <= {"rev", *columns}
 
     assert "student r2 1.0; precision/recall" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    shutil.rmtree("data/fine/train")
+    without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
+    evaluate(without, params, NETWORKS)
+    assert read_json(Path("metrics/labels.json"))["r2"]["merged"]["precision"] is None
+    assert read_json(Path("metrics/evaluation.json"))["student"]["r2"]["mIoU"] == 1.0
 
 
 def test_panels(workspace: tuple[Dataset, Params]) -> None:

@@ -54,8 +54,12 @@ def find_pairs(kind: str, root: Path, splits: Iterable[str] | None, purpose: str
 
 
 def folder(root: Path, split: str) -> list[Pair]:
-    """images/SPLIT/ID.{png,jpg,jpeg} and labels/SPLIT/ID.png; ID may have folders in it."""
-    return _match(root / "images" / split, "", IMAGE_SUFFIXES, root / "labels" / split, "", nested=True)
+    """images/SPLIT/ID.{png,jpg,jpeg} and labels/SPLIT/ID.png; ID may have folders in it.
+
+    Without labels/SPLIT there are no fine labels.
+    """
+    labels = root / "labels" / split
+    return _match(root / "images" / split, "", IMAGE_SUFFIXES, labels if labels.is_dir() else None, "", nested=True)
 
 
 def cityscapes(root: Path, split: str) -> list[Pair]:
