@@ -138,7 +138,7 @@ def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list
     images, rounds = len(found), len(params.rounds)
     counted = [one for one in found if one.components is not None]
     said = [
-        f"{images * embedding_bytes / 1e9:.2g} GB for SAM's embeddings ({images} of {embedding_bytes / 1e6:.2g} MB; "
+        f"{_size(images * embedding_bytes)} for SAM's embeddings ({images} of {_size(embedding_bytes)}; "
         f"kept up to runtime.cache_gb, {params.runtime.cache_gb:g})"
     ]
     if counted:
@@ -149,9 +149,13 @@ def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list
             f"about {each:.0f} components an image, {images * each:.0f} SAM prompts a round, {rounds} rounds "
             f"(counted on the fine labels of {len(counted)} images; a poor teacher makes more)",
             *said,
-            f"about {masks / 1e9:.2g} GB a round for prompts and masks",
+            f"about {_size(masks)} a round for prompts and masks",
         ]
     return said
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def colour_wheel(classes: int) -> list[tuple[int, int, int]]:

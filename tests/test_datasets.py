@@ -70,7 +70,7 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
     images = len(dataset.train)
     assert f"{images} training images, 1 to validate on" in said.out
     assert f"about 2 components an image, {2 * images} SAM prompts a round, 2 rounds" in said.out
-    assert f"({images} of 2.1 MB;" in said.out and "GB a round for prompts and masks" in said.out
+    assert f"({images} of 2.1 MB;" in said.out and "MB a round for prompts and masks" in said.out
     assert "sam.checkpoint" not in said.err, "fetch_sam fetches it"
 
 
