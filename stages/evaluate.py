@@ -112,11 +112,13 @@ def label_sets(item: Item, rounds: Sequence[str], threshold: float) -> Iterator[
 
 def compare(items: Sequence[Item], classes: int, rounds: Sequence[str], threshold: float) -> dict[str, np.ndarray]:
     """Confusion matrix, (K, K + 1) int64, of each label set with the fine labels, summed over `items`."""
-    total: dict[str, np.ndarray] = {}
+    sets = ["weak", *(f"{name}/{part}" for name in rounds for part in ("predictions", "sam", "merged"))]
+    total = {name: np.zeros((classes, classes + 1), np.int64) for name in sets}
     for item in items:
-        fine = item_fine("train", item)
-        for name, labels in label_sets(item, rounds, threshold):
-            total[name] = total.get(name, 0) + confusion(fine, labels, classes)
+        if item.fine:
+            fine = item_fine("train", item)
+            for name, labels in label_sets(item, rounds, threshold):
+                total[name] += confusion(fine, labels, classes)
     return total
 
 

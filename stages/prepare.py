@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
 from stages.common.seeds import seed_of
-from stages.datasets.faults import LEAKED, MISSING, SIZES, UNREADABLE, VALUES, Found, some, told
+from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, some, told
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
 
@@ -73,7 +74,7 @@ def check_pair(
     image, faults = _attempt(read_image, pair.image)
     label = None
     if pair.label is not None:
-        label, more = _attempt(partial(read_values, coloured=bool(meaning.colours)), pair.label)
+        label, more = _attempt(partial(read_values, meaning=meaning), pair.label)
         faults = faults + more
     if faults or image is None:
         return Checked(None, faults)
@@ -117,7 +118,16 @@ def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
     return leaked, [" and ".join(images) for images in named["train"].values() if len(images) > 1]
 
 
-def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str], params: Params) -> list[str]:
+def linked_folders(root: Path, items: Sequence[Item]) -> list[str]:
+    """Folders of images below root that are links. DVC looks behind root itself, but not behind these."""
+    folders = {Path(item.image).parent for item in items}
+    above = {folder for one in folders for folder in (one, *one.parents) if root in folder.parents}
+    return sorted(str(folder) for folder in above if folder.is_symlink())
+
+
+def warnings(
+    found: Sequence[Checked], twice: list[str], classes: Sequence[str], behind: list[str], params: Params
+) -> list[str]:
     """What is no fault but should be known before hours are spent."""
     said = []
     with_label = [one for one in found if one.item is not None and one.item.fine]
@@ -127,6 +137,11 @@ def warnings(found: Sequence[Checked], twice: list[str], classes: Sequence[str],
         said.append(f"training images whose fine label has no class: {some(empty)}.")
     if twice:
         said.append(f"training images that are there twice: {some(twice)}.")
+    if behind:
+        said.append(
+            f"links to folders inside dataset.root, {some(behind)}: `dvc repro` will not notice when what is behind "
+            "them changes. Better link the whole data set."
+        )
     checkpoint = params.sam.checkpoint
     if not Path(checkpoint).is_file() and checkpoint not in params.fetch.values():
         said.append(f"{checkpoint} (sam.checkpoint) is missing, and `fetch` does not name it; `embed` will need it.")
@@ -169,26 +184,44 @@ def _spread(ids: Sequence[str], number: int) -> frozenset[str]:
     return frozenset(ids[:: max(1, ceil(len(ids) / number))])
 
 
+def _of_one_name(pairs: Sequence[Pair]) -> list[Found]:
+    several = [list(same) for _, same in groupby(pairs, key=lambda pair: pair.id)]  # they come by id
+    return [(NAMES, f"{same[0].id}: {', '.join(str(p.image) for p in same)}") for same in several if len(same) > 1]
+
+
 def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
-    """The images of each split that are to be used; SesamError if none is left, or an id to leave out is unknown."""
-    root = Path(dataset.root)
-    pairs = {split: find_pairs(dataset.kind, root, getattr(dataset, split), split) for split in SPLITS}
+    """The images of each split that are to be used, by id.
+
+    SesamError if none is left, if several have one id, or if an id to leave out is unknown.
+    """
+    root, pairs, problems = Path(dataset.root), {}, []
+    for split in SPLITS:
+        try:
+            pairs[split] = find_pairs(dataset.kind, root, getattr(dataset, split), split)
+        except SesamError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise SesamError("\n  ".join(dict.fromkeys(problems)))
     left_out = set(dataset.exclude)
     if unknown := left_out - {pair.id for split in SPLITS for pair in pairs[split]}:
         raise SesamError(f"params.yaml: dataset.exclude lists images that {root} has not: {some(sorted(unknown))}.")
     pairs = {split: [pair for pair in pairs[split] if pair.id not in left_out] for split in SPLITS}
-    pairs["train"] = choose(pairs["train"], dataset.subset)
     for split in SPLITS:
         if not pairs[split]:
-            raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude and dataset.subset.")
+            raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
+    pairs["train"] = choose(pairs["train"], dataset.subset)
+    if same := [one for split in SPLITS for one in _of_one_name(pairs[split])]:
+        raise SesamError(told(f"{root} (dataset.root)", same))
     if without := [pair.id for pair in pairs["val"] if pair.label is None]:
         raise SesamError(f"{root} has no fine labels to validate on for {some(without)}. See dataset.val.")
     return pairs
 
 
 def main() -> None:
+    from stages.sam.models import model_named  # here, because the workers need no torch
+
     params = load_params()
-    dataset = params.dataset
+    dataset, embedding_bytes = params.dataset, model_named(params.sam.model).embedding_bytes
     if dataset.kind == "folder":
         classes, palette = dataset.classes, dataset.palette or colour_wheel(len(dataset.classes))
     else:
@@ -213,12 +246,10 @@ def main() -> None:
         leaked, twice = same_images(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
             raise SesamError(told(f"{dataset.root} (dataset.root)", faults))
-        from stages.sam.models import model_named  # here, because it imports torch, which nothing above needs
-
-        embedding_bytes = model_named(params.sam.model).embedding_bytes
     name = Path(dataset.root).name
     Dataset(name, classes, palette, items["train"], items["val"], dataset.kind, dataset.ignore).save()
-    for line in warnings(found["train"], twice, classes, params):
+    behind = linked_folders(Path(dataset.root), items["train"] + items["val"])
+    for line in warnings(found["train"], twice, classes, behind, params):
         print(f"warning: {line}", file=sys.stderr)
     print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on; a run takes")
     for line in cost(found["train"], params, embedding_bytes):

@@ -24,7 +24,7 @@ from stages.common.parallel import per_image
 from stages.common.params import Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
-from stages.datasets.faults import MISSING, SIZES, UNREADABLE, VALUES, Found, some, told
+from stages.datasets.faults import MISSING, Faulty, Found, some, told
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
 
 FINE = Path("data/fine/train")
@@ -125,13 +125,10 @@ def convert(
     item, annotation = job
     size = (item.height, item.width)
     try:
-        label, strange = read_annotation(annotation, size, classes, meaning, weak.scribble.thickness, weak.point.radius)
-    except SesamError as problem:
-        return UNREADABLE, str(problem)
-    if strange:
-        return VALUES, f"{annotation.path}, {item.id}: {', '.join(strange)}"
-    if label.shape != size:
-        return SIZES, f"{annotation.path} is {label.shape[1]}x{label.shape[0]}, {item.image} {size[1]}x{size[0]} pixels"
+        label = read_annotation(annotation, size, classes, meaning, weak.scribble.thickness, weak.point.radius)
+    except Faulty as problem:
+        fault, text = problem.found
+        return fault, f"{item.id}: {text}"
     write_label(folder / f"{item.id}.png", label, palette)
     return occurring(label)
 
@@ -140,7 +137,7 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
     """Write the annotations at weak.origin as weak labels; SesamError telling every fault."""
     origin = Path(weak.origin)
     found = find_annotations(origin, dataset.kind)
-    faults = [(MISSING, f"{origin} has no annotation of {item.id}") for item in dataset.train if item.id not in found]
+    faults = [(MISSING, f"{item.id}: {origin} has no annotation") for item in dataset.train if item.id not in found]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
     work = partial(convert, folder=folder, weak=weak, classes=dataset.classes, palette=dataset.palette, meaning=meaning)

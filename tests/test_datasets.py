@@ -6,6 +6,7 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import makers
 import numpy as np
 import pytest
@@ -106,12 +107,38 @@ def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, c
     assert meaning.class_ids(others)[1] == [str(value) for value in others[0]]
 
 
-def test_camvids_colours_are_32_in_11_classes_and_void() -> None:
+# the maker's label_colors.txt, and the class of the usual eleven that each name belongs to
+CAMVID_COLOURS = """
+64 128 64 Animal pedestrian | 192 0 128 Archway building | 0 128 192 Bicyclist bicyclist | 0 128 64 Bridge building
+128 0 0 Building building | 64 0 128 Car car | 64 0 192 CartLuggagePram pedestrian | 192 128 64 Child pedestrian
+192 192 128 Column_Pole pole | 64 64 128 Fence fence | 128 0 192 LaneMkgsDriv road | 192 0 64 LaneMkgsNonDriv road
+128 128 64 Misc_Text sign | 192 0 192 MotorcycleScooter bicyclist | 128 64 64 OtherMoving car
+64 192 128 ParkingBlock sidewalk | 64 64 0 Pedestrian pedestrian | 128 64 128 Road road
+128 128 192 RoadShoulder sidewalk | 0 0 192 Sidewalk sidewalk | 192 128 128 SignSymbol sign | 128 128 128 Sky sky
+64 128 192 SUVPickupTruck car | 0 0 64 TrafficCone pole | 0 64 64 TrafficLight sign | 192 64 128 Train car
+128 128 0 Tree tree | 192 128 192 Truck_Bus car | 64 0 64 Tunnel building | 192 192 0 VegetationMisc tree
+0 0 0 Void none | 64 192 0 Wall building
+"""
+
+
+def test_camvids_32_colours_become_11_classes_and_void() -> None:
+    rows = [row.split() for row in CAMVID_COLOURS.replace("|", "\n").strip().splitlines()]
+    assert len(rows) == 32
+    colours = np.array([[row[:3] for row in rows]], np.uint8)
     meaning = meaning_of("camvid", 11, [255])
-    assert len(meaning.colours) == 32 and list(CAMVID)[8] == "car"
-    colours = np.array([[several for several in CAMVID["car"]]], np.uint8)
-    assert set(meaning.class_ids(colours)[0].ravel()) == {8}
+    found, strange = meaning.class_ids(colours)
+    assert [[*CAMVID, *["none"] * 245][k] for k in found[0]] == [row[4] for row in rows] and not strange
     assert meaning.class_ids(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8))[1] == ["#010203"]
+
+
+def test_camvids_colours_in_a_palette(workspace) -> None:
+    makers.camvid(Path("raw"))
+    for path in Path("raw/LabeledApproved_full").iterdir():
+        Image.open(path).quantize(32).save(path)
+    workspace("camvid")
+    prepare.main()
+    fine = read_label(Path("data/fine/train/0001TP_006690.png"))
+    assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
 
 
 @pytest.mark.parametrize("form", ["published", "colours", "index"])
@@ -150,6 +177,41 @@ def test_voc_with_the_labels_of_sbd(workspace, lists, trained) -> None:
     assert [item.id for item in Dataset.load().train] == own["train"]
 
 
+def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
+    names = ["2007_000032", "2007_000039", "2008_000002"]
+    lists = {"train": names[:2], "val": ["2007_000033"], "trainaug": names}
+    makers.voc(Path("raw"), lists)
+    save(Path("raw/JPEGImages/2008_000002.jpg"), makers.photo(3))
+    (Path("raw/ImageSets/Segmentation/trainaug.txt")).write_text("\ufeff" + "\r\n\r\n".join(names), encoding="utf-8")
+    workspace("voc")
+    prepare.main()
+    assert [(item.id, item.fine) for item in Dataset.load().train] == list(zip(names, (True, True, False), strict=True))
+    Path("raw/ImageSets/Segmentation/trainaug.txt").unlink()
+    edit_params(Path(), dataset__train=["trainaug"])
+    with pytest.raises(SesamError, match="has neither SegmentationClassAug nor"):
+        prepare.main()
+
+
+def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) -> None:
+    makers.cityscapes(Path("elsewhere"))
+    Path("raw").mkdir()
+    for name in ("leftImg8bit", "gtFine"):
+        (Path("raw") / name).symlink_to(Path("elsewhere", name).absolute())
+    workspace("cityscapes")
+    prepare.main()
+    assert len(Dataset.load().train) == 3
+    assert "links to folders inside dataset.root, 1 (raw/leftImg8bit)" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_images(workspace) -> None:
+    makers.own_folder(Path("raw"))
+    Path("raw/images/train/._0.jpg").write_bytes(b"of a file manager")
+    Path("raw/labels/train/.DS_Store.png").write_bytes(b"of a file manager")
+    workspace("folder")
+    prepare.main()
+    assert len(Dataset.load().train) == 3
+
+
 # Annotation budgets
 
 
@@ -177,6 +239,17 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__subset": ["aachen"]}, "An image of this data set is called aachen_000000_000019"),
         ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that raw has not: 1 (aachen)"),
         ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left in val"),
+        (
+            {
+                "dataset__exclude": ["aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"],
+                "dataset__subset": ["aachen_000000_000019"],
+            },
+            "no image is left in train",
+        ),
+        ({"dataset__exclude": [2007000032]}, "image ids must stand in quotes"),
+        ({"dataset__subset": [2007000032]}, "image ids must stand in quotes"),
+        ({"dataset__train": ["a"], "dataset__val": ["b"]}, "raw/leftImg8bit/b is missing"),
+        ({"sam__model": "vit-h"}, "sam.model is 'vit-h'; known are embedded, vit_b"),
         ({"dataset__val": ["train_extra"]}, "no fine labels to validate on for 1 (augsburg_000000_000000)"),
         ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
         ({"dataset__kind": "ade20k"}, "raw/images/training is missing"),
@@ -289,17 +362,45 @@ def test_faults_of_annotations_are_told_together(workspace) -> None:
         weak_labels.main()
     said = str(problem.value)
     assert "scribbles (weak.origin) has 4 faults; nothing was written" in said
-    assert "1 file is missing" in said and f"no annotation of {names[3]}" in said
-    assert "1 label holds what is no class" in said and f"{names[0]}.xml, {names[0]}: 'unicorn'" in said
+    assert "1 file is missing" in said and f"{names[3]}: scribbles has no annotation" in said
+    assert "1 label holds what is no class" in said and f"{names[0]}.xml: 'unicorn'" in said
     assert "1 file cannot be read" in said and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in said
     assert "1 label has not its image's size" in said and f"{names[2]}.png is 5x5" in said
     assert not Path("data/weak").exists()
 
 
 @pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (("<height>32<", "<height>-5<"), "is 48x-5, its image 48x32"),
+        (("<height>32<", "<height>10000000<"), "is 48x10000000, its image"),
+        (("<height>32<", "<tall>32<"), "cannot be read as ScribbleSup's XML"),
+        (("<annotation>", '<?xml version="1.0" encoding="foo"?><annotation>'), "cannot be read as ScribbleSup's XML"),
+        (("<X>1<", "<X>1.5<"), "cannot be read as ScribbleSup's XML"),
+    ],
+)
+def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str) -> None:
+    for name in ("2007_000032", "2007_000039"):
+        makers.scribblesup(Path("xml"), name, [("cat", [(1, 1), (99999999999, 5)])])
+    path = Path("xml/2007_000039.xml")
+    path.write_text(path.read_text().replace(*spoil).replace("</height>" if "tall" in spoil[1] else "", ""))
+    workspace("voc", weak__origin="xml")
+    prepare.main()
+    with pytest.raises(SesamError) as problem:
+        weak_labels.main()
+    assert "1 fault;" in str(problem.value) and f"2007_000039: {path} {said}" in str(problem.value)
+
+
+@pytest.mark.parametrize(
     ("origin", "content", "said"),
     [
-        ("points.json", '{"2007_000032": [{"x": 1, "y": 2}]}', "cannot be read as What's the Point's clicks"),
+        (
+            "points.json",
+            '{"2007_000032": [{"x": 1, "y": 2}]}',
+            "2007_000032: clicks in points.json that are no {x, y, cls}",
+        ),
+        ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are no {x, y"),
+        ("points.json", '["2007_000032"]', "it is no mapping"),
         ("points.json", "[", "cannot be read as What's the Point's clicks"),
         ("nowhere", None, "nowhere (weak.origin) is missing"),
     ],
@@ -319,7 +420,7 @@ def test_an_origin_that_cannot_be_read(workspace, origin, content, said) -> None
 
 def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> None:
     root = Path("raw")
-    for k in range(12):
+    for k in range(13):
         save(root / f"images/train/{k:02d}.png", makers.photo(k))
         save(root / f"labels/train/{k:02d}.png", halves(0, 1, edge=255))
     save(root / "images/val/a.png", makers.photo(99))
@@ -333,16 +434,17 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
     (root / "labels/train/08.png").write_bytes(content[: len(content) // 2])
     save(root / "labels/train/09.png", np.zeros((HEIGHT, 20), np.uint8))
     save(root / "labels/train/10.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8) + np.arange(3, dtype=np.uint8))
+    cv2.imwrite(str(root / "labels/train/12.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint16))
     save(root / "images/val/b.png", makers.photo(11))
     save(root / "labels/val/b.png", halves(0, 1, edge=255))
     workspace("folder")
     with pytest.raises(SesamError) as problem:
         prepare.main()
     said = str(problem.value)
-    assert "raw (dataset.root) has 14 faults; nothing was written" in said
+    assert "raw (dataset.root) has 15 faults; nothing was written" in said
     assert "8 files are missing" in said and "raw/labels/train/00.png" in said and "and 3 more" in said
-    assert "3 files cannot be read" in said
-    for name in ("images/train/07", "labels/train/08", "labels/train/10"):
+    assert "4 files cannot be read" in said
+    for name in ("images/train/07", "labels/train/08", "labels/train/10", "labels/train/12"):
         assert f"raw/{name}.png" in said
     assert "1 label has not its image's size" in said and f"raw/labels/train/09.png is 20x{HEIGHT}" in said
     assert "1 label holds what is no class" in said and "raw/labels/val/a.png: 7" in said
@@ -380,5 +482,10 @@ def test_two_images_of_one_name(workspace) -> None:
     makers.own_folder(Path("raw"))
     Image.fromarray(makers.photo(5)).save("raw/images/train/1.png")
     workspace("folder")
-    with pytest.raises(SesamError, match="have one name, 1"):
+    with pytest.raises(
+        SesamError, match=r"1 name stands for several images(.|\n)*1: raw/images/train/1.jpg, raw/images"
+    ):
         prepare.main()
+    edit_params(Path(), dataset__exclude=["1"])
+    prepare.main()
+    assert [item.id for item in Dataset.load().train] == ["0", "2"]

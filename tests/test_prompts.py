@@ -96,7 +96,8 @@ def test_a_deep_skeleton_stays_inside_whole_and_near_the_exact_one(scene) -> Non
         assert region.mask[pixels[:, 1], pixels[:, 0]].all()
         assert len(list(connected(cells))) == 1
         away = cv2.distanceTransform((~exact).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        assert np.median(away[pixels[:, 1], pixels[:, 0]]) <= step
+        near = away[pixels[:, 1], pixels[:, 0]]
+        assert np.median(near) <= step and np.quantile(near, 0.95) <= 3 * step
 
 
 @pytest.mark.parametrize("strategy", ["skeleton", "random", "confident", "deepest"])

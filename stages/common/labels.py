@@ -63,6 +63,7 @@ class open_image:
     def __enter__(self) -> Image.Image:
         try:
             self.image = Image.open(self.path)
+            deep = self.image.mode[:1] in "IF" or any("16" in str(tile[-1]) for tile in self.image.tile)
             self.image.load()
         except FileNotFoundError:
             raise SesamError(f"{self.path} is missing.") from None
@@ -70,6 +71,8 @@ class open_image:
             raise SesamError(
                 f"{self.path} cannot be read as an image ({problem}). Replace the file with an intact copy."
             ) from None
+        if deep:  # Pillow would make 8 bits of it without a word
+            raise SesamError(f"{self.path} has more than 8 bits a channel. Convert it.")
         return self.image
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.common.errors import SesamError
 
@@ -15,7 +15,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
-Budget = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -45,7 +44,7 @@ class DatasetParams(Group):
     root: str = Field(description="the folder that its maker names")
     train: list[str] | None = Field(None, description="the maker's splits to train on; none: the usual ones")
     val: list[str] | None = Field(None, description="the maker's splits to validate on; none: the usual one")
-    subset: Budget | list[str] | None = Field(None, description="training images to use: a share of them, or their ids")
+    subset: float | list[str] | None = Field(None, description="training images to use: a share of them, or their ids")
     exclude: list[str] = Field([], description="ids of images to leave out of every split")
     classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
         None, description="of a folder, in id order; the others' are known"
@@ -54,6 +53,20 @@ class DatasetParams(Group):
         None, description="of a folder, one RGB colour a class; none: drawn from the colour wheel"
     )
     ignore: list[Byte] = Field([255], description="of a folder, label values that mean 'no class'")
+
+    @field_validator("subset", "exclude", mode="before")
+    @classmethod
+    def _ids_are_text(cls, value: object) -> object:
+        if isinstance(value, list) and any(not isinstance(k, str) for k in value):
+            raise ValueError('image ids must stand in quotes, as "2007_000032"; YAML reads numbers without them')
+        return value
+
+    @field_validator("subset", mode="after")
+    @classmethod
+    def _share(cls, value: float | list[str] | None) -> float | list[str] | None:
+        if isinstance(value, float) and not 0 < value <= 1:
+            raise ValueError("a share must be above 0 and at most 1")
+        return value
 
     @model_validator(mode="after")
     def _classes_of_a_folder(self) -> DatasetParams:

@@ -26,9 +26,18 @@ VALUES = Fault(
     "labels hold what is no class",
     "Is dataset.kind right? Correct the label; for a folder of your own, dataset.ignore lists values to leave out",
 )
+NAMES = Fault("name stands for several images", "names stand for several images", f"Rename one, or {_LEAVE_OUT}")
 LEAKED = Fault("image is in train and in val", "images are in train and in val", f"Correct the splits, or {_LEAVE_OUT}")
 
 Found = tuple[Fault, str]  # a fault, and which file has it
+
+
+class Faulty(Exception):
+    """A file has a fault; `found` says which."""
+
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(text)
+        self.found = (fault, text)
 
 
 def told(where: str, faults: Sequence[Found]) -> str:

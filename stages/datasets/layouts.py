@@ -5,8 +5,9 @@ Paths are told as the maker lays them out, whether the files are there or not: `
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,40 +18,22 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its fine label; None where the maker gives no fine label. `id` names it in every artefact."""
+    """An image and its fine label; None where there is no fine label. `id` names it in every artefact."""
 
     id: str
     image: Path
     label: Path | None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One kind of data set: its usual splits, and the pairs of a split below dataset.root, by id."""
+def find_pairs(kind: str, root: Path, splits: Sequence[str] | None, purpose: str) -> list[Pair]:
+    """The pairs of the maker's splits, or of the usual ones for `purpose` (train or val), by id.
 
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    pairs: Callable[[Path, str], list[Pair]]
-
-
-def find_pairs(kind: str, root: Path, splits: Iterable[str] | None, purpose: str) -> list[Pair]:
-    """The pairs of the splits, or of the usual ones for `purpose` (train or val), by id.
-
-    SesamError if a folder or a list is missing or empty, or an id comes twice.
+    SesamError if a folder or a list is missing or empty.
     """
-    layout = LAYOUTS[kind]
     if not root.is_dir():
         raise SesamError(f"{root} (dataset.root) is no folder. Put the data set there, or set where it lies.")
-    found: dict[str, Pair] = {}
-    for split in splits or getattr(layout, purpose):
-        for pair in layout.pairs(root, split):
-            if pair.id in found:
-                raise SesamError(
-                    f"{pair.image} and {found[pair.id].image} have one name, {pair.id}. "
-                    "Rename one; names decide which label belongs to an image."
-                )
-            found[pair.id] = pair
-    return [found[k] for k in sorted(found)]
+    pairs, usual = LAYOUTS[kind]
+    return sorted({pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}, key=_by_id)
 
 
 def folder(root: Path, split: str) -> list[Pair]:
@@ -80,26 +63,36 @@ def ade20k(root: Path, split: str) -> list[Pair]:
 def voc(root: Path, split: str) -> list[Pair]:
     """Everingham et al. 2012: ImageSets/Segmentation/SPLIT.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png.
 
-    trainaug: with the labels of Hariharan et al. 2011 in SegmentationClassAug/ID.png, if they are there, for what
-    VOC itself does not label; its list, where none came with them, is train.txt with aug.txt, or with all that is
-    labelled there and not in val.txt.
+    trainaug adds what Hariharan et al. 2011 labelled, SegmentationClassAug/ID.png, where VOC itself has no label.
+    If no trainaug.txt came with it, it is train.txt with aug.txt, or with all that is labelled there and not in
+    val.txt. With the list and without the folder those images have no fine labels.
     """
     root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
     lists, fine, more = root / "ImageSets/Segmentation", root / "SegmentationClass", root / "SegmentationClassAug"
-    if split == "trainaug":
-        if not more.is_dir():
-            ids = _listed(lists / "train.txt")
-        elif (lists / "trainaug.txt").exists():
-            ids = _listed(lists / "trainaug.txt")
-        elif (lists / "aug.txt").exists():
-            ids = _listed(lists / "train.txt") + _listed(lists / "aug.txt")
-        else:
-            ids = _listed(lists / "train.txt") + [path.stem for path in more.glob("*.png")]
-        ids = sorted(set(ids) - set(_listed(lists / "val.txt")))
-    else:
+    if split != "trainaug" or (lists / "trainaug.txt").exists():
         ids = _listed(lists / f"{split}.txt")
-    labelled = {path.stem for path in fine.glob("*.png")} if more.is_dir() else set(ids)
-    return [Pair(k, root / "JPEGImages" / f"{k}.jpg", (fine if k in labelled else more) / f"{k}.png") for k in ids]
+    elif not more.is_dir():
+        raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
+    elif (lists / "aug.txt").exists():
+        ids = _listed(lists / "train.txt") + _listed(lists / "aug.txt")
+    else:
+        ids = _listed(lists / "train.txt") + [path.stem for path in files_below(more) if path.suffix == ".png"]
+    if split == "trainaug":
+        ids = sorted(set(ids) - set(_listed(lists / "val.txt")))
+    own = {path.stem for path in files_below(fine)}
+
+    def label(k: str) -> Path | None:
+        if k in own or split != "trainaug":
+            return fine / f"{k}.png"
+        return more / f"{k}.png" if more.is_dir() else None
+
+    return [Pair(k, root / "JPEGImages" / f"{k}.jpg", label(k)) for k in ids]
+
+
+def _usual_of_voc(root: Path) -> dict[str, str]:
+    inner = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
+    more = (inner / "SegmentationClassAug").is_dir() or (inner / "ImageSets/Segmentation/trainaug.txt").exists()
+    return {"train": "trainaug" if more else "train", "val": "val"}
 
 
 def camvid(root: Path, split: str) -> list[Pair]:
@@ -110,6 +103,8 @@ def camvid(root: Path, split: str) -> list[Pair]:
     labels/SPLIT/ID.png.
     """
     if (root / "701_StillsRaw_full").is_dir():
+        if split not in ("train", "val", "test"):
+            raise SesamError(f"CamVid has the splits train, val and test, none called {split}. Correct params.yaml.")
         every = _match(root / "701_StillsRaw_full", "", (".png",), root / "LabeledApproved_full", "_L")
         return [pair for pair in every if _camvid_split(pair.id) == split]
     if (root / f"{split}annot").is_dir():
@@ -127,55 +122,60 @@ def _camvid_split(name: str) -> str:
     return "test" if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550) else "train"
 
 
-LAYOUTS = {
-    "folder": Layout(("train",), ("val",), folder),
-    "cityscapes": Layout(("train",), ("val",), cityscapes),
-    "ade20k": Layout(("training",), ("validation",), ade20k),
-    "voc": Layout(("trainaug",), ("val",), voc),
-    "camvid": Layout(("train",), ("val",), camvid),
+# of each kind its pairs in a split below dataset.root, and its usual splits
+LAYOUTS: dict[str, tuple[Callable[[Path, str], list[Pair]], Callable[[Path], dict[str, str]]]] = {
+    "folder": (folder, lambda root: {"train": "train", "val": "val"}),
+    "cityscapes": (cityscapes, lambda root: {"train": "train", "val": "val"}),
+    "ade20k": (ade20k, lambda root: {"train": "training", "val": "validation"}),
+    "voc": (voc, _usual_of_voc),
+    "camvid": (camvid, lambda root: {"train": "train", "val": "val"}),
 }
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also behind links, in order; none whose name begins with a dot."""
+    for inside, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(inside, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _match(
     images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
 ) -> list[Pair]:
-    """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it."""
+    """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it.
+
+    Several images of one id make several pairs.
+    """
     photographs = _files(images, image_end, suffixes, nested)
     if labels is None:
-        return [Pair(k, images / path, None) for k, path in photographs.items()]
-    masks = _files(labels, label_end, (".png",), nested)
+        return [Pair(k, path, None) for k, path in photographs]
+    masks = dict(_files(labels, label_end, (".png",), nested))
 
-    def pair(k: str) -> Pair:
-        image = photographs.get(k) or _beside(masks[k], k, f"{image_end}{suffixes[0]}", nested)
-        label = masks.get(k) or _beside(photographs[k], k, f"{label_end}.png", nested)
-        return Pair(k, images / image, labels / label)
+    def beside(path: Path, old: Path, new: Path, k: str, end: str) -> Path:
+        """Where the missing half of a pair is to be expected, from where the other half is."""
+        return new / (f"{k}{end}" if nested else path.relative_to(old).parent / f"{k}{end}")
 
-    return [pair(k) for k in sorted(photographs.keys() | masks.keys())]
+    found = [
+        Pair(k, path, masks.get(k) or beside(path, images, labels, k, f"{label_end}.png")) for k, path in photographs
+    ]
+    alone = masks.keys() - {k for k, _ in photographs}
+    return found + [Pair(k, beside(masks[k], labels, images, k, f"{image_end}{suffixes[0]}"), masks[k]) for k in alone]
 
 
-def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> dict[str, Path]:
-    """Files below a folder by id, as paths inside it. SesamError if there is none."""
+def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
+    """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
         raise SesamError(
             f"{folder} is missing. Is dataset.root the folder that the data set's maker names, and dataset.kind right?"
         )
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"*{end}.*")):
-        if path.suffix.lower() in suffixes and path.stem.endswith(end):
-            inside = path.relative_to(folder)
-            name = inside.with_suffix("").as_posix() if nested else inside.stem
-            k = name.removesuffix(end)
-            if k in found:
-                raise SesamError(f"{path} and {folder / found[k]} have one name, {k}. Remove or rename one.")
-            found[k] = inside
+    found = [
+        ((path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem).removesuffix(end), path)
+        for path in files_below(folder)
+        if path.suffix.lower() in suffixes and path.stem.endswith(end)
+    ]
     if not found:
         raise SesamError(f"{folder} holds no file *{end}{' or '.join(suffixes)}. Put them there.")
     return found
-
-
-def _beside(other: Path, k: str, end: str, nested: bool) -> Path:
-    """Where the missing half of a pair is to be expected, from where the other half is."""
-    return Path(f"{k}{end}") if nested else other.parent / f"{k}{end}"
 
 
 def _inner(root: Path, *names: str) -> Path:
@@ -186,9 +186,14 @@ def _inner(root: Path, *names: str) -> Path:
 def _listed(path: Path) -> list[str]:
     """The ids of a split file, one a line, or paths of images; SesamError if it is missing or empty."""
     try:
-        ids = [Path(line.split()[0]).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise SesamError(f"{path} cannot be read; it lists the images of a split, one id a line.") from None
+    ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not ids:
         raise SesamError(f"{path} is empty; it lists the images of a split, one id a line.")
     return ids
+
+
+def _by_id(pair: Pair) -> tuple[str, Path]:
+    return pair.id, pair.image

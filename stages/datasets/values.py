@@ -84,17 +84,21 @@ def meaning_of(kind: str, classes: int, ignore: list[int]) -> Meaning:
     return Meaning(table, colours)
 
 
-def read_values(path: Path, coloured: bool) -> np.ndarray:
-    """A label file: (H, W) uint8, or (H, W, 3) uint8 if it is coloured; SesamError if it cannot be read.
+def read_values(path: Path, meaning: Meaning) -> np.ndarray:
+    """A label file: (H, W) uint8, or (H, W, 3) uint8 where labels may be coloured; SesamError if it cannot be read.
 
-    An RGB file whose channels are equal holds values, as Scribbles4All's do, unless labels are coloured.
+    Of a data set with coloured labels, a palette PNG with its colours alone is coloured too. Of any other, an RGB file
+    whose channels are equal holds values, as Scribbles4All's do.
     """
     with open_image(path) as image:
+        if image.mode == "P" and meaning.colours:
+            label = np.array(image.convert("RGB"))
+            return np.array(image) if meaning.class_ids(label)[1] else label
         if image.mode in ("L", "P"):
             return np.array(image)
         if image.mode == "RGB":
             label = np.array(image)
-            if coloured:
+            if meaning.colours:
                 return label
             if (label == label[..., :1]).all():
                 return label[..., 0]

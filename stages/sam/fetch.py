@@ -1,4 +1,4 @@
-"""Fetch an official SAM checkpoint from Meta: python -m stages.sam.fetch vit_h"""
+"""Fetch an official SAM checkpoint from Meta: python -m stages.sam.fetch vit_h [PATH]"""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def main() -> None:
     official = {name: model for name, model in MODELS.items() if model.address}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=official)
-    name = parser.parse_args().model
+    parser.add_argument("path", nargs="?", type=Path, help="where to put it; models/ and its own name if not given")
+    arguments = parser.parse_args()
+    name = arguments.model
     address = official[name].address
-    path = Path("models") / address.rsplit("/", 1)[1]
+    path = arguments.path or Path("models") / address.rsplit("/", 1)[1]
     if not path.exists() or sha256(path) != official[name].sha256:
         try:
             with whole(path) as beside:
