@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -118,10 +119,17 @@ def draw(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
     write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item), weak), palette)
 
 
+class Drawn(NamedTuple):
+    """What annotators drew: which classes (see `occurring`), and whether on every pixel."""
+
+    classes: int
+    everywhere: bool
+
+
 def convert(
     job: tuple[Item, Annotation], folder: Path, weak: Weak, classes: tuple, palette: tuple, meaning: Meaning
-) -> Found | int:
-    """Write an annotation as weak label; which classes occur in it (see `occurring`), or the fault that it has."""
+) -> Found | Drawn:
+    """Write an annotation as weak label; the fault that it has, if any."""
     item, annotation = job
     size = (item.height, item.width)
     try:
@@ -130,7 +138,7 @@ def convert(
         fault, text = problem.found
         return fault, f"{item.id}: {text}"
     write_label(folder / f"{item.id}.png", label, palette)
-    return occurring(label)
+    return Drawn(occurring(label), bool((label != UNLABELLED).all()))
 
 
 def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> None:
@@ -142,13 +150,20 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
     work = partial(convert, folder=folder, weak=weak, classes=dataset.classes, palette=dataset.palette, meaning=meaning)
     done = per_image(work, jobs, workers, "weak_labels")
-    faults += [one for one in done if isinstance(one, tuple)]
+    faults += [one for one in done if not isinstance(one, Drawn)]
     if faults:
         raise SesamError(told(f"{origin} (weak.origin)", faults))
-    if empty := [item.id for (item, _), bits in zip(jobs, done, strict=True) if bits == 0]:
-        print(f"warning: images in which annotators labelled nothing: {some(empty)}.", file=sys.stderr)
-    if never := absent(done, dataset.classes):
-        print(f"warning: classes that annotators never labelled: {some(never)}.", file=sys.stderr)
+    ids = [item.id for item, _ in jobs]
+    empty = [k for k, one in zip(ids, done, strict=True) if one.classes == 0]
+    everywhere = [k for k, one in zip(ids, done, strict=True) if one.everywhere]
+    never = absent((one.classes for one in done), dataset.classes)
+    for odd, what in (
+        (empty, "images in which annotators drew nothing"),
+        (everywhere, "images labelled everywhere; 255 is unlabelled"),
+        (never, "classes that annotators never drew"),
+    ):
+        if odd:
+            print(f"warning: {what}: {some(odd)}.", file=sys.stderr)
 
 
 def main() -> None:

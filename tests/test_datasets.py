@@ -308,7 +308,7 @@ def test_scribblesup(workspace, capsys) -> None:
     label = weak("2007_000032")
     assert (label[4:7, 2:21] == 0).all() and label[15, 30] == 2 and label[20, 35] == 2 and label[30, 47] == 15
     assert label[15, 35] == 255, "a stroke is a line, not a polygon"
-    assert "classes that annotators never labelled: 18 (aeroplane, bird" in capsys.readouterr().err
+    assert "classes that annotators never drew: 18 (aeroplane, bird" in capsys.readouterr().err
 
 
 def test_whats_the_point(workspace, capsys) -> None:
@@ -318,7 +318,7 @@ def test_whats_the_point(workspace, capsys) -> None:
     label = weak("2007_000032")
     assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
     said = capsys.readouterr().err
-    assert "annotators labelled nothing: 1 (2007_000039)" in said and "background" in said
+    assert "annotators drew nothing: 1 (2007_000039)" in said and "background" in said
 
 
 def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
@@ -338,7 +338,11 @@ def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
     assert (label[10:13, 5:15] == 149).all() and (label != 255).sum() == 30
 
 
-def test_a_folder_of_ones_own(workspace) -> None:
+def test_a_folder_of_ones_own(workspace, capsys) -> None:
+    for k in range(3):
+        save(Path(f"mine/{k}.png"), halves(0, 1, edge=0))
+    annotated(workspace, "folder", "mine")
+    assert "images labelled everywhere; 255 is unlabelled: 3 (0, 1, 2)" in capsys.readouterr().err
     for k in range(3):
         save(Path(f"mine/{k}.png"), halves(1, 255, edge=255))
     annotated(workspace, "folder", "mine")
