@@ -218,9 +218,9 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
 
 
 def main() -> None:
+    params = load_params()
     from stages.sam.models import model_named  # here, because the workers need no torch
 
-    params = load_params()
     dataset, embedding_bytes = params.dataset, model_named(params.sam.model).embedding_bytes
     if dataset.kind == "folder":
         classes, palette = dataset.classes, dataset.palette or colour_wheel(len(dataset.classes))

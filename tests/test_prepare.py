@@ -17,9 +17,10 @@ from stages.common.params import load_params
 from stages.common.scenes import CLASSES, PALETTE
 
 
-def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path) -> None:
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 0, done.stderr
+def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_dataset)
+    edit_params(folder_dataset, runtime__workers=1)
+    prepare.main()
     dataset = Dataset.load(folder_dataset / "data/dataset")
     assert [item.id for item in dataset.train] == ["0", "1", "2"]
     assert (dataset.train[0].height, dataset.train[0].width) == (40, 60)
