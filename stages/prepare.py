@@ -118,9 +118,9 @@ def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
     return leaked, [" and ".join(images) for images in named["train"].values() if len(images) > 1]
 
 
-def linked_folders(root: Path, items: Sequence[Item]) -> list[str]:
-    """Folders of images below root that are links. DVC looks behind root itself, but not behind these."""
-    folders = {Path(item.image).parent for item in items}
+def linked_folders(root: Path, files: Sequence[Path]) -> list[str]:
+    """Folders of the files below root that are links. DVC looks behind root itself, but not behind these."""
+    folders = {file.parent for file in files}
     above = {folder for one in folders for folder in (one, *one.parents) if root in folder.parents}
     return sorted(str(folder) for folder in above if folder.is_symlink())
 
@@ -246,9 +246,12 @@ def main() -> None:
         leaked, twice = same_images(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
             raise SesamError(told(f"{dataset.root} (dataset.root)", faults))
+        if not any(one.classes for one in found["val"]):
+            raise SesamError(f"{dataset.root}: no class occurs in the labels to validate on. See dataset.val.")
     name = Path(dataset.root).name
     Dataset(name, classes, palette, items["train"], items["val"], dataset.kind, dataset.ignore).save()
-    behind = linked_folders(Path(dataset.root), items["train"] + items["val"])
+    files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
+    behind = linked_folders(Path(dataset.root), files)
     for line in warnings(found["train"], twice, classes, behind, params):
         print(f"warning: {line}", file=sys.stderr)
     print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on; a run takes")

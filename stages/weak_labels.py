@@ -25,7 +25,7 @@ from stages.common.parallel import per_image
 from stages.common.params import Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
-from stages.datasets.faults import MISSING, Faulty, Found, some, told
+from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, some, told
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
 
 FINE = Path("data/fine/train")
@@ -145,7 +145,7 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
     """Write the annotations at weak.origin as weak labels; SesamError telling every fault."""
     origin = Path(weak.origin)
     found = find_annotations(origin, dataset.kind)
-    faults = [(MISSING, f"{item.id}: {origin} has no annotation") for item in dataset.train if item.id not in found]
+    faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
     work = partial(convert, folder=folder, weak=weak, classes=dataset.classes, palette=dataset.palette, meaning=meaning)

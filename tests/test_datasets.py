@@ -89,6 +89,8 @@ def test_cityscapes_label_ids_become_train_ids() -> None:
     found, strange = meaning_of("cityscapes", 19, [255]).class_ids(ids)
     assert found.ravel().tolist() == TRAIN_IDS and not strange
     assert meaning_of("cityscapes", 19, [255]).class_ids(ids + 1)[1] == ["34"]
+    train_ids = np.array([[0, 18, 255]], np.uint8)
+    assert meaning_of("cityscapes", 19, [255]).class_ids(train_ids)[1] == ["255"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, c
     meaning = meaning_of(kind, classes, [255])
     found, strange = meaning.class_ids(values)
     assert (found == expected).all() and not strange
-    others = np.setdiff1d(np.arange(256), [*valid, 255]).astype(np.uint8)[None]
+    others = np.setdiff1d(np.arange(256), valid).astype(np.uint8)[None]
     assert meaning.class_ids(others)[1] == [str(value) for value in others[0]]
 
 
@@ -200,7 +202,7 @@ def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) ->
     workspace("cityscapes")
     prepare.main()
     assert len(Dataset.load().train) == 3
-    assert "links to folders inside dataset.root, 1 (raw/leftImg8bit)" in capsys.readouterr().err
+    assert "links to folders inside dataset.root, 2 (raw/gtFine, raw/leftImg8bit)" in capsys.readouterr().err
 
 
 def test_hidden_files_are_no_images(workspace) -> None:
@@ -249,6 +251,7 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__exclude": [2007000032]}, "image ids must stand in quotes"),
         ({"dataset__subset": [2007000032]}, "image ids must stand in quotes"),
         ({"dataset__train": ["a"], "dataset__val": ["b"]}, "raw/leftImg8bit/b is missing"),
+        ({"dataset__val": ["test"]}, "no class occurs in the labels to validate on"),
         ({"sam__model": "vit-h"}, "sam.model is 'vit-h'; known are embedded, vit_b"),
         ({"dataset__val": ["train_extra"]}, "no fine labels to validate on for 1 (augsburg_000000_000000)"),
         ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
@@ -259,11 +262,13 @@ def test_images_listed_and_left_out(workspace) -> None:
     ],
 )
 def test_wrong_choices_are_told(workspace, changes, said) -> None:
+    makers.cityscapes_image(Path("raw"), "test", "berlin_000000_000019", makers.photo(9), halves(0, 0))
+    makers.cityscapes(Path("raw"))
     workspace("cityscapes")
     edit_params(Path(), **changes)
     with pytest.raises(SesamError) as problem:
         prepare.main()
-    assert said in str(problem.value) and not Path("data").exists()
+    assert said in str(problem.value) and not list(Path("data").rglob("*.*"))
 
 
 # Annotators' weak labels
@@ -366,7 +371,7 @@ def test_faults_of_annotations_are_told_together(workspace) -> None:
         weak_labels.main()
     said = str(problem.value)
     assert "scribbles (weak.origin) has 4 faults; nothing was written" in said
-    assert "1 file is missing" in said and f"{names[3]}: scribbles has no annotation" in said
+    assert "1 image has no annotation" in said and f"    {names[3]}" in said
     assert "1 label holds what is no class" in said and f"{names[0]}.xml: 'unicorn'" in said
     assert "1 file cannot be read" in said and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in said
     assert "1 label has not its image's size" in said and f"{names[2]}.png is 5x5" in said
@@ -406,7 +411,7 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
         ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are no {x, y"),
         ("points.json", '["2007_000032"]', "it is no mapping"),
         ("points.json", "[", "cannot be read as What's the Point's clicks"),
-        ("nowhere", None, "nowhere (weak.origin) is missing"),
+        ("nowhere", None, "nowhere (weak.origin) is neither a folder"),
     ],
 )
 def test_an_origin_that_cannot_be_read(workspace, origin, content, said) -> None:

@@ -59,6 +59,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
         ({"rounds": {"teacher": {"teacher": "models/teacher"}}}, "rounds.teacher"),
         ({"dataset__palette": [[0, 0, 0]]}, "1 palette colours for 2 classes"),
+        ({"dataset__classes": ["left", "left"]}, "two classes have one name"),
         ({"dataset__classes": None}, "a folder needs classes"),
         ({"dataset__subset": 0.0}, "dataset.subset"),
         ({"dataset__kind": "coco"}, "dataset.kind"),

@@ -76,6 +76,8 @@ class DatasetParams(Group):
             return self
         if self.classes is None:
             raise ValueError("a folder needs classes, in id order")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have one name")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
         if shared := [k for k in self.ignore if k < len(self.classes)]:

@@ -48,7 +48,7 @@ def find_annotations(origin: Path, kind: str) -> dict[str, Annotation]:
     if origin.suffix.lower() == ".json":
         return {k: Annotation(origin, clicks) for k, clicks in _read_json(origin).items()}
     if not origin.is_dir():
-        raise SesamError(f"{origin} (weak.origin) is missing. It says where the annotators' labels lie.")
+        raise SesamError(f"{origin} (weak.origin) is neither a folder of PNGs or XML files nor a .json file of clicks.")
     found: dict[str, Annotation] = {}
     for path in files_below(origin):
         if path.suffix.lower() in (".png", ".xml"):

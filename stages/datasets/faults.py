@@ -19,12 +19,18 @@ class Fault(NamedTuple):
 
 _LEAVE_OUT = "leave the image out (dataset.exclude)"
 MISSING = Fault("file is missing", "files are missing", f"Add it, or {_LEAVE_OUT}")
+NOT_ANNOTATED = Fault(
+    "image has no annotation",
+    "images have no annotation",
+    f"Choose others (dataset.train, .subset), or {_LEAVE_OUT}",
+)
 UNREADABLE = Fault("file cannot be read", "files cannot be read", f"Replace it, or {_LEAVE_OUT}")
 SIZES = Fault("label has not its image's size", "labels have not their images' size", f"Replace it, or {_LEAVE_OUT}")
 VALUES = Fault(
     "label holds what is no class",
     "labels hold what is no class",
-    "Is dataset.kind right? Correct the label; for a folder of your own, dataset.ignore lists values to leave out",
+    "Is dataset.kind right? Labels hold the maker's values (Cityscapes: label ids, no train ids). Correct the label; "
+    "for a folder of your own, dataset.ignore lists values to leave out",
 )
 NAMES = Fault("name stands for several images", "names stand for several images", f"Rename one, or {_LEAVE_OUT}")
 LEAKED = Fault("image is in train and in val", "images are in train and in val", f"Correct the splits, or {_LEAVE_OUT}")

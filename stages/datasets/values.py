@@ -67,8 +67,9 @@ class Meaning:
 def meaning_of(kind: str, classes: int, ignore: list[int]) -> Meaning:
     """What the label values of a kind of data set mean. ignore: for a folder of one's own, values that are no class."""
     table = np.full(256, MEANINGLESS, np.int16)
-    table[UNLABELLED] = UNLABELLED
     colours: tuple[tuple[int, int], ...] = ()
+    if kind not in ("cityscapes", "ade20k"):  # these two have no 255, so that train ids are told
+        table[UNLABELLED] = UNLABELLED
     if kind == "cityscapes":
         table[:34] = UNLABELLED
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
