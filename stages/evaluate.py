@@ -20,7 +20,7 @@ from PIL import Image
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json, write_text
-from stages.common.labels import UNLABELLED, is_confident, read_image
+from stages.common.labels import UNLABELLED, confident_labels, read_image
 from stages.common.parallel import per_image, progress
 from stages.common.params import Minutes, Params, load_params
 from stages.common.sources import SAM
@@ -135,7 +135,7 @@ def judge_labels(data: Dataset, params: Params) -> dict[str, np.ndarray]:
 
 def _read_predictions(name: str, item: Item, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     predicted, confidence = item_predictions(name, item)
-    return predicted, is_confident(confidence, threshold)
+    return predicted, confident_labels(predicted, confidence, threshold) != UNLABELLED
 
 
 def _read_merged(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:

@@ -11,47 +11,44 @@ import numpy as np
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_text
-from stages.common.labels import UNLABELLED, is_confident, write_label
+from stages.common.labels import UNLABELLED, confident_labels, write_label
 from stages.common.parallel import per_image
-from stages.common.params import Merging, Params, round_of_command_line
-from stages.common.regions import decode_mask, painting_order
+from stages.common.params import Params, round_of_command_line
+from stages.common.regions import Order, decode_mask, painting_order
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK
 
 
 def merge(
-    weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray, selected: list[dict[str, Any]], how: Merging
+    weak: np.ndarray, filling: np.ndarray, selected: list[dict[str, Any]], order: Order
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
-    weak, predicted: (H, W) uint8 class ids. confident: (H, W) bool. selected: the
-    components as select_masks wrote them. Masks are painted in `painting_order`; a
-    component without a kept mask is painted with its own pixels, which are confident
-    predictions where they are not weak labels, or left out. Then weak labels are
-    restored, and pixels still empty may take the confident prediction.
+    weak: (H, W) uint8 class ids, 255 = unlabelled. filling: the same of the teacher's confident predictions.
+    selected: the components as select_masks wrote them. Kept masks are painted in `painting_order`; then
+    weak labels are restored, and pixels that are still empty take `filling`.
     """
     labels, sources = np.full_like(weak, UNLABELLED), np.full_like(weak, NONE)
-    for component in painting_order(selected, weak.shape, how.order):
-        if component["candidate"] is None and how.rejected == "drop":
-            continue
+    kept = [component for component in selected if component["candidate"] is not None]
+    for component in painting_order(kept, weak.shape, order):
         mask = decode_mask(component["rle"], weak.shape)
-        labels[mask] = component["class"]
-        sources[mask] = CONFIDENT if component["candidate"] is None else SAM
+        labels[mask], sources[mask] = component["class"], SAM
     labelled = weak != UNLABELLED
     labels[labelled], sources[labelled] = weak[labelled], WEAK
-    if how.fill:
-        empty = (labels == UNLABELLED) & confident
-        labels[empty], sources[empty] = predicted[empty], CONFIDENT
+    empty = (labels == UNLABELLED) & (filling != UNLABELLED)
+    labels[empty], sources[empty] = filling[empty], CONFIDENT
     return labels, sources
 
 
 def process(item: Item, folder: Path, name: str, params: Params, palette: tuple) -> np.ndarray:
     weak = item_label("data/weak", item)
     predicted, confidence = item_predictions(name, item)
+    filling = confident_labels(predicted, confidence, params.augment.confidence)
+    if not params.rounds[name].labels:
+        filling[:] = UNLABELLED
     selected = (
         read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
     )
-    confident = is_confident(confidence, params.augment.confidence)
-    labels, sources = merge(weak, predicted, confident, selected, params.merging)
+    labels, sources = merge(weak, filling, selected, params.merging.order)
     write_label(folder / "labels" / f"{item.id}.png", labels, palette)
     write_label(folder / "sources" / f"{item.id}.png", sources, SOURCE_PALETTE)
     return np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))

@@ -11,16 +11,16 @@ import numpy as np
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder, write_json
-from stages.common.labels import UNLABELLED, is_confident
+from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import per_image
 from stages.common.params import Components, Params, Sampling, round_of_command_line
 from stages.common.regions import Region, bounded, components, deepest, skeleton
 from stages.common.seeds import seed_of
 
 
-def augment(weak: np.ndarray, predicted: np.ndarray, confident: np.ndarray) -> np.ndarray:
-    """Step 0: the weak label where there is one, else a confident prediction, else 255; all (H, W) uint8."""
-    return np.where(weak != UNLABELLED, weak, np.where(confident, predicted, UNLABELLED))
+def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
+    """Step 0: the weak label where there is one, else the confident prediction; all (H, W) uint8, 255 = neither."""
+    return np.where(weak != UNLABELLED, weak, confident)
 
 
 def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[tuple[int, Region]]:
@@ -75,7 +75,7 @@ def image_prompts(
     weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
-    augmented = augment(weak, predicted, is_confident(confidence, params.augment.confidence))
+    augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
     prompts = []
     for k, region in separate(augmented, weak, params.components):
         component = {"class": k, "rle": region.rle(weak.shape)}

@@ -1,5 +1,8 @@
 """What the round's teacher sees in every training image: its classes P and its confidence c.
 
+A round without a teacher gets predictions that say nothing, class 255 and confidence 0, so that no later
+stage need know.
+
 python -m stages.pseudo_labels ROUND
 """
 
@@ -8,37 +11,47 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from stages.common import labels
-from stages.common.dataset import Dataset
+from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import code_of, fingerprint, sha256, whole_folder
-from stages.common.labels import read_image, write_gray, write_label
+from stages.common.labels import UNLABELLED, read_image, write_gray, write_label
 from stages.common.parallel import progress
-from stages.common.params import round_of_command_line
+from stages.common.params import NO_TEACHER, round_of_command_line
 from stages.segmentation import network
 from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
 
 
+def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: tuple) -> None:
+    """An image's prediction, both (H, W) uint8; the confidence comes last and says that all is there."""
+    write_label(folder / "labels" / f"{item.id}.png", classes, palette)
+    write_gray(folder / "confidence" / f"{item.id}.png", confidence)
+
+
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
-    teacher = Path(params.rounds[name].teacher)
-    device = pick_device(params.runtime)
-    dataset = Dataset.load()
+    dataset, out = Dataset.load(), Path("data/rounds", name, "predictions")
+    if params.rounds[name].teacher == NO_TEACHER:
+        with whole_folder(out) as folder:
+            for item in dataset.train:
+                shape = (item.height, item.width)
+                write(folder, item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), dataset.palette)
+        return
+    teacher, device = Path(params.rounds[name].teacher), pick_device(params.runtime)
     model = load_network(teacher, device)
     weights = [sha256(teacher / file) for file in (CONFIG, WEIGHTS)]
     images = [(item.id, item.sha256) for item in dataset.train]
     made_of = fingerprint(weights, images, dataset.palette, code_of(sys.modules[__name__], network, labels))
     with (
-        whole_folder(Path("data/rounds", name, "predictions"), made_of) as out,
+        whole_folder(out, made_of) as folder,
         progress(len(dataset.train), f"predictions {name}") as bar,
     ):
         for item in dataset.train:
-            last = out / "confidence" / f"{item.id}.png"
-            if not last.exists():
-                classes, confidence = predict(model, read_image(Path(item.image)), device)
-                write_label(out / "labels" / f"{item.id}.png", classes, dataset.palette)
-                write_gray(last, confidence)
+            if not (folder / "confidence" / f"{item.id}.png").exists():
+                write(folder, item, *predict(model, read_image(Path(item.image)), device), dataset.palette)
             bar.update()
 
 

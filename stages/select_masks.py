@@ -15,52 +15,68 @@ from stages.common.files import read_json, whole_folder, write_json
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import Selection, round_of_command_line
-from stages.common.regions import coco_mask, decode_mask
+from stages.common.regions import coco_mask, encode_mask
 
 
-def coverage(mask: dict, component: dict) -> tuple[float, float]:
-    """(|M∩C|/|M|, |M∩C|/|C|) of two COCO masks; 0 for an empty one."""
-    shared = float(coco.area(coco.merge([mask, component], intersect=True)))
-    return tuple(shared / max(float(coco.area(part)), 1.0) for part in (mask, component))
+# why no candidate of a component was kept
+MISSED, SPILLED, CONFLICT = "missed", "spilled", "conflict"
 
 
-def conflict(mask: np.ndarray, k: int, weak: np.ndarray) -> float:
-    """Share of a mask's weakly labelled pixels that are of another class than k; 0 without any."""
-    inside = weak[mask]
-    inside = inside[inside != UNLABELLED]
-    return float((inside != k).mean()) if len(inside) else 0.0
+def weak_masks(weak: np.ndarray) -> dict[int, dict]:
+    """The weakly labelled pixels of each class of (H, W) uint8, and under 255 those of all classes, as COCO masks."""
+    classes = [int(k) for k in np.unique(weak) if k != UNLABELLED]
+    masks = {k: encode_mask(weak == k) for k in classes} | {UNLABELLED: encode_mask(weak != UNLABELLED)}
+    return {k: coco_mask(counts, weak.shape) for k, counts in masks.items()}
+
+
+def refusal(mask: dict, component: dict, k: int, weak: dict[int, dict], selection: Selection) -> str | None:
+    """Why candidate M does not fit component C of class k, or None if it does; COCO masks, weak as `weak_masks`.
+
+    Where annotators labelled pixels W of C, M must hold a share of at least τ2 of them, and of all
+    weak labels inside M at most `max_conflict` may be of another class. A C that stands on confident
+    predictions alone has no such witness: then |M∩C|/|C| ≥ τ2 and |M∩C|/|M| ≥ τ1. A stroke covers a few
+    percent of its object, so |M∩C|/|M| says nothing about a mask that grew from one.
+    """
+    witness = _both(component, weak[k]) if k in weak else component
+    labelled = k in weak and coco.area(witness) > 0
+    covered = coco.area(_both(mask, witness if labelled else component))
+    if covered == 0 or covered < selection.tau_weak * coco.area(witness if labelled else component):
+        return MISSED
+    if not labelled:
+        return SPILLED if covered < selection.tau_mask * coco.area(mask) else None
+    inside = coco.area(_both(mask, weak[UNLABELLED]))
+    return CONFLICT if inside - coco.area(_both(mask, weak[k])) > selection.max_conflict * inside else None
+
+
+def _both(one: dict, other: dict) -> dict:
+    return coco.merge([one, other], intersect=True)
 
 
 def select(
-    component: dict[str, Any], offered: list[dict[str, Any]], weak: np.ndarray, how: Selection
+    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, dict], selection: Selection
 ) -> dict[str, Any]:
-    """The kept candidate of a component, or the component itself (`candidate` is null).
+    """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 
-    A candidate M stays if |M∩C|/|M| ≥ τ1 and |M∩C|/|C| ≥ τ2 and, with the guard
-    on, its conflict is at most `max_conflict`; of those, the one with the highest
-    predicted IoU, the first if several have it. weak: (H, W) uint8.
+    If none fits, `candidate` is null, the component itself stays, and `refused` says why the candidate
+    with the highest predicted IoU did not.
     """
-    own = coco_mask(component["rle"], weak.shape)
-    chosen = {"class": component["class"], "candidate": None, "iou": None, "rle": component["rle"]}
-    for number, candidate in enumerate(offered):
-        of_mask, of_component = coverage(coco_mask(candidate["rle"], weak.shape), own)
-        fits = of_mask >= how.tau_mask and of_component >= how.tau_weak and of_mask > 0
-        if not fits or (chosen["iou"] is not None and candidate["iou"] <= chosen["iou"]):
-            continue
-        if how.max_conflict is not None:
-            mask = decode_mask(candidate["rle"], weak.shape)
-            if conflict(mask, component["class"], weak) > how.max_conflict:
-                continue
-        chosen |= {"candidate": number, "iou": candidate["iou"], "rle": candidate["rle"]}
-    return chosen
+    k, own = component["class"], coco_mask(component["rle"], weak[UNLABELLED]["size"])
+    refused = None
+    for number in sorted(range(len(offered)), key=lambda n: -offered[n]["iou"]):
+        candidate = offered[number]
+        why = refusal(coco_mask(candidate["rle"], own["size"]), own, k, weak, selection)
+        if why is None:
+            return {"class": k, "candidate": number, "iou": candidate["iou"], "rle": candidate["rle"], "refused": None}
+        refused = refused or why
+    return {"class": k, "candidate": None, "iou": None, "rle": component["rle"], "refused": refused}
 
 
-def process(item: Item, folder: Path, name: str, how: Selection) -> tuple[int, int]:
+def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[int, int]:
     prompts = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
     masks = read_json(Path(f"data/rounds/{name}/masks/{item.id}.json"))
-    weak = item_label("data/weak", item)
+    weak = weak_masks(item_label("data/weak", item))
     pairs = zip(prompts["components"], masks["candidates"], strict=True)
-    chosen = [select(component, offered, weak, how) for component, offered in pairs]
+    chosen = [select(component, offered, weak, selection) for component, offered in pairs]
     size = {"height": item.height, "width": item.width}
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": chosen})
     return sum(component["candidate"] is not None for component in chosen), len(chosen)
@@ -70,7 +86,7 @@ def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
     with whole_folder(Path(f"data/rounds/{name}/selected")) as folder:
-        work = partial(process, folder=folder, name=name, how=params.selection)
+        work = partial(process, folder=folder, name=name, selection=params.selection)
         counts = per_image(work, dataset.train, params.runtime.workers, f"select_masks {name}")
     kept, of = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {name}: SAM's mask kept for {kept} of {of} components")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.common.errors import run_stage
-from stages.common.params import round_of_command_line
+from stages.common.params import NO_TEACHER, round_of_command_line
 from stages.segmentation.training import Task, train
 
 
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
+    teacher = params.rounds[name].teacher
     pseudo_labels = Path("data/pseudo_labels", name)
     train(
         Task(
@@ -25,7 +26,7 @@ def main() -> None:
             schedule=params.student,
             loss=params.student.loss,
             sam_frequency=params.student.sam_frequency,
-            start=Path(params.rounds[name].teacher) if params.student.start == "teacher" else None,
+            start=Path(teacher) if params.student.start == "teacher" and teacher != NO_TEACHER else None,
         ),
         params,
     )

@@ -42,9 +42,12 @@ def write_gray(path: Path, values: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(beside, format="PNG")
 
 
-def is_confident(confidence: np.ndarray, threshold: float) -> np.ndarray:
-    """Where an 8-bit confidence (H, W) uint8, 255 times the softmax maximum, reaches γ in [0, 1]."""
-    return confidence >= 255 * threshold
+def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+    """The predicted classes where confidence reaches γ in [0, 1], else 255; all (H, W) uint8.
+
+    confidence: 255 times the softmax maximum, rounded down.
+    """
+    return np.where(confidence >= 255 * threshold, predicted, np.uint8(UNLABELLED))
 
 
 def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:

@@ -25,8 +25,15 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+NO_TEACHER = "data/weak"  # a path, because DVC depends on what stands there
+
+
 class Round(Group):
-    teacher: str = Field(description="the model whose predictions this round starts from")
+    teacher: str = Field(
+        description="the network whose predictions this round starts from; data/weak: none, "
+        "SAM is prompted by the weak labels alone"
+    )
+    labels: bool = Field(True, description="its confident predictions also label pixels; false: they only prompt SAM")
 
 
 class Draw(Group):
@@ -184,20 +191,16 @@ class SamParams(Group):
 
 
 class Selection(Group):
-    tau_mask: Share = Field(description="τ1, least |M∩C|/|M|")
-    tau_weak: Share = Field(description="τ2, least |M∩C|/|C|")
-    max_conflict: Share | None = Field(description="greatest share of M's weak labels that may be of another class")
+    tau_mask: Share = Field(description="τ1, least |M∩C|/|M| for a component C without weak labels")
+    tau_weak: Share = Field(description="τ2, least |M∩W|/|W| for C's weak labels W; without any, |M∩C|/|C|")
+    max_conflict: Share = Field(description="greatest share of M's weak labels that may be of another class")
 
 
 class Merging(Group):
     sam: bool = Field(description="false: weak labels and confident predictions alone")
-    order: Literal["area", "iou"] = Field(
+    order: Literal["area", "iou", "none"] = Field(
         "area", description="which mask ends on top: the smallest, or the one with the highest predicted IoU"
     )
-    rejected: Literal["keep", "drop"] = Field(
-        "keep", description="the pixels of a component without a kept mask: labelled as they are, or not at all"
-    )
-    fill: bool = Field(True, description="pixels that are still empty take the confident prediction")
 
 
 class Evaluation(Group):

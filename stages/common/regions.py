@@ -17,7 +17,7 @@ from skimage.morphology import skeletonize
 
 from stages.common.labels import UNLABELLED
 
-Order = Literal["area", "iou"]
+Order = Literal["area", "iou", "none"]
 THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
 
 

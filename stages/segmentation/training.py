@@ -49,7 +49,7 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 
 @dataclass(frozen=True)
 class Task:
-    """What to train on, and where it goes. `name` is shown, and names the folder of unfinished work.
+    """What to train on, and where it goes. `name` is shown, seeds the training, and names its unfinished work.
 
     start: the folder of a trained network whose weights to start from, or None for initial ones.
     """
@@ -69,6 +69,7 @@ def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
     device = pick_device(params.runtime)
     dataset = Dataset.load()
+    seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
     work = WORK / task.name
     _drop_unless_equal(work, _identity(task, params, dataset))
     samples = TrainingSamples(
@@ -78,14 +79,14 @@ def train(task: Task, params: Params) -> None:
         task.sources,
         task.schedule,
         task.sam_frequency,
-        params.seed,
+        seed,
     )
     config = network_config(params.network, len(dataset.classes))
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
-        hooks = [Record(task, params.seed), Checkpoint(work)]
-        model = _initial_network(config, task, params)
+        hooks = [Record(task, seed), Checkpoint(work)]
+        model = _initial_network(config, task, params, seed)
         runner = _runner(model, samples, task, work, params.runtime.workers, hooks)
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
@@ -109,13 +110,13 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _initial_network(config: dict, task: Task, params: Params) -> torch.nn.Module:
-    """The network with the three-source loss and its weights before training; initial ones are the same for all."""
+def _initial_network(config: dict, task: Task, params: Params, seed: int) -> torch.nn.Module:
+    """The network with the three-source loss and its weights before training."""
     weights = [getattr(task.loss, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
     trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
-    torch.manual_seed(params.seed)
+    torch.manual_seed(seed % 2**63)
     model = MODELS.build(config | trainable)
     if task.start is not None:
         try:
@@ -172,7 +173,7 @@ def _identity(task: Task, params: Params, dataset: Dataset) -> str:
     files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
     if missing := [file for file in files if not file.exists()]:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
-    decides = (params.seed, params.network.model_dump(), task.schedule.model_dump(), task.loss.model_dump())
+    decides = (params.seed, task.name, params.network.model_dump(), task.schedule.model_dump(), task.loss.model_dump())
     images = [(item.id, item.sha256) for item in dataset.train]
     files += sorted(Path(__file__).parent.glob("*.py"))
     if task.start is not None:
