@@ -41,8 +41,9 @@ from stages.common.regions import decode_mask, encode_mask
 from stages.common.scenes import draw_scene
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import Candidates, Job, SamSegmenter, fit
+from stages.sam.models import Job, SamSegmenter, fit
 from stages.sam.pipeline import batches_of, run
+from stages.sam.segmenter import Candidates
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}

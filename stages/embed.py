@@ -18,8 +18,9 @@ from stages.common.files import write_json
 from stages.common.labels import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.models import MODELS, engine_fingerprint, fit, load_segmenter
 from stages.sam.pipeline import batches_of, run
+from stages.sam.segmenter import Segmenter
 
 
 def read(item: Item, side: int) -> tuple[Item, Tensor]:

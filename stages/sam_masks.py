@@ -18,8 +18,9 @@ from stages.common.labels import read_image
 from stages.common.params import round_of_command_line
 from stages.common.regions import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, Candidates, Prompt, Segmenter, engine_fingerprint, fit, load_segmenter
+from stages.sam.models import MODELS, engine_fingerprint, fit, load_segmenter
 from stages.sam.pipeline import batches_of, run
+from stages.sam.segmenter import Candidates, Prompt, Segmenter
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:

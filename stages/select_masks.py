@@ -17,7 +17,6 @@ from stages.common.parallel import per_image
 from stages.common.params import Selection, round_of_command_line
 from stages.common.regions import coco_mask, encode_mask
 
-
 # why no candidate of a component was kept
 MISSED, SPILLED, CONFLICT = "missed", "spilled", "conflict"
 

@@ -1,5 +1,7 @@
 """Weak labels: coarse polygons, scribbles or points, drawn from fine labels or by annotators.
 
+`weak.kind: fine` gives the fine labels themselves, for comparison with full supervision.
+
 What is drawn here, one per region, never holds a pixel of another class, and every region of at least
 `weak.min_area` pixels gets one. With another `weak.origin` annotators' labels are brought to class ids, and
 fine labels are not read.
@@ -33,6 +35,8 @@ FINE = Path("data/fine/train")
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
+    if weak.kind == "fine":
+        return fine
     stroke = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
     drawn = np.full_like(fine, UNLABELLED)
     for k, region in components(fine, min_area=weak.min_area):

@@ -42,6 +42,7 @@ def would_run(workspace: Path) -> set[str]:
 
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313", "augsburg_000000_000000"]
 VAL = ["frankfurt_000000_000294", "lindau_000000_000019"]
+PREDICTED = ("labels", "confidence")
 LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn classes, in their order
 
 
@@ -113,11 +114,11 @@ def followed(workspace: Path, stages: set[str]) -> set[str]:
 def test_it_runs_from_end_to_end(workspace: Path) -> None:
     evaluation = json.loads((workspace / "metrics/evaluation.json").read_text())
     assert 0 <= evaluation["teacher"]["mIoU"] <= 1 and set(evaluation["student"]) == {"r1", "r2"}
-    labels = json.loads((workspace / "metrics/labels.json").read_text())
-    assert labels["weak"]["precision"] == 1.0
     for name in ("r1", "r2"):
-        assert set(labels[name]["merged"]) >= {"precision", "recall", "f1", "coverage", "mIoU"}
-        assert labels[name]["merged"]["coverage"] >= labels["weak"]["coverage"]
+        labels = json.loads((workspace / f"metrics/labels/{name}.json").read_text())["scores"]
+        assert labels["weak"]["precision"] == 1.0
+        assert set(labels["merged"]) >= {"precision", "recall", "f1", "coverage", "mIoU"}
+        assert labels["merged"]["coverage"] > labels["weak"]["coverage"]
         for image in TRAIN:
             label = read_label(workspace / f"data/pseudo_labels/{name}/labels/{image}.png")
             source = read_label(workspace / f"data/pseudo_labels/{name}/sources/{image}.png")
@@ -125,6 +126,10 @@ def test_it_runs_from_end_to_end(workspace: Path) -> None:
             assert ((label == 255) == (source == 0)).all()
             assert (label[weak != 255] == weak[weak != 255]).all()
         assert (workspace / f"data/pseudo_labels/{name}/README.md").exists()
+    first = [read_label(workspace / f"data/rounds/r1/predictions/{part}/{TRAIN[0]}.png") for part in PREDICTED]
+    later = [read_label(workspace / f"data/rounds/r2/predictions/{part}/{TRAIN[0]}.png") for part in PREDICTED]
+    assert (first[0] == 255).all() and (first[1] == 0).all()  # no teacher yet
+    assert (later[0] < 19).all() and (later[1] > 0).all()
     assert list((workspace / "metrics/panels").rglob("*.png"))
 
 
@@ -136,6 +141,7 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
     ("change", "first", "spared"),
     [
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "pseudo_labels@r1"}),
+        ({"rounds__r1__teacher": "models/teacher"}, "pseudo_labels@r1", {"weak_labels", "train_teacher", "embed"}),
         ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
         ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
@@ -158,7 +164,7 @@ def test_no_training_stage_sees_fine_labels() -> None:
     fine = ("data/fine", "data/raw", "${dataset.root}", "${weak.origin}")
     deps = {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
     seeing = {name for name, paths in deps.items() if any(str(path).startswith(fine) for path in paths)}
-    assert seeing == {"prepare", "weak_labels", "evaluate"}
+    assert seeing == {"prepare", "weak_labels", "evaluate_labels", "evaluate"}
     for name in ("train_teacher", "train_student"):
         assert "data/dataset/train.json" in deps[name]
 
@@ -176,7 +182,8 @@ def test_a_sweep_and_one_worker(workspace: Path) -> None:
     (masks / f"{TRAIN[2]}.json").unlink()
     (masks / "stray.json").write_text("{}")
     once = ("demo_data@demo", "prepare", "weak_labels", "train_teacher")
-    first = [f"{stage}@r1" for stage in ("pseudo_labels", "prompts", "sam_masks", "select_masks", "merge_labels")]
+    of_r1 = ("pseudo_labels", "prompts", "sam_masks", "select_masks", "merge_labels", "evaluate_labels")
+    first = [f"{stage}@r1" for stage in of_r1]
     said = sh("dvc", "repro", "-sf", *once, *first, cwd=workspace)
     assert all(f"Running stage '{stage}'" in said for stage in (*once, *first))
     assert "sam_masks r1: 1 images are done already" in said and not (masks / "stray.json").exists()

@@ -1,14 +1,16 @@
-"""Scores worked by hand, properties of every score, and the whole stage on a data set with known answers."""
+"""Scores worked by hand, properties of every score, and both stages that judge on a data set with known answers."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,17 +23,11 @@ from stages.common.files import read_json, write_json
 from stages.common.labels import write_gray, write_label
 from stages.common.params import Minutes, Params, load_params
 from stages.common.regions import encode_mask
+from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
-from stages.evaluate import (
-    annotation_hours,
-    class_iou,
-    compare,
-    confusion,
-    evaluate,
-    judge_labels,
-    label_scores,
-    network_scores,
-)
+from stages.evaluate import annotation_hours, evaluate
+from stages.evaluate_labels import contested, judge, judge_all
+from stages.evaluate_labels import main as evaluate_labels
 from stages.pictures.tiles import fitted, with_masks
 
 K = 4
@@ -67,6 +63,24 @@ def test_scores_by_hand() -> None:
     assert np.isnan(class_iou(matrix)[3])  # occurs nowhere
     assert network_scores(matrix) == {"mIoU": 0.3556, "pixel_accuracy": 0.5}
     assert label_scores(matrix) == {"precision": 0.6667, "recall": 0.5, "f1": 0.5714, "coverage": 0.75, "mIoU": 0.3556}
+
+
+def test_class_scores_by_hand() -> None:
+    first, second, third, never = class_scores(confusion(ACTUAL, GIVEN, K))
+    assert first == {"precision": 0.6667, "recall": 0.5, "IoU": 0.4, "unlabelled": 0.25}
+    assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabelled": 0.0}
+    assert third == {"precision": None, "recall": 0.0, "IoU": 0.0, "unlabelled": 0.5}
+    assert set(never.values()) == {None}
+
+
+def test_contested_pixels_are_those_of_two_classes() -> None:
+    def kept(k: int, *columns: int, candidate: int | None = 0) -> dict:
+        mask = np.zeros((2, 6), bool)
+        mask[:, list(columns)] = True
+        return {"class": k, "candidate": candidate, "rle": encode_mask(mask)}
+
+    masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, candidate=None), kept(0, 3)]
+    assert contested(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
 
 
 def test_a_class_only_predicted_has_iou_0() -> None:
@@ -160,64 +174,91 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
             rounds = Path("data/rounds", name)
             write_label(rounds / f"predictions/labels/{item.id}.png", predicted, PALETTE)
             write_gray(rounds / f"predictions/confidence/{item.id}.png", confidence)
-            kept = {"class": 1, "candidate": 0, "iou": 0.9, "rle": encode_mask(sources == SAM)}
-            own = {"class": 0, "candidate": None, "iou": None, "rle": encode_mask(weak == 0)}
+            kept = {"class": 1, "candidate": 0, "iou": 0.9, "rle": encode_mask(sources == SAM), "refused": None}
+            last = {**kept, "class": 0, "rle": encode_mask(np.arange(12) + np.zeros((8, 1)) == 11)}
+            own = {"class": 0, "candidate": None, "iou": None, "rle": encode_mask(weak == 0), "refused": "missed"}
             size = {"height": SHAPE[0], "width": SHAPE[1]}
-            write_json(rounds / f"selected/{item.id}.json", {"id": item.id, **size, "components": [kept, own]})
+            write_json(rounds / f"selected/{item.id}.json", {"id": item.id, **size, "components": [kept, last, own]})
             write_label(Path(f"data/pseudo_labels/{name}/labels/{item.id}.png"), merged, PALETTE)
             write_label(Path(f"data/pseudo_labels/{name}/sources/{item.id}.png"), sources, SOURCE_PALETTE)
-    return Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, items["train"], items["val"]), params
+    data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, items["train"], items["val"])
+    data.save()
+    return data, params
 
 
-def test_stage_on_known_answers(workspace: tuple[Dataset, Params], capsys: pytest.CaptureFixture) -> None:
-    data, params = workspace
+def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stages."""
+    for name in params.rounds:
+        monkeypatch.setattr(sys, "argv", ["evaluate_labels", name])
+        evaluate_labels()
     evaluate(data, params, NETWORKS)
 
+
+def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    data, params = workspace
+    judge_everything(data, params, monkeypatch)
+
     scores = read_json(Path("metrics/evaluation.json"))
-    assert scores["student"]["r2"] == {"mIoU": 1.0, "pixel_accuracy": 1.0}
-    assert scores["teacher"] == {"mIoU": round((3 / 6 + 6 / 9) / 2, 4), "pixel_accuracy": 0.75}
+    assert scores["student"]["r2"]["mIoU"] == scores["student"]["r2"]["pixel_accuracy"] == 1.0
+    assert scores["student"]["r2"]["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
+    assert scores["teacher"]["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and scores["teacher"]["pixel_accuracy"] == 0.75
+    minutes = params.evaluation.minutes
+    assert scores["annotation"]["share"] == round(minutes.scribble / minutes.fine, 4)
 
-    judged = read_json(Path("metrics/labels.json"))
-    assert list(judged) == ["weak", "r1", "r2"]
-    assert list(judged["r1"]) == ["predictions", "sam", "merged"]
-    assert judged["weak"]["precision"] == 1 and judged["weak"]["coverage"] == round(2 / 84, 4)
-    assert judged["r1"]["predictions"]["precision"] == 0.75  # 3 of the 4 confident columns
-    assert judged["r1"]["predictions"]["coverage"] == round(4 / 12, 4)
-    assert judged["r1"]["sam"]["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
-    assert judged["r2"]["merged"]["precision"] == 1
+    judged = {name: read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2")}
+    assert list(judged["r1"]["scores"]) == ["weak", "predictions", "sam", "merged"]
+    assert judged["r1"]["scores"]["weak"]["precision"] == 1
+    assert judged["r1"]["scores"]["weak"]["coverage"] == round(2 / 84, 4)
+    assert judged["r1"]["scores"]["predictions"]["precision"] == 0.75  # 3 of the 4 confident columns
+    assert judged["r1"]["scores"]["predictions"]["coverage"] == round(4 / 12, 4)
+    assert judged["r1"]["scores"]["sam"]["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
+    assert judged["r2"]["scores"]["merged"]["precision"] == 1
+    left, right = (judged["r1"]["classes"]["merged"][name] for name in ("left", "right, far"))
+    assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabelled": round(2 / 6, 4)}
+    assert right["precision"] == round(4 / 5, 4) and right["unlabelled"] == round(2 / 6, 4)
+    assert judged["r1"]["components"]["left"] == {"kept": 4, "missed": 4, "spilled": 0, "conflict": 0}
+    assert judged["r1"]["components"]["right, far"] == {"kept": 4, "missed": 0, "spilled": 0, "conflict": 0}
+    # the last column, seven rows with a fine label, claimed by both classes; the weak label is in another
+    assert judged["r1"]["contested"] == {"right": 4 * 7, "wrong": 0, "weak": 0}
 
-    hours = read_json(Path("metrics/annotation.json"))
-    assert hours["share"] == round(params.evaluation.minutes.scribble / params.evaluation.minutes.fine, 4)
-
+    summary = read_json(Path("metrics/summary.json"))
+    assert summary["r2"] == 1.0 and summary["labels_precision"] == 1.0 and summary["hours"] == round(4 * 2.2 / 60, 4)
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
-    rows = {str(path.relative_to("metrics/summary")) for path in Path("metrics/summary").rglob("*.json")}
-    assert {"teacher.json", "student/r1.json", "labels/weak.json", "labels/r2/merged.json"} < rows
+    card = Path("data/pseudo_labels/r1/README.md").read_text().splitlines()
+    assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in card
+    assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in card
+    assert "Masks of two classes claimed 28 pixels; the smaller mask won. right 28, wrong 0, weak 0" in "\n".join(card)
 
     lines = Path("metrics/plots/iou.csv").read_text().splitlines()
     assert lines[0] == "class,series,IoU" and '"right, far",student r2,1.0' in lines
     lines = Path("metrics/plots/confusion.csv").read_text().splitlines()
     assert "teacher,left,left,0.5" in lines and 'teacher,left,"right, far",0.5' in lines
 
-    for template, table in (("bars", "iou"), ("bars", "labels"), ("shares", "confusion")):
-        columns = Path(f"metrics/plots/{table}.csv").read_text().splitlines()[0].split(",")
-        drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / f"stages/pictures/{template}.json").read_text()))
-        assert drawn <= {"rev", *columns}
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    for plot in (next(iter(one.values())) for one in plots):
+        if template := plot.get("template"):
+            ((path, x),) = plot["x"].items()
+            columns = Path(path).read_text().splitlines()[0].split(",")
+            drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / template).read_text()))
+            assert x in columns and plot["y"][path] in columns and drawn <= {"rev", *columns}
 
-    assert "student r2 1.0; precision/recall" in capsys.readouterr().out.splitlines()[-1]
+    assert "student r2 1.0" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params]) -> None:
+def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     data, params = workspace
     shutil.rmtree("data/fine/train")
     without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
-    evaluate(without, params, NETWORKS)
-    assert read_json(Path("metrics/labels.json"))["r2"]["merged"]["precision"] is None
+    without.save()
+    judge_everything(without, params, monkeypatch)
+    assert read_json(Path("metrics/labels/r2.json"))["scores"]["merged"]["precision"] is None
+    assert read_json(Path("metrics/labels/r2.json"))["components"]["left"]["kept"] == 4
     assert read_json(Path("metrics/evaluation.json"))["student"]["r2"]["mIoU"] == 1.0
 
 
-def test_panels(workspace: tuple[Dataset, Params]) -> None:
+def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     data, params = workspace
-    evaluate(data, params, NETWORKS)
+    judge_everything(data, params, monkeypatch)
     pictures = {str(path.relative_to("metrics/panels")): path for path in Path("metrics/panels").rglob("*.png")}
     assert set(pictures) == {"train/town/0.png", "train/town/1.png", "train/2.png", "val/town/0.png", "val/1.png"}
     with Image.open(pictures["train/town/0.png"]) as train, Image.open(pictures["val/1.png"]) as val:
@@ -228,23 +269,27 @@ def test_panels(workspace: tuple[Dataset, Params]) -> None:
 
 def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    one, two = judge_labels(data, params), judge_labels(data, on_workers(params, 2))
-    batch = compare(data.train, len(data.classes), tuple(params.rounds), params.augment.confidence)
-    assert all((one[name] == two[name]).all() and (one[name] == batch[name]).all() for name in one)
+    one, two = judge_all(data, params, "r1"), judge_all(data, on_workers(params, 2), "r1")
+    batch = judge(data.train, len(data.classes), "r1", params.augment.confidence)
+    assert one["fates"] == two["fates"] == batch["fates"] and one["claims"] == two["claims"] == batch["claims"]
+    for part, matrix in batch["matrices"].items():
+        assert (one["matrices"][part] == matrix).all() and (two["matrices"][part] == matrix).all()
 
 
 @pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
-def test_missing_file_is_named_and_nothing_half_written(workspace: tuple[Dataset, Params], lost: str) -> None:
+def test_missing_file_is_named_and_nothing_half_written(
+    workspace: tuple[Dataset, Params], monkeypatch, lost: str
+) -> None:
     Path(lost).unlink()
     with pytest.raises(SesamError, match=lost):
-        evaluate(*workspace, NETWORKS)
-    assert not list(Path().glob("metrics/*"))
+        judge_everything(*workspace, monkeypatch)
+    assert not list(Path().glob("metrics/*.json")) and not Path("metrics/panels").exists()
 
 
-def test_size_that_differs_is_named(workspace: tuple[Dataset, Params]) -> None:
+def test_size_that_differs_is_named(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
     with pytest.raises(SesamError, match=r"data/weak/2.png is 12x4 pixels, its image 12x8"):
-        evaluate(*workspace, NETWORKS)
+        judge_everything(*workspace, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +306,6 @@ def test_small_masks_are_painted_over_large_ones() -> None:
     components = [
         {"class": k, "candidate": 1, "iou": 0.8, "rle": encode_mask(mask)} for k, mask in ((0, small), (1, large))
     ]
-    picture = with_masks(PHOTO, {"components": components}, PALETTE, "area")
+    picture = with_masks(PHOTO, {"components": components}, PALETTE)
     red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
     assert red.argmax() == 0 and green.argmax() == 1

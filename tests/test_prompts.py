@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.morphology import skeletonize
 
-from stages.common.labels import is_confident
+from stages.common.labels import confident_labels
 from stages.common.params import Components
 from stages.common.regions import (
     THINNED_DEPTH,
@@ -18,7 +18,9 @@ from stages.common.regions import (
     components,
     connected,
     decode_mask,
+    encode_counts,
     encode_mask,
+    mask_counts,
     skeleton,
 )
 from stages.prompts import augment, box_around, image_prompts, sample_points, separate
@@ -28,20 +30,19 @@ MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
 def test_augment_by_hand() -> None:
     weak = np.array([[1, 255, 255]], np.uint8)
-    predicted = np.array([[0, 0, 2]], np.uint8)
-    confident = np.array([[True, True, False]])
-    assert augment(weak, predicted, confident).tolist() == [[1, 0, 255]]
+    confident = np.array([[0, 0, 255]], np.uint8)
+    assert augment(weak, confident).tolist() == [[1, 0, 255]]
 
 
-@given(MAPS, MAPS, arrays(bool, (8, 9)))
-def test_augment_never_overwrites_weak_labels(weak, predicted, confident) -> None:
-    augmented = augment(weak, predicted, confident)
+@given(MAPS, MAPS)
+def test_augment_never_overwrites_weak_labels(weak, confident) -> None:
+    augmented = augment(weak, confident)
     assert (augmented[weak != 255] == weak[weak != 255]).all()
 
 
 def test_confidence_is_rounded_down_before_it_is_compared() -> None:
     # 0.899 * 255 = 229.2 is stored as 229; 0.9 * 255 = 229.5 asks for 230
-    assert is_confident(np.array([229, 230], np.uint8), 0.9).tolist() == [False, True]
+    assert confident_labels(np.array([3, 3], np.uint8), np.array([229, 230], np.uint8), 0.9).tolist() == [255, 3]
 
 
 def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label() -> None:
@@ -74,6 +75,7 @@ def test_components_of_all_classes_are_those_of_each(values, connectivity) -> No
 @given(MAPS)
 def test_run_lengths_survive(values) -> None:
     assert (decode_mask(encode_mask(values == 1), values.shape) == (values == 1)).all()
+    assert encode_counts(mask_counts(values == 1), values.shape) == encode_mask(values == 1)
     for _, region in components(values):
         assert region.rle(values.shape) == encode_mask(region.whole(values.shape))
 

@@ -28,17 +28,9 @@ from stages.prompts import sample_points
 from stages.sam import encoder, models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import (
-    AtOnce,
-    Candidates,
-    Job,
-    Prompt,
-    SamSegmenter,
-    check_checkpoint,
-    engine_fingerprint,
-    fit,
-    load_sam,
-)
+from stages.sam.models import AtOnce, Job, SamSegmenter, check_checkpoint, engine_fingerprint, fit, load_sam
+from stages.sam.segmenter import Candidates, Prompt
+from stages.sam.superpixels import Superpixels
 from stages.sam.upscale import make_axis, run_lengths
 
 # the official architecture, 1024 pixels and all, with a short ViT
@@ -274,3 +266,25 @@ def test_the_embedded_weights_find_components() -> None:
     found = score(segmenter, [draw_scene((*SEED, 1000 + k)) for k in range(3)])
     assert found["components"] > 30
     assert found["best_of_three"] > 0.7  # the model card has the score on 200 scenes
+
+
+@pytest.mark.parametrize("kind", ["points", "box", "mask"])
+def test_superpixels_find_what_has_one_colour(kind: str) -> None:
+    """A red block on a grey, noisy ground: any prompt finds it."""
+    rng = np.random.default_rng(0)
+    block = np.zeros((96, 128), bool)
+    block[20:70, 30:90] = True
+    image = np.where(block[..., None], (200, 30, 30), (120, 120, 120)) + rng.integers(0, 9, (96, 128, 3))
+    superpixels = Superpixels(Path("none"), CPU)
+    embeddings = superpixels.encode([fit(image.astype(np.uint8), superpixels.side)])
+    prompt = {
+        "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),
+        "box": Prompt(box=np.array([28, 18, 92, 72])),
+        "mask": Prompt(mask=block),
+    }[kind]
+    ((found,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
+    masks = [decode_mask(encode_counts(counts, block.shape), block.shape) for counts in found.counts]
+    best = masks[int(found.iou.argmax())]
+    assert (best & block).sum() / (best | block).sum() > 0.9
+    if kind == "points":  # coarser regions hold the finer ones
+        assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()

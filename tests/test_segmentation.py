@@ -114,6 +114,30 @@ def test_three_source_loss_by_hand():
     assert loss.item() == pytest.approx(2 * expected[0] + 3 * right)
 
 
+def test_loss_is_computed_in_float32_under_autocast():
+    logits = torch.randn(2, 3, 8, 8)
+    labels, sources = torch.randint(0, 3, (2, 8, 8)), torch.randint(0, 4, (2, 8, 8))
+    expected, _ = three_source_loss(logits.bfloat16().float(), labels, sources, torch.ones(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = three_source_loss(logits.bfloat16(), labels, sources, torch.ones(3))
+    assert loss.dtype == torch.float32 and loss == expected
+
+
+def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params: Params):
+    assert "type" not in training.optimizer_config(params.student, "float32")
+    config = training.optimizer_config(params.student, "bfloat16")
+    assert (config["type"], config["dtype"]) == ("AmpOptimWrapper", "bfloat16")
+    network = params.network.model_copy(update={"precision": "bfloat16"})
+    with pytest.raises(SesamError, match=r"network\.precision bfloat16 needs a GPU"):
+        train(task(params), params.model_copy(update={"network": network}))
+
+
+def test_every_network_has_samples_and_weights_of_its_own(data: Dataset, params: Params):
+    for name in ("one", "two"):
+        train(replace(task(params, name), schedule=params.student.model_copy(update={"iterations": 10})), params)
+    assert weights("one") != weights("two")
+
+
 def test_loss_of_no_labelled_pixel_is_zero_with_zero_gradient():
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
@@ -254,11 +278,11 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
     teacher = MODELS.build(config)
     save_network(tmp_path / "teacher", config, teacher)
     student = replace(task(params), start=tmp_path / "teacher")
-    started = training._initial_network(config, student, params).state_dict()
+    started = training._initial_network(config, student, params, 0).state_dict()
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
     wide = params.model_copy(update={"network": params.network.model_copy(update={"width": 2 * params.network.width})})
     with pytest.raises(SesamError, match=r"student\.start"):
-        training._initial_network(network_config(wide.network, 3), student, wide)
+        training._initial_network(network_config(wide.network, 3), student, wide, 0)
 
 
 def test_missing_label_file(data: Dataset, params: Params):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.common.errors import SesamError
 
+Precision = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -119,11 +120,13 @@ class Minutes(Group):
 
 
 class Weak(Group):
-    kind: Literal["coarse", "scribble", "point"]
+    kind: Literal["coarse", "scribble", "point", "fine"] = Field(
+        description="what annotators drew; fine: the fine labels themselves, to compare with"
+    )
     origin: str = Field(
         description="data/fine/train: drawn from the fine labels; any other path: where annotators' labels lie"
     )
-    min_area: Positive = Field(description="pixels; smaller regions get no label drawn")
+    min_area: Positive = Field(description="pixels; smaller regions get no label drawn, but a fine one")
     coarse: Coarse
     scribble: Scribble
     point: Point
@@ -139,6 +142,7 @@ class Network(Group):
     auxiliary: Share = Field(
         0.4, description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper"
     )
+    precision: Precision = Field("float32", description="of a training's matrix products; bfloat16 needs a GPU")
     pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
 
 
@@ -181,9 +185,6 @@ class Sampling(Group):
     num_points: Positive
 
 
-Precision = Literal["float32", "bfloat16"]
-
-
 class SamParams(Group):
     model: str = Field(description="a key of MODELS in stages/sam/models.py")
     checkpoint: str
@@ -198,9 +199,6 @@ class Selection(Group):
 
 class Merging(Group):
     sam: bool = Field(description="false: weak labels and confident predictions alone")
-    order: Literal["area", "iou", "none"] = Field(
-        "area", description="which mask ends on top: the smallest, or the one with the highest predicted IoU"
-    )
 
 
 class Evaluation(Group):

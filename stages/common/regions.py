@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +16,6 @@ from skimage.morphology import skeletonize
 
 from stages.common.labels import UNLABELLED
 
-Order = Literal["area", "iou", "none"]
 THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
 
 
@@ -131,15 +129,15 @@ def deepest(depth: np.ndarray) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def painting_order(components: Sequence[dict[str, Any]], shape: tuple[int, int], order: Order) -> list[dict[str, Any]]:
-    """Selected components, those first that others are painted over.
+def largest_first(components: Sequence[dict[str, Any]], shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """Components by the area of their `rle`: painted in this order, small objects end on top."""
+    return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))
 
-    area: largest first, so that small objects end on top. iou: lowest predicted IoU first, components
-    without a kept mask before all. Each has its `rle` and the `iou` of its mask or None.
-    """
-    if order == "area":
-        return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))
-    return sorted(components, key=lambda component: -math.inf if component["iou"] is None else component["iou"])
+
+def mask_counts(mask: np.ndarray) -> np.ndarray:
+    """Run lengths of (H, W) bool column by column, outside first, int64: what `encode_counts` takes."""
+    flat = np.concatenate([[False], mask.T.ravel(), [not mask[-1, -1]]])
+    return np.diff(np.flatnonzero(flat[1:] != flat[:-1]), prepend=0)
 
 
 def encode_mask(mask: np.ndarray) -> str:

@@ -15,7 +15,8 @@ from stages.common.params import Sampling
 from stages.common.regions import connected, decode_mask, encode_counts
 from stages.common.scenes import Scene, draw_scene
 from stages.prompts import sample_points
-from stages.sam.models import MODELS, Prompt, Segmenter, check_checkpoint, fit
+from stages.sam.models import MODELS, check_checkpoint, fit
+from stages.sam.segmenter import Prompt, Segmenter
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels

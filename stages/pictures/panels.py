@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from stages.common.dataset import Dataset
-from stages.common.regions import Order
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.pictures.tiles import Tile, class_legend, coloured, dimmed, page_of, with_masks
 
@@ -19,15 +18,14 @@ from stages.pictures.tiles import Tile, class_legend, coloured, dimmed, page_of,
 class Steps:
     """What one round made of an image; maps are (H, W) uint8 unless noted.
 
-    predicted: the teacher's classes. confident: where they are, bool. selected: data/rounds/ROUND/selected/ID.json.
-    order: how its masks are painted. merged, sources: the merged label and where it comes from. student: its
-    prediction.
+    predicted: the teacher's classes, None without a teacher. confident: where they are, bool. selected:
+    data/rounds/ROUND/selected/ID.json. merged, sources: the merged label and where it comes from. student:
+    its prediction.
     """
 
-    predicted: np.ndarray
+    predicted: np.ndarray | None
     confident: np.ndarray
     selected: Mapping[str, Any]
-    order: Order
     merged: np.ndarray
     sources: np.ndarray
     student: np.ndarray
@@ -56,17 +54,19 @@ def train_panel(
     ]
     maps = [fine, weak]
     for name, steps in rounds.items():
+        teacher = []
+        if steps.predicted is not None:
+            seen = dimmed(coloured(steps.predicted, palette), ~steps.confident)
+            teacher = [Tile(f"{name}: teacher, pale where unsure", seen)]
         rows.append(
             [
-                Tile(
-                    f"{name}: teacher, pale where unsure", dimmed(coloured(steps.predicted, palette), ~steps.confident)
-                ),
-                Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette, steps.order)),
+                *teacher,
+                Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
                 Tile(f"{name}: merged label", coloured(steps.merged, palette)),
                 Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
                 Tile(f"{name}: student", coloured(steps.student, palette)),
             ]
         )
-        maps += [steps.predicted, steps.merged, steps.student]
+        maps += [steps.merged, steps.student] + ([] if steps.predicted is None else [steps.predicted])
     sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
     return page_of(rows, [class_legend(maps, data.classes, palette), sources])

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stages.common.labels import UNLABELLED, full_palette
-from stages.common.regions import Order, decode_mask, painting_order
+from stages.common.regions import decode_mask, largest_first
 
 Colour = tuple[int, int, int]
 
@@ -72,17 +72,17 @@ def dimmed(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.where(where[..., None], pixels // 4 + 191, pixels).astype(np.uint8)
 
 
-def with_masks(image: np.ndarray, selected: Mapping[str, Any], palette: Sequence[Colour], order: Order) -> np.ndarray:
+def with_masks(image: np.ndarray, selected: Mapping[str, Any], palette: Sequence[Colour]) -> np.ndarray:
     """The photograph at tile size, faded, and on it the masks that selection kept, tinted with their classes.
 
     image: (H, W, 3) uint8 RGB. selected: data/rounds/ROUND/selected/ID.json; components without a kept
-    mask are left out. order: see `painting_order`.
+    mask are left out.
     """
     shape = image.shape[:2]
     kept = [component for component in selected["components"] if component["candidate"] is not None]
     grey = fitted(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
     picture = dimmed(grey, np.ones(grey.shape[:2], bool))
-    for component in painting_order(kept, shape, order):
+    for component in largest_first(kept, shape):
         mask = decode_mask(component["rle"], shape).astype(np.uint8)
         mask = cv2.resize(mask, grey.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         inside = mask == 1

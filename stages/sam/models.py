@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,49 +31,11 @@ from stages.common.params import Params, Precision, Runtime, SamParams
 from stages.sam.decoder import Decoder, mask_prompt
 from stages.sam.embedded import IMAGE_SIZE, STRIDE, WIDTH, build_embedded_sam
 from stages.sam.encoder import Compiled, ViTEncoder
+from stages.sam.segmenter import Candidates, Prompt, Segmenter
+from stages.sam.superpixels import SCALES, SIDE, Superpixels
 from stages.sam.upscale import Axis, make_axis, run_lengths
 
 PROMPTS = {"cpu": 4, "cuda": 128}  # decoded at once; no param, for another number may round a mask's edge differently
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One component's prompt, in pixels of the image; exactly one of the three is given.
-
-    points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: (H, W) bool.
-    """
-
-    points: np.ndarray | None = None
-    box: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """A prompt's three masks.
-
-    counts: of each mask its run lengths column by column, outside first, int64. iou: (3,)
-    float32, the predicted IoU.
-    """
-
-    counts: Sequence[np.ndarray]
-    iou: np.ndarray
-
-
-class Segmenter(Protocol):
-    """What the stages need of a SAM-like model."""
-
-    side: int  # of its input, pixels
-    device: torch.device
-    batch: int  # images that it best encodes together
-
-    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (h, w, 3) uint8 RGB whose longer side is `side`, each to its embedding, float16 on the CPU."""
-
-    def decode(
-        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
-        """For each image with its embedding and its own (height, width): the candidates of its prompts, in order."""
 
 
 def fit(image: np.ndarray, side: int) -> Tensor:
@@ -263,6 +225,7 @@ class Model:
 _VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 MODELS = {
+    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2),  # no SAM: the null hypothesis
     "embedded": Model(partial(load_sam, build_embedded_sam), 2 * WIDTH * (IMAGE_SIZE // STRIDE) ** 2),
     "vit_b": Model(
         partial(load_sam, sam_model_registry["vit_b"]),

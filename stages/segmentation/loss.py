@@ -23,7 +23,7 @@ def three_source_loss(
     weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
     a source without labelled pixels is 0.
     """
-    entropy = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="none")
+    entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none")
     means = []
     for source in SOURCES.values():
         chosen = (sources == source) & (labels != UNLABELLED)

@@ -8,6 +8,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from dvclive import Live
@@ -23,7 +24,7 @@ from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
 from stages.common.files import fingerprint, read_json, sha256, whole, write_json
-from stages.common.params import LossWeights, Params, Schedule
+from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
@@ -68,6 +69,8 @@ class Task:
 def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
     device = pick_device(params.runtime)
+    if params.network.precision != "float32" and device.type == "cpu":
+        raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     dataset = Dataset.load()
     seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
     work = WORK / task.name
@@ -87,7 +90,8 @@ def train(task: Task, params: Params) -> None:
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
         hooks = [Record(task, seed), Checkpoint(work)]
         model = _initial_network(config, task, params, seed)
-        runner = _runner(model, samples, task, work, params.runtime.workers, hooks)
+        optimizer = optimizer_config(task.schedule, params.network.precision)
+        runner = _runner(model, samples, task, work, params.runtime.workers, hooks, optimizer)
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
             _keep_freed_memory()
@@ -136,8 +140,23 @@ def _initial_network(config: dict, task: Task, params: Params, seed: int) -> tor
     return model
 
 
+def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
+    """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
+    config = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}}
+    if precision == "float32":
+        return config
+    # bfloat16 has the range of float32, so nothing needs scaling
+    return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": 1.0}
+
+
 def _runner(
-    model: torch.nn.Module, samples: TrainingSamples, task: Task, work: Path, workers: int, hooks: list[Hook]
+    model: torch.nn.Module,
+    samples: TrainingSamples,
+    task: Task,
+    work: Path,
+    workers: int,
+    hooks: list[Hook],
+    optimizer: dict,
 ) -> Runner:
     schedule = task.schedule
     warmup = min(WARMUP, schedule.iterations // 10)
@@ -153,7 +172,7 @@ def _runner(
             samples, schedule.batch, sampler=InOrder(len(samples)), num_workers=workers, collate_fn=pseudo_collate
         ),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
-        optim_wrapper={"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}},
+        optim_wrapper=optimizer,
         param_scheduler=schedulers,
         default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
         custom_hooks=hooks,

@@ -1,0 +1,197 @@
+"""Where labels are lost: each label set of a round against fine labels, by class, and what became of SAM's masks.
+
+python -m stages.evaluate_labels ROUND
+
+Also writes the data set card of the round's pseudo-labels. Training images without a fine label count in
+neither table, only in the counts of components.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
+from stages.common.errors import run_stage
+from stages.common.files import read_json, write_json, write_text
+from stages.common.labels import UNLABELLED, confident_labels
+from stages.common.parallel import per_image
+from stages.common.params import Params, round_of_command_line
+from stages.common.regions import decode_mask
+from stages.common.scores import class_scores, confusion, label_scores
+from stages.common.sources import SAM, SOURCE_NAMES
+
+FATES = ("kept", "missed", "spilled", "conflict")  # a component's: its mask was kept, or why none was
+CLAIMS = ("right", "wrong", "weak")  # what became of a pixel that kept masks of two classes claimed
+
+
+def label_sets(name: str, item: Item, threshold: float) -> Iterator[tuple[str, np.ndarray]]:
+    """The label sets of a training image in a round, each (H, W) uint8 with 255 = unlabelled.
+
+    weak; predictions, the teacher's confident ones (threshold: γ); sam, the pixels of the merged label that
+    are SAM's; merged.
+    """
+    merged = item_label(f"data/pseudo_labels/{name}/labels", item)
+    sources = item_label(f"data/pseudo_labels/{name}/sources", item)
+    yield "weak", item_label("data/weak", item)
+    yield "predictions", confident_labels(*item_predictions(name, item), threshold)
+    yield "sam", np.where(sources == SAM, merged, np.uint8(UNLABELLED))
+    yield "merged", merged
+
+
+def contested(selected: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> np.ndarray:
+    """Pixels that kept masks of more than one class claim, (H, W) bool."""
+    claimed, twice = np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, bool)
+    for component in selected:
+        if component["candidate"] is not None:
+            mask = decode_mask(component["rle"], shape)
+            twice |= mask & (claimed != UNLABELLED) & (claimed != component["class"])
+            claimed[mask] = component["class"]
+    return twice
+
+
+def fates(selected: Sequence[Mapping[str, Any]]) -> Counter:
+    """How many components of each (class, fate)."""
+    return Counter((component["class"], component["refused"] or "kept") for component in selected)
+
+
+def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> dict[str, Any]:
+    """What a round made of some images.
+
+    matrices: of each label set its confusion with the fine labels, (K, K + 1) int64. fates: components by
+    (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels.
+    """
+    matrices: dict[str, Any] = {}
+    counts, claims, sources = Counter(), Counter(dict.fromkeys(CLAIMS, 0)), 0
+    for item in items:
+        sets = dict(label_sets(name, item, threshold))
+        selected = read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"]
+        counts += fates(selected)
+        kinds = item_label(f"data/pseudo_labels/{name}/sources", item)
+        sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
+        if item.fine:
+            fine = item_fine("train", item)
+            for part, labels in sets.items():
+                matrices[part] = matrices.get(part, 0) + confusion(fine, labels, classes)
+            at = contested(selected, fine.shape) & (fine != UNLABELLED)
+            drawn, right = sets["weak"] != UNLABELLED, sets["merged"] == fine
+            claims.update(
+                {
+                    "weak": int((at & drawn).sum()),
+                    "right": int((at & ~drawn & right).sum()),
+                    "wrong": int((at & ~drawn & ~right).sum()),
+                }
+            )
+    return {"matrices": matrices, "fates": counts, "claims": claims, "sources": sources}
+
+
+def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
+    """`judge` over all training images."""
+    # summed within a batch, so that however many images there are, at most 128 matrices of a set wait
+    size = -(-len(data.train) // 128)
+    batches = [data.train[start : start + size] for start in range(0, len(data.train), size)]
+    work = partial(judge, classes=len(data.classes), name=name, threshold=params.augment.confidence)
+    title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
+    parts = per_image(work, batches, params.runtime.workers, title)
+    nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
+    return {
+        "matrices": {
+            label_set: sum((part["matrices"].get(label_set, 0) for part in parts), start=nothing)
+            for label_set in ("weak", "predictions", "sam", "merged")
+        },
+        **{key: sum((part[key] for part in parts), start=Counter()) for key in ("fates", "claims")},
+        "sources": sum(part["sources"] for part in parts),
+    }
+
+
+def report(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What `judge` found, by names, ready for JSON.
+
+    scores: of each label set. classes: of each label set and class. components: of each class, by fate.
+    contested: pixels. confusion: the matrices. See `label_scores`, `class_scores`.
+    """
+    matrices = found["matrices"]
+    return {
+        "scores": {part: label_scores(matrix) for part, matrix in matrices.items()},
+        "classes": {part: dict(zip(classes, class_scores(matrix), strict=True)) for part, matrix in matrices.items()},
+        "components": {name: {fate: found["fates"][k, fate] for fate in FATES} for k, name in enumerate(classes)},
+        "contested": {kind: found["claims"][kind] for kind in CLAIMS},
+        "confusion": {part: matrix.tolist() for part, matrix in matrices.items()},
+    }
+
+
+def card(data: Dataset, name: str, params: Params, judged: Mapping[str, Any], pixels: np.ndarray) -> str:
+    """The data set card: what the PNGs hold, how good they are, and how they were made.
+
+    judged: see `report`. pixels: (4,) of each source.
+    """
+    merged, by_class = judged["scores"]["merged"], judged["classes"]["merged"]
+    shares = pixels / pixels.sum()
+    of_params = params.model_dump(
+        include={"seed", "weak", "augment", "components", "sampling", "sam", "selection", "merging"}
+    )
+    of_params["round"] = params.rounds[name].model_dump()
+    fine = sum(item.fine for item in data.train)
+    contested = sum(judged["contested"].values())
+    lines = [
+        f"# Pseudo-labels of {data.name}, round {name}",
+        "",
+        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabelled. "
+        "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs, made by SeSAM (arXiv 2604.11170).",
+        "",
+        f"Against the fine labels of {fine} of the images: precision {_digits(merged['precision'])}, "
+        f"recall {_digits(merged['recall'])}, mIoU {_digits(merged['mIoU'])}. "
+        "Components are what SAM was prompted with; refused ones by reason: no mask held the component's weak labels, "
+        "or where it has none, its pixels (missed); the mask was far larger (spilled); it held weak labels of other "
+        "classes (conflict).",
+        "",
+        _row(["id", "class", "colour", "precision", "recall", "IoU", "unlabelled", "components", *FATES]),
+        _row(["---"] * 12),
+    ]
+    for k, (one, colour) in enumerate(zip(data.classes, data.palette, strict=True)):
+        scores, counts = by_class[one], judged["components"][one]
+        cells = [k, one, colour, *(_digits(scores[key]) for key in ("precision", "recall", "IoU", "unlabelled"))]
+        lines.append(_row([*cells, sum(counts.values()), *(counts[fate] for fate in FATES)]))
+    lines += [
+        "",
+        f"Masks of two classes claimed {contested} pixels; the smaller mask won. "
+        + ", ".join(f"{kind} {count}" for kind, count in judged["contested"].items())
+        + " (weak: an annotator's label decided).",
+        "",
+        "| source | meaning | share of pixels |",
+        "| --- | --- | --- |",
+        *(_row([k, source, f"{part:.1%}"]) for k, (source, part) in enumerate(zip(SOURCE_NAMES, shares, strict=True))),
+        "",
+        "| parameter | value |",
+        "| --- | --- |",
+        *(_row([group, f"`{value}`"]) for group, value in of_params.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _row(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def main() -> None:
+    name, params = round_of_command_line(__doc__.splitlines()[0])
+    data = Dataset.load()
+    found = judge_all(data, params, name)
+    judged = report(found, data.classes)
+    write_json(Path(f"metrics/labels/{name}.json"), judged)
+    write_text(Path(f"data/pseudo_labels/{name}/README.md"), card(data, name, params, judged, found["sources"]))
+    merged = judged["scores"]["merged"]
+    print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

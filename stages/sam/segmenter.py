@@ -1,0 +1,51 @@
+"""What the stages need of a SAM-like model, and what goes in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One component's prompt, in pixels of the image; exactly one of the three is given.
+
+    points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: (H, W) bool.
+    """
+
+    points: np.ndarray | None = None
+    box: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """A prompt's three masks.
+
+    counts: of each mask its run lengths column by column, outside first, int64. iou: (3,)
+    float32, the predicted IoU.
+    """
+
+    counts: Sequence[np.ndarray]
+    iou: np.ndarray
+
+
+class Segmenter(Protocol):
+    """What the stages need of a SAM-like model."""
+
+    side: int  # of its input, pixels
+    device: torch.device
+    batch: int  # images that it best encodes together
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images (h, w, 3) uint8 RGB whose longer side is `side`, each to its embedding, float16 on the CPU."""
+
+    def decode(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Candidates]]:
+        """For each image with its embedding and its own (height, width): the candidates of its prompts, in order."""

@@ -1,0 +1,108 @@
+"""The null hypothesis: regions of similar colour in the place of SAM's masks, without any training.
+
+Superpixels (SLIC, Achanta et al. 2012) are merged step by step, the two neighbours of nearest mean colour
+first (scikit-image's region adjacency graph); three distances at which merging stops give the three
+candidates. What a pipeline gains with it, it owes to its own rules and not to SAM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from skimage.color import rgb2lab
+from skimage.graph import merge_hierarchical, rag_mean_color
+from skimage.segmentation import slic
+from torch import Tensor
+
+from stages.common.params import Precision, Runtime
+from stages.common.regions import mask_counts
+from stages.sam.segmenter import Candidates, Prompt
+
+SIDE = 256  # pixels of the longer side
+SUPERPIXELS = 600  # at most 2048: float16 holds their numbers exactly
+SCALES = (5.0, 10.0, 20.0)  # mean colours nearer than this are merged; distances in CIELAB
+
+
+def hierarchy(image: np.ndarray) -> np.ndarray:
+    """An image (h, w, 3) uint8 RGB in regions at each of SCALES, finest first, (3, h, w) int."""
+    lab = rgb2lab(image)
+    labels, maps = slic(image, SUPERPIXELS, start_label=0), []
+    for scale in SCALES:
+        graph = rag_mean_color(lab, labels)
+        labels = merge_hierarchical(
+            labels, graph, scale, rag_copy=False, in_place_merge=True, merge_func=_pool, weight_func=_distance
+        )
+        maps.append(labels)
+    return np.stack(maps)
+
+
+def _pool(graph, source: int, target: int) -> None:
+    """Before `source` becomes part of `target`: the mean colour of both."""
+    into, node = graph.nodes[target], graph.nodes[source]
+    into["total color"] += node["total color"]
+    into["pixel count"] += node["pixel count"]
+    into["mean color"] = into["total color"] / into["pixel count"]
+
+
+def _distance(graph, source: int, target: int, neighbour: int) -> dict[str, float]:
+    apart = graph.nodes[target]["mean color"] - graph.nodes[neighbour]["mean color"]
+    return {"weight": float(np.linalg.norm(apart))}
+
+
+def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
+    """At each scale the regions (3, h, w) that a prompt in an image of `size` (height, width) touches.
+
+    Points touch the regions that they lie in; a box or mask those of which it holds more than half. The
+    predicted IoU is the share of the touched pixels that lie in one region, a little less at coarser scales.
+    """
+    height, width = regions.shape[1:]
+    if prompt.points is not None:
+        x, y = (prompt.points * [width / size[1], height / size[0]]).astype(int).T
+        at = np.zeros((height, width), bool)
+        at[np.minimum(y, height - 1), np.minimum(x, width - 1)] = True
+    elif prompt.box is not None:
+        left, top, right, bottom = (prompt.box * np.tile([width / size[1], height / size[0]], 2)).round().astype(int)
+        at = np.zeros((height, width), bool)
+        at[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    else:
+        at = cv2.resize(prompt.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
+    counts, iou = [], []
+    for k, ids in enumerate(regions):
+        inside, every = np.bincount(ids[at], minlength=ids.max() + 1), np.bincount(ids.ravel())
+        touched = inside > 0 if prompt.points is not None else inside > 0.5 * every
+        mask = cv2.resize(touched[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        counts.append(mask_counts(mask))
+        iou.append(inside.max() / inside.sum() - 0.01 * k)
+    return Candidates(counts, np.array(iou, np.float32))
+
+
+class Superpixels:
+    """A Segmenter whose embedding of an image is its hierarchy."""
+
+    side, batch = SIDE, 1
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        device: torch.device,
+        precision: Precision = "float32",
+        runtime: Runtime | None = None,
+    ) -> None:
+        """As `load_sam` is called; there are no weights to load, and nothing runs on a GPU."""
+        self.device = torch.device("cpu")
+
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.from_numpy(hierarchy(image.numpy())).half() for image in images]
+
+    def decode(
+        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
+    ) -> list[list[Candidates]]:
+        maps = [embedding.numpy().astype(int) for embedding in embeddings]
+        return [
+            [answer(regions, prompt, size) for prompt in several]
+            for regions, size, several in zip(maps, sizes, prompts, strict=True)
+        ]

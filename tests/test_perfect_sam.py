@@ -1,0 +1,75 @@
+"""With a SAM that never errs, the label path must give back almost the fine labels, whatever annotators drew."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, edit_params
+from perfect import PerfectSam
+from PIL import Image
+
+from stages import evaluate_labels, merge_labels, prompts, pseudo_labels, sam_masks, select_masks, weak_labels
+from stages.common.dataset import Dataset, Item
+from stages.common.files import read_json, sha256
+from stages.common.labels import write_label
+from stages.common.scenes import CLASSES, PALETTE, draw_scene
+from stages.sam import models
+
+IMAGES = 4
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [draw_scene((9, k)) for k in range(IMAGES)]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
+    """Scenes with fine labels, and a perfect SAM in the place of the embedded one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    edit_params(tmp_path, runtime__workers=1)
+    Path("models").mkdir()
+    Path("models/embedded_sam.pth").touch()
+    items = []
+    for k, scene in enumerate(scenes):
+        Image.fromarray(scene.image).save(f"{k}.png")
+        write_label(Path(f"data/fine/train/{k}.png"), scene.labels, PALETTE)
+        items.append(Item(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
+    Dataset("scenes", tuple(CLASSES), PALETTE, tuple(items), ()).save()
+    perfect = PerfectSam([(scene.image, scene.labels) for scene in scenes])
+    monkeypatch.setitem(models.MODELS, "embedded", models.Model(lambda *_: perfect, embedding_bytes=2))
+    return tmp_path
+
+
+def label_path(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Every stage from the weak labels to the judged pseudo-labels of round r1."""
+    for stage in (weak_labels, pseudo_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels):
+        monkeypatch.setattr(sys, "argv", [stage.__name__, "r1"])
+        stage.main()
+    return read_json(Path("metrics/labels/r1.json"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("scribble", {}),
+        ("coarse", {}),
+        ("point", {}),
+        ("scribble", {"sampling__prompt": "mask"}),
+        ("coarse", {"sampling__prompt": "box"}),
+        ("point", {"sampling__num_points": 1}),
+        ("scribble", {"sampling__strategy": "deepest"}),
+    ],
+)
+def test_the_label_path_gives_back_the_fine_labels(workspace: Path, monkeypatch, kind: str, changes: dict) -> None:
+    edit_params(workspace, weak__kind=kind, **changes)
+    judged = label_path(monkeypatch)
+    merged = judged["scores"]["merged"]
+    assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
+    assert all(scores["recall"] is None or scores["recall"] >= 0.9 for scores in judged["classes"]["merged"].values())
+    counts = judged["components"].values()
+    assert sum(one["kept"] for one in counts) >= 0.97 * sum(sum(one.values()) for one in counts)
