@@ -29,9 +29,13 @@ Network = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 RGB to (H, W) ui
 
 
 def annotation_hours(images: int, kind: str, minutes: Minutes) -> dict[str, float | None]:
-    """Hours to annotate `images` images with labels of `kind` and with fine ones, and their share."""
-    weak, fine = images * getattr(minutes, kind) / 60, images * minutes.fine / 60
-    return {"weak_hours": round(weak, 4), "fine_hours": round(fine, 4), "share": share(weak, fine)}
+    """Hours to annotate `images` images with labels of `kind` and with fine ones, and their share; None if unknown."""
+    weak, fine = getattr(minutes, kind), minutes.fine
+    hours = {
+        name: None if each is None else round(images * each / 60, 4) for name, each in (("weak", weak), ("fine", fine))
+    }
+    known = weak is not None and fine is not None
+    return {"weak_hours": hours["weak"], "fine_hours": hours["fine"], "share": share(weak, fine) if known else None}
 
 
 # Networks

@@ -120,6 +120,8 @@ def test_annotation_hours() -> None:
     minutes = Minutes(fine=90, coarse=7, scribble=2.2, point=1)
     assert annotation_hours(60, "scribble", minutes) == {"weak_hours": 2.2, "fine_hours": 90.0, "share": 0.0244}
     assert annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0}))["share"] is None
+    unknown = {"weak_hours": None, "fine_hours": 90.0, "share": None}
+    assert annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == unknown
 
 
 # The whole stage: the left half is class 0, the right half class 1, the top row ignored

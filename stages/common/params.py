@@ -111,12 +111,12 @@ class Point(Group):
 
 
 class Minutes(Group):
-    """Annotation minutes per image."""
+    """Annotation minutes per image; null where nobody has measured them."""
 
-    fine: NotNegative
-    coarse: NotNegative
-    scribble: NotNegative
-    point: NotNegative
+    fine: NotNegative | None
+    coarse: NotNegative | None
+    scribble: NotNegative | None
+    point: NotNegative | None
 
 
 class Weak(Group):
