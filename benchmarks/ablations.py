@@ -1,0 +1,336 @@
+"""Supervision levels and ablations: queued as DVC experiments, run, and written to docs/ablations.md.
+
+    make ablations                              # everything: hours on a CPU
+    make ablations ROWS="fine scribble" SEEDS="0 1"
+    python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
+
+Every row is params.yaml with a few changes, for each seed one experiment. Experiments that were run with the
+same code and params are not run again, and of the others DVC's run cache repeats only the stages that a row
+changes. Stopped, it goes on where it was. The tables hold whatever has been run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from stages.common.errors import SesamError, run_stage
+from stages.common.params import Params, load_params
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+DOCS = Path("docs")
+MADE_OF = ("stages", "models/embedded_sam.pth", "dvc.yaml", "params.yaml")  # what decides a result
+KINDS = ("coarse", "scribble", "point")
+ONE_ROUND = "~rounds.r2"
+LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
+TEACHER = "rounds.r1.teacher=models/teacher"
+TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
+POINTS = (1, 3, 5, 7, 9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. changes: as `dvc exp run -S` takes them. target: the last stage to run; None: all."""
+
+    name: str
+    title: str
+    changes: tuple[str, ...] = ()
+    target: str | None = None
+
+
+def supervision(params: Params) -> list[Row]:
+    """What annotators draw, and what the pipeline makes of it."""
+    fine = ("weak.kind=fine", "merging.sam=false", ONE_ROUND)
+    rows = [Row("fine", "fine labels", fine)]
+    minutes = params.evaluation.minutes
+    for kind in KINDS:
+        if minutes.fine and (each := getattr(minutes, kind)):
+            share = each / minutes.fine
+            title = f"fine labels on the {share:.1%} of the images that the hours of {kind} pay for"
+            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={share:.4f}")))
+        rows += [
+            Row(
+                f"{kind}-no-sam",
+                f"{kind} without SAM: weak labels and confident predictions",
+                (f"weak.kind={kind}", "merging.sam=false"),
+            ),
+            Row(kind, f"{kind}, SeSAM", (f"weak.kind={kind}",)),
+        ]
+    return rows
+
+
+def steps() -> list[Row]:
+    """One step of the first round changed, its student trained."""
+    changes = {
+        "no-separation": ("without separation, a prompt a class", "components.separate=false"),
+        "no-selection": (
+            "without selection, the best predicted IoU",
+            "selection.tau_mask=0",
+            "selection.tau_weak=0",
+            "selection.max_conflict=1",
+        ),
+        "box": ("boxes as prompts", "sampling.prompt=box"),
+        "mask": ("masks as prompts", "sampling.prompt=mask"),
+        "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
+        "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
+        "weak-teacher-labels": (
+            "a teacher of the weak labels, which prompts and labels",
+            TEACHER,
+            "rounds.r1.labels=true",
+        ),
+    }
+    return [Row(name, title, (*params, ONE_ROUND)) for name, (title, *params) in changes.items()]
+
+
+def training() -> list[Row]:
+    """Rounds, and how the student is trained; two rounds unless said."""
+    third = "+rounds.r3={teacher: models/student/r2, labels: true}"
+    return [
+        Row("three-rounds", "a third round", (third,)),
+        Row("start-teacher", "students start from their teacher's weights", ("student.start=teacher",)),
+        Row("frequency-0", "SAM's pixels in no training sample", ("student.sam_frequency=0",)),
+        Row("frequency-0.5", "SAM's pixels in half of the training samples", ("student.sam_frequency=0.5",)),
+    ]
+
+
+def labels() -> list[Row]:
+    """Changes to the first round's labels alone."""
+    rows = [Row(f"points-{n}", f"N = {n}", (f"sampling.num_points={n}", ONE_ROUND), LABELS_ALONE) for n in POINTS]
+    rows += [
+        Row(
+            f"strategy-{one}",
+            f"{one} points, a teacher of the weak labels",
+            (f"sampling.strategy={one}", TEACHER, ONE_ROUND),
+            LABELS_ALONE,
+        )
+        for one in ("skeleton", "random", "confident", "deepest")
+    ]
+    return rows + [
+        Row(
+            f"tau-{one}-{two}",
+            f"τ1 = {one}, τ2 = {two}, a teacher of the weak labels",
+            (f"selection.tau_mask={one}", f"selection.tau_weak={two}", TEACHER, ONE_ROUND),
+            LABELS_ALONE,
+        )
+        for one, two in TAUS
+    ]
+
+
+def git(*command: str, check: bool = True) -> str:
+    done = subprocess.run(("git", *command), capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise SesamError(f"git {command[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def experiment(name: str) -> str | None:
+    """The commit of a finished experiment that was made of the code and params of now; None if there is none."""
+    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{name}").splitlines():
+        ref, commit = line.split()
+        base = "".join(ref.split("/")[2:4])
+        if git("rev-parse", *(f"{base}:{path}" for path in MADE_OF), check=False) == git(
+            "rev-parse", *(f"HEAD:{path}" for path in MADE_OF)
+        ):
+            return commit
+    return None
+
+
+def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
+    """Queue and run what has not been run."""
+    if git("status", "--porcelain", "--", *MADE_OF):
+        raise SesamError(f"Commit your changes to {', '.join(MADE_OF)} first: the tables say what they were made of.")
+    missing = [(row, seed) for row in rows for seed in seeds if experiment(f"{row.name}-s{seed}") is None]
+    print(f"ablations: {len(missing)} of {len(rows) * len(seeds)} experiments to run", flush=True)
+    if not missing:
+        return
+    environment = dict(os.environ)
+    share = []
+    if jobs > 1:
+        cores = max(1, (os.cpu_count() or 1) // jobs)
+        environment |= {"OMP_NUM_THREADS": str(cores)}
+        share = ["-S", f"runtime.workers={cores}"]
+    subprocess.run(("dvc", "queue", "remove", "--queued", "--failed"), capture_output=True, check=False)  # of a stopped call
+    for row, seed in missing:
+        changes = [part for change in (*row.changes, f"seed={seed}") for part in ("-S", change)]
+        command = ["dvc", "exp", "run", "--queue", "--force", "-n", f"{row.name}-s{seed}", *changes, *share]
+        subprocess.run([*command, *([row.target] if row.target else [])], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(("dvc", "exp", "run", "--run-all", "-j", str(jobs)), env=environment, check=False)
+    failed = [f"{row.name}-s{seed}" for row, seed in missing if experiment(f"{row.name}-s{seed}") is None]
+    if failed:
+        print(f"ablations: failed: {', '.join(failed)}; see `dvc queue status` and `dvc queue logs`", file=sys.stderr)
+
+
+def read(commit: str, path: str) -> dict[str, Any]:
+    return json.loads(git("show", f"{commit}:{path}"))
+
+
+def figures(row: Row, seeds: list[int]) -> dict[str, list[float]]:
+    """Of every seed that was run: mIoU of each network by name, and each round's merged labels, as rN precision."""
+    found: dict[str, list[float]] = {}
+    for commit in filter(None, (experiment(f"{row.name}-s{seed}") for seed in seeds)):
+        networks: dict[str, Any] = {}
+        if row.target is None:
+            evaluation = read(commit, "metrics/evaluation.json")
+            networks = {"teacher": evaluation["teacher"], **evaluation["student"]}
+        rounds = sorted(networks.keys() - {"teacher"}) or ["r1"]
+        values = {name: scores["mIoU"] for name, scores in networks.items()}
+        for name in rounds:
+            merged = read(commit, f"metrics/labels/{name}.json")["scores"]["merged"]
+            values |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
+        for key, value in values.items():
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def spread(values: list[float] | None) -> str:
+    """Mean ± standard deviation over seeds."""
+    if not values or None in values:
+        return "–"
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+LABEL_HEAD = ("precision", "recall", "mIoU")
+
+
+def table(rows: list[Row], found: dict[str, dict], rounds: tuple[str, ...], networks: tuple[str, ...]) -> list[str]:
+    """A table of the rows that were run: scores of the last round's labels, and mIoU of the networks."""
+    lines = [
+        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'params'])} |",
+        "| --- " * (6 + len(networks)) + "|",
+    ]
+    for row in rows:
+        values = found[row.name]
+        if values:
+            last = [name for name in rounds if f"{name} mIoU" in values][-1]
+            cells = [row.title, *(spread(values[f"{last} {one}"]) for one in LABEL_HEAD)]
+            cells += [spread(values.get(name)) for name in networks]
+            changes = " ".join(row.changes).replace("|", r"\|")
+            lines.append(
+                f"| {' | '.join([*cells, str(len(values[f'{last} mIoU'])), f'`{changes}`' if changes else ''])} |"
+            )
+    return lines
+
+
+def draw(params: Params, found: dict[str, dict]) -> list[str]:
+    """The pictures of the rows that were run; their lines in the document."""
+    lines = []
+
+    def save(figure: plt.Figure, name: str, title: str) -> None:
+        figure.tight_layout()
+        figure.savefig(DOCS / f"ablations_{name}.png", dpi=110)
+        plt.close(figure)
+        lines.extend([f"![{title}](ablations_{name}.png)", ""])
+
+    sweeps = {
+        "points": ("points a prompt, N", [(str(n), f"points-{n}") for n in POINTS]),
+        "thresholds": ("(τ1, τ2)", [(f"({one}, {two})", f"tau-{one}-{two}") for one, two in TAUS]),
+    }
+    for name, (axis, marks) in sweeps.items():
+        if all(found[row] for _, row in marks):
+            figure, axes = plt.subplots(figsize=(5, 3.2))
+            for measure in ("precision", "recall"):
+                values = [found[row][f"r1 {measure}"] for _, row in marks]
+                bars = [np.std(one, ddof=1) if len(one) > 1 else 0 for one in values]
+                axes.errorbar(
+                    [mark for mark, _ in marks],
+                    [np.mean(one) for one in values],
+                    bars,
+                    marker="o",
+                    capsize=3,
+                    label=measure,
+                )
+            axes.set(xlabel=axis, ylabel="merged labels of round 1", ylim=(0.6, 1))
+            axes.legend()
+            save(figure, name, f"Precision and recall over {axis}")
+
+    minutes, fine = params.evaluation.minutes, found["fine"].get("r1")
+    kinds = [kind for kind in KINDS if found[kind].get("r2")]
+    if fine and kinds and minutes.fine:
+        figure, axes = plt.subplots(figsize=(5, 3.2))
+        axes.axhline(np.mean(fine), color="black", label="fine labels, all images")
+        axes.axhspan(np.mean(fine) - np.std(fine), np.mean(fine) + np.std(fine), color="black", alpha=0.1)
+        drawn = {
+            "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
+            "without SAM": [(kind, found[f"{kind}-no-sam"].get("r2")) for kind in kinds],
+            "weak labels alone": [(kind, found[kind]["teacher"]) for kind in kinds],
+            "fine labels, fewer images": [
+                (kind, found[f"fine-for-{kind}"].get("r1")) for kind in kinds if f"fine-for-{kind}" in found
+            ],
+        }
+        for name, marks in drawn.items():
+            known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in marks if values)
+            if known:
+                means, bars = ([f(values) for *_, values in known] for f in (np.mean, np.std))
+                axes.errorbar([share for share, *_ in known], means, bars, marker="o", capsize=3, label=name)
+        for kind in kinds:
+            axes.annotate(
+                kind,
+                (getattr(minutes, kind) / minutes.fine, np.mean(found[kind]["r2"])),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+            )
+        axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
+        axes.legend(fontsize=7)
+        save(figure, "hours", "mIoU over annotation hours")
+    return lines
+
+
+def write(params: Params, groups: dict[str, list[Row]], seeds: list[int]) -> None:
+    """docs/ablations.md and its pictures."""
+    found = {row.name: figures(row, seeds) for rows in groups.values() for row in rows}
+    made_of = git("log", "-1", "--format=%h", "--", *MADE_OF)
+    lines = [
+        "# Supervision levels and ablations",
+        "",
+        f"Written by `make ablations` on {params.dataset.root} with the params of commit {made_of}: "
+        f"{params.student.iterations} iterations for every network, teacher and students alike "
+        f"({params.teacher.iterations} for the teacher), from initial weights unless said. Networks are judged on "
+        "validation images (mIoU), merged labels of a row's last round on training images; mean ± standard deviation "
+        "over seeds.",
+        "",
+    ]
+    about = {
+        "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` the students of the rounds.",
+        "Steps": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
+        "Training": "Scribbles. To compare with: `scribble, SeSAM` above.",
+        "Labels": "Scribbles, labels of round 1, no network trained on them.",
+    }
+    for title, rows in groups.items():
+        networks = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Training": ("r1", "r2", "r3")}.get(
+            title, ()
+        )
+        lines += [f"## {title}", "", about[title], "", *table(rows, found, ("r1", "r2", "r3"), networks), ""]
+    lines += draw(params, found)
+    (DOCS / "ablations.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print("ablations: wrote docs/ablations.md")
+
+
+def main() -> None:
+    params = load_params()
+    groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
+    known = {row.name: row for rows in groups.values() for row in rows}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", choices=sorted(known), default=list(known), metavar="ROW")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
+    parser.add_argument("--write-only", action="store_true", help="write the tables of what has been run")
+    options = parser.parse_args()
+    if not options.write_only:
+        run_missing([known[name] for name in options.rows], options.seeds, options.jobs)
+    write(params, groups, options.seeds)
+
+
+if __name__ == "__main__":
+    run_stage(main)
