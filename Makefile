@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test clean
+.PHONY: demo test ablations clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -15,6 +15,10 @@ test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	python -m pytest
+
+# ROWS and SEEDS choose: make ablations ROWS="fine scribble" SEEDS="0 1"
+ablations: $(VENV)/ready
+	python -m benchmarks.ablations $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 clean:
 	rm -rf $(VENV)

@@ -33,8 +33,10 @@ DOCS = Path("docs")
 MADE_OF = ("stages", "models/embedded_sam.pth", "dvc.yaml", "params.yaml")  # what decides a result
 KINDS = ("coarse", "scribble", "point")
 ONE_ROUND = "~rounds.r2"
+UNTAUGHT = "teacher.iterations=10"  # where the teacher is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
-TEACHER = "rounds.r1.teacher=models/teacher"
+TEACHER = "rounds.r1.teacher=models/teacher"  # of the weak labels; it prompts
+LABELLING = "rounds.r1.labels=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
 
@@ -51,22 +53,23 @@ class Row:
 
 def supervision(params: Params) -> list[Row]:
     """What annotators draw, and what the pipeline makes of it."""
-    fine = ("weak.kind=fine", "merging.sam=false", ONE_ROUND)
+    fine = ("weak.kind=fine", "merging.sam=false", UNTAUGHT, ONE_ROUND)
     rows = [Row("fine", "fine labels", fine)]
     minutes = params.evaluation.minutes
     for kind in KINDS:
-        if minutes.fine and (each := getattr(minutes, kind)):
-            share = each / minutes.fine
-            title = f"fine labels on the {share:.1%} of the images that the hours of {kind} pay for"
-            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={share:.4f}")))
+        weak = f"weak.kind={kind}"
         rows += [
+            Row(kind, f"{kind}, SeSAM", (weak,)),
             Row(
                 f"{kind}-no-sam",
-                f"{kind} without SAM: weak labels and confident predictions",
-                (f"weak.kind={kind}", "merging.sam=false"),
+                f"{kind} without SAM: weak labels and their teacher's confident predictions",
+                (weak, "merging.sam=false", TEACHER, LABELLING, ONE_ROUND),
             ),
-            Row(kind, f"{kind}, SeSAM", (f"weak.kind={kind}",)),
         ]
+        if minutes.fine and (each := getattr(minutes, kind)):
+            share = each / minutes.fine
+            title = f"fine labels of the {share:.1%} of the images that the hours of {kind} pay for"
+            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={share:.4f}")))
     return rows
 
 
@@ -160,7 +163,8 @@ def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
         cores = max(1, (os.cpu_count() or 1) // jobs)
         environment |= {"OMP_NUM_THREADS": str(cores)}
         share = ["-S", f"runtime.workers={cores}"]
-    subprocess.run(("dvc", "queue", "remove", "--queued", "--failed"), capture_output=True, check=False)  # of a stopped call
+    left = ("dvc", "queue", "remove", "--queued", "--failed")  # by a stopped call
+    subprocess.run(left, capture_output=True, check=False)
     for row, seed in missing:
         changes = [part for change in (*row.changes, f"seed={seed}") for part in ("-S", change)]
         command = ["dvc", "exp", "run", "--queue", "--force", "-n", f"{row.name}-s{seed}", *changes, *share]
@@ -214,6 +218,8 @@ def table(rows: list[Row], found: dict[str, dict], rounds: tuple[str, ...], netw
         if values:
             last = [name for name in rounds if f"{name} mIoU" in values][-1]
             cells = [row.title, *(spread(values[f"{last} {one}"]) for one in LABEL_HEAD)]
+            if UNTAUGHT in row.changes:
+                values.pop("teacher", None)
             cells += [spread(values.get(name)) for name in networks]
             changes = " ".join(row.changes).replace("|", r"\|")
             lines.append(
@@ -262,7 +268,7 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
         axes.axhspan(np.mean(fine) - np.std(fine), np.mean(fine) + np.std(fine), color="black", alpha=0.1)
         drawn = {
             "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
-            "without SAM": [(kind, found[f"{kind}-no-sam"].get("r2")) for kind in kinds],
+            "without SAM": [(kind, found[f"{kind}-no-sam"].get("r1")) for kind in kinds],
             "weak labels alone": [(kind, found[kind]["teacher"]) for kind in kinds],
             "fine labels, fewer images": [
                 (kind, found[f"fine-for-{kind}"].get("r1")) for kind in kinds if f"fine-for-{kind}" in found
@@ -308,6 +314,8 @@ def write(params: Params, groups: dict[str, list[Row]], seeds: list[int]) -> Non
         "Labels": "Scribbles, labels of round 1, no network trained on them.",
     }
     for title, rows in groups.items():
+        if not any(found[row.name] for row in rows):
+            continue
         networks = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Training": ("r1", "r2", "r3")}.get(
             title, ()
         )

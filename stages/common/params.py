@@ -34,7 +34,7 @@ class Round(Group):
         description="the network whose predictions this round starts from; data/weak: none, "
         "SAM is prompted by the weak labels alone"
     )
-    labels: bool = Field(True, description="its confident predictions also label pixels; false: they only prompt SAM")
+    labels: bool = Field(description="its confident predictions also label pixels; false: they only prompt SAM")
 
 
 class Draw(Group):
