@@ -1,0 +1,71 @@
+"""The rows of the ablations: every one changes params to valid ones, and the tables hold what was run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from dvc.utils.hydra import apply_overrides
+
+from benchmarks import ablations
+from benchmarks.ablations import Row, labels, spread, steps, supervision, table, training
+from stages.common.params import load_params
+
+PARAMS = load_params(ROOT / "presets/demo.yaml")
+ROWS = [*supervision(PARAMS), *steps(), *training(), *labels()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_row_changes_the_demos_params_to_valid_ones(row: Row, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    apply_overrides(tmp_path / "params.yaml", list(row.changes))
+    changed = load_params(tmp_path / "params.yaml")
+    assert (changed == PARAMS) == (row.name == "scribble")  # what the demo does anyway
+
+
+def test_names_differ() -> None:
+    assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_spread() -> None:
+    assert spread([0.5, 0.7]) == "0.600 ± 0.141" and spread([0.5]) == "0.500"
+    assert spread(None) == spread([]) == spread([0.5, None]) == "–"
+
+
+def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None:
+    values = {f"{r} {m}": [0.1 * k] for k, r in ((1, "r1"), (2, "r2")) for m in ("precision", "recall", "mIoU")}
+    found = {"one": values | {"teacher": [0.3], "r1": [0.4], "r2": [0.5]}, "two": {}}
+    lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, ("teacher", "r1", "r2"))
+    assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 1 | `a=1` |"]
+
+
+def test_only_experiments_of_the_present_code_and_params_count(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for key, value in (
+        ("AUTHOR_NAME", "a"),
+        ("AUTHOR_EMAIL", "a@b.c"),
+        ("COMMITTER_NAME", "a"),
+        ("COMMITTER_EMAIL", "a@b.c"),
+    ):
+        monkeypatch.setenv(f"GIT_{key}", value)
+    ablations.git("init", "-q")
+    for path in ablations.MADE_OF:
+        file = tmp_path / path / "code.py" if path == "stages" else tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    ablations.git("add", "-A")
+    ablations.git("commit", "-qm", "one")
+    base = ablations.git("rev-parse", "HEAD")
+    ablations.git("commit", "-q", "--allow-empty", "-m", "a result")
+    result = ablations.git("rev-parse", "HEAD")
+    ablations.git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/row-s0", result)
+    assert ablations.experiment("row-s0") == result and ablations.experiment("row-s1") is None
+    Path("docs.md").write_text("text")  # is no part of what decides a result
+    ablations.git("add", "-A")
+    ablations.git("commit", "-qm", "docs")
+    assert ablations.experiment("row-s0") == result
+    Path("stages/code.py").write_text("2")
+    ablations.git("commit", "-qam", "code")
+    assert ablations.experiment("row-s0") is None
