@@ -225,7 +225,6 @@ class Model:
 _VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 MODELS = {
-    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2),  # no SAM: the null hypothesis
     "embedded": Model(partial(load_sam, build_embedded_sam), 2 * WIDTH * (IMAGE_SIZE // STRIDE) ** 2),
     "vit_b": Model(
         partial(load_sam, sam_model_registry["vit_b"]),
@@ -245,6 +244,7 @@ MODELS = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         _META + "sam_vit_h_4b8939.pth",
     ),
+    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2),  # no SAM: the null hypothesis
 }
 
 
