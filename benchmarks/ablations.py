@@ -15,13 +15,16 @@ import argparse
 import json
 import os
 import subprocess
-import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import yaml
+from dvc.utils.hydra import apply_overrides
 
 from stages.common.errors import SesamError, run_stage
 from stages.common.params import Params, load_params
@@ -32,6 +35,7 @@ from matplotlib import pyplot as plt
 DOCS = Path("docs")
 MADE_OF = ("stages", "models/embedded_sam.pth", "dvc.yaml", "params.yaml")  # what decides a result
 KINDS = ("coarse", "scribble", "point")
+SCRIBBLE = "weak.kind=scribble"
 ONE_ROUND = "~rounds.r2"
 UNTAUGHT = "teacher.iterations=10"  # where the teacher is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
@@ -39,6 +43,7 @@ TEACHER = "rounds.r1.teacher=models/teacher"  # of the weak labels; it prompts
 LABELLING = "rounds.r1.labels=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
+STRATEGIES = ("random", "confident", "deepest")
 
 
 @dataclass(frozen=True)
@@ -87,47 +92,36 @@ def steps() -> list[Row]:
         "mask": ("masks as prompts", "sampling.prompt=mask"),
         "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
         "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
-        "weak-teacher-labels": (
-            "a teacher of the weak labels, which prompts and labels",
-            TEACHER,
-            "rounds.r1.labels=true",
-        ),
+        "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELLING),
     }
-    return [Row(name, title, (*params, ONE_ROUND)) for name, (title, *params) in changes.items()]
+    return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
 
 
 def training() -> list[Row]:
     """Rounds, and how the student is trained; two rounds unless said."""
     third = "+rounds.r3={teacher: models/student/r2, labels: true}"
     return [
-        Row("three-rounds", "a third round", (third,)),
-        Row("start-teacher", "students start from their teacher's weights", ("student.start=teacher",)),
-        Row("frequency-0", "SAM's pixels in no training sample", ("student.sam_frequency=0",)),
-        Row("frequency-0.5", "SAM's pixels in half of the training samples", ("student.sam_frequency=0.5",)),
+        Row("three-rounds", "a third round", (SCRIBBLE, third)),
+        Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.start=teacher")),
+        Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
+        Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),
     ]
 
 
 def labels() -> list[Row]:
     """Changes to the first round's labels alone."""
-    rows = [Row(f"points-{n}", f"N = {n}", (f"sampling.num_points={n}", ONE_ROUND), LABELS_ALONE) for n in POINTS]
-    rows += [
-        Row(
-            f"strategy-{one}",
-            f"{one} points, a teacher of the weak labels",
-            (f"sampling.strategy={one}", TEACHER, ONE_ROUND),
-            LABELS_ALONE,
-        )
-        for one in ("skeleton", "random", "confident", "deepest")
-    ]
-    return rows + [
-        Row(
-            f"tau-{one}-{two}",
-            f"τ1 = {one}, τ2 = {two}, a teacher of the weak labels",
-            (f"selection.tau_mask={one}", f"selection.tau_weak={two}", TEACHER, ONE_ROUND),
-            LABELS_ALONE,
-        )
-        for one, two in TAUS
-    ]
+
+    def row(name: str, title: str, *changes: str) -> Row:
+        return Row(name, title, (SCRIBBLE, *changes, ONE_ROUND), LABELS_ALONE)
+
+    taught = "a teacher of the weak labels"  # the confident strategy and τ1 are about its predictions
+    rows = [row(f"points-{n}", f"N = {n}", f"sampling.num_points={n}") for n in POINTS]
+    for one in STRATEGIES:
+        rows.append(row(f"strategy-{one}", f"{one} points, {taught}", f"sampling.strategy={one}", TEACHER))
+    for one, two in TAUS:
+        thresholds = (f"selection.tau_mask={one}", f"selection.tau_weak={two}")
+        rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
+    return rows
 
 
 def git(*command: str, check: bool = True) -> str:
@@ -137,52 +131,110 @@ def git(*command: str, check: bool = True) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def experiment(name: str) -> str | None:
-    """The commit of a finished experiment that was made of the code and params of now; None if there is none."""
-    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{name}").splitlines():
+def experiments(row: Row) -> dict[int, str]:
+    """The row's finished experiments that were made of the code and params of now: commit by seed."""
+    found = {}
+    made_of = git("rev-parse", *(f"HEAD:{path}" for path in MADE_OF))
+    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines():
         ref, commit = line.split()
-        base = "".join(ref.split("/")[2:4])
-        if git("rev-parse", *(f"{base}:{path}" for path in MADE_OF), check=False) == git(
-            "rev-parse", *(f"HEAD:{path}" for path in MADE_OF)
-        ):
-            return commit
-    return None
+        base, seed = "".join(ref.split("/")[2:4]), ref.rpartition("-s")[2]
+        same_code = git("rev-parse", *(f"{base}:{path}" for path in MADE_OF), check=False) == made_of
+        if seed.isdigit() and same_code and params_of(commit) == changed_params((*row.changes, f"seed={seed}")):
+            found[int(seed)] = commit
+    return dict(sorted(found.items()))
+
+
+def decisive(params: str) -> dict[str, Any]:
+    """The text of a params.yaml as groups, without the one that changes no result."""
+    return {group: value for group, value in yaml.safe_load(params).items() if group != "runtime"}
+
+
+def params_of(commit: str) -> dict[str, Any]:
+    return decisive(git("show", f"{commit}:params.yaml"))
+
+
+@cache
+def changed_params(changes: tuple[str, ...]) -> dict[str, Any]:
+    """HEAD's params as `dvc exp run -S` changes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "params.yaml")
+        path.write_text(git("show", "HEAD:params.yaml"), encoding="utf-8")
+        apply_overrides(path, list(changes))
+        return decisive(path.read_text(encoding="utf-8"))
+
+
+def check(params: Params) -> None:
+    """SesamError where the rows would not mean what they say, or could not be run."""
+    if dirty := git("status", "--porcelain", "--", *MADE_OF):
+        raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
+    if list(params.rounds) != ["r1", "r2"]:
+        raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
+    if params.weak.origin != "data/fine/train" or params.dataset.subset is not None:
+        raise SesamError(
+            "params.yaml: the ablations compare weak labels drawn from fine ones, on all images: "
+            "weak.origin must be data/fine/train and dataset.subset null."
+        )
+    made = {f"data/raw/{name}" for name in params.draw}
+    for key, path in (("dataset.root", params.dataset.root), ("sam.checkpoint", params.sam.checkpoint)):
+        tracked = path in made or git("ls-files", "--", path, f"{path}.dvc")
+        if not Path(path).is_absolute() and not tracked:
+            raise SesamError(
+                f"params.yaml: {key} is {path}, which neither git nor DVC tracks; experiments run in folders of "
+                "their own and would not find it. Give an absolute path, and leave `fetch` empty."
+            )
+
+
+def dvc(*command: str) -> str:
+    """Run a dvc command; SesamError with its output if it fails."""
+    done = subprocess.run(("dvc", *command), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SesamError(f"dvc {' '.join(command)} failed:\n{(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def queued() -> dict[str, str]:
+    """The state of each named experiment in DVC's queue."""
+    rows = [line.split() for line in dvc("queue", "status").splitlines()]
+    return {row[1]: row[-1] for row in rows if len(row) >= 5 and row[-1] in ("Queued", "Running", "Failed", "Success")}
 
 
 def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
-    """Queue and run what has not been run."""
-    if git("status", "--porcelain", "--", *MADE_OF):
-        raise SesamError(f"Commit your changes to {', '.join(MADE_OF)} first: the tables say what they were made of.")
-    missing = [(row, seed) for row in rows for seed in seeds if experiment(f"{row.name}-s{seed}") is None]
+    """Queue and run what has not been run; SesamError if an experiment fails."""
+    missing = {f"{row.name}-s{seed}": (row, seed) for row in rows for seed in set(seeds) - experiments(row).keys()}
     print(f"ablations: {len(missing)} of {len(rows) * len(seeds)} experiments to run", flush=True)
     if not missing:
         return
+    states = queued()
+    if busy := [name for name, state in states.items() if state == "Running"]:
+        raise SesamError(f"{', '.join(busy)} still run. Wait, or stop them with `dvc queue stop --kill`.")
+    if left := [name for name, state in states.items() if name in missing and state != "Success"]:
+        dvc("queue", "remove", *left)
     environment = dict(os.environ)
-    share = []
+    workers = []
     if jobs > 1:
         cores = max(1, (os.cpu_count() or 1) // jobs)
         environment |= {"OMP_NUM_THREADS": str(cores)}
-        share = ["-S", f"runtime.workers={cores}"]
-    left = ("dvc", "queue", "remove", "--queued", "--failed")  # by a stopped call
-    subprocess.run(left, capture_output=True, check=False)
-    for row, seed in missing:
+        workers = ["-S", f"runtime.workers={cores}"]
+    for name, (row, seed) in missing.items():
         changes = [part for change in (*row.changes, f"seed={seed}") for part in ("-S", change)]
-        command = ["dvc", "exp", "run", "--queue", "--force", "-n", f"{row.name}-s{seed}", *changes, *share]
-        subprocess.run([*command, *([row.target] if row.target else [])], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(("dvc", "exp", "run", "--run-all", "-j", str(jobs)), env=environment, check=False)
-    failed = [f"{row.name}-s{seed}" for row, seed in missing if experiment(f"{row.name}-s{seed}") is None]
-    if failed:
-        print(f"ablations: failed: {', '.join(failed)}; see `dvc queue status` and `dvc queue logs`", file=sys.stderr)
+        dvc("exp", "run", "--queue", "-n", name, *changes, *workers, *([row.target] if row.target else []))
+    try:
+        subprocess.run(("dvc", "exp", "run", "--run-all", "-j", str(jobs)), env=environment, check=False)
+    except KeyboardInterrupt:
+        dvc("queue", "stop", "--kill")  # DVC's own workers would go on
+        raise
+    if failed := [name for name, (row, seed) in missing.items() if seed not in experiments(row)]:
+        raise SesamError(f"{', '.join(failed)} failed: see `dvc queue logs NAME`. The others are kept.")
 
 
 def read(commit: str, path: str) -> dict[str, Any]:
     return json.loads(git("show", f"{commit}:{path}"))
 
 
-def figures(row: Row, seeds: list[int]) -> dict[str, list[float]]:
+def figures(row: Row) -> dict[str, list[float]]:
     """Of every seed that was run: mIoU of each network by name, and each round's merged labels, as rN precision."""
     found: dict[str, list[float]] = {}
-    for commit in filter(None, (experiment(f"{row.name}-s{seed}") for seed in seeds)):
+    for commit in experiments(row).values():
         networks: dict[str, Any] = {}
         if row.target is None:
             evaluation = read(commit, "metrics/evaluation.json")
@@ -218,9 +270,8 @@ def table(rows: list[Row], found: dict[str, dict], networks: tuple[str, ...]) ->
         if values:
             last = [name for name in ("r1", "r2", "r3") if f"{name} mIoU" in values][-1]
             cells = [row.title, *(spread(values[f"{last} {one}"]) for one in LABEL_HEAD)]
-            if UNTAUGHT in row.changes:
-                values.pop("teacher", None)
-            cells += [spread(values.get(name)) for name in networks]
+            shown = values if UNTAUGHT not in row.changes else {**values, "teacher": None}
+            cells += [spread(shown.get(name)) for name in networks]
             changes = " ".join(row.changes).replace("|", r"\|")
             lines.append(
                 f"| {' | '.join([*cells, str(len(values[f'{last} mIoU'])), f'`{changes}`' if changes else ''])} |"
@@ -256,12 +307,12 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
                     capsize=3,
                     label=measure,
                 )
-            axes.set(xlabel=axis, ylabel="merged labels of round 1", ylim=(0.6, 1))
+            axes.set(xlabel=axis, ylabel="merged labels of round 1")
             axes.legend()
             save(figure, name, f"Precision and recall over {axis}")
 
     minutes, fine = params.evaluation.minutes, found["fine"].get("r1")
-    kinds = [kind for kind in KINDS if found[kind].get("r2")]
+    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
     if fine and kinds and minutes.fine:
         figure, axes = plt.subplots(figsize=(5, 3.2))
         axes.axhline(np.mean(fine), color="black", label="fine labels, all images")
@@ -293,18 +344,17 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
     return lines
 
 
-def write(params: Params, groups: dict[str, list[Row]], seeds: list[int]) -> None:
+def write(params: Params, groups: dict[str, list[Row]]) -> None:
     """docs/ablations.md and its pictures."""
-    found = {row.name: figures(row, seeds) for rows in groups.values() for row in rows}
+    found = {row.name: figures(row) for rows in groups.values() for row in rows}
     made_of = git("log", "-1", "--format=%h", "--", *MADE_OF)
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `make ablations` on {params.dataset.root} with the params of commit {made_of}: "
-        f"{params.student.iterations} iterations for every network, teacher and students alike "
-        f"({params.teacher.iterations} for the teacher), from initial weights unless said. Networks are judged on "
-        "validation images (mIoU), merged labels of a row's last round on training images; mean ± standard deviation "
-        "over seeds.",
+        f"Written by `make ablations` on {params.dataset.root} with the code and params of commit {made_of}: students "
+        f"of {params.student.iterations} iterations each, the network of the weak labels alone (`teacher`) of "
+        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's "
+        "last round on training images; mean ± standard deviation over seeds.",
         "",
     ]
     about = {
@@ -335,9 +385,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--write-only", action="store_true", help="write the tables of what has been run")
     options = parser.parse_args()
+    check(params)
     if not options.write_only:
         run_missing([known[name] for name in options.rows], options.seeds, options.jobs)
-    write(params, groups, options.seeds)
+    write(params, groups)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,12 @@ def write_plots(
         ),
         "labels": (
             ("labels", "series", "share"),
-            [(name, measure, one[measure]) for name, one in judged.items() for measure in ("precision", "recall")],
+            [
+                (name, measure, one[measure])
+                for name, one in judged.items()
+                for measure in ("precision", "recall")
+                if one[measure] is not None
+            ],
         ),
         "label_classes": (
             ("class", "series", "share"),
@@ -157,6 +162,7 @@ def write_plots(
                 for name in rounds
                 for k, one in rounds[name]["classes"]["merged"].items()
                 for measure in ("precision", "recall")
+                if one[measure] is not None
             ],
         ),
         "components": (

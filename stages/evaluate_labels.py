@@ -57,11 +57,11 @@ def contested(selected: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> 
 
 def fates(selected: Sequence[Mapping[str, Any]]) -> Counter:
     """How many components of each (class, fate)."""
-    return Counter((component["class"], component["refused"] or "kept") for component in selected)
+    return Counter((one["class"], one["refused"] if one["candidate"] is None else "kept") for one in selected)
 
 
-def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> dict[str, Any]:
-    """What a round made of some images.
+def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam: bool = True) -> dict[str, Any]:
+    """What a round made of some images; with `sam` false no mask was used, and none is counted.
 
     matrices: of each label set its confusion with the fine labels, (K, K + 1) int64. fates: components by
     (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels.
@@ -70,7 +70,7 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> d
     counts, claims, sources = Counter(), Counter(dict.fromkeys(CLAIMS, 0)), 0
     for item in items:
         sets = dict(label_sets(name, item, threshold))
-        selected = read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"]
+        selected = read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if sam else []
         counts += fates(selected)
         kinds = item_label(f"data/pseudo_labels/{name}/sources", item)
         sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
@@ -95,7 +95,8 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     # summed within a batch, so that however many images there are, at most 128 matrices of a set wait
     size = -(-len(data.train) // 128)
     batches = [data.train[start : start + size] for start in range(0, len(data.train), size)]
-    work = partial(judge, classes=len(data.classes), name=name, threshold=params.augment.confidence)
+    used = {"threshold": params.augment.confidence, "sam": params.merging.sam}
+    work = partial(judge, classes=len(data.classes), name=name, **used)
     title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
     parts = per_image(work, batches, params.runtime.workers, title)
     nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
@@ -161,7 +162,9 @@ def card(data: Dataset, name: str, params: Params, judged: Mapping[str, Any], pi
         "",
         f"Masks of two classes claimed {contested} pixels; the smaller mask won. "
         + ", ".join(f"{kind} {count}" for kind, count in judged["contested"].items())
-        + " (weak: an annotator's label decided).",
+        + " (weak: an annotator's label decided)."
+        if params.merging.sam
+        else "SAM's masks were not used (`merging.sam` is false).",
         "",
         "| source | meaning | share of pixels |",
         "| --- | --- | --- |",

@@ -9,6 +9,7 @@ python -m stages.pseudo_labels ROUND
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import code_of, fingerprint, sha256, whole_folder
 from stages.common.labels import UNLABELLED, read_image, write_gray, write_label
-from stages.common.parallel import progress
+from stages.common.parallel import per_image, progress
 from stages.common.params import NO_TEACHER, round_of_command_line
 from stages.segmentation import network
 from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
@@ -31,14 +32,19 @@ def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray,
     write_gray(folder / "confidence" / f"{item.id}.png", confidence)
 
 
+def write_nothing(item: Item, folder: Path, palette: tuple) -> None:
+    """The prediction of a round without a teacher."""
+    shape = (item.height, item.width)
+    write(folder, item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), palette)
+
+
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     dataset, out = Dataset.load(), Path("data/rounds", name, "predictions")
     if params.rounds[name].teacher == NO_TEACHER:
         with whole_folder(out) as folder:
-            for item in dataset.train:
-                shape = (item.height, item.width)
-                write(folder, item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), dataset.palette)
+            work = partial(write_nothing, folder=folder, palette=dataset.palette)
+            per_image(work, dataset.train, params.runtime.workers, f"predictions {name}: no teacher")
         return
     teacher, device = Path(params.rounds[name].teacher), pick_device(params.runtime)
     model = load_network(teacher, device)

@@ -56,8 +56,8 @@ def select(
 ) -> dict[str, Any]:
     """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 
-    If none fits, `candidate` is null, the component itself stays, and `refused` says why the candidate
-    with the highest predicted IoU did not.
+    If none fits, `candidate` is null, `rle` is the component's own, and `refused` says why the candidate with
+    the highest predicted IoU did not.
     """
     k, own = component["class"], coco_mask(component["rle"], weak[UNLABELLED]["size"])
     refused = None

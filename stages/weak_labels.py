@@ -24,13 +24,13 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.labels import UNLABELLED, write_label
 from stages.common.parallel import per_image
-from stages.common.params import Coarse, Point, Scribble, Weak, load_params
+from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
 from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, some, told
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
 
-FINE = Path("data/fine/train")
+FINE = Path(FINE_LABELS)
 
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:

@@ -141,6 +141,7 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
     ("change", "first", "spared"),
     [
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "pseudo_labels@r1"}),
+        ({"rounds__r2__labels": False}, "merge_labels@r2", {"pseudo_labels@r2", "prompts@r2", "train_student@r1"}),
         ({"rounds__r1__teacher": "models/teacher"}, "pseudo_labels@r1", {"weak_labels", "train_teacher", "embed"}),
         ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
         ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),

@@ -21,7 +21,7 @@ from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
 from stages.common.labels import write_gray, write_label
-from stages.common.params import Minutes, Params, load_params
+from stages.common.params import Merging, Minutes, Params, load_params
 from stages.common.regions import encode_mask
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
@@ -176,8 +176,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
             rounds = Path("data/rounds", name)
             write_label(rounds / f"predictions/labels/{item.id}.png", predicted, PALETTE)
             write_gray(rounds / f"predictions/confidence/{item.id}.png", confidence)
-            kept = {"class": 1, "candidate": 0, "iou": 0.9, "rle": encode_mask(sources == SAM), "refused": None}
-            last = {**kept, "class": 0, "rle": encode_mask(np.arange(12) + np.zeros((8, 1)) == 11)}
+            columns = np.arange(12) + np.zeros((8, 1))
+            kept = {"class": 1, "candidate": 0, "iou": 0.9, "rle": encode_mask(columns >= 8), "refused": None}
+            last = {**kept, "class": 0, "rle": encode_mask(columns >= 10)}  # a weak label lies there
             own = {"class": 0, "candidate": None, "iou": None, "rle": encode_mask(weak == 0), "refused": "missed"}
             size = {"height": SHAPE[0], "width": SHAPE[1]}
             write_json(rounds / f"selected/{item.id}.json", {"id": item.id, **size, "components": [kept, last, own]})
@@ -199,6 +200,7 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
     data, params = workspace
     judge_everything(data, params, monkeypatch)
+    assert "student r2 1.0" in capsys.readouterr().out.splitlines()[-1]
 
     scores = read_json(Path("metrics/evaluation.json"))
     assert scores["student"]["r2"]["mIoU"] == scores["student"]["r2"]["pixel_accuracy"] == 1.0
@@ -220,8 +222,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert right["precision"] == round(4 / 5, 4) and right["unlabelled"] == round(2 / 6, 4)
     assert judged["r1"]["components"]["left"] == {"kept": 4, "missed": 4, "spilled": 0, "conflict": 0}
     assert judged["r1"]["components"]["right, far"] == {"kept": 4, "missed": 0, "spilled": 0, "conflict": 0}
-    # the last column, seven rows with a fine label, claimed by both classes; the weak label is in another
-    assert judged["r1"]["contested"] == {"right": 4 * 7, "wrong": 0, "weak": 0}
+    assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary["r2"] == 1.0 and summary["labels_precision"] == 1.0 and summary["hours"] == round(4 * 2.2 / 60, 4)
@@ -229,7 +230,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     card = Path("data/pseudo_labels/r1/README.md").read_text().splitlines()
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in card
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in card
-    assert "Masks of two classes claimed 28 pixels; the smaller mask won. right 28, wrong 0, weak 0" in "\n".join(card)
+    assert "Masks of two classes claimed 56 pixels; the smaller mask won. right 52, wrong 0, weak 4" in "\n".join(card)
 
     lines = Path("metrics/plots/iou.csv").read_text().splitlines()
     assert lines[0] == "class,series,IoU" and '"right, far",student r2,1.0' in lines
@@ -244,7 +245,17 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
             drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / template).read_text()))
             assert x in columns and plot["y"][path] in columns and drawn <= {"rev", *columns}
 
-    assert "student r2 1.0" in capsys.readouterr().out.splitlines()[-1]
+
+def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    otherwise = Path("data/fine/train/3.png")
+    fine = FINE.copy()
+    fine[1:, 10:] = 2
+    write_label(otherwise, fine, PALETTE)
+    claims = judge_all(data, params, "r1")["claims"]
+    assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4}  # two columns, seven rows with a fine label
+    nothing = judge_all(data, params.model_copy(update={"merging": Merging(sam=False)}), "r1")
+    assert not nothing["fates"] and sum(nothing["claims"].values()) == 0
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 from conftest import ROOT, edit_params
 from perfect import PerfectSam
@@ -14,7 +16,7 @@ from PIL import Image
 from stages import evaluate_labels, merge_labels, prompts, pseudo_labels, sam_masks, select_masks, weak_labels
 from stages.common.dataset import Dataset, Item
 from stages.common.files import read_json, sha256
-from stages.common.labels import write_label
+from stages.common.labels import write_gray, write_label
 from stages.common.scenes import CLASSES, PALETTE, draw_scene
 from stages.sam import models
 
@@ -45,9 +47,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     return tmp_path
 
 
-def label_path(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Every stage from the weak labels to the judged pseudo-labels of round r1."""
-    for stage in (weak_labels, pseudo_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels):
+ALL = (weak_labels, pseudo_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
+
+
+def label_path(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:
+    """Stages from the weak labels to the judged pseudo-labels of round r1."""
+    for stage in stages:
         monkeypatch.setattr(sys, "argv", [stage.__name__, "r1"])
         stage.main()
     return read_json(Path("metrics/labels/r1.json"))
@@ -67,9 +72,28 @@ def label_path(monkeypatch: pytest.MonkeyPatch) -> dict:
 )
 def test_the_label_path_gives_back_the_fine_labels(workspace: Path, monkeypatch, kind: str, changes: dict) -> None:
     edit_params(workspace, weak__kind=kind, **changes)
-    judged = label_path(monkeypatch)
+    judged = label_path(monkeypatch, *ALL)
     merged = judged["scores"]["merged"]
     assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
     assert all(scores["recall"] is None or scores["recall"] >= 0.9 for scores in judged["classes"]["merged"].values())
     counts = judged["components"].values()
     assert sum(one["kept"] for one in counts) >= 0.97 * sum(sum(one.values()) for one in counts)
+
+
+def test_a_teacher_that_errs_does_no_harm(workspace: Path, monkeypatch, scenes) -> None:
+    """Components of confident predictions, some of them wrong, prompt SAM and label pixels, as in a second round."""
+    edit_params(workspace, rounds={"r1": {"teacher": "models/teacher", "labels": True}})
+    rng = np.random.default_rng(0)
+    for k, scene in enumerate(scenes):
+        predicted, confidence = scene.labels.copy(), np.full_like(scene.labels, 255)
+        confidence[rng.random(scene.labels.shape) < 0.1] = 0
+        for _ in range(8):  # wrong blobs within objects
+            y, x = rng.integers(0, 240, 2)
+            predicted[y : y + 9, x : x + 9] = rng.integers(0, len(CLASSES))
+        write_label(Path(f"data/rounds/r1/predictions/labels/{k}.png"), predicted, PALETTE)
+        write_gray(Path(f"data/rounds/r1/predictions/confidence/{k}.png"), confidence)
+    judged = label_path(monkeypatch, weak_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
+    merged, teacher = judged["scores"]["merged"], judged["scores"]["predictions"]
+    assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
+    assert merged["precision"] > teacher["precision"]
+    assert sum(one["spilled"] for one in judged["components"].values()) > 0  # the blobs' masks are refused

@@ -30,7 +30,7 @@ from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.models import AtOnce, Job, SamSegmenter, check_checkpoint, engine_fingerprint, fit, load_sam
 from stages.sam.segmenter import Candidates, Prompt
-from stages.sam.superpixels import Superpixels
+from stages.sam.superpixels import Superpixels, answer
 from stages.sam.upscale import make_axis, run_lengths
 
 # the official architecture, 1024 pixels and all, with a short ViT
@@ -288,3 +288,13 @@ def test_superpixels_find_what_has_one_colour(kind: str) -> None:
     assert (best & block).sum() / (best | block).sum() > 0.9
     if kind == "points":  # coarser regions hold the finer ones
         assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
+
+
+def test_superpixels_answer_what_is_smaller_than_their_pixels() -> None:
+    regions = np.zeros((3, 144, 256), int)
+    regions[:, 100:] = 1
+    thin = np.zeros((1024, 1820), bool)
+    thin[1021:, :700] = True
+    corner = (Prompt(box=np.array([1818, 1021, 1820, 1024])), Prompt(points=np.array([[1819, 1023]])))
+    for prompt in (Prompt(mask=thin), *corner):
+        assert np.isfinite(answer(regions, prompt, thin.shape).iou).all()

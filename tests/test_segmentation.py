@@ -114,13 +114,12 @@ def test_three_source_loss_by_hand():
     assert loss.item() == pytest.approx(2 * expected[0] + 3 * right)
 
 
-def test_loss_is_computed_in_float32_under_autocast():
-    logits = torch.randn(2, 3, 8, 8)
+def test_loss_is_computed_in_float32_whatever_the_logits():
+    logits = torch.randn(2, 3, 8, 8).bfloat16()
     labels, sources = torch.randint(0, 3, (2, 8, 8)), torch.randint(0, 4, (2, 8, 8))
-    expected, _ = three_source_loss(logits.bfloat16().float(), labels, sources, torch.ones(3))
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = three_source_loss(logits.bfloat16(), labels, sources, torch.ones(3))
-    assert loss.dtype == torch.float32 and loss == expected
+    loss, _ = three_source_loss(logits, labels, sources, torch.ones(3))
+    assert loss.dtype == torch.float32
+    assert loss == three_source_loss(logits.float(), labels, sources, torch.ones(3))[0]
 
 
 def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params: Params):
@@ -132,10 +131,36 @@ def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params:
         train(task(params), params.model_copy(update={"network": network}))
 
 
-def test_every_network_has_samples_and_weights_of_its_own(data: Dataset, params: Params):
-    for name in ("one", "two"):
-        train(replace(task(params, name), schedule=params.student.model_copy(update={"iterations": 10})), params)
-    assert weights("one") != weights("two")
+def test_every_network_has_samples_weights_and_dropout_of_its_own(
+    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    seeds = {}
+
+    class Noted(Exception):
+        pass
+
+    def noting(name: str, made_with: int):
+        seeds.setdefault(name, set()).add(made_with)
+
+    def samples_of(*arguments):
+        noting(current, arguments[-1])
+        return TrainingSamples(*arguments)
+
+    def record_of(task, seed):
+        noting(current, seed)
+        return object()
+
+    def weights_of(config, task, params, seed):
+        noting(current, seed)
+        raise Noted
+
+    monkeypatch.setattr(training, "TrainingSamples", samples_of)
+    monkeypatch.setattr(training, "Record", record_of)
+    monkeypatch.setattr(training, "_initial_network", weights_of)
+    for current in ("teacher", "student-r1", "student-r2"):
+        with pytest.raises(Noted):
+            train(task(params, current), params)
+    assert all(len(used) == 1 for used in seeds.values()) and len(set.union(*seeds.values())) == 3
 
 
 def test_loss_of_no_labelled_pixel_is_zero_with_zero_gradient():

@@ -27,6 +27,7 @@ class Group(BaseModel):
 
 
 NO_TEACHER = "data/weak"  # a path, because DVC depends on what stands there
+FINE_LABELS = "data/fine/train"  # where weak labels are drawn from unless annotators made them
 
 
 class Round(Group):
@@ -234,6 +235,20 @@ class Params(Group):
     evaluation: Evaluation
     rounds: Annotated[dict[RoundName, Round], Field(min_length=1)]
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _rounds_without_a_teacher(self) -> Params:
+        untaught = [name for name, one in self.rounds.items() if one.teacher == NO_TEACHER]
+        if untaught and self.sampling.strategy == "confident":
+            raise ValueError(
+                f"sampling.strategy confident needs a teacher in every round; rounds.{untaught[0]}.teacher is "
+                f"{NO_TEACHER}; models/teacher is the network trained on the weak labels"
+            )
+        if pointless := [name for name in untaught if self.rounds[name].labels]:
+            raise ValueError(f"rounds.{pointless[0]}.labels is true, but the round has no teacher; set it to false")
+        if self.weak.kind == "fine" and self.weak.origin != FINE_LABELS:
+            raise ValueError(f"weak.kind fine means the fine labels themselves; weak.origin must be {FINE_LABELS}")
+        return self
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

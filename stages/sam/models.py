@@ -220,6 +220,7 @@ class Model:
     embedding_bytes: int  # an image's, on disk
     sha256: str | None = None
     address: str | None = None
+    weights: bool = True  # false: it has none, and sam.checkpoint is not read
 
 
 _VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
@@ -244,7 +245,7 @@ MODELS = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         _META + "sam_vit_h_4b8939.pth",
     ),
-    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2),  # no SAM: the null hypothesis
+    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2, weights=False),  # no SAM: the null hypothesis
 }
 
 
@@ -256,8 +257,13 @@ def model_named(name: str) -> Model:
 
 
 def check_checkpoint(name: str, checkpoint: Path) -> str:
-    """The checkpoint's SHA-256; SesamError if it is missing or not the official file of an official model."""
+    """The checkpoint's SHA-256; SesamError if it is missing or not the official file of an official model.
+
+    Empty for a model without weights.
+    """
     model = model_named(name)
+    if not model.weights:
+        return ""
     how = f"Fetch it with `python -m stages.sam.fetch {name}`." if model.address else "Restore it from git."
     if not checkpoint.is_file():
         raise SesamError(f"{checkpoint} (sam.checkpoint) is missing. {how}")

@@ -60,16 +60,17 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
     predicted IoU is the share of the touched pixels that lie in one region, a little less at coarser scales.
     """
     height, width = regions.shape[1:]
+    scale, last = np.array([width / size[1], height / size[0]]), np.array([width - 1, height - 1])
+    at = np.zeros((height, width), bool)
     if prompt.points is not None:
-        x, y = (prompt.points * [width / size[1], height / size[0]]).astype(int).T
-        at = np.zeros((height, width), bool)
-        at[np.minimum(y, height - 1), np.minimum(x, width - 1)] = True
-    elif prompt.box is not None:
-        left, top, right, bottom = (prompt.box * np.tile([width / size[1], height / size[0]], 2)).round().astype(int)
-        at = np.zeros((height, width), bool)
-        at[top : max(bottom, top + 1), left : max(right, left + 1)] = True
-    else:
-        at = cv2.resize(prompt.mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
+        x, y = np.minimum((prompt.points * scale).astype(int), last).T
+        at[y, x] = True
+    elif prompt.box is not None:  # at least one pixel, however small the box
+        left, top = np.minimum((prompt.box[:2] * scale).round().astype(int), last)
+        right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
+        at[top:bottom, left:right] = True
+    else:  # a pixel that the mask touches at all, so that thin parts stay
+        at = cv2.resize(prompt.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0
     counts, iou = [], []
     for k, ids in enumerate(regions):
         inside, every = np.bincount(ids[at], minlength=ids.max() + 1), np.bincount(ids.ravel())
