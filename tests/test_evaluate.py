@@ -243,7 +243,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
             ((path, x),) = plot["x"].items()
             columns = Path(path).read_text().splitlines()[0].split(",")
             drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / template).read_text()))
-            assert x in columns and plot["y"][path] in columns and drawn <= {"rev", *columns}
+            assert x in columns and plot["y"][path] in columns and drawn <= {"rev", "place", *columns}
 
 
 def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> None:

@@ -54,13 +54,14 @@ def train_panel(
     ]
     maps = [fine, weak]
     for name, steps in rounds.items():
-        teacher = []
-        if steps.predicted is not None:
+        if steps.predicted is None:
+            teacher = Tile(f"{name}: no teacher", np.full_like(image, 255))
+        else:
             seen = dimmed(coloured(steps.predicted, palette), ~steps.confident)
-            teacher = [Tile(f"{name}: teacher, pale where unsure", seen)]
+            teacher = Tile(f"{name}: teacher, pale where unsure", seen)
         rows.append(
             [
-                *teacher,
+                teacher,
                 Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
                 Tile(f"{name}: merged label", coloured(steps.merged, palette)),
                 Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
