@@ -253,7 +253,12 @@ def spread(values: list[float] | None) -> str:
     """Mean ± standard deviation over seeds."""
     if not values or None in values:
         return "–"
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.3f}" + (f" ± {deviation(values):.3f}" if len(values) > 1 else "")
+
+
+def deviation(values: list[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 LABEL_HEAD = ("precision", "recall", "mIoU")
@@ -298,7 +303,7 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
             figure, axes = plt.subplots(figsize=(5, 3.2))
             for measure in ("precision", "recall"):
                 values = [found[row][f"r1 {measure}"] for _, row in marks]
-                bars = [np.std(one, ddof=1) if len(one) > 1 else 0 for one in values]
+                bars = [deviation(one) for one in values]
                 axes.errorbar(
                     [mark for mark, _ in marks],
                     [np.mean(one) for one in values],
@@ -316,7 +321,7 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
     if fine and kinds and minutes.fine:
         figure, axes = plt.subplots(figsize=(5, 3.2))
         axes.axhline(np.mean(fine), color="black", label="fine labels, all images")
-        axes.axhspan(np.mean(fine) - np.std(fine), np.mean(fine) + np.std(fine), color="black", alpha=0.1)
+        axes.axhspan(np.mean(fine) - deviation(fine), np.mean(fine) + deviation(fine), color="black", alpha=0.1)
         drawn = {
             "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
             "without SAM": [(kind, found[f"{kind}-no-sam"].get("r1")) for kind in kinds],
@@ -328,7 +333,7 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
         for name, marks in drawn.items():
             known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in marks if values)
             if known:
-                means, bars = ([f(values) for *_, values in known] for f in (np.mean, np.std))
+                means, bars = ([f(values) for *_, values in known] for f in (np.mean, deviation))
                 axes.errorbar([share for share, *_ in known], means, bars, marker="o", capsize=3, label=name)
         for kind in kinds:
             axes.annotate(
@@ -339,6 +344,10 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
                 ha="center",
             )
         axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
+        shares = [getattr(minutes, kind) / minutes.fine for kind in kinds]
+        axes.set_xticks(shares, [f"{share:.1%}" for share in shares])
+        axes.minorticks_off()
+        axes.margins(0.15)
         axes.legend(fontsize=7)
         save(figure, "hours", "mIoU over annotation hours")
     return lines
