@@ -54,18 +54,26 @@ def test_only_experiments_of_the_present_code_and_params_count(tmp_path: Path, m
     for path in ablations.MADE_OF:
         file = tmp_path / path / "code.py" if path == "stages" else tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("1")
-    ablations.git("add", "-A")
-    ablations.git("commit", "-qm", "one")
-    base = ablations.git("rev-parse", "HEAD")
-    ablations.git("commit", "-q", "--allow-empty", "-m", "a result")
-    result = ablations.git("rev-parse", "HEAD")
+        file.write_text("seed: 5\nn: 1\nruntime: {workers: 2}\n")
+
+    def committed(message: str) -> str:
+        ablations.git("add", "-A")
+        ablations.git("commit", "-q", "--allow-empty", "-m", message)
+        return ablations.git("rev-parse", "HEAD")
+
+    base = committed("one")
+    Path("params.yaml").write_text("seed: 0\nn: 2\nruntime: {workers: 1}\n")
+    result = committed("a result")
     ablations.git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/row-s0", result)
-    assert ablations.experiment("row-s0") == result and ablations.experiment("row-s1") is None
+    ablations.git("reset", "-q", "--hard", base)
+    row = Row("row", "Row", ("n=2",))
+    ablations.changed_params.cache_clear()
+    assert ablations.experiments(row) == {0: result}
+    assert ablations.experiments(Row("row", "Row", ("n=3",))) == {}  # the row was another
     Path("docs.md").write_text("text")  # is no part of what decides a result
-    ablations.git("add", "-A")
-    ablations.git("commit", "-qm", "docs")
-    assert ablations.experiment("row-s0") == result
+    committed("docs")
+    assert ablations.experiments(row) == {0: result}
     Path("stages/code.py").write_text("2")
-    ablations.git("commit", "-qam", "code")
-    assert ablations.experiment("row-s0") is None
+    committed("code")
+    assert ablations.experiments(row) == {}
+    ablations.changed_params.cache_clear()
