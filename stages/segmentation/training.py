@@ -43,7 +43,7 @@ LOG_EVERY = 10  # iterations
 CHECKPOINT_SECONDS = 120
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
-    "adamw": {"type": "AdamW", "weight_decay": 0.01},
+    "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
 }
 WARMUP = 20  # iterations, at most a tenth of the schedule
 
@@ -95,6 +95,7 @@ def train(task: Task, params: Params) -> None:
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
             _keep_freed_memory()
+            runner.model.to(memory_format=torch.channels_last)  # a tenth of a step less, with the fused optimizer
             for conv in dilated_depthwise(runner.model):
                 conv.__class__ = ShiftedDepthwise
         try:
