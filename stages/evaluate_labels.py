@@ -2,8 +2,8 @@
 
 python -m stages.evaluate_labels ROUND
 
-Also writes the data set card of the round's pseudo-labels. Training images without a fine label count in
-neither table, only in the counts of components.
+Also writes the data set card of the round's pseudo-labels. Scores are of the training images that have a fine
+label; components and sources are counted on all.
 """
 
 from __future__ import annotations
