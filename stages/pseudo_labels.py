@@ -9,7 +9,6 @@ python -m stages.pseudo_labels ROUND
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,8 @@ from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import code_of, fingerprint, sha256, whole_folder
 from stages.common.labels import UNLABELLED, read_image, write_gray, write_label
-from stages.common.parallel import per_image, progress
+from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, round_of_command_line
-from stages.segmentation import network
-from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
 
 
 def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: tuple) -> None:
@@ -42,10 +39,14 @@ def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     dataset, out = Dataset.load(), Path("data/rounds", name, "predictions")
     if params.rounds[name].teacher == NO_TEACHER:
-        with whole_folder(out) as folder:
-            work = partial(write_nothing, folder=folder, palette=dataset.palette)
-            per_image(work, dataset.train, params.runtime.workers, f"predictions {name}: no teacher")
+        with whole_folder(out) as folder, progress(len(dataset.train), f"predictions {name}: no teacher") as bar:
+            for item in dataset.train:
+                write_nothing(item, folder, dataset.palette)
+                bar.update()
         return
+    from stages.segmentation import network  # here: torch and mmsegmentation take longer than a round without them
+    from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
+
     teacher, device = Path(params.rounds[name].teacher), pick_device(params.runtime)
     model = load_network(teacher, device)
     weights = [sha256(teacher / file) for file in (CONFIG, WEIGHTS)]
