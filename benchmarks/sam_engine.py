@@ -35,13 +35,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from stages import sam_masks
 from stages.common.dataset import Item
 from stages.common.files import fingerprint, read_json, sha256, write_json
-from stages.common.labels import read_image
+from stages.common.images import read_image
+from stages.common.masks import decode_mask, encode_mask
 from stages.common.params import Runtime
-from stages.common.regions import decode_mask, encode_mask
-from stages.common.scenes import draw_scene
+from stages.demo.scenes import draw_scene
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import Job, SamSegmenter, fit
+from stages.sam.engine import Job, SamSegmenter, fit
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Candidates
 

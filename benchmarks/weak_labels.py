@@ -23,11 +23,13 @@ from skimage.morphology import skeletonize
 
 from benchmarks.prepare import SIZE, enlarge, peak_memory
 from stages.common.files import write_json
-from stages.common.labels import UNLABELLED, read_label, write_label
+from stages.common.images import read_label, write_label
+from stages.common.labels import UNLABELLED
+from stages.common.masks import encode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Params, load_params
-from stages.common.regions import components, encode_mask
-from stages.common.scenes import PALETTE, draw_scene
+from stages.common.regions import components
+from stages.demo.scenes import PALETTE, draw_scene
 from stages.prompts import image_prompts
 from stages.weak_labels import weak_label
 

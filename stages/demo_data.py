@@ -10,10 +10,10 @@ from PIL import Image
 
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole, whole_folder
-from stages.common.labels import write_label
+from stages.common.images import write_label
 from stages.common.parallel import per_image
 from stages.common.params import load_params
-from stages.common.scenes import PALETTE, draw_scene
+from stages.demo.scenes import PALETTE, draw_scene
 
 
 def draw(item: tuple[str, int], folder: Path, seed: int) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import run_stage
 from stages.common.files import write_json
-from stages.common.labels import read_image
+from stages.common.images import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, engine_fingerprint, fit, load_segmenter
+from stages.sam.engine import fit
+from stages.sam.models import MODELS, engine_fingerprint, load_segmenter
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Segmenter
 

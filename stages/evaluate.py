@@ -17,7 +17,8 @@ from PIL import Image
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json, write_text
-from stages.common.labels import UNLABELLED, confident_labels, read_image
+from stages.common.images import read_image
+from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, Minutes, Params, load_params
 from stages.common.scores import class_iou, confusion, mean_iou, network_scores, share

@@ -20,9 +20,9 @@ from stages.common.dataset import Dataset, Item, item_fine, item_label, item_pre
 from stages.common.errors import run_stage
 from stages.common.files import read_json, write_json, write_text
 from stages.common.labels import UNLABELLED, confident_labels
+from stages.common.masks import decode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Params, round_of_command_line
-from stages.common.regions import decode_mask
 from stages.common.scores import class_scores, confusion, label_scores
 from stages.common.sources import SAM, SOURCE_NAMES
 

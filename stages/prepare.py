@@ -21,7 +21,7 @@ import numpy as np
 from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
-from stages.common.labels import read_image, write_label
+from stages.common.images import read_image, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components

@@ -14,11 +14,12 @@ from stages.common import regions
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import code_of, fingerprint, read_json, write_json
-from stages.common.labels import read_image
+from stages.common.images import read_image
+from stages.common.masks import decode_mask, encode_counts
 from stages.common.params import round_of_command_line
-from stages.common.regions import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache
-from stages.sam.models import MODELS, engine_fingerprint, fit, load_segmenter
+from stages.sam.engine import fit
+from stages.sam.models import MODELS, engine_fingerprint, load_segmenter
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Candidates, Prompt, Segmenter
 

@@ -13,9 +13,9 @@ from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
 from stages.common.labels import UNLABELLED
+from stages.common.masks import coco_mask, encode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Selection, round_of_command_line
-from stages.common.regions import coco_mask, encode_mask
 
 # why no candidate of a component was kept
 MISSED, SPILLED, CONFLICT = "missed", "spilled", "conflict"

@@ -22,7 +22,8 @@ from scipy.sparse.csgraph import dijkstra
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
-from stages.common.labels import UNLABELLED, write_label
+from stages.common.images import write_label
+from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton

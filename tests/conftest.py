@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from stages.common.params import Params, load_params
-from stages.common.scenes import draw_scene
+from stages.demo.scenes import draw_scene
 
 ROOT = Path(__file__).parent.parent
 

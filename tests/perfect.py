@@ -12,8 +12,8 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
-from stages.common.regions import mask_counts
-from stages.sam.models import fit
+from stages.common.masks import mask_counts
+from stages.sam.engine import fit
 from stages.sam.segmenter import Candidates, Prompt
 
 

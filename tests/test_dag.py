@@ -18,9 +18,9 @@ import yaml
 from conftest import ROOT, edit_params
 from makers import cityscapes_image
 
-from stages.common.labels import read_label
+from stages.common.images import read_label
 from stages.common.params import load_params
-from stages.common.scenes import CLASSES, draw_scene
+from stages.demo.scenes import CLASSES, draw_scene
 from stages.weak_labels import weak_label
 
 
@@ -140,9 +140,9 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "first", "spared"),
     [
-        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "pseudo_labels@r1"}),
-        ({"rounds__r2__labels": False}, "merge_labels@r2", {"pseudo_labels@r2", "prompts@r2", "train_student@r1"}),
-        ({"rounds__r1__teacher": "models/teacher"}, "pseudo_labels@r1", {"weak_labels", "train_teacher", "embed"}),
+        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
+        ({"rounds__r2__labels": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
+        ({"rounds__r1__teacher": "models/teacher"}, "predict@r1", {"weak_labels", "train_teacher", "embed"}),
         ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
         ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
@@ -184,7 +184,7 @@ def test_a_sweep_and_one_worker(workspace: Path) -> None:
     (masks / f"{TRAIN[2]}.json").unlink()
     (masks / "stray.json").write_text("{}")
     once = ("demo_data@demo", "prepare", "weak_labels", "train_teacher")
-    of_r1 = ("pseudo_labels", "prompts", "sam_masks", "select_masks", "merge_labels", "evaluate_labels")
+    of_r1 = ("predict", "prompts", "sam_masks", "select_masks", "merge_labels", "evaluate_labels")
     first = [f"{stage}@r1" for stage in of_r1]
     said = sh("dvc", "repro", "-sf", *once, *first, cwd=workspace)
     assert all(f"Running stage '{stage}'" in said for stage in (*once, *first))

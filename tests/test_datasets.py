@@ -19,7 +19,7 @@ from PIL import Image
 from stages import prepare, weak_labels
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
-from stages.common.labels import read_label
+from stages.common.images import read_label
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import CAMVID, meaning_of
 

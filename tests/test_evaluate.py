@@ -20,9 +20,9 @@ from PIL import Image
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
-from stages.common.labels import write_gray, write_label
+from stages.common.images import write_gray, write_label
+from stages.common.masks import encode_mask
 from stages.common.params import Merging, Minutes, Params, load_params
-from stages.common.regions import encode_mask
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from stages.evaluate import annotation_hours, evaluate

@@ -13,11 +13,11 @@ from conftest import ROOT, edit_params
 from perfect import PerfectSam
 from PIL import Image
 
-from stages import evaluate_labels, merge_labels, prompts, pseudo_labels, sam_masks, select_masks, weak_labels
+from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
 from stages.common.dataset import Dataset, Item
 from stages.common.files import read_json, sha256
-from stages.common.labels import write_gray, write_label
-from stages.common.scenes import CLASSES, PALETTE, draw_scene
+from stages.common.images import write_gray, write_label
+from stages.demo.scenes import CLASSES, PALETTE, draw_scene
 from stages.sam import models
 
 IMAGES = 4
@@ -47,7 +47,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     return tmp_path
 
 
-ALL = (weak_labels, pseudo_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
+ALL = (weak_labels, predict, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
 
 
 def label_path(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:

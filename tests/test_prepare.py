@@ -12,9 +12,9 @@ from PIL import Image
 from stages import prepare
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
-from stages.common.labels import read_label
+from stages.common.images import read_label
 from stages.common.params import load_params
-from stages.common.scenes import CLASSES, PALETTE
+from stages.demo.scenes import CLASSES, PALETTE
 
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

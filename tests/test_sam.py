@@ -20,15 +20,18 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
+from stages.common.masks import decode_mask, encode_counts, encode_mask
 from stages.common.params import SamParams
-from stages.common.regions import connected, decode_mask, encode_counts, encode_mask
-from stages.common.scenes import draw_scene
-from stages.embedded_sam.score import HOW, SEED, score
+from stages.common.regions import connected
+from stages.demo.scenes import draw_scene
+from stages.demo.score_sam import HOW, SEED, score
 from stages.prompts import sample_points
 from stages.sam import encoder, models
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.models import AtOnce, Job, SamSegmenter, check_checkpoint, engine_fingerprint, fit, load_sam
+from stages.sam.engine import Job, SamSegmenter, fit
+from stages.sam.memory import AtOnce
+from stages.sam.models import check_checkpoint, engine_fingerprint, load_sam
 from stages.sam.segmenter import Candidates, Prompt
 from stages.sam.superpixels import Superpixels, answer
 from stages.sam.upscale import make_axis, run_lengths
@@ -249,7 +252,7 @@ def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
         check_checkpoint("vit_x", good)
-    with pytest.raises(SesamError, match=r"missing\. Fetch it with `python -m stages.sam.fetch vit_h`"):
+    with pytest.raises(SesamError, match=r"missing\. Fetch it with `python -m stages.fetch_sam vit_h`"):
         check_checkpoint("vit_h", tmp_path / "none.pth")
     with pytest.raises(SesamError, match="not the official vit_b checkpoint"):
         check_checkpoint("vit_b", good)

@@ -19,7 +19,7 @@ from stages import embed, sam_masks
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, sha256, write_json
-from stages.common.scenes import draw_scene
+from stages.demo.scenes import draw_scene
 from stages.sam import pipeline
 
 IMAGES = 16

@@ -17,7 +17,7 @@ from PIL import Image
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.labels import write_label
+from stages.common.images import write_label
 from stages.common.params import LossWeights, Network, Params, load_params
 from stages.segmentation import training
 from stages.segmentation.data import InOrder, TrainingSamples

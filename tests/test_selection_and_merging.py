@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from stages.common.masks import encode_mask
 from stages.common.params import Selection
-from stages.common.regions import encode_mask
 from stages.common.sources import CONFIDENT, NONE, SAM, WEAK
 from stages.merge_labels import merge
 from stages.select_masks import CONFLICT, MISSED, SPILLED, select, weak_masks

@@ -12,7 +12,8 @@ import numpy as np
 
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
-from stages.common.labels import UNLABELLED, read_label
+from stages.common.images import read_label
+from stages.common.labels import UNLABELLED
 
 MANIFEST = Path("data/dataset")
 SPLITS = ("train", "val")

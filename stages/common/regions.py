@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco
 from scipy.ndimage import find_objects
 from skimage.measure import label
 from skimage.morphology import skeletonize
 
 from stages.common.labels import UNLABELLED
+from stages.common.masks import encode_counts
 
 THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
 
@@ -127,34 +127,3 @@ def deepest(depth: np.ndarray) -> tuple[int, int]:
     """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)
-
-
-def largest_first(components: Sequence[dict[str, Any]], shape: tuple[int, int]) -> list[dict[str, Any]]:
-    """Components by the area of their `rle`: painted in this order, small objects end on top."""
-    return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))
-
-
-def mask_counts(mask: np.ndarray) -> np.ndarray:
-    """Run lengths of (H, W) bool column by column, outside first, int64: what `encode_counts` takes."""
-    flat = np.concatenate([[False], mask.T.ravel(), [not mask[-1, -1]]])
-    return np.diff(np.flatnonzero(flat[1:] != flat[:-1]), prepend=0)
-
-
-def encode_mask(mask: np.ndarray) -> str:
-    """(H, W) bool as COCO compressed run lengths."""
-    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
-
-
-def encode_counts(counts: np.ndarray, shape: tuple[int, int]) -> str:
-    """Run lengths column by column, outside first, as COCO compresses them."""
-    return coco.frPyObjects({"counts": counts.tolist(), "size": list(shape)}, *shape)["counts"].decode("ascii")
-
-
-def decode_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
-    """COCO compressed run lengths as (H, W) bool."""
-    return coco.decode(coco_mask(counts, shape)).astype(bool)
-
-
-def coco_mask(counts: str, shape: tuple[int, int]) -> dict:
-    """Run lengths in the form that pycocotools computes with."""
-    return {"size": list(shape), "counts": counts.encode("ascii")}

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from stages.common.errors import SesamError
-from stages.common.labels import UNLABELLED, open_image
+from stages.common.images import open_image
+from stages.common.labels import UNLABELLED
 
 # each train id's label id in Cityscapes (Cordts et al. 2016); label ids 0 to 33 without one are no class
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stages.common.labels import UNLABELLED, full_palette
-from stages.common.regions import decode_mask, largest_first
+from stages.common.images import full_palette
+from stages.common.labels import UNLABELLED
+from stages.common.masks import decode_mask, largest_first
 
 Colour = tuple[int, int, int]
 

@@ -18,8 +18,8 @@ from skimage.graph import merge_hierarchical, rag_mean_color
 from skimage.segmentation import slic
 from torch import Tensor
 
+from stages.common.masks import mask_counts
 from stages.common.params import Precision, Runtime
-from stages.common.regions import mask_counts
 from stages.sam.segmenter import Candidates, Prompt
 
 SIDE = 256  # pixels of the longer side

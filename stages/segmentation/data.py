@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, Sampler
 
 from stages.common.dataset import Item, item_label
 from stages.common.errors import SesamError
-from stages.common.labels import UNLABELLED, read_image
+from stages.common.images import read_image
+from stages.common.labels import UNLABELLED
 from stages.common.params import Schedule
 from stages.common.seeds import seed_of
 from stages.common.sources import NONE, SAM, SOURCE_NAMES, WEAK

@@ -1,6 +1,6 @@
 """Train the embedded SAM, class-agnostically, on scenes drawn with seeds of its own.
 
-    python -m stages.embedded_sam.train --out models/embedded_sam.pth
+    python -m stages.demo.train_sam --out models/embedded_sam.pth
 
 Targets are regions, never classes: the connected components of every surface and
 the single objects. Two things shorten the long plateau of training a SAM from
@@ -25,16 +25,16 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import nn
 
-from stages.common import scenes as scenes_module
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import code_of, fingerprint, whole
 from stages.common.regions import bounded, connected, skeleton
-from stages.common.scenes import SIZE, draw_scene
-from stages.embedded_sam import score
+from stages.demo import scenes as scenes_module
+from stages.demo import score_sam
+from stages.demo.scenes import SIZE, draw_scene
 from stages.sam import decoder, embedded
 from stages.sam.decoder import mask_prompt
 from stages.sam.embedded import WIDTH, build_embedded_sam
-from stages.sam.models import SamSegmenter
+from stages.sam.engine import SamSegmenter
 
 SEED = (7_000_001, 1)  # the demo draws with (seed, split)
 MIN_AREA = 64  # pixels
@@ -285,7 +285,7 @@ def main() -> None:
     started = time.time()
     with Pool(options.workers) as pool:
         scenes = pool.map(prepare_scene, [(*SEED, k) for k in range(options.scenes)], chunksize=8)
-        tests = pool.map(draw_scene, [(*score.SEED, k) for k in range(40)], chunksize=8)
+        tests = pool.map(draw_scene, [(*score_sam.SEED, k) for k in range(40)], chunksize=8)
     print(f"{len(scenes)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
     sam = build_embedded_sam()
@@ -344,7 +344,7 @@ def main() -> None:
             minutes = (time.time() - started) / 60
             print(f"step {step + 1}: IoU {np.mean(log[-50:]):.3f}{linear}, {minutes:.1f} min", flush=True)
         if (step + 1) % 500 == 0 or step + 1 == options.steps:
-            report = score.score(SamSegmenter(sam, torch.device("cpu")), tests)
+            report = score_sam.score(SamSegmenter(sam, torch.device("cpu")), tests)
             report |= {"steps": step + 1, "minutes": round((time.time() - started) / 60, 1)}
             print(json.dumps(report), flush=True)
             half = {k: v.half() if v.is_floating_point() else v for k, v in sam.state_dict().items()}

@@ -1,4 +1,4 @@
-"""How well a SAM finds the components of drawn scenes: python -m stages.embedded_sam.score"""
+"""How well a SAM finds the components of drawn scenes: python -m stages.demo.score_sam"""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 from tqdm import tqdm
 
 from stages.common.errors import run_stage
+from stages.common.masks import decode_mask, encode_counts
 from stages.common.params import Sampling
-from stages.common.regions import connected, decode_mask, encode_counts
-from stages.common.scenes import Scene, draw_scene
+from stages.common.regions import connected
+from stages.demo.scenes import Scene, draw_scene
 from stages.prompts import sample_points
-from stages.sam.models import MODELS, check_checkpoint, fit
+from stages.sam.engine import fit
+from stages.sam.models import MODELS, check_checkpoint
 from stages.sam.segmenter import Prompt, Segmenter
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it

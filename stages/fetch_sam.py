@@ -1,4 +1,4 @@
-"""Fetch an official SAM checkpoint from Meta: python -m stages.sam.fetch vit_h [PATH]"""
+"""Fetch an official SAM checkpoint from Meta: python -m stages.fetch_sam vit_h [PATH]"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A round without a teacher gets predictions that say nothing, class 255 and confidence 0, so that no later
 stage need know.
 
-python -m stages.pseudo_labels ROUND
+python -m stages.predict ROUND
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import code_of, fingerprint, sha256, whole_folder
-from stages.common.labels import UNLABELLED, read_image, write_gray, write_label
+from stages.common.images import read_image, write_gray, write_label
+from stages.common.labels import UNLABELLED
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, round_of_command_line
 

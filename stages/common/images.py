@@ -1,0 +1,72 @@
+"""Reading and writing images and label PNGs: 8-bit, one channel, palette attached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from stages.common.errors import SesamError
+from stages.common.files import whole
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged."""
+    with open_image(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def read_label(path: Path) -> np.ndarray:
+    """A one-channel PNG's values, (H, W) uint8; SesamError if it is missing, damaged or not 8-bit."""
+    with open_image(path) as image:
+        if image.mode not in ("L", "P"):
+            raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
+        return np.array(image)
+
+
+def write_label(path: Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+    """Write (H, W) uint8 values as a palette PNG; 255 is shown black."""
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8), mode="P")
+    image.putpalette(full_palette(palette).tobytes())
+    with whole(path) as beside:
+        image.save(beside, format="PNG")
+
+
+def write_gray(path: Path, values: np.ndarray) -> None:
+    """Write (H, W) uint8 values as a grey PNG."""
+    with whole(path) as beside:
+        Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(beside, format="PNG")
+
+
+def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """A palette of K RGB colours extended to (256, 3) uint8, the rest black."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+    return colours
+
+
+class open_image:
+    """Opens and decodes an image file; every way that fails is a SesamError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Image.Image:
+        try:
+            self.image = Image.open(self.path)
+            deep = self.image.mode[:1] in "IF" or any("16" in str(tile[-1]) for tile in self.image.tile)
+            self.image.load()
+        except FileNotFoundError:
+            raise SesamError(f"{self.path} is missing.") from None
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
+            raise SesamError(
+                f"{self.path} cannot be read as an image ({problem}). Replace the file with an intact copy."
+            ) from None
+        if deep:  # Pillow would make 8 bits of it without a word
+            raise SesamError(f"{self.path} has more than 8 bits a channel. Convert it.")
+        return self.image
+
+    def __exit__(self, *_: object) -> None:
+        self.image.close()
