@@ -15,11 +15,12 @@ from torch import Tensor
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import run_stage
 from stages.common.files import write_json
+from stages.common.folders import EMBEDDINGS
 from stages.common.images import read_image
 from stages.common.params import load_params
-from stages.sam.cache import EmbeddingCache
+from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
-from stages.sam.models import MODELS, engine_fingerprint, load_segmenter
+from stages.sam.models import load_segmenter, model_named
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Segmenter
 
@@ -35,18 +36,20 @@ def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tup
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
-    engine = engine_fingerprint(params.sam)
-    cache = EmbeddingCache(engine)
+    made_by = engine(params.sam)
+    cache = EmbeddingCache(made_by)
     if any(item not in cache for item in dataset.train):
         segmenter = load_segmenter(params)
-        keep, told = cache.room_for(dataset.train, MODELS[params.sam.model].embedding_bytes, params.runtime.cache_gb)
-        print(f"embed: {told}", flush=True)
+        each = model_named(params.sam.model).embedding_bytes
+        keep, lines = cache.room_for(dataset.train, each, params.runtime.cache_gb)
+        for line in lines:
+            print(f"embed: {line}", flush=True)
         if keep:
             batches = batches_of(dataset.train, lambda item: item not in cache, segmenter.batch)
             reading, computing = partial(read, side=segmenter.side), partial(compute, segmenter=segmenter)
             run(batches, reading, computing, cache.save, segmenter.device, params.runtime, "embed")
     images = {item.id: item.sha256 for item in dataset.train}
-    write_json(Path("data/embeddings.json"), {"engine": engine, "images": images})
+    write_json(EMBEDDINGS.with_suffix(".json"), {"engine": made_by, "images": images})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, write_json, write_text
+from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask
 from stages.common.parallel import per_image
@@ -36,9 +36,9 @@ def label_sets(name: str, item: Item, threshold: float) -> Iterator[tuple[str, n
     weak; predictions, the teacher's confident ones (threshold: γ); sam, the pixels of the merged label that
     are SAM's; merged.
     """
-    merged = item_label(f"data/pseudo_labels/{name}/labels", item)
-    sources = item_label(f"data/pseudo_labels/{name}/sources", item)
-    yield "weak", item_label("data/weak", item)
+    merged = item_label(pseudo_labels(name) / "labels", item)
+    sources = item_label(pseudo_labels(name) / "sources", item)
+    yield "weak", item_label(WEAK_LABELS, item)
     yield "predictions", confident_labels(*item_predictions(name, item), threshold)
     yield "sam", np.where(sources == SAM, merged, np.uint8(UNLABELLED))
     yield "merged", merged
@@ -70,9 +70,9 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
     counts, claims, sources = Counter(), Counter(dict.fromkeys(CLAIMS, 0)), 0
     for item in items:
         sets = dict(label_sets(name, item, threshold))
-        selected = read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if sam else []
+        selected = read_json(of_round(name, "selected") / f"{item.id}.json")["components"] if sam else []
         counts += fates(selected)
-        kinds = item_label(f"data/pseudo_labels/{name}/sources", item)
+        kinds = item_label(pseudo_labels(name) / "sources", item)
         sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
         if item.fine:
             fine = item_fine("train", item)
@@ -190,8 +190,8 @@ def main() -> None:
     data = Dataset.load()
     found = judge_all(data, params, name)
     judged = report(found, data.classes)
-    write_json(Path(f"metrics/labels/{name}.json"), judged)
-    write_text(Path(f"data/pseudo_labels/{name}/README.md"), card(data, name, params, judged, found["sources"]))
+    write_json(METRICS / "labels" / f"{name}.json", judged)
+    write_text(pseudo_labels(name) / "README.md", card(data, name, params, judged, found["sources"]))
     merged = judged["scores"]["merged"]
     print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
 

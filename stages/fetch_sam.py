@@ -1,44 +1,40 @@
-"""Fetch an official SAM checkpoint from Meta: python -m stages.fetch_sam vit_h [PATH]"""
+"""Fetch a published SAM ahead of time, for machines without a network: python -m stages.fetch_sam vit_h
+
+The stages fetch what they need themselves, once a machine: the file lies in the user's cache folder (under
+XDG_CACHE_HOME, if that is set) and is checked against its published SHA-256.
+"""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import urllib.request
 from pathlib import Path
 
-from tqdm import tqdm
+import pooch
 
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import sha256, whole
-from stages.sam.models import MODELS
+from stages.sam.models import MODELS, model_named
+
+
+def fetch(name: str) -> Path:
+    """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
+    model = model_named(name)
+    if not model.address.startswith("https://"):
+        return Path(model.address)
+    folder, file = pooch.os_cache("sesam"), model.address.rsplit("/", 1)[1]
+    try:
+        return Path(pooch.retrieve(model.address, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
+    except (OSError, ValueError) as problem:  # no network; not the published bytes
+        raise SesamError(
+            f"{model.address} cannot be fetched ({problem}). Fetch it elsewhere, and set sam.checkpoint to its path."
+        ) from None
 
 
 def main() -> None:
-    official = {name: model for name, model in MODELS.items() if model.address}
-    parser = argparse.ArgumentParser(description=__doc__)
+    official = [name for name, model in MODELS.items() if (model.address or "").startswith("https://")]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=official)
-    parser.add_argument("path", nargs="?", type=Path, help="where to put it; models/ and its own name if not given")
-    arguments = parser.parse_args()
-    name = arguments.model
-    address = official[name].address
-    path = arguments.path or Path("models") / address.rsplit("/", 1)[1]
-    if not path.exists() or sha256(path) != official[name].sha256:
-        try:
-            with whole(path) as beside:
-                with urllib.request.urlopen(address) as answer, beside.open("wb") as file:
-                    size = int(answer.headers.get("Content-Length", 0))
-                    with tqdm.wrapattr(answer, "read", total=size, desc=path.name) as source:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                if sha256(beside) != official[name].sha256:
-                    raise SesamError(
-                        f"{address} did not answer with the official {name}. Try again, or another network."
-                    )
-        except OSError as problem:
-            raise SesamError(
-                f"{address} cannot be fetched ({problem}). Fetch it elsewhere and put it at {path}."
-            ) from None
-    print(f"{path} is the official {name}. Set sam.model={name} sam.checkpoint={path}")
+    name = parser.parse_args().model
+    print(f"{fetch(name)} is the published {name}. Set sam.model to {name}, sam.checkpoint and sam.sha256 to null.")
 
 
 if __name__ == "__main__":

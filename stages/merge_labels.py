@@ -11,6 +11,7 @@ import numpy as np
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder
+from stages.common.folders import WEAK_LABELS, of_round, pseudo_labels
 from stages.common.images import write_label
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask, largest_first
@@ -39,14 +40,12 @@ def merge(weak: np.ndarray, filling: np.ndarray, selected: list[dict[str, Any]])
 
 
 def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: tuple) -> None:
-    weak = item_label("data/weak", item)
+    weak = item_label(WEAK_LABELS, item)
     predicted, confidence = item_predictions(name, item)
     filling = confident_labels(predicted, confidence, params.augment.confidence)
     if not params.rounds[name].labels:
         filling[:] = UNLABELLED
-    selected = (
-        read_json(Path(f"data/rounds/{name}/selected/{item.id}.json"))["components"] if params.merging.sam else []
-    )
+    selected = read_json(of_round(name, "selected") / f"{item.id}.json")["components"] if params.merging.sam else []
     labels, sources = merge(weak, filling, selected)
     write_label(labels_folder / f"{item.id}.png", labels, palette)
     write_label(sources_folder / f"{item.id}.png", sources, SOURCE_PALETTE)
@@ -54,7 +53,7 @@ def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, pa
 
 def main() -> None:
     name, params = round_of_command_line(__doc__)
-    dataset, folder = Dataset.load(), Path(f"data/pseudo_labels/{name}")
+    dataset, folder = Dataset.load(), pseudo_labels(name)
     with whole_folder(folder / "labels") as labels, whole_folder(folder / "sources") as sources:
         work = partial(
             process, labels_folder=labels, sources_folder=sources, name=name, params=params, palette=dataset.palette

@@ -8,18 +8,18 @@ python -m stages.predict ROUND
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from stages.common import labels
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
-from stages.common.files import code_of, fingerprint, sha256, whole_folder
+from stages.common.files import whole_folder
+from stages.common.folders import of_round
 from stages.common.images import read_image, write_gray, write_label
 from stages.common.labels import UNLABELLED
+from stages.common.made_of import made_of
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, round_of_command_line
 
@@ -38,23 +38,20 @@ def write_nothing(item: Item, folder: Path, palette: tuple) -> None:
 
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
-    dataset, out = Dataset.load(), Path("data/rounds", name, "predictions")
+    dataset, out = Dataset.load(), of_round(name, "predictions")
     if params.rounds[name].teacher == NO_TEACHER:
         with whole_folder(out) as folder, progress(len(dataset.train), f"predictions {name}: no teacher") as bar:
             for item in dataset.train:
                 write_nothing(item, folder, dataset.palette)
                 bar.update()
         return
-    from stages.segmentation import network  # here: torch and mmsegmentation take longer than a round without them
-    from stages.segmentation.network import CONFIG, WEIGHTS, load_network, predict
+    # here: torch and mmsegmentation take longer to import than a round without them
+    from stages.segmentation.network import load_network, predict
 
-    teacher, device = Path(params.rounds[name].teacher), pick_device(params.runtime)
-    model = load_network(teacher, device)
-    weights = [sha256(teacher / file) for file in (CONFIG, WEIGHTS)]
-    images = [(item.id, item.sha256) for item in dataset.train]
-    made_of = fingerprint(weights, images, dataset.palette, code_of(sys.modules[__name__], network, labels))
+    device = pick_device(params.runtime)
+    model = load_network(Path(params.rounds[name].teacher), device)
     with (
-        whole_folder(out, made_of) as folder,
+        whole_folder(out, made_of("predict", name)) as folder,
         progress(len(dataset.train), f"predictions {name}") as bar,
     ):
         for item in dataset.train:

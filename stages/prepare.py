@@ -21,6 +21,7 @@ import numpy as np
 from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
+from stages.common.folders import FINE
 from stages.common.images import read_image, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
@@ -29,6 +30,7 @@ from stages.common.seeds import seed_of
 from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, some, told
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
+from stages.sam.models import model_named
 
 COUNTED = 100  # training images whose components are counted, to estimate those of all
 
@@ -142,9 +144,8 @@ def warnings(
             f"links to folders inside dataset.root, {some(behind)}: `dvc repro` will not notice when what is behind "
             "them changes. Better link the whole data set."
         )
-    checkpoint = params.sam.checkpoint
-    if not Path(checkpoint).is_file() and checkpoint not in params.fetch.values():
-        said.append(f"{checkpoint} (sam.checkpoint) is missing, and `fetch` does not name it; `embed` will need it.")
+    if (checkpoint := params.sam.checkpoint) and not Path(checkpoint).is_file():
+        said.append(f"{checkpoint} (sam.checkpoint) is missing; `embed` will need it.")
     return said
 
 
@@ -171,6 +172,11 @@ def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """The bytes of "#rrggbb"."""
+    return tuple(bytes.fromhex(colour[1:]))
 
 
 def colour_wheel(classes: int) -> list[tuple[int, int, int]]:
@@ -219,18 +225,17 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
 
 def main() -> None:
     params = load_params()
-    from stages.sam.models import model_named  # here, because the workers need no torch
-
     dataset, embedding_bytes = params.dataset, model_named(params.sam.model).embedding_bytes
     if dataset.kind == "folder":
-        classes, palette = dataset.classes, dataset.palette or colour_wheel(len(dataset.classes))
+        classes = dataset.classes
+        palette = [rgb(colour) for colour in dataset.palette or []] or colour_wheel(len(classes))
     else:
         classes, palette = names_and_colours(dataset.kind)
     meaning = meaning_of(dataset.kind, len(classes), dataset.ignore)
     pairs = find_images(dataset)
     counted = {"train": _spread([pair.id for pair in pairs["train"] if pair.label], COUNTED), "val": frozenset()}
     found: dict[str, list[Checked]] = {}
-    with whole_folder(Path("data/fine")) as folder:
+    with whole_folder(FINE) as folder:
         for split in SPLITS:
             (folder / split).mkdir()
             check = partial(

@@ -11,6 +11,7 @@ import numpy as np
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder, write_json
+from stages.common.folders import WEAK_LABELS, of_round
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import per_image
 from stages.common.params import Components, Params, Sampling, round_of_command_line
@@ -91,7 +92,7 @@ def image_prompts(
 
 
 def process(item: Item, folder: Path, params: Params, name: str) -> int:
-    weak = item_label("data/weak", item)
+    weak = item_label(WEAK_LABELS, item)
     predicted, confidence = item_predictions(name, item)
     components = image_prompts(weak, predicted, confidence, params, (name, item.id))
     size = {"height": item.height, "width": item.width}
@@ -103,7 +104,7 @@ def process(item: Item, folder: Path, params: Params, name: str) -> int:
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
-    with whole_folder(Path(f"data/rounds/{name}/prompts")) as folder:
+    with whole_folder(of_round(name, "prompts")) as folder:
         work = partial(process, folder=folder, params=params, name=name)
         counts = per_image(work, dataset.train, params.runtime.workers, f"prompts {name}")
     print(f"prompts {name}: {sum(counts)} components")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from stages.common import regions
 from stages.common.dataset import Dataset, Item
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import code_of, fingerprint, read_json, write_json
+from stages.common.errors import run_stage
+from stages.common.files import read_json, whole_folder, write_json
+from stages.common.folders import of_round
 from stages.common.images import read_image
+from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
 from stages.common.params import round_of_command_line
-from stages.sam.cache import EmbeddingCache
+from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
-from stages.sam.models import MODELS, engine_fingerprint, load_segmenter
+from stages.sam.models import load_segmenter, model_named
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Candidates, Prompt, Segmenter
 
@@ -39,17 +39,15 @@ class Loaded(NamedTuple):
     """An image as it is read: its prompts, and its embedding or, if that is not cached, the image itself."""
 
     item: Item
-    made_of: str
     prompts: list[Prompt]
     embedding: Tensor | None
     image: Tensor | None
 
 
-def read(job: tuple[Item, str], prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
-    item, made_of = job
+def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
     embedding = cache.load(item)
     image = fit(read_image(Path(item.image)), side) if embedding is None else None
-    return Loaded(item, made_of, component_prompts(read_json(prompts / f"{item.id}.json")), embedding, image)
+    return Loaded(item, component_prompts(read_json(prompts / f"{item.id}.json")), embedding, image)
 
 
 def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple]:
@@ -60,16 +58,11 @@ def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple]:
     sizes = [(one.item.height, one.item.width) for one in loaded]
     found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
     kept = [None if made is None else made.numpy() for made in fresh]
-    return [(one.item, one.made_of, *rest) for one, *rest in zip(loaded, found, kept, strict=True)]
+    return [(one.item, *rest) for one, *rest in zip(loaded, found, kept, strict=True)]
 
 
 def write(
-    item: Item,
-    made_of: str,
-    found: list[Candidates],
-    fresh: np.ndarray | None,
-    folder: Path,
-    cache: EmbeddingCache | None,
+    item: Item, found: list[Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
 ) -> None:
     """An image's candidates as JSON: COCO run lengths and predicted IoU; a new embedding to the cache."""
     if cache and fresh is not None:
@@ -83,51 +76,27 @@ def write(
         for one in found
     ]
     size = {"height": item.height, "width": item.width}
-    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "fingerprint": made_of, "candidates": candidates})
+    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "candidates": candidates})
 
 
 def main() -> None:
     name, params = round_of_command_line(__doc__)
-    dataset = Dataset.load()
-    engine = engine_fingerprint(params.sam)
-    prompts, folder = Path(f"data/rounds/{name}/prompts"), Path(f"data/rounds/{name}/masks")
-
-    # DVC leaves earlier masks in place: those that the same prompts, image, weights and code made are kept
-    code = code_of(sys.modules[__name__], regions)
-    paths = {folder / f"{item.id}.json" for item in dataset.train}
-    for stale in [path for path in folder.rglob("*.json") if path not in paths]:
-        stale.unlink()
-    jobs = []
-    for item in dataset.train:
-        document = read_json(prompts / f"{item.id}.json")
-        jobs.append((item, fingerprint(engine, code, item.sha256, document)))
-    todo = {job for job in jobs if _fingerprint_of(folder / f"{job[0].id}.json") != job[1]}
-    if len(todo) < len(jobs):
-        print(f"sam_masks {name}: {len(jobs) - len(todo)} images are done already")
-    if not todo:
-        return
-
-    segmenter, cache = load_segmenter(params), EmbeddingCache(engine)
-    keep, _ = cache.room_for(dataset.train, MODELS[params.sam.model].embedding_bytes, params.runtime.cache_gb)
-    reading = partial(read, prompts=prompts, cache=cache, side=segmenter.side)
-    writing = partial(write, folder=folder, cache=cache if keep else None)
-    batches = batches_of(jobs, todo.__contains__, segmenter.batch)
-    run(
-        batches,
-        reading,
-        partial(compute, segmenter=segmenter),
-        writing,
-        segmenter.device,
-        params.runtime,
-        f"sam_masks {name}",
-    )
-
-
-def _fingerprint_of(path: Path) -> str | None:
-    try:
-        return read_json(path).get("fingerprint")
-    except SesamError:  # missing or damaged: to be made
-        return None
+    dataset, cache = Dataset.load(), EmbeddingCache(engine(params.sam))
+    with whole_folder(of_round(name, "masks"), made_of("sam_masks", name)) as folder:
+        missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
+        if len(missing) < len(dataset.train):
+            print(f"sam_masks {name}: {len(dataset.train) - len(missing)} images are done already")
+        segmenter = load_segmenter(params)
+        keep, _ = cache.room_for(dataset.train, model_named(params.sam.model).embedding_bytes, params.runtime.cache_gb)
+        run(
+            batches_of(dataset.train, missing.__contains__, segmenter.batch),
+            partial(read, prompts=of_round(name, "prompts"), cache=cache, side=segmenter.side),
+            partial(compute, segmenter=segmenter),
+            partial(write, folder=folder, cache=cache if keep else None),
+            segmenter.device,
+            params.runtime,
+            f"sam_masks {name}",
+        )
 
 
 if __name__ == "__main__":

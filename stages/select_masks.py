@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
+from stages.common.folders import WEAK_LABELS, of_round
 from stages.common.labels import UNLABELLED
 from stages.common.masks import coco_mask, encode_mask
 from stages.common.parallel import per_image
@@ -71,9 +72,9 @@ def select(
 
 
 def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[int, int]:
-    prompts = read_json(Path(f"data/rounds/{name}/prompts/{item.id}.json"))
-    masks = read_json(Path(f"data/rounds/{name}/masks/{item.id}.json"))
-    weak = weak_masks(item_label("data/weak", item))
+    prompts = read_json(of_round(name, "prompts") / f"{item.id}.json")
+    masks = read_json(of_round(name, "masks") / f"{item.id}.json")
+    weak = weak_masks(item_label(WEAK_LABELS, item))
     pairs = zip(prompts["components"], masks["candidates"], strict=True)
     chosen = [select(component, offered, weak, selection) for component, offered in pairs]
     size = {"height": item.height, "width": item.width}
@@ -84,7 +85,7 @@ def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
-    with whole_folder(Path(f"data/rounds/{name}/selected")) as folder:
+    with whole_folder(of_round(name, "selected")) as folder:
         work = partial(process, folder=folder, name=name, selection=params.selection)
         counts = per_image(work, dataset.train, params.runtime.workers, f"select_masks {name}")
     kept, of = (sum(column) for column in zip(*counts, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.common.errors import run_stage
+from stages.common.folders import pseudo_labels
 from stages.common.params import NO_TEACHER, round_of_command_line
 from stages.segmentation.training import Task, train
 
@@ -15,14 +16,13 @@ from stages.segmentation.training import Task, train
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     teacher = params.rounds[name].teacher
-    pseudo_labels = Path("data/pseudo_labels", name)
     train(
         Task(
             name=f"student-{name}",
-            model=Path("models/student", name),
-            metrics=Path("metrics/training/student", name),
-            labels=pseudo_labels / "labels",
-            sources=pseudo_labels / "sources",
+            stage="train_student",
+            round=name,
+            labels=pseudo_labels(name) / "labels",
+            sources=pseudo_labels(name) / "sources",
             schedule=params.student,
             loss=params.student.loss,
             sam_frequency=params.student.sam_frequency,

@@ -5,9 +5,8 @@ python -m stages.train_teacher
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stages.common.errors import run_stage
+from stages.common.folders import WEAK_LABELS
 from stages.common.params import LossWeights, load_params
 from stages.segmentation.training import Task, train
 
@@ -17,9 +16,9 @@ def main() -> None:
     train(
         Task(
             name="teacher",
-            model=Path("models/teacher"),
-            metrics=Path("metrics/training/teacher"),
-            labels=Path("data/weak"),
+            stage="train_teacher",
+            round=None,
+            labels=WEAK_LABELS,
             sources=None,
             schedule=params.teacher,
             loss=LossWeights(weak=1.0, sam=0.0, confident=0.0),

@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import dijkstra
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
+from stages.common.folders import WEAK_LABELS
 from stages.common.images import write_label
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
@@ -174,7 +175,7 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
     weak, workers = params.weak, params.runtime.workers
-    with whole_folder(Path("data/weak")) as folder:
+    with whole_folder(WEAK_LABELS) as folder:
         if Path(weak.origin) != FINE:
             convert_all(dataset, folder, weak, workers)
         elif without := [item.id for item in dataset.train if not item.fine]:

@@ -58,7 +58,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"teacher__scale": [0, 1]}, "teacher.scale.0"),
         ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
         ({"rounds": {"teacher": {"teacher": "models/teacher", "labels": True}}}, "rounds.teacher"),
-        ({"dataset__palette": [[0, 0, 0]]}, "1 palette colours for 2 classes"),
+        ({"dataset__palette": ["#000000"]}, "1 palette colours for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),
         ({"rounds__r1__labels": True}, "rounds.r1.labels is true"),
         ({"weak__kind": "fine", "weak__origin": "scribbles"}, "weak.origin must be data/fine/train"),

@@ -12,10 +12,10 @@ import numpy as np
 
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
+from stages.common.folders import FINE, MANIFEST, of_round
 from stages.common.images import read_label
 from stages.common.labels import UNLABELLED
 
-MANIFEST = Path("data/dataset")
 SPLITS = ("train", "val")
 
 
@@ -84,10 +84,10 @@ def item_fine(split: str, item: Item) -> np.ndarray:
     """An image's fine label, (H, W) uint8; all 255 where its maker gives none."""
     if not item.fine:
         return np.full((item.height, item.width), UNLABELLED, np.uint8)
-    return item_label(f"data/fine/{split}", item)
+    return item_label(FINE / split, item)
 
 
 def item_predictions(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
     """The teacher's classes and confidence in a round, both (H, W) uint8."""
-    folder = Path("data/rounds", name, "predictions")
+    folder = of_round(name, "predictions")
     return item_label(folder / "labels", item), item_label(folder / "confidence", item)

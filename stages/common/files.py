@@ -7,15 +7,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from stages.common.errors import SesamError
 
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
+MARK = "made_of.json"  # in an unfinished folder
 
 
 @contextmanager
@@ -70,30 +70,40 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def code_of(*modules: ModuleType) -> list[str]:
-    """SHA-256 of each module's source: a part of the fingerprint of what the modules make."""
-    return [sha256(Path(module.__file__)) for module in modules]
+def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
+    """Keep what an interrupted run left in `folder` if it was made of the same; else empty it, saying what changed.
+
+    made_of: of each thing that decides the result a digest, see `stages.common.made_of`.
+    """
+    mark = folder / MARK
+    if mark.exists():
+        before = read_json(mark)
+        if before == made_of:
+            return
+        changed = [name for name in {**before, **made_of} if before.get(name) != made_of.get(name)]
+        print(f"{folder} begins anew: since it was interrupted, {', '.join(changed)} changed", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    write_json(mark, made_of)
 
 
 @contextmanager
-def whole_folder(path: Path, made_of: str | None = None) -> Iterator[Path]:
+def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
 
-    Empty, unless an interrupted call with the same fingerprint `made_of` left its files in it.
+    Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f".{path.name}.partial"
-    mark = beside / "made_of.json"
-    if made_of is None or not mark.exists() or read_json(mark) != made_of:
+    if made_of is None:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
-        if made_of is not None:
-            write_json(mark, made_of)
+    else:
+        keep_if_made_of(beside, made_of)
     for left in beside.rglob(f"{UNFINISHED}*"):  # by a killed process
         left.unlink()
     try:
         yield beside
-        mark.unlink(missing_ok=True)
+        (beside / MARK).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
         beside.replace(path)
     finally:

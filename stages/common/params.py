@@ -19,7 +19,7 @@ Factor = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Colour = Annotated[tuple[Byte, Byte, Byte], Field(strict=False)]
+Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
 
 
 class Group(BaseModel):
@@ -51,17 +51,17 @@ class DatasetParams(Group):
         description="whose layout it has (stages/datasets/layouts.py); folder: images/ and labels/ of one's own"
     )
     root: str = Field(description="the folder that its maker names")
-    train: list[str] | None = Field(None, description="the maker's splits to train on; none: the usual ones")
-    val: list[str] | None = Field(None, description="the maker's splits to validate on; none: the usual one")
-    subset: float | list[str] | None = Field(None, description="training images to use: a share of them, or their ids")
-    exclude: list[str] = Field([], description="ids of images to leave out of every split")
+    train: list[str] | None = Field(description="the maker's splits to train on; none: the usual ones")
+    val: list[str] | None = Field(description="the maker's splits to validate on; none: the usual one")
+    subset: float | list[str] | None = Field(description="training images to use: a share of them, or their ids")
+    exclude: list[str] = Field(description="ids of images to leave out of every split")
     classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
-        None, description="of a folder, in id order; the others' are known"
+        description="of a folder, in id order; the others' are known"
     )
     palette: list[Colour] | None = Field(
-        None, description="of a folder, one RGB colour a class; none: drawn from the colour wheel"
+        description="of a folder, one colour '#rrggbb' a class; none: from the colour wheel"
     )
-    ignore: list[Byte] = Field([255], description="of a folder, label values that mean 'no class'")
+    ignore: list[Byte] = Field(description="of a folder, label values that mean 'no class'")
 
     @field_validator("subset", "exclude", mode="before")
     @classmethod
@@ -139,11 +139,9 @@ class Network(Group):
     depth: Literal[18, 34, 50, 101]
     width: Positive = Field(description="channels of the first ResNet stage; 64 is the published network")
     head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
-    output_stride: Literal[8, 16] = Field(8, description="image pixels a feature pixel; 16 is cheaper and coarser")
-    auxiliary: Share = Field(
-        0.4, description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper"
-    )
-    precision: Precision = Field("float32", description="of a training's matrix products; bfloat16 needs a GPU")
+    output_stride: Literal[8, 16] = Field(description="image pixels a feature pixel; 16 is cheaper and coarser")
+    auxiliary: Share = Field(description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper")
+    precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
     pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
 
 
@@ -152,7 +150,7 @@ class Schedule(Group):
     batch: Annotated[int, Field(ge=2)]
     crop: Annotated[tuple[Positive, Positive], Field(strict=False)] = Field(description="height, width in pixels")
     scale: Annotated[tuple[Factor, Factor], Field(strict=False)] = Field(description="range of the random resize")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd is published; adamw suits short trainings")
+    optimizer: Literal["sgd", "adamw"] = Field(description="sgd is published; adamw suits short trainings")
     learning_rate: Annotated[float, Field(gt=0)]
 
 
@@ -176,7 +174,7 @@ class Augment(Group):
 
 class Components(Group):
     separate: bool = Field(description="one prompt per connected component; false: one per class")
-    connectivity: Literal[4, 8] = Field(8, description="neighbours that make pixels one component")
+    connectivity: Literal[4, 8] = Field(description="neighbours that make pixels one component")
     min_area: Positive = Field(description="pixels; smaller components without a weak label are dropped")
 
 
@@ -188,8 +186,20 @@ class Sampling(Group):
 
 class SamParams(Group):
     model: str = Field(description="a key of MODELS in stages/sam/models.py")
-    checkpoint: str
+    checkpoint: str | None = Field(description="a file with weights of one's own; null: the published ones")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        description="of a checkpoint of one's own: DVC sees by it, not by the file, that the weights are others"
+    )
     precision: Precision = Field(description="of the image encoder's matrix products; the decoder is float32")
+
+    @model_validator(mode="after")
+    def _weights_of_ones_own(self) -> SamParams:
+        if (self.checkpoint is None) != (self.sha256 is None):
+            raise ValueError(
+                "checkpoint and sha256 go together: both null for the published weights, both given for others "
+                "(`sha256sum FILE` tells)"
+            )
+        return self
 
 
 class Selection(Group):
@@ -220,7 +230,6 @@ class Runtime(Group):
 class Params(Group):
     seed: Seed
     draw: dict[str, Draw]
-    fetch: dict[str, str] = Field(description="official SAM checkpoints to fetch: model and path")
     dataset: DatasetParams
     weak: Weak
     network: Network

@@ -80,3 +80,8 @@ def class_scores(matrix: np.ndarray) -> list[Scores]:
 def share(part: float, whole: float) -> float | None:
     """part / whole to four digits; None if the whole is nothing."""
     return round(float(part / whole), 4) if whole else None
+
+
+def rounded(values: np.ndarray) -> list[float | None]:
+    """Values to four digits; None for NaN, which JSON has not."""
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]

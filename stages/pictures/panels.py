@@ -42,32 +42,31 @@ def val_panel(image: np.ndarray, fine: np.ndarray, predicted: Mapping[str, np.nd
 
 
 def train_panel(
-    image: np.ndarray, fine: np.ndarray, weak: np.ndarray, rounds: Mapping[str, Steps], data: Dataset
+    image: np.ndarray, fine: np.ndarray, weak: np.ndarray, name: str, steps: Steps, data: Dataset
 ) -> Image.Image:
-    """Image, fine label and weak label; below, a row for the steps of each round.
+    """Image, fine label and weak label; below, the steps of the round `name`.
 
     image: (H, W, 3) uint8 RGB; fine, weak: (H, W) uint8.
     """
     palette = data.palette
+    if steps.predicted is None:
+        teacher = Tile("no teacher", np.full_like(image, 255))
+    else:
+        teacher = Tile("teacher, pale where unsure", dimmed(coloured(steps.predicted, palette), ~steps.confident))
     rows = [
-        [Tile("image", image), Tile("fine label", coloured(fine, palette)), Tile("weak label", coloured(weak, palette))]
+        [
+            Tile("image", image),
+            Tile("fine label", coloured(fine, palette)),
+            Tile("weak label", coloured(weak, palette)),
+        ],
+        [
+            teacher,
+            Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
+            Tile(f"{name}: merged label", coloured(steps.merged, palette)),
+            Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
+            Tile(f"{name}: student", coloured(steps.student, palette)),
+        ],
     ]
-    maps = [fine, weak]
-    for name, steps in rounds.items():
-        if steps.predicted is None:
-            teacher = Tile(f"{name}: no teacher", np.full_like(image, 255))
-        else:
-            seen = dimmed(coloured(steps.predicted, palette), ~steps.confident)
-            teacher = Tile(f"{name}: teacher, pale where unsure", seen)
-        rows.append(
-            [
-                teacher,
-                Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
-                Tile(f"{name}: merged label", coloured(steps.merged, palette)),
-                Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
-                Tile(f"{name}: student", coloured(steps.student, palette)),
-            ]
-        )
-        maps += [steps.merged, steps.student] + ([] if steps.predicted is None else [steps.predicted])
+    maps = [fine, weak, steps.merged, steps.student] + ([] if steps.predicted is None else [steps.predicted])
     sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
     return page_of(rows, [class_legend(maps, data.classes, palette), sources])

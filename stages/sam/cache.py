@@ -1,4 +1,4 @@
-"""Image embeddings on disk, keyed by the engine (weights, precision and code) and the image's content.
+"""Image embeddings on disk, keyed by the engine (weights, precision, code, libraries) and the image's content.
 
 The folder is a cache and nothing more: it is never pushed, and whatever is
 missing is computed again where it is needed.
@@ -15,14 +15,23 @@ import torch
 from torch import Tensor
 
 from stages.common.dataset import Item
-from stages.common.files import UNFINISHED, whole
+from stages.common.files import UNFINISHED, fingerprint, whole
+from stages.common.folders import EMBEDDINGS
+from stages.common.made_of import code_of, versions
+from stages.common.params import SamParams
+from stages.sam.models import weights_of
+
+
+def engine(sam: SamParams) -> str:
+    """The fingerprint of what decides an embedding besides its image."""
+    return fingerprint(sam.model, sam.precision, weights_of(sam)[1], code_of("embed", "stages/sam"), versions())
 
 
 class EmbeddingCache:
     """Embeddings of one engine fingerprint, float16, one file an image."""
 
-    def __init__(self, engine: str, root: Path = Path("data/embeddings")) -> None:
-        self.folder = root / engine[:16]
+    def __init__(self, engine: str, root: Path = EMBEDDINGS) -> None:
+        self.root, self.folder = root, root / engine[:16]
 
     def __contains__(self, item: Item) -> bool:
         return self._load(item, "r") is not None
@@ -37,19 +46,40 @@ class EmbeddingCache:
         with whole(self._path(item)) as beside:
             np.save(beside, embedding)
 
-    def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, str]:
-        """Whether the embeddings of `items`, `each` bytes, may be kept, and a line that says so with their size."""
+    def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
+        """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
+
+        What other engines left is removed, oldest first, until all embeddings together take no more than the limit.
+        """
         for left in self.folder.glob(f"{UNFINISHED}*"):  # by a killed process
             left.unlink()
         total, missing = each * len(items), each * sum(item not in self for item in items)
         self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
-            return False, f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"
+            return False, [f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"]
+        lines = self._make_room(total, limit_gb)
+        free = shutil.disk_usage(self.folder).free
         if missing > free:
-            return False, f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes anew"
-        return True, f"{size}, are kept in {self.folder}"
+            lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes anew")
+            return False, lines
+        return True, [*lines, f"{size}, are kept in {self.folder}"]
+
+    def _make_room(self, total: int, limit_gb: float) -> list[str]:
+        """Remove other engines' folders, oldest first, until they and `total` bytes keep to the limit; a line each."""
+        others = sorted(
+            (folder for folder in self.root.iterdir() if folder.is_dir() and folder != self.folder),
+            key=lambda folder: folder.stat().st_mtime,
+        )
+        sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in others}
+        lines = []
+        for folder in others:
+            if total + sum(sizes.values()) <= limit_gb * 1e9:
+                break
+            shutil.rmtree(folder)
+            size = f"{sizes.pop(folder) / 1e9:.2g} GB"
+            lines.append(f"removed {folder}, {size} of an earlier engine: runtime.cache_gb is {limit_gb:g}")
+        return lines
 
     def _load(self, item: Item, mmap_mode: str | None = None) -> np.ndarray | None:
         try:

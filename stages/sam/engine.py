@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
+from stages.common.errors import SesamError
 from stages.common.params import Precision, Runtime
 from stages.sam.decoder import Decoder, mask_prompt
 from stages.sam.encoder import Compiled, ViTEncoder
@@ -154,3 +157,22 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     for k, prompt in enumerate(prompts):
         groups.setdefault(0 if prompt.points is None else len(prompt.points), []).append(k)
     return list(groups.values())
+
+
+def load_sam(
+    build: Callable[[], Sam],
+    checkpoint: Path,
+    device: torch.device,
+    precision: Precision = "float32",
+    runtime: Runtime | None = None,
+) -> SamSegmenter:
+    """A Sam with the weights of a state dict; SesamError if they do not fit. The rest as SamSegmenter's."""
+    sam = build()
+    try:
+        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise SesamError(
+            f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
+        ) from None
+    return SamSegmenter(sam, device, precision, runtime)

@@ -1,85 +1,90 @@
 """The SAM models that `sam.model` can name.
 
-A model is anything that encodes images and decodes prompts (`Segmenter`); a new
-one is one more entry of `MODELS`.
+A model is anything that encodes images and decodes prompts (`Segmenter`); a new one is one more entry of
+`MODELS`. What it computes with is imported when it is loaded: to know a model takes no torch.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
-
-from stages.common import labels
-from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import code_of, fingerprint, sha256
-from stages.common.params import Params, Precision, Runtime, SamParams
-from stages.sam.embedded import IMAGE_SIZE, STRIDE, WIDTH, build_embedded_sam
-from stages.sam.engine import SamSegmenter
-from stages.sam.segmenter import Segmenter
-from stages.sam.superpixels import SCALES, SIDE, Superpixels
+from stages.common.files import sha256
+from stages.common.params import Params, Runtime, SamParams
 
+if TYPE_CHECKING:
+    import torch
 
-def load_sam(
-    build: Callable[[], Sam],
-    checkpoint: Path,
-    device: torch.device,
-    precision: Precision = "float32",
-    runtime: Runtime | None = None,
-) -> SamSegmenter:
-    """A Sam with the weights of a state dict; SesamError if they do not fit. The rest as SamSegmenter's."""
-    sam = build()
-    try:
-        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(
-            f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
-        ) from None
-    return SamSegmenter(sam, device, precision, runtime)
+    from stages.sam.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
 class Model:
-    """How to load a model; for a published one the SHA-256 that its checkpoint must have, and its address."""
+    """load(weights, device, sam, runtime) loads it. embedding_bytes: of an image, on disk.
 
-    load: Callable[..., Segmenter]  # called as load_sam is, without `build`
-    embedding_bytes: int  # an image's, on disk
-    sha256: str | None = None
+    address: of its published weights, an URL or a path in the repository; None if it has no weights.
+    sha256: theirs.
+    """
+
+    load: Callable[[Path | None, torch.device, SamParams, Runtime | None], Segmenter]
+    embedding_bytes: int
     address: str | None = None
-    weights: bool = True  # false: it has none, and sam.checkpoint is not read
+    sha256: str | None = None
 
 
-_VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
+def _load_vit(size: str, weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+    from segment_anything import sam_model_registry
+
+    from stages.sam.engine import load_sam
+
+    return load_sam(sam_model_registry[size], weights, device, sam.precision, runtime)
+
+
+def _load_embedded(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+    from stages.sam.embedded import build_embedded_sam
+    from stages.sam.engine import load_sam
+
+    return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)
+
+
+def _load_superpixels(weights: None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+    from stages.sam.superpixels import Superpixels
+
+    return Superpixels()
+
+
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 MODELS = {
-    "embedded": Model(partial(load_sam, build_embedded_sam), 2 * WIDTH * (IMAGE_SIZE // STRIDE) ** 2),
+    "embedded": Model(
+        _load_embedded,
+        2 * 128 * 32**2,
+        "models/embedded_sam.pth",
+        "aa5f33cbb18eec22a8e5076b8fb85e3197e2e0fd07129ef372aac5105af05666",
+    ),
     "vit_b": Model(
-        partial(load_sam, sam_model_registry["vit_b"]),
+        partial(_load_vit, "vit_b"),
         _VIT_BYTES,
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
         _META + "sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
     ),
     "vit_l": Model(
-        partial(load_sam, sam_model_registry["vit_l"]),
+        partial(_load_vit, "vit_l"),
         _VIT_BYTES,
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
         _META + "sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
     ),
     "vit_h": Model(
-        partial(load_sam, sam_model_registry["vit_h"]),
+        partial(_load_vit, "vit_h"),
         _VIT_BYTES,
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
         _META + "sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
-    "superpixels": Model(Superpixels, 2 * len(SCALES) * SIDE**2, weights=False),  # no SAM: the null hypothesis
+    "superpixels": Model(_load_superpixels, 2 * 3 * 256**2),  # no SAM: the null hypothesis
 }
 
 
@@ -90,38 +95,34 @@ def model_named(name: str) -> Model:
     return MODELS[name]
 
 
-def check_checkpoint(name: str, checkpoint: Path) -> str:
-    """The checkpoint's SHA-256; SesamError if it is missing or not the official file of an official model.
+def weights_of(sam: SamParams) -> tuple[Path | None, str]:
+    """The file with the model's weights, fetched if it is published and missing, and their SHA-256.
 
-    Empty for a model without weights.
+    None and an empty text for a model without weights. SesamError if the file is missing or is not the one
+    that the params name.
     """
-    model = model_named(name)
-    if not model.weights:
-        return ""
-    how = f"Fetch it with `python -m stages.fetch_sam {name}`." if model.address else "Restore it from git."
-    if not checkpoint.is_file():
-        raise SesamError(f"{checkpoint} (sam.checkpoint) is missing. {how}")
-    digest = sha256(checkpoint)
-    if model.sha256 and digest != model.sha256:
+    from stages.fetch_sam import fetch  # which knows this module
+
+    model = model_named(sam.model)
+    if model.address is None:
+        return None, ""
+    path = fetch(sam.model) if sam.checkpoint is None else Path(sam.checkpoint)
+    expected = sam.sha256 or model.sha256
+    if not path.is_file():
+        raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
+    found = sha256(path)
+    if found != expected:
+        of = "published " if sam.sha256 is None else ""
         raise SesamError(
-            f"{checkpoint} is not the official {name} checkpoint: SHA-256 {digest}, not {model.sha256}. {how}"
+            f"{path} has SHA-256 {found}; expected of the {of}{sam.model}: {expected}. For weights of your own set "
+            "sam.checkpoint and sam.sha256, for the published ones both to null."
         )
-    return digest
+    return path, found
 
 
 def load_segmenter(params: Params) -> Segmenter:
-    """The model that the params name, on the device that they name; SesamError if there is none."""
-    sam, runtime = params.sam, params.runtime
-    return MODELS[sam.model].load(Path(sam.checkpoint), pick_device(runtime), sam.precision, runtime)
+    """The model that the params name, on the device that they name; SesamError if it cannot be had."""
+    from stages.common.device import pick_device
 
-
-def engine_fingerprint(sam: SamParams) -> str:
-    """What an embedding or a mask depends on besides image and prompts: weights, and the code that runs them."""
-    code = sorted(Path(__file__).parent.glob("*.py"))
-    return fingerprint(
-        sam.model,
-        sam.precision,
-        check_checkpoint(sam.model, Path(sam.checkpoint)),
-        [sha256(file) for file in code],
-        code_of(labels),
-    )
+    weights, _ = weights_of(params.sam)
+    return model_named(params.sam.model).load(weights, pick_device(params.runtime), params.sam, params.runtime)

@@ -8,7 +8,6 @@ candidates. What a pipeline gains with it, it owes to its own rules and not to S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +18,6 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from stages.common.masks import mask_counts
-from stages.common.params import Precision, Runtime
 from stages.sam.segmenter import Candidates, Prompt
 
 SIDE = 256  # pixels of the longer side
@@ -86,15 +84,8 @@ class Superpixels:
 
     side, batch = SIDE, 1
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        device: torch.device,
-        precision: Precision = "float32",
-        runtime: Runtime | None = None,
-    ) -> None:
-        """As `load_sam` is called; there are no weights to load, and nothing runs on a GPU."""
-        self.device = torch.device("cpu")
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")  # nothing here runs on a GPU
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [torch.from_numpy(hierarchy(image.numpy())).half() for image in images]

@@ -23,13 +23,14 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import fingerprint, read_json, sha256, whole, write_json
+from stages.common.files import keep_if_made_of, whole
+from stages.common.folders import network, training_log
+from stages.common.made_of import made_of
 from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
 from stages.segmentation.network import (
-    WEIGHTS,
     ShiftedDepthwise,
     dilated_depthwise,
     load_network,
@@ -50,20 +51,29 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 
 @dataclass(frozen=True)
 class Task:
-    """What to train on, and where it goes. `name` is shown, seeds the training, and names its unfinished work.
+    """What to train on. `name` is shown, seeds the training, and names its unfinished work.
 
-    start: the folder of a trained network whose weights to start from, or None for initial ones.
+    stage, round: as dvc.yaml has them. start: the folder of a trained network whose weights to start from, or None
+    for initial ones.
     """
 
     name: str
-    model: Path
-    metrics: Path
+    stage: str
+    round: str | None
     labels: Path
     sources: Path | None
     schedule: Schedule
     loss: LossWeights
     sam_frequency: float
     start: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        return network(self.round or "teacher")
+
+    @property
+    def log(self) -> Path:
+        return training_log(self.round or "teacher")
 
 
 def train(task: Task, params: Params) -> None:
@@ -74,7 +84,7 @@ def train(task: Task, params: Params) -> None:
     dataset = Dataset.load()
     seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
     work = WORK / task.name
-    _drop_unless_equal(work, _identity(task, params, dataset))
+    keep_if_made_of(work, made_of(task.stage, task.round))
     samples = TrainingSamples(
         dataset.train,
         len(dataset.classes),
@@ -186,30 +196,6 @@ def _runner(
     )
 
 
-def _identity(task: Task, params: Params, dataset: Dataset) -> str:
-    """The fingerprint of all that decides the weights."""
-    folders = [folder for folder in (task.labels, task.sources) if folder is not None]
-    files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
-    if missing := [file for file in files if not file.exists()]:
-        raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
-    decides = (params.seed, task.name, params.network.model_dump(), task.schedule.model_dump(), task.loss.model_dump())
-    images = [(item.id, item.sha256) for item in dataset.train]
-    files += sorted(Path(__file__).parent.glob("*.py"))
-    if task.start is not None:
-        files.append(task.start / WEIGHTS)
-    if params.network.pretrained is not None and Path(params.network.pretrained).is_file():
-        files.append(Path(params.network.pretrained))
-    return fingerprint(decides, task.sam_frequency, dataset.classes, images, [sha256(file) for file in files])
-
-
-def _drop_unless_equal(work: Path, identity: str) -> None:
-    """Keep the unfinished work of an equal training, drop that of any other."""
-    mark = work / "identity.json"
-    if not mark.exists() or read_json(mark) != identity:
-        shutil.rmtree(work, ignore_errors=True)
-        write_json(mark, identity)
-
-
 class Record(Hook):
     """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
 
@@ -222,7 +208,7 @@ class Record(Hook):
         self.sums: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        self.live = Live(str(self.task.metrics), dvcyaml=False, save_dvc_exp=False)
+        self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
         for row in self.rows:
             self._write(row)
         total = self.task.schedule.iterations

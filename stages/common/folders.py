@@ -1,0 +1,32 @@
+"""Where artefacts lie, as dvc.yaml names them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = Path("data/dataset")
+FINE = Path("data/fine")
+WEAK_LABELS = Path("data/weak")
+EMBEDDINGS = Path("data/embeddings")
+TEACHER = Path("models/teacher")
+METRICS = Path("metrics")
+
+
+def of_round(name: str, part: str) -> Path:
+    """A round's predictions, prompts, masks or selected."""
+    return Path("data/rounds", name, part)
+
+
+def pseudo_labels(name: str) -> Path:
+    """A round's data set: labels, sources and the card."""
+    return Path("data/pseudo_labels", name)
+
+
+def network(name: str) -> Path:
+    """A trained network: "teacher", of the weak labels, or the student of the round `name`."""
+    return TEACHER if name == "teacher" else Path("models/student", name)
+
+
+def training_log(name: str) -> Path:
+    """What was logged while `network(name)` was trained."""
+    return METRICS / "training" / ("teacher" if name == "teacher" else f"student/{name}")

@@ -1,0 +1,61 @@
+"""A round's steps side by side, for the first images of each split: metrics/panels/ROUND/SPLIT/ID.png.
+
+python -m stages.panels ROUND
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
+from stages.common.errors import run_stage
+from stages.common.files import read_json, whole, whole_folder
+from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
+from stages.common.images import read_image
+from stages.common.labels import UNLABELLED, confident_labels
+from stages.common.parallel import progress
+from stages.common.params import NO_TEACHER, Params, round_of_command_line
+from stages.pictures.panels import Steps, train_panel, val_panel
+
+
+def steps(name: str, item: Item, params: Params) -> Steps:
+    """What the round made of a training image."""
+    predicted, confidence = item_predictions(name, item)
+    merged, sources = (item_label(pseudo_labels(name) / part, item) for part in ("labels", "sources"))
+    return Steps(
+        predicted=None if params.rounds[name].teacher == NO_TEACHER else predicted,
+        confident=confident_labels(predicted, confidence, params.augment.confidence) != UNLABELLED,
+        selected=read_json(of_round(name, "selected") / f"{item.id}.json"),
+        merged=merged,
+        sources=sources,
+        student=item_label(METRICS / "predictions" / name / "train", item),
+    )
+
+
+def panel(name: str, split: str, item: Item, data: Dataset, params: Params) -> Image.Image:
+    """An image's page."""
+    image, fine = read_image(Path(item.image)), item_fine(split, item)
+    if split == "train":
+        return train_panel(image, fine, item_label(WEAK_LABELS, item), name, steps(name, item, params), data)
+    networks = {"network of the weak labels": "teacher", f"student {name}": name}
+    predicted = {
+        title: item_label(METRICS / "predictions" / network / "val", item) for title, network in networks.items()
+    }
+    return val_panel(image, fine, predicted, data)
+
+
+def main() -> None:
+    name, params = round_of_command_line(__doc__.splitlines()[0])
+    data = Dataset.load()
+    shown = [(split, item) for split in ("train", "val") for item in getattr(data, split)[: params.evaluation.panels]]
+    with whole_folder(METRICS / "panels" / name) as folder, progress(len(shown), f"panels {name}") as bar:
+        for split, item in shown:
+            with whole(folder / split / f"{item.id}.png") as unfinished:
+                panel(name, split, item, data, params).save(unfinished)
+            bar.update()
+
+
+if __name__ == "__main__":
+    run_stage(main)
