@@ -175,12 +175,14 @@ def check(params: Params) -> None:
             "weak.origin must be data/fine/train and dataset.subset null."
         )
     made = {f"data/raw/{name}" for name in params.draw}
-    for key, path in (("dataset.root", params.dataset.root), ("sam.checkpoint", params.sam.checkpoint)):
-        tracked = path in made or git("ls-files", "--", path, f"{path}.dvc")
-        if not Path(path).is_absolute() and not tracked:
+    paths = {"dataset.root": params.dataset.root, "sam.checkpoint": params.sam.checkpoint}
+    for key, path in paths.items():
+        if path is None or Path(path).is_absolute():
+            continue
+        if path not in made and not git("ls-files", "--", path, f"{path}.dvc"):
             raise SesamError(
                 f"params.yaml: {key} is {path}, which neither git nor DVC tracks; experiments run in folders of "
-                "their own and would not find it. Give an absolute path, and leave `fetch` empty."
+                "their own and would not find it. Give an absolute path."
             )
 
 
@@ -235,12 +237,11 @@ def figures(row: Row) -> dict[str, list[float]]:
     """Of every seed that was run: mIoU of each network by name, and each round's merged labels, as rN precision."""
     found: dict[str, list[float]] = {}
     for commit in experiments(row).values():
-        networks: dict[str, Any] = {}
+        rounds = list(params_of(commit)["rounds"])
+        values = {}
         if row.target is None:
-            evaluation = read(commit, "metrics/evaluation.json")
-            networks = {"teacher": evaluation["teacher"], **evaluation["student"]}
-        rounds = sorted(networks.keys() - {"teacher"}) or ["r1"]
-        values = {name: scores["mIoU"] for name, scores in networks.items()}
+            summary = read(commit, "metrics/summary.json")
+            values = {name: summary[name] for name in ("teacher", *rounds)}
         for name in rounds:
             merged = read(commit, f"metrics/labels/{name}.json")["scores"]["merged"]
             values |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}

@@ -18,19 +18,19 @@ from stages.sam.models import MODELS, model_named
 def fetch(name: str) -> Path:
     """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
     model = model_named(name)
-    if not model.address.startswith("https://"):
+    if "://" not in model.address:
         return Path(model.address)
     folder, file = pooch.os_cache("sesam"), model.address.rsplit("/", 1)[1]
     try:
         return Path(pooch.retrieve(model.address, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
     except (OSError, ValueError) as problem:  # no network; not the published bytes
         raise SesamError(
-            f"{model.address} cannot be fetched ({problem}). Fetch it elsewhere, and set sam.checkpoint to its path."
+            f"{model.address} cannot be fetched ({problem}). Fetch it elsewhere, and set sam.checkpoint and sam.sha256."
         ) from None
 
 
 def main() -> None:
-    official = [name for name, model in MODELS.items() if (model.address or "").startswith("https://")]
+    official = [name for name, model in MODELS.items() if "://" in (model.address or "")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=official)
     name = parser.parse_args().model

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, edit_params
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from stages import panels, summarize
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
@@ -25,7 +27,8 @@ from stages.common.masks import encode_mask
 from stages.common.params import Merging, Minutes, Params, load_params
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
-from stages.evaluate import annotation_hours, evaluate
+from stages.evaluate import judge as judge_network
+from stages.evaluate import loss_curve, report
 from stages.evaluate_labels import contested, judge, judge_all
 from stages.evaluate_labels import main as evaluate_labels
 from stages.pictures.tiles import fitted, with_masks
@@ -118,10 +121,9 @@ def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]])
 
 def test_annotation_hours() -> None:
     minutes = Minutes(fine=90, coarse=7, scribble=2.2, point=1)
-    assert annotation_hours(60, "scribble", minutes) == {"weak_hours": 2.2, "fine_hours": 90.0, "share": 0.0244}
-    assert annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0}))["share"] is None
-    unknown = {"weak_hours": None, "fine_hours": 90.0, "share": None}
-    assert annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == unknown
+    assert summarize.annotation_hours(60, "scribble", minutes) == (2.2, 0.0244)
+    assert summarize.annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0})) == (2.2, None)
+    assert summarize.annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == (None, None)
 
 
 # The whole stage: the left half is class 0, the right half class 1, the top row ignored
@@ -154,7 +156,7 @@ def on_workers(params: Params, count: int) -> Params:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
     params = on_workers(load_params(), 1)
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
@@ -190,11 +192,20 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
 
 
 def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both stages."""
+    """The stages that judge and draw, with NETWORKS in the place of trained ones."""
+
+    def run(stage: Callable[[], None], *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["stage", *arguments])
+        stage()
+
     for name in params.rounds:
-        monkeypatch.setattr(sys, "argv", ["evaluate_labels", name])
-        evaluate_labels()
-    evaluate(data, params, NETWORKS)
+        run(evaluate_labels, name)
+    for name, network in NETWORKS.items():
+        matrix = judge_network(data, network, params.evaluation.panels, Path("metrics/predictions", name), name)
+        write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
+    for name in params.rounds:
+        run(panels.main, name)
+    run(summarize.main)
 
 
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
@@ -202,12 +213,10 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     judge_everything(data, params, monkeypatch)
     assert "student r2 1.0" in capsys.readouterr().out.splitlines()[-1]
 
-    scores = read_json(Path("metrics/evaluation.json"))
-    assert scores["student"]["r2"]["mIoU"] == scores["student"]["r2"]["pixel_accuracy"] == 1.0
-    assert scores["student"]["r2"]["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
-    assert scores["teacher"]["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and scores["teacher"]["pixel_accuracy"] == 0.75
-    minutes = params.evaluation.minutes
-    assert scores["annotation"]["share"] == round(minutes.scribble / minutes.fine, 4)
+    teacher, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("teacher", "r2"))
+    assert student["mIoU"] == student["pixel_accuracy"] == 1.0
+    assert student["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
+    assert teacher["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and teacher["pixel_accuracy"] == 0.75
 
     judged = {name: read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2")}
     assert list(judged["r1"]["scores"]) == ["weak", "predictions", "sam", "merged"]
@@ -225,13 +234,16 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4}
 
     summary = read_json(Path("metrics/summary.json"))
-    assert summary["r2"] == 1.0 and summary["labels_precision"] == 1.0 and summary["hours"] == round(4 * 2.2 / 60, 4)
+    assert summary["r2"] == 1.0 and summary["labels_precision"] == 1.0
+    assert summary["hours"] == round(4 * 2.2 / 60, 4) and summary["of_fine"] == round(2.2 / 90, 4)
+    assert len(summary) <= 8
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
     card = Path("data/pseudo_labels/r1/README.md").read_text().splitlines()
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in card
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in card
     assert "Masks of two classes claimed 56 pixels; the smaller mask won. right 52, wrong 0, weak 4" in "\n".join(card)
 
+    assert Path("metrics/plots/training.csv").read_text().splitlines()[:2] == ["step,series,loss", "10,teacher,0.5"]
     lines = Path("metrics/plots/iou.csv").read_text().splitlines()
     assert lines[0] == "class,series,IoU" and '"right, far",student r2,1.0' in lines
     lines = Path("metrics/plots/confusion.csv").read_text().splitlines()
@@ -266,18 +278,42 @@ def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], 
     judge_everything(without, params, monkeypatch)
     assert read_json(Path("metrics/labels/r2.json"))["scores"]["merged"]["precision"] is None
     assert read_json(Path("metrics/labels/r2.json"))["components"]["left"]["kept"] == 4
-    assert read_json(Path("metrics/evaluation.json"))["student"]["r2"]["mIoU"] == 1.0
+    assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
 def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     data, params = workspace
     judge_everything(data, params, monkeypatch)
-    pictures = {str(path.relative_to("metrics/panels")): path for path in Path("metrics/panels").rglob("*.png")}
-    assert set(pictures) == {"train/town/0.png", "train/town/1.png", "train/2.png", "val/town/0.png", "val/1.png"}
-    with Image.open(pictures["train/town/0.png"]) as train, Image.open(pictures["val/1.png"]) as val:
-        assert train.width == val.width == 5 * (12 * 42 + 12) + 12
-        assert train.height > 3 * 8 * 42 > val.height > 8 * 42
-        assert set(PALETTE[:2]) <= {colour for _, colour in val.getcolors(1 << 24)}
+    for name in params.rounds:
+        folder = Path("metrics/panels", name)
+        pictures = {str(path.relative_to(folder)): path for path in folder.rglob("*.png")}
+        assert set(pictures) == {"train/town/0.png", "train/town/1.png", "train/2.png", "val/town/0.png", "val/1.png"}
+        with Image.open(pictures["train/town/0.png"]) as train, Image.open(pictures["val/1.png"]) as val:
+            assert train.width == 5 * (12 * 42 + 12) + 12 and val.width == 4 * (12 * 42 + 12) + 12
+            assert train.height > 2 * 8 * 42 > val.height > 8 * 42
+            assert set(PALETTE[:2]) <= {colour for _, colour in val.getcolors(1 << 24)}
+
+
+def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:
+    """DVC counts whatever lies in metrics/labels and metrics/networks as what the summary was made of."""
+    data, params = workspace
+    judge_everything(data, params, monkeypatch)
+    edit_params(Path(), rounds={"r1": {"teacher": "data/weak", "labels": False}})
+    summarize.main()
+    assert {path.name for path in Path("metrics/networks").iterdir()} == {"teacher.json", "r1.json"}
+    assert {path.name for path in Path("metrics/labels").iterdir()} == {"r1.json"}
+    assert set(read_json(Path("metrics/summary.json"))) >= {"teacher", "r1"} and "r2" not in read_json(
+        Path("metrics/summary.json")
+    )
+    assert "r2" not in Path("metrics/plots/labels.csv").read_text()
+
+
+def test_a_training_shorter_than_a_log_step_has_no_loss_curve(tmp_path: Path) -> None:
+    assert loss_curve(tmp_path) == []
+    log = tmp_path / "plots/metrics/loss.tsv"
+    log.parent.mkdir(parents=True)
+    log.write_text("step\tloss\n10\t1.25\n20\t0.5\n")
+    assert loss_curve(tmp_path) == [[10, 1.25], [20, 0.5]]
 
 
 def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
@@ -296,7 +332,7 @@ def test_missing_file_is_named_and_nothing_half_written(
     Path(lost).unlink()
     with pytest.raises(SesamError, match=lost):
         judge_everything(*workspace, monkeypatch)
-    assert not list(Path().glob("metrics/*.json")) and not Path("metrics/panels").exists()
+    assert not list(Path().glob("metrics/*.json"))
 
 
 def test_size_that_differs_is_named(workspace: tuple[Dataset, Params], monkeypatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
 from stages.common.dataset import Dataset, Item
-from stages.common.files import read_json, sha256
+from stages.common.files import read_json, sha256, write_json
 from stages.common.images import write_gray, write_label
 from stages.demo.scenes import CLASSES, PALETTE, draw_scene
 from stages.sam import models
@@ -34,13 +34,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     edit_params(tmp_path, runtime__workers=1)
-    Path("models").mkdir()
-    Path("models/embedded_sam.pth").touch()
     items = []
     for k, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(f"{k}.png")
         write_label(Path(f"data/fine/train/{k}.png"), scene.labels, PALETTE)
         items.append(Item(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
+    write_json(Path("data/embeddings.json"), {})  # of no stage that runs here
     Dataset("scenes", tuple(CLASSES), PALETTE, tuple(items), ()).save()
     perfect = PerfectSam([(scene.image, scene.labels) for scene in scenes])
     monkeypatch.setitem(models.MODELS, "embedded", models.Model(lambda *_: perfect, embedding_bytes=2))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +16,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import ImageEncoderViT, Sam
@@ -20,18 +25,20 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
+from stages.common.files import sha256
 from stages.common.masks import decode_mask, encode_counts, encode_mask
-from stages.common.params import SamParams
+from stages.common.params import SamParams, load_params
 from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
 from stages.demo.score_sam import HOW, SEED, score
+from stages.fetch_sam import fetch
 from stages.prompts import sample_points
-from stages.sam import encoder, models
-from stages.sam.cache import EmbeddingCache
+from stages.sam import encoder
+from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import Job, SamSegmenter, fit
+from stages.sam.engine import Job, SamSegmenter, fit, load_sam
 from stages.sam.memory import AtOnce
-from stages.sam.models import check_checkpoint, engine_fingerprint, load_sam
+from stages.sam.models import MODELS, load_segmenter, weights_of
 from stages.sam.segmenter import Candidates, Prompt
 from stages.sam.superpixels import Superpixels, answer
 from stages.sam.upscale import make_axis, run_lengths
@@ -41,6 +48,7 @@ small_vit = partial(
     _build_sam, encoder_embed_dim=32, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
 )
 CPU = torch.device("cpu")
+EMBEDDED = ROOT / "models/embedded_sam.pth"
 
 
 @pytest.fixture(scope="module", params=["embedded", "vit"])
@@ -207,10 +215,7 @@ def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
 
 
 def test_bfloat16_masks_are_those_of_float32() -> None:
-    exact, rounded = (
-        models.MODELS["embedded"].load(ROOT / "models/embedded_sam.pth", CPU, precision)
-        for precision in ("float32", "bfloat16")
-    )
+    exact, rounded = (load_sam(build_embedded_sam, EMBEDDED, CPU, precision) for precision in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for k in range(2):
         scene = draw_scene((*SEED, 2000 + k))
@@ -236,26 +241,38 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
 
     assert cache.room_for([item] * 3, 2_000_000, 1) == (
         True,
-        f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}",
+        [f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"],
     )
-    assert "more than runtime.cache_gb (0.005): not kept" in cache.room_for([item] * 3, 2_000_000, 0.005)[1]
-    assert "more than the disk has free" in cache.room_for([item] * 3, 10**15, 10**9)[1]
+    assert "more than runtime.cache_gb (0.005): not kept" in cache.room_for([item] * 3, 2_000_000, 0.005)[1][-1]
+    assert "more than the disk has free" in cache.room_for([item] * 3, 10**15, 10**9)[1][-1]
 
 
-def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None:
+    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 64, np.float16)  # 0.25 MB on disk
+    caches = [EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(4)]
+    for age, cache in zip((2, 3, 1), caches, strict=False):
+        cache.save(item, made)
+        os.utime(cache.folder, (1e9 - age, 1e9 - age))
+    kept, lines = caches[3].room_for([item], 250_000, 0.0006)
+    assert kept and [cache.folder.exists() for cache in caches] == [False, False, True, True]
+    assert lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.cache_gb is 0.0006"
+    assert caches[2].load(item) is not None
+    assert len(caches[3].room_for([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
+
+
+@pytest.mark.parametrize("model", ["embedded", "superpixels"])
+def test_embeddings_take_as_much_as_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params(ROOT / "presets/demo.yaml")
+    segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
+    (made,) = segmenter.encode([fit(draw_scene(1).image, segmenter.side)])
+    assert made.nbytes == MODELS[model].embedding_bytes
+
+
+def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = tmp_path / "good.pth"
     torch.save(small_vit().state_dict(), good)
     assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
-    ours = SamParams(model="embedded", checkpoint=str(good), precision="float32")
-    rounded = ours.model_copy(update={"precision": "bfloat16"})
-    assert engine_fingerprint(ours) == engine_fingerprint(ours) != engine_fingerprint(rounded)
-
-    with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
-        check_checkpoint("vit_x", good)
-    with pytest.raises(SesamError, match=r"missing\. Fetch it with `python -m stages.fetch_sam vit_h`"):
-        check_checkpoint("vit_h", tmp_path / "none.pth")
-    with pytest.raises(SesamError, match="not the official vit_b checkpoint"):
-        check_checkpoint("vit_b", good)
     with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
         load_sam(build_embedded_sam, good, CPU)
     torn = tmp_path / "torn.pth"
@@ -263,9 +280,45 @@ def test_a_checkpoint_loads_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
         load_sam(small_vit, torn, CPU)
 
+    monkeypatch.chdir(ROOT)
+    published = SamParams(model="embedded", checkpoint=None, sha256=None, precision="float32")
+    path, digest = weights_of(published)
+    assert path == Path("models/embedded_sam.pth") and digest == sha256(EMBEDDED)
+    ours = published.model_copy(update={"checkpoint": str(good), "sha256": sha256(good)})
+    assert weights_of(ours) == (good, sha256(good))
+    assert len({engine(published), engine(ours), engine(published.model_copy(update={"precision": "bfloat16"}))}) == 3
+    with pytest.raises(SesamError, match=r"torn.pth has SHA-256 \w+; expected of the embedded: \w+"):
+        weights_of(ours.model_copy(update={"checkpoint": str(torn)}))
+    with pytest.raises(SesamError, match=r"none.pth \(sam.checkpoint\) is missing"):
+        weights_of(ours.model_copy(update={"checkpoint": str(tmp_path / "none.pth")}))
+    with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
+        weights_of(published.model_copy(update={"model": "vit_x"}))
+    with pytest.raises(ValidationError, match="checkpoint and sha256 go together"):
+        SamParams(model="embedded", checkpoint="a.pth", sha256=None, precision="float32")
+
+
+def test_published_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/sam.pth").write_bytes(b"weights")
+    serving = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), serving)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/sam.pth"
+    official = MODELS["vit_b"]
+    monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address, sha256=sha256(tmp_path / "served/sam.pth")))
+    path = fetch("vit_b")
+    assert path.read_bytes() == b"weights" and path.is_relative_to(tmp_path / "cache")
+    server.shutdown()
+    server.server_close()
+    assert fetch("vit_b") == path  # no network needed
+    monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address))  # other bytes than published
+    with pytest.raises(SesamError, match=r"cannot be fetched .*set sam.checkpoint and sam.sha256"):
+        fetch("vit_b")
+
 
 def test_the_embedded_weights_find_components() -> None:
-    segmenter = models.MODELS["embedded"].load(ROOT / "models/embedded_sam.pth", CPU)
+    segmenter = load_sam(build_embedded_sam, EMBEDDED, CPU)
     found = score(segmenter, [draw_scene((*SEED, 1000 + k)) for k in range(3)])
     assert found["components"] > 30
     assert found["best_of_three"] > 0.7  # the model card has the score on 200 scenes
@@ -278,7 +331,7 @@ def test_superpixels_find_what_has_one_colour(kind: str) -> None:
     block = np.zeros((96, 128), bool)
     block[20:70, 30:90] = True
     image = np.where(block[..., None], (200, 30, 30), (120, 120, 120)) + rng.integers(0, 9, (96, 128, 3))
-    superpixels = Superpixels(Path("none"), CPU)
+    superpixels = Superpixels()
     embeddings = superpixels.encode([fit(image.astype(np.uint8), superpixels.side)])
     prompt = {
         "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, edit_params
 from mmengine.config import Config
 from mmseg.registry import MODELS
 from PIL import Image
 
+from stages.common import made_of
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
 from stages.common.images import write_label
-from stages.common.params import LossWeights, Network, Params, load_params
+from stages.common.params import LossWeights, Params, load_params
 from stages.segmentation import training
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import three_source_loss
@@ -34,7 +37,7 @@ from stages.segmentation.training import Task, train
 
 CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+LABELS, SOURCES = (Path("data/pseudo_labels/r1", part) for part in ("labels", "sources"))
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +49,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})
+
+
 @pytest.fixture
 def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""
-    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
-    raw["network"] = {"depth": 18, "width": 4, "head_width": 8, "pretrained": None}
+    raw = load_params(ROOT / "presets/demo.yaml").model_dump(mode="json")
+    raw["network"] = NETWORK.model_dump()
     tiny = {"iterations": 20, "batch": 2, "crop": [32, 40], "scale": [0.7, 1.3], "learning_rate": 0.02}
-    raw["teacher"] = tiny
+    raw["teacher"] |= tiny
     raw["student"] |= tiny
     raw["runtime"] |= {"device": "cpu", "workers": 1}
     return Params.model_validate(raw)
@@ -72,9 +78,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         path = tmp_path / f"raw/{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-        write_label(tmp_path / f"labels/{name}.png", labels, PALETTE)
-        write_label(tmp_path / f"sources/{name}.png", sources, PALETTE)
+        write_label(LABELS / f"{name}.png", labels, PALETTE)
+        write_label(SOURCES / f"{name}.png", sources, PALETTE)
         items.append(Item(name, f"raw/{name}.png", height, width, f"sha-{k}"))
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    Path("data/weak").mkdir()
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
     data.save()
     return data
@@ -83,10 +91,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> Task:
     return Task(
         name=name,
-        model=Path("models", name),
-        metrics=Path("metrics", name),
-        labels=Path("labels"),
-        sources=Path("sources"),
+        stage="train_student",
+        round="r1",
+        labels=LABELS,
+        sources=SOURCES,
         schedule=params.student,
         loss=LossWeights(weak=1.0, sam=0.5, confident=0.25),
         sam_frequency=sam_frequency,
@@ -94,7 +102,7 @@ def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> Task
 
 
 def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(data.train, 3, Path("labels"), Path("sources"), params.student, sam_frequency, seed)
+    return TrainingSamples(data.train, 3, LABELS, SOURCES, params.student, sam_frequency, seed)
 
 
 # The loss
@@ -218,7 +226,7 @@ def test_label_follows_its_image(data: Dataset, params: Params):
 
 def test_wrong_labels_are_named(data: Dataset, params: Params):
     dataset, item = samples(data, params), data.train[0]
-    path = Path(f"labels/{item.id}.png")
+    path = LABELS / f"{item.id}.png"
     write_label(path, np.zeros((item.height, item.width + 1), np.uint8), PALETTE)
     with pytest.raises(SesamError, match=r"street/0\.png is 61x40 pixels, its image 60x40"):
         dataset.read(item)
@@ -238,18 +246,18 @@ def test_sampler_skips():
 # Training
 
 
-def weights(name: str = "test") -> bytes:
-    return Path("models", name, "model.pth").read_bytes()
+def weights() -> bytes:
+    return Path("models/student/r1/model.pth").read_bytes()
 
 
 def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     train(task(params), params)
-    uninterrupted, log = weights(), Path("metrics/test/plots/metrics/loss.tsv").read_bytes()
+    uninterrupted, log = weights(), Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes()
     assert not Path("models/.work/test").exists()
     assert len(log.splitlines()) == 3  # header, iterations 10 and 20
-    assert capsys.readouterr().out.startswith("models/test: 20 iterations in ")
+    assert capsys.readouterr().out.startswith("models/student/r1: 20 iterations in ")
 
     three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": 3})})
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
@@ -262,7 +270,7 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     train(task(three), three)
     assert seen == list(range(10, 20))
     assert weights() == uninterrupted
-    assert Path("metrics/test/plots/metrics/loss.tsv").read_bytes() == log
+    assert Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes() == log
 
 
 _seed_iteration = training.Record.before_train_iter
@@ -285,16 +293,39 @@ def _noting(seen: list[int]):
     return hook
 
 
-def test_unfinished_work_of_other_params_is_dropped(data: Dataset, params: Params):
-    identity = training._identity(task(params), params, data)
-    training._drop_unless_equal(work := Path("models/.work/test"), identity)
-    (work / "checkpoint.pth").touch()
-    training._drop_unless_equal(work, training._identity(task(params), params, data))
-    assert (work / "checkpoint.pth").exists()
+def test_unfinished_work_of_something_else_is_dropped_saying_why(
+    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A training is killed, something that it depends on changes, and it goes on."""
+
+    def interrupted() -> None:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(training.Record, "before_train_iter", _stop_at(11))
+            train(task(params), params)
+        assert Path("models/.work/test/checkpoint.pth").exists()
+
+    def starts_at() -> int:
+        seen: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(training.Record, "before_train_iter", _noting(seen))
+            train(task(params), params)
+        return seen[0]
+
+    interrupted()
+    assert starts_at() == 10 and "begins anew" not in capsys.readouterr().out
+    interrupted()
+    digest = made_of.digest_of
+    monkeypatch.setattr(made_of, "digest_of", lambda path: "other" if path.name == "seeds.py" else digest(path))
+    assert starts_at() == 0
+    assert "begins anew: since it was interrupted, stages/common/seeds.py changed" in capsys.readouterr().out
+    interrupted()
     item = data.train[0]
-    write_label(Path(f"labels/{item.id}.png"), np.zeros((item.height, item.width), np.uint8), PALETTE)
-    training._drop_unless_equal(work, training._identity(task(params), params, data))
-    assert not (work / "checkpoint.pth").exists()
+    write_label(LABELS / f"{item.id}.png", np.zeros((item.height, item.width), np.uint8), PALETTE)
+    edit_params(Path(), student__learning_rate=0.5)
+    assert starts_at() == 0
+    said = "since it was interrupted, data/pseudo_labels/r1/labels, params.yaml: student changed"
+    assert said in capsys.readouterr().out
 
 
 def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_path: Path):
@@ -311,14 +342,14 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
 
 
 def test_missing_label_file(data: Dataset, params: Params):
-    Path("sources/street/3.png").unlink()
-    with pytest.raises(SesamError, match=r"sources/street/3\.png is missing \(1 of 10"):
+    (SOURCES / "street/3.png").unlink()
+    with pytest.raises(SesamError, match=r"data/pseudo_labels/r1/sources/street/3\.png is missing \(1 of 10"):
         train(task(params), params)
 
 
 def test_damaged_file_met_by_a_worker(data: Dataset, params: Params):
-    Path("labels/street/2.png").write_bytes(b"not a picture")
-    with pytest.raises(SesamError, match=r"^labels/street/2\.png cannot be read as an image") as caught:
+    (LABELS / "street/2.png").write_bytes(b"not a picture")
+    with pytest.raises(SesamError, match=r"^\S+/labels/street/2\.png cannot be read as an image") as caught:
         train(task(params), params)
     assert "Traceback" not in str(caught.value)
 
@@ -332,7 +363,7 @@ def test_published_network():
     name = "deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py"
     published = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / name).model
     published.pretrained = published.data_preprocessor = None
-    ours = network_config(Network(depth=101, width=64, head_width=512, output_stride=8, pretrained=None), 19)
+    ours = network_config(load_params(ROOT / "presets/cityscapes.yaml").network, 19)
     assert _layers(ours) == _layers(published)
 
 
@@ -356,7 +387,7 @@ def test_shifted_depthwise_is_the_same_convolution():
 
 
 def test_predict(tmp_path: Path):
-    config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
+    config = network_config(NETWORK, 3)
     save_network(tmp_path, config, MODELS.build(config))
     model = load_network(tmp_path, CPU)
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
@@ -370,7 +401,7 @@ def test_predict(tmp_path: Path):
 def test_missing_and_damaged_network(tmp_path: Path):
     with pytest.raises(SesamError, match=r"network\.json is missing"):
         load_network(tmp_path / "none", CPU)
-    config = network_config(Network(depth=18, width=4, head_width=8, pretrained=None), 3)
+    config = network_config(NETWORK, 3)
     save_network(tmp_path, config, MODELS.build(config))
     (tmp_path / "model.pth").write_bytes(b"not weights")
     with pytest.raises(SesamError, match="Train it again"):
@@ -379,7 +410,7 @@ def test_missing_and_damaged_network(tmp_path: Path):
 
 def test_pretrained(tmp_path: Path):
     def backbone(width: int) -> torch.nn.Module:
-        config = network_config(Network(depth=18, width=width, head_width=8, pretrained=None), 3)
+        config = network_config(NETWORK.model_copy(update={"width": width}), 3)
         return MODELS.build(config).backbone
 
     with pytest.raises(SesamError, match=r"network\.pretrained: nowhere/r18\.pth cannot be loaded.*local file"):

@@ -16,8 +16,8 @@ from stages.common.params import Sampling
 from stages.common.regions import connected
 from stages.demo.scenes import Scene, draw_scene
 from stages.prompts import sample_points
-from stages.sam.engine import fit
-from stages.sam.models import MODELS, check_checkpoint
+from stages.sam.embedded import build_embedded_sam
+from stages.sam.engine import fit, load_sam
 from stages.sam.segmenter import Prompt, Segmenter
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
@@ -52,12 +52,10 @@ def score(segmenter: Segmenter, scenes: Sequence[Scene]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="embedded")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/embedded_sam.pth"))
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    check_checkpoint(options.model, options.checkpoint)
-    segmenter = MODELS[options.model].load(options.checkpoint, torch.device("cpu"))
+    segmenter = load_sam(build_embedded_sam, options.checkpoint, torch.device("cpu"))
     print(score(segmenter, [draw_scene((*SEED, k)) for k in range(options.scenes)]))
 
 

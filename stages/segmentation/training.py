@@ -84,6 +84,7 @@ def train(task: Task, params: Params) -> None:
     dataset = Dataset.load()
     seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
     work = WORK / task.name
+    _check_labels(task, dataset)
     keep_if_made_of(work, made_of(task.stage, task.round))
     samples = TrainingSamples(
         dataset.train,
@@ -115,6 +116,14 @@ def train(task: Task, params: Params) -> None:
     shutil.rmtree(work)
     seconds = time.monotonic() - started
     print(f"{task.model}: {task.schedule.iterations} iterations in {seconds:.1f} s", flush=True)
+
+
+def _check_labels(task: Task, dataset: Dataset) -> None:
+    """SesamError, before hours are spent, if an image's labels are missing."""
+    folders = [folder for folder in (task.labels, task.sources) if folder is not None]
+    files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
+    if missing := [file for file in files if not file.exists()]:
+        raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
 
 
 def _keep_freed_memory() -> None:
