@@ -28,9 +28,10 @@ from torch import nn
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import code_of, fingerprint, whole
 from stages.common.regions import bounded, connected, skeleton
+from stages.demo import canvas, classes, objects, score_sam
 from stages.demo import scenes as scenes_module
-from stages.demo import score_sam
-from stages.demo.scenes import SIZE, draw_scene
+from stages.demo.canvas import SIZE
+from stages.demo.scenes import draw_scene
 from stages.sam import decoder, embedded
 from stages.sam.decoder import mask_prompt
 from stages.sam.embedded import WIDTH, build_embedded_sam
@@ -301,7 +302,9 @@ def main() -> None:
     sampler, log, first = Sampler(scenes), [], 0
     unfinished = options.out.with_suffix(".state")
     decides = {key: value for key, value in vars(options).items() if key not in ("out", "workers")}
-    made_of = fingerprint(decides, code_of(sys.modules[__name__], scenes_module, embedded, decoder))
+    made_of = fingerprint(
+        decides, code_of(sys.modules[__name__], canvas, classes, objects, scenes_module, embedded, decoder)
+    )
     if unfinished.exists():
         state = torch.load(unfinished, weights_only=True)
         if state["made_of"] != made_of:
