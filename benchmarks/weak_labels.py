@@ -29,7 +29,8 @@ from stages.common.masks import encode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Params, load_params
 from stages.common.regions import components
-from stages.demo.scenes import PALETTE, draw_scene
+from stages.demo.classes import PALETTE
+from stages.demo.scenes import draw_scene
 from stages.prompts import image_prompts
 from stages.weak_labels import weak_label
 

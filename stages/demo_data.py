@@ -13,7 +13,8 @@ from stages.common.files import whole, whole_folder
 from stages.common.images import write_label
 from stages.common.parallel import per_image
 from stages.common.params import load_params
-from stages.demo.scenes import PALETTE, draw_scene
+from stages.demo.classes import PALETTE
+from stages.demo.scenes import draw_scene
 
 
 def draw(item: tuple[str, int], folder: Path, seed: int) -> None:

@@ -20,7 +20,8 @@ from makers import cityscapes_image
 
 from stages.common.images import read_label
 from stages.common.params import load_params
-from stages.demo.scenes import CLASSES, draw_scene
+from stages.demo.classes import CLASSES
+from stages.demo.scenes import draw_scene
 from stages.weak_labels import weak_label
 
 

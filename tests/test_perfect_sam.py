@@ -17,7 +17,8 @@ from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, s
 from stages.common.dataset import Dataset, Item
 from stages.common.files import read_json, sha256, write_json
 from stages.common.images import write_gray, write_label
-from stages.demo.scenes import CLASSES, PALETTE, draw_scene
+from stages.demo.classes import CLASSES, PALETTE
+from stages.demo.scenes import draw_scene
 from stages.sam import models
 
 IMAGES = 4

@@ -14,7 +14,7 @@ from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
-from stages.demo.scenes import CLASSES, PALETTE
+from stages.demo.classes import CLASSES, PALETTE
 
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from stages.common.masks import decode_mask, encode_counts, encode_mask
 from stages.common.params import SamParams, load_params
 from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
-from stages.demo.score_sam import HOW, SEED, score
+from stages.demo.score_sam import SAMPLING, SEED, score
 from stages.fetch_sam import fetch
 from stages.prompts import sample_points
 from stages.sam import encoder
@@ -221,7 +221,7 @@ def test_bfloat16_masks_are_those_of_float32() -> None:
         scene = draw_scene((*SEED, 2000 + k))
         size, surely = scene.labels.shape, np.zeros_like(scene.labels)
         components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, 64)]
-        prompts = [Prompt(points=np.array(sample_points(c, HOW, surely, rng))) for c in components]
+        prompts = [Prompt(points=np.array(sample_points(c, SAMPLING, surely, rng))) for c in components]
         for one, other in zip(decode(exact, scene.image, prompts), decode(rounded, scene.image, prompts), strict=True):
             a, b = masks_of(one, size), masks_of(other, size)
             common, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))

@@ -22,7 +22,7 @@ from stages.sam.segmenter import Prompt, Segmenter
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels
-HOW = Sampling(prompt="points", strategy="skeleton", num_points=5)
+SAMPLING = Sampling(prompt="points", strategy="skeleton", num_points=5)
 
 
 def score(segmenter: Segmenter, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -34,7 +34,7 @@ def score(segmenter: Segmenter, scenes: Sequence[Scene]) -> dict[str, float]:
     for scene in tqdm(scenes, desc="score", unit="scene", leave=False):
         confidence = np.zeros_like(scene.labels)
         components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, MIN_AREA)]
-        prompts = [Prompt(points=np.array(sample_points(c, HOW, confidence, rng))) for c in components]
+        prompts = [Prompt(points=np.array(sample_points(c, SAMPLING, confidence, rng))) for c in components]
         shape = scene.labels.shape
         (decoded,) = segmenter.decode(segmenter.encode([fit(scene.image, segmenter.side)]), [shape], [prompts])
         for component, found in zip(components, decoded, strict=True):
