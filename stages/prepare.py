@@ -235,13 +235,12 @@ def main() -> None:
     pairs = find_images(dataset)
     counted = {"train": _spread([pair.id for pair in pairs["train"] if pair.label], COUNTED), "val": frozenset()}
     found: dict[str, list[Checked]] = {}
-    with whole_folder(FINE) as folder:
-        for split in SPLITS:
-            (folder / split).mkdir()
+    with whole_folder(FINE / "train") as train, whole_folder(FINE / "val") as val:
+        for split, folder in (("train", train), ("val", val)):
             check = partial(
                 check_pair,
                 counted=counted[split],
-                folder=folder / split,
+                folder=folder,
                 meaning=meaning,
                 palette=palette,
                 how=params.components,
