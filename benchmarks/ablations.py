@@ -99,9 +99,10 @@ def steps() -> list[Row]:
 
 def training() -> list[Row]:
     """Rounds, and how the student is trained; two rounds unless said."""
-    third = "+rounds.r3={teacher: models/student/r2, labels: true}"
+    third = "+rounds.r3={teacher: models/student/r2, labels: false}"
     return [
         Row("three-rounds", "a third round", (SCRIBBLE, third)),
+        Row("labelling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.labels=true")),
         Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.start=teacher")),
         Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
         Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),

@@ -21,8 +21,8 @@ def draw(item: tuple[str, int], folder: Path, seed: int) -> None:
     """Draw scene number `item` of a split and write its photograph and label."""
     split, number = item
     scene = draw_scene((seed, ("train", "val").index(split), number))
-    with whole(folder / "images" / split / f"{number:04d}.png") as beside:
-        Image.fromarray(scene.image).save(beside)
+    with whole(folder / "images" / split / f"{number:04d}.png") as unfinished:
+        Image.fromarray(scene.image).save(unfinished)
     write_label(folder / "labels" / split / f"{number:04d}.png", scene.labels, PALETTE)
 
 

@@ -1,6 +1,6 @@
 """Check a data set as its maker ships it, bring its labels to class ids, 255 = none, and tell what a run will cost.
 
-Images stay where they are; the manifest says where. Everything that is wrong is told at once, and then
+Images stay where they are; the manifest says where. Everything that is wrong is reported at once, and then
 nothing is written.
 """
 
@@ -27,12 +27,15 @@ from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
 from stages.common.seeds import seed_of
-from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, some, told
+from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, message, some
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
 from stages.sam.models import model_named
 
 COUNTED = 100  # training images whose components are counted, to estimate those of all
+SIDES = 2  # components that a change of class bounds
+RUN_BYTES = 2.8  # of a compressed run length, on average over the demo's masks
+MASKS = 5  # kept of a component: its own as the prompt, SAM's three, the selected one
 
 
 class Checked(NamedTuple):
@@ -70,7 +73,7 @@ def choose(pairs: Sequence[Pair], subset: float | list[str] | None) -> list[Pair
 
 
 def check_pair(
-    pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: list, how: Components
+    pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: list, config: Components
 ) -> Checked:
     """Check an image and its label, and write the label to folder/ID.png as class ids."""
     image, faults = _attempt(read_image, pair.image)
@@ -94,7 +97,7 @@ def check_pair(
     if pair.id not in counted:
         return Checked(item, [], occurring(ids))
     edges = int((ids[1:] != ids[:-1]).sum())
-    return Checked(item, [], occurring(ids), len(components(ids, how.connectivity, how.min_area)), edges)
+    return Checked(item, [], occurring(ids), len(components(ids, config.connectivity, config.min_area)), edges)
 
 
 def _attempt(read: Callable[[Path], np.ndarray], path: Path) -> tuple[np.ndarray | None, list[Found]]:
@@ -131,43 +134,43 @@ def warnings(
     found: Sequence[Checked], twice: list[str], classes: Sequence[str], behind: list[str], params: Params
 ) -> list[str]:
     """What is no fault but should be known before hours are spent."""
-    said = []
+    lines = []
     with_label = [one for one in found if one.item is not None and one.item.fine]
     if with_label and (never := absent((one.classes for one in with_label), classes)):
-        said.append(f"classes that never occur in the fine training labels: {some(never)}.")
+        lines.append(f"classes that never occur in the fine training labels: {some(never)}.")
     if empty := [one.item.id for one in with_label if one.classes == 0]:
-        said.append(f"training images whose fine label has no class: {some(empty)}.")
+        lines.append(f"training images whose fine label has no class: {some(empty)}.")
     if twice:
-        said.append(f"training images that are there twice: {some(twice)}.")
+        lines.append(f"training images that are there twice: {some(twice)}.")
     if behind:
-        said.append(
+        lines.append(
             f"links to folders inside dataset.root, {some(behind)}: `dvc repro` will not notice when what is behind "
             "them changes. Better link the whole data set."
         )
     if (checkpoint := params.sam.checkpoint) and not Path(checkpoint).is_file():
-        said.append(f"{checkpoint} (sam.checkpoint) is missing; `embed` will need it.")
-    return said
+        lines.append(f"{checkpoint} (sam.checkpoint) is missing; `embed` will need it.")
+    return lines
 
 
 def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list[str]:
     """What a run over these training images takes, in words: components, prompts, disk."""
     images, rounds = len(found), len(params.rounds)
     counted = [one for one in found if one.components is not None]
-    said = [
+    lines = [
         f"{_size(images * embedding_bytes)} for SAM's embeddings ({images} of {_size(embedding_bytes)}; "
         f"kept up to runtime.cache_gb, {params.runtime.cache_gb:g})"
     ]
     if counted:
         each = sum(one.components for one in counted) / len(counted)
-        # a change of class bounds two components; run lengths take about 2.8 bytes; three candidates, prompt, selection
-        masks = images * sum(one.edges for one in counted) / len(counted) * 2 * 2.8 * (3 + 1 + 1)
-        said = [
+        edges = images * sum(one.edges for one in counted) / len(counted)
+        masks = edges * SIDES * RUN_BYTES * MASKS
+        lines = [
             f"about {each:.0f} components an image, {images * each:.0f} SAM prompts a round, {rounds} rounds "
             f"(counted on the fine labels of {len(counted)} images; a poor teacher makes more)",
-            *said,
+            *lines,
             f"about {_size(masks)} a round for prompts and masks",
         ]
-    return said
+    return lines
 
 
 def _size(count: float) -> str:
@@ -217,7 +220,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
     pairs["train"] = choose(pairs["train"], dataset.subset)
     if same := [one for split in SPLITS for one in _of_one_name(pairs[split])]:
-        raise SesamError(told(f"{root} (dataset.root)", same))
+        raise SesamError(message(f"{root} (dataset.root)", same))
     if without := [pair.id for pair in pairs["val"] if pair.label is None]:
         raise SesamError(f"{root} has no fine labels to validate on for {some(without)}. See dataset.val.")
     return pairs
@@ -243,13 +246,13 @@ def main() -> None:
                 folder=folder,
                 meaning=meaning,
                 palette=palette,
-                how=params.components,
+                config=params.components,
             )
             found[split] = per_image(check, pairs[split], params.runtime.workers, f"prepare {split}")
         items = {split: [one.item for one in found[split] if one.item] for split in SPLITS}
         leaked, twice = same_images(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
-            raise SesamError(told(f"{dataset.root} (dataset.root)", faults))
+            raise SesamError(message(f"{dataset.root} (dataset.root)", faults))
         if not any(one.classes for one in found["val"]):
             raise SesamError(f"{dataset.root}: no class occurs in the labels to validate on. See dataset.val.")
     name = Path(dataset.root).name

@@ -24,21 +24,21 @@ def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
     return np.where(weak != UNLABELLED, weak, confident)
 
 
-def separate(augmented: np.ndarray, weak: np.ndarray, how: Components) -> list[tuple[int, Region]]:
+def separate(augmented: np.ndarray, weak: np.ndarray, config: Components) -> list[tuple[int, Region]]:
     """Step 1: (class, component) of every connected component, by class and scan order.
 
     Components below `min_area` pixels stay only if they hold a weakly labelled
     pixel. Without `separate`, all pixels of a class are one component.
     """
-    if how.separate:
-        return components(augmented, how.connectivity, how.min_area, marked=weak != UNLABELLED)
+    if config.separate:
+        return components(augmented, config.connectivity, config.min_area, marked=weak != UNLABELLED)
     classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [UNLABELLED])]
-    kept = [(k, mask) for k, mask in classes if mask.sum() >= how.min_area or (mask & (weak != UNLABELLED)).any()]
+    kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != UNLABELLED)).any()]
     return [(int(k), bounded(mask)) for k, mask in kept]
 
 
 def sample_points(
-    region: Region, how: Sampling, confidence: np.ndarray, rng: np.random.Generator
+    region: Region, config: Sampling, confidence: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
 
@@ -47,21 +47,21 @@ def sample_points(
     (Kweon and Yoon 2024; confidence is (H, W) uint8), `deepest` the one pixel
     farthest from the outside.
     """
-    if how.strategy == "skeleton":
+    if config.strategy == "skeleton":
         x, y = skeleton(region.depth).pixels.T
-    elif how.strategy == "deepest":
+    elif config.strategy == "deepest":
         y, x = np.empty((2, 0), int)
     else:
         y, x = np.nonzero(region.mask)
     if len(y) == 0:
         x, y = (np.array([value]) for value in deepest(region.depth))
-    if len(y) > how.num_points:
-        if how.strategy == "confident":
+    if len(y) > config.num_points:
+        if config.strategy == "confident":
             order = rng.permutation(len(y))  # of equally confident pixels, any
             ranked = np.argsort(-confidence[region.window][y, x][order].astype(int), kind="stable")
-            chosen = order[ranked[: how.num_points]]
+            chosen = order[ranked[: config.num_points]]
         else:
-            chosen = rng.choice(len(y), how.num_points, replace=False)
+            chosen = rng.choice(len(y), config.num_points, replace=False)
         x, y = x[chosen], y[chosen]
     return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
 

@@ -29,7 +29,7 @@ from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
-from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, some, told
+from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, message, some
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
 
 FINE = Path(FINE_LABELS)
@@ -57,33 +57,33 @@ def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
     return kept
 
 
-def coarse_polygon(region: Region, how: Coarse) -> np.ndarray:
+def coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
     depth, size = region.depth, np.sqrt(region.area)
-    core = depth > min(how.erosion * size, 0.5 * depth.max())
+    core = depth > min(config.erosion * size, 0.5 * depth.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    polygons = [cv2.approxPolyDP(outline, how.tolerance * size, closed=True) for outline in outlines]
+    polygons = [cv2.approxPolyDP(outline, config.tolerance * size, closed=True) for outline in outlines]
     drawn = np.zeros(region.mask.shape, np.uint8)
     cv2.fillPoly(drawn, polygons, 1)
     return drawn.astype(bool)
 
 
-def scribble(region: Region, how: Scribble) -> np.ndarray:
+def scribble(region: Region, config: Scribble) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
-    core = skeleton(np.maximum(region.depth - how.margin * region.depth.max(), 0))
+    core = skeleton(np.maximum(region.depth - config.margin * region.depth.max(), 0))
     drawn = np.zeros(region.mask.shape, np.uint8)
     if core.cells.any():
         path = core.pixels[longest_path(core.cells)]
-        spare = round(len(path) * (1 - how.length) / 2)
+        spare = round(len(path) * (1 - config.length) / 2)
         path = path[spare : len(path) - spare]
-        cv2.polylines(drawn, [path.reshape(-1, 1, 2).astype(np.int32)], False, 1, how.thickness)
+        cv2.polylines(drawn, [path.reshape(-1, 1, 2).astype(np.int32)], False, 1, config.thickness)
     return drawn.astype(bool)
 
 
-def dot(region: Region, how: Point) -> np.ndarray:
+def dot(region: Region, config: Point) -> np.ndarray:
     """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
-    cv2.circle(drawn, deepest(region.depth), how.radius, 1, cv2.FILLED)
+    cv2.circle(drawn, deepest(region.depth), config.radius, 1, cv2.FILLED)
     return drawn.astype(bool)
 
 
@@ -158,18 +158,18 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
     done = per_image(work, jobs, workers, "weak_labels")
     faults += [one for one in done if not isinstance(one, Drawn)]
     if faults:
-        raise SesamError(told(f"{origin} (weak.origin)", faults))
-    ids = [item.id for item, _ in jobs]
-    empty = [k for k, one in zip(ids, done, strict=True) if one.classes == 0]
-    everywhere = [k for k, one in zip(ids, done, strict=True) if one.everywhere]
+        raise SesamError(message(f"{origin} (weak.origin)", faults))
+    drawn_on = [item.id for item, _ in jobs]
+    empty = [k for k, one in zip(drawn_on, done, strict=True) if one.classes == 0]
+    everywhere = [k for k, one in zip(drawn_on, done, strict=True) if one.everywhere]
     never = absent((one.classes for one in done), dataset.classes)
-    for odd, what in (
+    for ids, kind in (
         (empty, "images in which annotators drew nothing"),
         (everywhere, "images labelled everywhere; 255 is unlabelled"),
         (never, "classes that annotators never drew"),
     ):
-        if odd:
-            print(f"warning: {what}: {some(odd)}.", file=sys.stderr)
+        if ids:
+            print(f"warning: {kind}: {some(ids)}.", file=sys.stderr)
 
 
 def main() -> None:

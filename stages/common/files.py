@@ -24,22 +24,22 @@ def whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
     os.close(handle)
-    beside = Path(name)
+    unfinished = Path(name)
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield unfinished
+        with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # mkstemp makes private files; artefacts are shared
-        beside.replace(path)
+        unfinished.chmod(0o666 & ~umask)  # mkstemp makes private files; artefacts are shared
+        unfinished.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -93,19 +93,19 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterat
     Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f".{path.name}.partial"
+    unfinished = path.parent / f".{path.name}.partial"
     if made_of is None:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
     else:
-        keep_if_made_of(beside, made_of)
-    for left in beside.rglob(f"{UNFINISHED}*"):  # by a killed process
+        keep_if_made_of(unfinished, made_of)
+    for left in unfinished.rglob(f"{UNFINISHED}*"):  # by a killed process
         left.unlink()
     try:
-        yield beside
-        (beside / MARK).unlink(missing_ok=True)
+        yield unfinished
+        (unfinished / MARK).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
-        beside.replace(path)
+        unfinished.replace(path)
     finally:
         if made_of is None:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)

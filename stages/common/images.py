@@ -30,14 +30,14 @@ def write_label(path: Path, values: np.ndarray, palette: Sequence[Sequence[int]]
     """Write (H, W) uint8 values as a palette PNG; 255 is shown black."""
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8), mode="P")
     image.putpalette(full_palette(palette).tobytes())
-    with whole(path) as beside:
-        image.save(beside, format="PNG")
+    with whole(path) as unfinished:
+        image.save(unfinished, format="PNG")
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:
     """Write (H, W) uint8 values as a grey PNG."""
-    with whole(path) as beside:
-        Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(beside, format="PNG")
+    with whole(path) as unfinished:
+        Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(unfinished, format="PNG")
 
 
 def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:

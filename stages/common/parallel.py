@@ -27,13 +27,13 @@ def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers
     """
     with progress(len(items), title) as bar:
         if workers <= 1 or len(items) <= 1:
-            return [_told(function(item), bar) for item in items]
+            return [_counted(function(item), bar) for item in items]
         # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
         context = multiprocessing.get_context("spawn")
         chunk = max(1, min(4, len(items) // (4 * workers)))
         with ProcessPoolExecutor(min(workers, len(items)), context, _one_thread) as pool:
             try:
-                return [_told(result, bar) for result in pool.map(function, items, chunksize=chunk)]
+                return [_counted(result, bar) for result in pool.map(function, items, chunksize=chunk)]
             except BrokenProcessPool:
                 raise SesamError(
                     f"{title}: a worker process was killed, perhaps for want of memory. "
@@ -52,7 +52,7 @@ def progress(total: int, title: str) -> Iterator[tqdm]:
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _told(result: Result, bar: tqdm) -> Result:
+def _counted(result: Result, bar: tqdm) -> Result:
     bar.update()
     return result
 

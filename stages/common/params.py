@@ -280,11 +280,11 @@ def _explain(problem: ValidationError) -> list[str]:
     lines = []
     for error in problem.errors():
         key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
-        said = {
+        reason = {
             "extra_forbidden": "unknown key; remove it or correct its spelling",
             "missing": "missing; add it (presets/*.yaml show every key)",
         }.get(error["type"], f"{error['msg']}, got {error['input']!r}")
-        lines.append(f"{key}: {said}")
+        lines.append(f"{key}: {reason}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What may be wrong with the files of a data set: all of it is told at once, with the first files of each kind."""
+"""What may be wrong with the files of a data set: reported all at once, with the first files of each kind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Faulty(Exception):
         self.found = (fault, text)
 
 
-def told(where: str, faults: Sequence[Found]) -> str:
+def message(where: str, faults: Sequence[Found]) -> str:
     """All faults found at a place as one report."""
     lines = [f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}; nothing was written."]
     for fault, same in groupby(sorted(faults), key=lambda found: found[0]):

@@ -36,9 +36,9 @@ def page_of(rows: Sequence[Sequence[Tile]], legends: Sequence[Mapping[str, Colou
     height, width = pictures[0][0].shape[:2]
     across = max(len(row) for row in rows) * (width + _GAP) + _GAP
     down = len(rows) * (_LINE + height + _GAP)
-    beside = len(rows[0]) * (width + _GAP) + 3 * _GAP
-    entries, bottom = _arranged(legends, font, (beside, _LINE), across)
-    if beside >= across or bottom > _LINE + height:
+    right_of_row = len(rows[0]) * (width + _GAP) + 3 * _GAP
+    entries, bottom = _arranged(legends, font, (right_of_row, _LINE), across)
+    if right_of_row >= across or bottom > _LINE + height:
         entries, bottom = _arranged(legends, font, (_GAP, down), across)
     page = Image.new("RGB", (across, max(down, bottom)), _PAPER)
     draw = ImageDraw.Draw(page)

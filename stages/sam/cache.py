@@ -43,8 +43,8 @@ class EmbeddingCache:
 
     def save(self, item: Item, embedding: np.ndarray) -> None:
         """Keep an embedding; on disk when this returns."""
-        with whole(self._path(item)) as beside:
-            np.save(beside, embedding)
+        with whole(self._path(item)) as unfinished:
+            np.save(unfinished, embedding)
 
     def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.

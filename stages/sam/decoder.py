@@ -59,19 +59,21 @@ class Decoder:
             else:
                 placed = queries + tokens
                 queries = layer.norm1(queries + layer.self_attn(placed, placed, queries))
-            look = layer.cross_attn_token_to_image
-            seen = _attend(look, look.q_proj(queries + tokens), _of(k, owner), _of(v, owner))
-            queries = layer.norm2(queries + seen)
+            to_image = layer.cross_attn_token_to_image
+            attended = _attend(to_image, to_image.q_proj(queries + tokens), _of(k, owner), _of(v, owner))
+            queries = layer.norm2(queries + attended)
             queries = layer.norm3(queries + layer.mlp(queries))
-            tell = layer.cross_attn_image_to_token
-            told = _attend_few(tell, _of(q, owner), tell.k_proj(queries + tokens), tell.v_proj(queries))
-            keys = layer.norm4(told.add_(_of(keys, owner)))
+            to_tokens = layer.cross_attn_image_to_token
+            update = _attend_few(
+                to_tokens, _of(q, owner), to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
+            )
+            keys = layer.norm4(update.add_(_of(keys, owner)))
             owner = None
         weight, offset = self.last
         k, v = F.linear(keys, weight).add_(offset).chunk(2, dim=-1)
         transformer = self.decoder.transformer
-        look = transformer.final_attn_token_to_image
-        queries = transformer.norm_final_attn(queries + _attend(look, look.q_proj(queries + tokens), k, v))
+        to_image = transformer.final_attn_token_to_image
+        queries = transformer.norm_final_attn(queries + _attend(to_image, to_image.q_proj(queries + tokens), k, v))
 
         rows, columns = grid
         kept = keys.unflatten(1, embeddings.shape[2:])[:, :rows, :columns]
@@ -87,12 +89,13 @@ class Decoder:
         p, h, w, _ = image.shape
         return logits.view(p, h, w, 2, 2, 2, 2, 3).permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(p, 3, 4 * h, 4 * w)
 
-    def _projection(self, look: Attention, tell: Attention | None = None) -> tuple[Tensor, Tensor]:
+    def _projection(self, to_image: Attention, to_tokens: Attention | None = None) -> tuple[Tensor, Tensor]:
         """All that attention layers read from the image's tokens as one matrix, and what it adds at each place.
 
-        `look` takes keys (with the place embedding) and values, `tell` queries (with it).
+        `to_image` takes keys (with the place embedding) and values, `to_tokens` queries (with it).
         """
-        parts = [(look.k_proj, True), (look.v_proj, False)] + ([(tell.q_proj, True)] if tell else [])
+        parts = [(to_image.k_proj, True), (to_image.v_proj, False)]
+        parts += [(to_tokens.q_proj, True)] if to_tokens else []
         offset = [F.linear(self.place * placed, part.weight, part.bias) for part, placed in parts]
         return torch.cat([part.weight for part, _ in parts]), torch.cat(offset, dim=-1)
 

@@ -121,14 +121,18 @@ def load_pretrained(backbone: nn.Module, source: str) -> None:
         )
 
 
-class ShiftedDepthwise(nn.Conv2d):
-    """A dilated depthwise 3x3 convolution as the sum of nine shifted products.
+class ShiftedDepthwise(nn.Module):
+    """A dilated depthwise 3x3 convolution, with its weights, as the sum of nine shifted products.
 
     oneDNN has no fast backward pass for it: on a CPU nearly all of a training step was spent in ASPP's three.
     """
 
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.dilation = conv.weight, conv.dilation[0]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (height, width), dilation = x.shape[2:], self.dilation[0]
+        (height, width), dilation = x.shape[2:], self.dilation
         rows = [0, 1, 2] if dilation < height else [1]  # the others see padding alone
         columns = [0, 1, 2] if dilation < width else [1]
         padded = F.pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
@@ -140,15 +144,19 @@ class ShiftedDepthwise(nn.Conv2d):
         return total
 
 
-def dilated_depthwise(model: nn.Module) -> list[nn.Conv2d]:
-    """The model's dilated depthwise convolutions: those of ASPP."""
-    return [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1 and m.dilation[0] > 1]
+def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The model's dilated depthwise convolutions, those of ASPP, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation[0] > 1
+    }
 
 
 def save_network(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
     """Write config and weights of a trained network."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    with whole(folder / WEIGHTS) as beside, beside.open("wb") as file:
+    with whole(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
         torch.save(state, file)  # to a path it would write the temporary file's name into the file
     write_json(folder / CONFIG, {"model": config})
 

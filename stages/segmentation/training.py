@@ -106,8 +106,8 @@ def train(task: Task, params: Params) -> None:
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
             _keep_freed_memory()
-            for conv in dilated_depthwise(runner.model):
-                conv.__class__ = ShiftedDepthwise
+            for name, conv in dilated_depthwise(runner.model).items():
+                runner.model.set_submodule(name, ShiftedDepthwise(conv))
         try:
             runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
@@ -151,7 +151,7 @@ def _initial_network(config: dict, task: Task, params: Params, seed: int) -> tor
             ) from None
         return model
     model.init_weights()
-    for conv in dilated_depthwise(model):
+    for conv in dilated_depthwise(model).values():
         # taps that reach past the crop are never trained; random, they disturbed the larger whole images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
@@ -275,6 +275,6 @@ class Checkpoint(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS:
             return
-        with whole(self.path) as beside:
-            runner.save_checkpoint(str(beside.parent), beside.name, by_epoch=False)
+        with whole(self.path) as unfinished:
+            runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)
         self.last = time.monotonic()
