@@ -72,7 +72,7 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
     assert f"{images} training images, 1 to validate on" in said.out
     assert f"about 2 components an image, {2 * images} SAM prompts a round, 2 rounds" in said.out
     assert f"({images} of 2.1 MB;" in said.out and "MB a round for prompts and masks" in said.out
-    assert "sam.checkpoint" not in said.err, "fetch_sam fetches it"
+    assert "sam.checkpoint" not in said.err, "embed fetches it"
 
 
 def test_classes_and_colours_are_mmsegmentations(workspace) -> None:
@@ -478,10 +478,10 @@ def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
     makers.own_folder(own)
     shutil.copy(own / "images/train/0.jpg", own / "images/train/copy.jpg")
     save(own / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
-    workspace("folder", dataset__classes=["a", "b", "c"], fetch={})
+    workspace("folder", dataset__classes=["a", "b", "c"], sam__checkpoint="models/own.pth", sam__sha256="0" * 64)
     prepare.main()
     said = capsys.readouterr().err
-    assert "models/sam_vit_h_4b8939.pth (sam.checkpoint) is missing" in said
+    assert "models/own.pth (sam.checkpoint) is missing" in said
     assert "classes that never occur in the fine training labels: 1 (c)" in said
     assert "training images whose fine label has no class: 1 (copy)" in said
     assert "there twice: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said

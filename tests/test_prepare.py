@@ -15,6 +15,7 @@ from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
 from stages.demo.classes import CLASSES, PALETTE
+from stages.prepare import rgb
 
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +92,4 @@ def test_every_preset_is_valid() -> None:
 
 def test_the_demo_names_the_classes_that_are_drawn(params) -> None:
     assert tuple(params.dataset.classes) == CLASSES
-    assert tuple(params.dataset.palette) == PALETTE
+    assert tuple(rgb(colour) for colour in params.dataset.palette) == PALETTE

@@ -43,13 +43,13 @@ def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label(
     augmented[0:3, 5:8] = 1  # large
     weak = np.full_like(augmented, 255)
     weak[4, 4] = 0
-    found = separate(augmented, weak, Components(separate=True, min_area=5))
+    found = separate(augmented, weak, Components(separate=True, connectivity=8, min_area=5))
     assert [(k, r.area) for k, r in found] == [(0, 1), (1, 9)]
-    found = separate(augmented, weak, Components(separate=True, min_area=2))
+    found = separate(augmented, weak, Components(separate=True, connectivity=8, min_area=2))
     assert [(k, r.area) for k, r in found] == [(0, 2), (0, 1), (1, 9)]
     found = separate(augmented, weak, Components(separate=True, connectivity=4, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 1), (0, 1), (0, 1), (1, 9)]
-    found = separate(augmented, weak, Components(separate=False, min_area=1))
+    found = separate(augmented, weak, Components(separate=False, connectivity=8, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
 
 
