@@ -1,4 +1,4 @@
-"""Folders that appear whole, and worker processes that fail."""
+"""Files and folders that appear whole, and worker processes that fail."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ from pathlib import Path
 import pytest
 
 from stages.common.errors import SesamError
-from stages.common.files import whole_folder
+from stages.common.files import whole, whole_folder, write_text
 from stages.common.parallel import per_image
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
+    path = tmp_path / "deep/artefact.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+        assert beside.suffix == ".txt"  # by which np.save and Pillow go
+        beside.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names(path.parent) == ["artefact.txt"]
+    write_text(path, "new")
+    assert path.read_text() == "new" and names(path.parent) == ["artefact.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o002, 0o664)])
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, monkeypatch, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", None)  # to ask for it is to change it, for every thread of the process
+            write_text(tmp_path / "artefact", "shared")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "artefact").stat().st_mode & 0o777 == mode
 
 
 def leave_half(path: Path, made_of: str | None) -> None:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 from stages.common.errors import SesamError
 
@@ -22,16 +22,12 @@ UNFINISHED = ".unfinished-"  # how the names of files that are being written beg
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; moved onto `path` when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-    os.close(handle)
-    beside = Path(name)
+    beside = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
+    beside.touch(exist_ok=False)  # a new file has the mode that the umask leaves; mkstemp makes private ones
     try:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # mkstemp makes private files; artefacts are shared
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
