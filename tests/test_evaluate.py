@@ -154,7 +154,7 @@ def on_workers(params: Params, count: int) -> Params:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     params = on_workers(load_params(), 1)
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):

@@ -49,7 +49,7 @@ def one_thread():
 @pytest.fixture
 def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""
-    raw = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    raw = load_params(ROOT / "presets/demo.yaml").model_dump(mode="json")
     raw["network"] = {"depth": 18, "width": 4, "head_width": 8, "pretrained": None}
     tiny = {"iterations": 20, "batch": 2, "crop": [32, 40], "scale": [0.7, 1.3], "learning_rate": 0.02}
     raw["teacher"] = tiny
