@@ -71,6 +71,11 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "data/rounds/r1/masks").glob("[0-9]*.json")}
 
 
+def times(folder: Path) -> dict[str, int]:
+    """When each of the outputs was made."""
+    return {name: (folder / "data/rounds/r1/masks" / name).stat().st_mtime_ns for name in outputs(folder)}
+
+
 def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     context = multiprocessing.get_context("forkserver")  # imports once, then forks in no time
@@ -91,11 +96,9 @@ def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch)
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert moved or list((workspace / "data").rglob(".unfinished-*"))
-        found = outputs(workspace)
-        assert found.items() <= expected.items()  # whole files only
-        times = {name: (workspace / "data/rounds/r1/masks" / name).stat().st_mtime_ns for name in found}
-        assert written.items() <= times.items()  # and what was finished is not made again
-        written = times
+        assert outputs(workspace).items() <= expected.items()  # whole files only
+        assert written.items() <= times(workspace).items()  # and what was finished is not made again
+        written = times(workspace)
     assert 0 < len(written) < IMAGES
     process = context.Process(target=masks_in, args=(workspace,))
     process.start()
@@ -146,10 +149,14 @@ def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.Monke
         sam_masks.main()
     expected = outputs(workspace)
     assert len(expected) == IMAGES
+    written = times(workspace)
     for k in (3, 12):  # of two batches: they are made again as they were, the others are left alone
         (workspace / f"data/rounds/r1/masks/{k}.json").unlink()
     sam_masks.main()
     assert outputs(workspace) == expected
+    assert {name for name, time in times(workspace).items() if time == written[name]} == {
+        f"{k}.json" for k in (5, 6, 7, 8, 9, 15)
+    }
 
     (workspace / "data/rounds/r1/masks/7.json").unlink()
     shutil.rmtree(workspace / "data/embeddings")
