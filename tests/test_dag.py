@@ -104,6 +104,12 @@ def params_restored(workspace: Path):
     (workspace / "params.yaml").write_text(before)
 
 
+@pytest.fixture(scope="module")
+def every_stage(workspace: Path) -> set[str]:
+    """Their names."""
+    return set(sh("dvc", "stage", "list", "--name-only", cwd=workspace).split())
+
+
 def followed(workspace: Path, stages: set[str]) -> set[str]:
     """The stages and everything that depends on them."""
     edges = [line.split('"')[1::2] for line in sh("dvc", "dag", "--dot", cwd=workspace).splitlines() if "->" in line]
@@ -115,7 +121,7 @@ def followed(workspace: Path, stages: set[str]) -> set[str]:
 
 def test_it_runs_from_end_to_end(workspace: Path) -> None:
     evaluation = json.loads((workspace / "metrics/evaluation.json").read_text())
-    assert 0 <= evaluation["teacher"]["mIoU"] <= 1 and set(evaluation["student"]) == {"r1", "r2"}
+    assert len(evaluation["teacher"]["classes"]) == 19 and set(evaluation["student"]) == {"r1", "r2"}
     for name in ("r1", "r2"):
         labels = json.loads((workspace / f"metrics/labels/{name}.json").read_text())["scores"]
         assert labels["weak"]["precision"] == 1.0
@@ -149,12 +155,14 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
         ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
-def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, change, first, spared) -> None:
+def test_a_change_reruns_its_stage_and_what_follows(
+    workspace, every_stage, params_restored, change, first, spared
+) -> None:
     edit_params(workspace, **change)
     stages = followed(workspace, would_run(workspace))
     following = {"train_student@r2", "evaluate"} | ({"train_student@r1", "prompts@r2"} if "@r2" not in first else set())
     assert first in stages and following <= stages
-    assert not stages & spared
+    assert spared <= every_stage and not stages & spared
 
 
 @pytest.mark.parametrize("change", [{"runtime__workers": 1}, {"runtime__device": "cpu"}])
@@ -176,6 +184,7 @@ def test_no_training_stage_sees_fine_labels() -> None:
 def test_a_sweep_and_one_worker(workspace: Path) -> None:
     """`dvc exp run -S` runs; and one worker makes the bytes that two made."""
     made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json")]
+    made.append(workspace / "models/teacher/model.pth")
     before = {p: p.read_bytes() for p in made}
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
     edit_params(workspace, runtime__workers=1)
