@@ -156,7 +156,7 @@ def on_workers(params: Params, count: int) -> Params:
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     params = on_workers(load_params(), 1)
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
@@ -250,12 +250,15 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert "teacher,left,left,0.5" in lines and 'teacher,left,"right, far",0.5' in lines
 
     plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-    for plot in (next(iter(one.values())) for one in plots):
-        if template := plot.get("template"):
-            ((path, x),) = plot["x"].items()
-            columns = Path(path).read_text().splitlines()[0].split(",")
-            drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / template).read_text()))
-            assert x in columns and plot["y"][path] in columns and drawn <= {"rev", "place", *columns}
+    templated = [plot for one in plots for plot in one.values() if "template" in plot]
+    tables = set()
+    for plot in templated:
+        ((path, x),) = plot["x"].items()
+        columns = Path(path).read_text().splitlines()[0].split(",")
+        drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / plot["template"]).read_text()))
+        assert x in columns and plot["y"][path] in columns and "rev" in drawn <= {"rev", "place", *columns}
+        tables.add(Path(path))
+    assert tables == set(Path("metrics/plots").iterdir())
 
 
 def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> None:

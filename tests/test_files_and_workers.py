@@ -1,4 +1,4 @@
-"""Folders that appear whole, and worker processes that fail."""
+"""Files and folders that appear whole, and worker processes that fail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,35 @@ from pathlib import Path
 import pytest
 
 from stages.common.errors import SesamError
-from stages.common.files import whole_folder
+from stages.common.files import whole, whole_folder, write_text
 from stages.common.parallel import per_image
 
 
-def leave_half(path: Path, made_of: str | None) -> None:
+def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
+    path = tmp_path / "deep/artefact.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+        assert beside.suffix == ".txt"  # by which np.save and Pillow go
+        beside.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names(path.parent) == ["artefact.txt"]
+    write_text(path, "new")
+    assert path.read_text() == "new" and names(path.parent) == ["artefact.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o002, 0o664)])
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, monkeypatch, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", None)  # to ask for it is to change it, for every thread of the process
+            write_text(tmp_path / "artefact", "shared")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "artefact").stat().st_mode & 0o777 == mode
+
+
+def leave_half(path: Path, made_of: dict[str, str] | None) -> None:
     with pytest.raises(KeyboardInterrupt), whole_folder(path, made_of) as folder:
         (folder / "first").touch()
         raise KeyboardInterrupt
@@ -32,18 +56,19 @@ def test_a_folder_is_whole_or_not_there(tmp_path) -> None:
     assert names(path) == ["second"]
 
 
-def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path) -> None:
+def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path, capsys) -> None:
     path = tmp_path / "artefact"
-    leave_half(path, "these inputs")
+    leave_half(path, {"labels": "1", "seed": "2"})
     assert not path.exists()
     (tmp_path / ".artefact.partial/.unfinished-x.png").touch()  # as a killed process leaves it
-    with whole_folder(path, "these inputs") as folder:
+    with whole_folder(path, {"labels": "1", "seed": "2"}) as folder:
         assert (folder / "first").exists()
     assert names(path) == ["first"]
-    leave_half(path, "these inputs")
-    with whole_folder(path, "others") as folder:
+    leave_half(path, {"labels": "1", "seed": "2"})
+    with whole_folder(path, {"labels": "1", "seed": "3"}) as folder:
         (folder / "second").touch()
     assert names(path) == ["second"] and names(tmp_path) == ["artefact"]
+    assert capsys.readouterr().out.endswith("begins anew: since it was interrupted, seed changed\n")
 
 
 def die(item: int) -> int:

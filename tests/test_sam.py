@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from segment_anything import SamPredictor
@@ -176,11 +176,18 @@ def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
     def compiled(images: torch.Tensor) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no kernel\nat all"), None)
 
-    ours = encoder.ViTEncoder(ImageEncoderViT(64, 16, 3, 32, 1, 2, use_rel_pos=True, global_attn_indexes=(0,)))
-    runs = encoder.Compiled(ours)
-    runs.compiled, images = compiled, torch.zeros(1, 3, 64, 64)
+    torch.manual_seed(2)
+    vit = ImageEncoderViT(64, 16, 3, 32, 1, 2, use_rel_pos=True, global_attn_indexes=(0,)).eval()
+    images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(runs(images), runs(images)) and torch.equal(runs(images), ours(images))
+        expected = vit(images)
+    ours = encoder.ViTEncoder(vit)
+    runs = encoder.Compiled(ours)
+    runs.compiled = compiled
+    with torch.inference_mode():
+        for _ in range(2):
+            assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()
+    assert ours.attend is encoder.attend_in_blocks  # the fused one is for the compiler
     assert capsys.readouterr().out.count("SAM's encoder runs uncompiled") == 1
 
 
@@ -189,8 +196,7 @@ def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
 def test_scaling_up_by_tiles(height: int, width: int, seed: int, blur: float) -> None:
     rng, model = np.random.default_rng(seed), SimpleNamespace(image_encoder=SimpleNamespace(img_size=64))
     resized = ResizeLongestSide.get_preprocess_shape(height, width, 64)
-    if min(resized) < 1:
-        return
+    assume(min(resized) >= 1)  # SAM cannot take it either
     logits = torch.from_numpy(rng.normal(blur, 1, (5, 16, 16)).astype(np.float32))
     expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
     axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
@@ -210,8 +216,9 @@ def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
     mask[30, 3] = True  # a single pixel must not vanish
     small = segmenter._shrink(mask)
     side = sam.prompt_encoder.mask_input_size[0]
-    assert small.shape == (side, side) and small.sum() >= 1
-    assert not segmenter._shrink(np.ones((60, 200), bool))[round(side * 60 / 200) + 1 :].any()
+    assert small.shape == (side, side) and small[30 * side // 200, 3 * side // 200] and small.sum() <= 6
+    whole, rows = segmenter._shrink(np.ones((60, 200), bool)), round(side * 60 / 200)
+    assert whole[:rows].all() and not whole[rows:].any()
 
 
 def test_bfloat16_masks_are_those_of_float32() -> None:
@@ -243,8 +250,12 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
         True,
         [f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"],
     )
-    assert "more than runtime.cache_gb (0.005): not kept" in cache.room_for([item] * 3, 2_000_000, 0.005)[1][-1]
-    assert "more than the disk has free" in cache.room_for([item] * 3, 10**15, 10**9)[1][-1]
+    for each, limit, reason in (
+        (2_000_000, 0.005, "more than runtime.cache_gb (0.005): not kept"),
+        (10**15, 10**9, "more than the disk has free"),
+    ):
+        kept, lines = cache.room_for([item] * 3, each, limit)
+        assert not kept and reason in lines[-1]
 
 
 def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +49,39 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def masks_in(folder: Path) -> None:
-    """The stage in a process of its own."""
+def masks_in(folder: Path, file: int = 0, moved: bool = False) -> None:
+    """The stage in a process of its own, killed at its `file`-th file: just before that has its name, or just after."""
+    lock, number, replace = threading.Lock(), count(1), Path.replace
+
+    def replace_or_die(path: Path, target: Path) -> Path:
+        with lock:  # no other thread finishes a file meanwhile
+            if next(number) == file:
+                if moved:
+                    replace(path, target)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(path, target)
+
+    Path.replace = replace_or_die  # in this process alone
     os.chdir(folder)
     sys.argv = ["sam_masks", "r1"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sam_masks.main()
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "data/rounds/r1/masks").glob("[0-9]*.json")}
+UNFINISHED = ".masks.partial"
 
 
-def test_killed_at_ten_random_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def outputs(folder: Path, name: str = "masks") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "data/rounds/r1" / name).glob("[0-9]*.json")}
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each of the unfinished outputs was made."""
+    found = outputs(folder, UNFINISHED)
+    return {name: (folder / "data/rounds/r1" / UNFINISHED / name).stat().st_mtime_ns for name in found}
+
+
+def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     context = multiprocessing.get_context("forkserver")  # imports once, then forks in no time
     context.set_forkserver_preload(["stages.sam_masks"])
@@ -71,26 +93,19 @@ def test_killed_at_ten_random_moments(workspace: Path, monkeypatch: pytest.Monke
     expected = outputs(uninterrupted)
     assert process.exitcode == 0 and len(expected) == IMAGES
 
-    rng, done, written = np.random.default_rng(), [], {}
-    while len(done) < 10:
-        process = context.Process(target=masks_in, args=(workspace,))
+    # files that the ten begin and finish: 25 of 33, an embedding and masks for each image, and what they are made of
+    moments, written = [(file, moved) for file in range(1, 6) for moved in (False, True)], {}
+    for file, moved in np.random.default_rng(0).permutation(moments):
+        process = context.Process(target=masks_in, args=(workspace, file, moved))
         process.start()
-        process.join(rng.uniform(0, 1.5))
-        if process.exitcode == 0:  # all done: begin again
-            assert outputs(workspace) == expected
-            shutil.rmtree(workspace / "data/rounds/r1/masks")
-            shutil.rmtree(workspace / "data/embeddings")
-            written = {}
-            continue
-        os.kill(process.pid, signal.SIGKILL)
         process.join()
-        found = outputs(workspace)
-        assert found.items() <= expected.items()  # whole files only
-        times = {name: (workspace / "data/rounds/r1/masks" / name).stat().st_mtime_ns for name in found}
-        assert written.items() <= times.items()  # and what was finished is not made again
-        written = times
-        done.append(len(found))
-    assert any(0 < count < IMAGES for count in done), done
+        assert process.exitcode == -signal.SIGKILL
+        assert moved or list((workspace / "data").rglob(".unfinished-*"))
+        assert outputs(workspace, UNFINISHED).items() <= expected.items()  # whole files only
+        assert not (workspace / "data/rounds/r1/masks").exists()
+        assert written.items() <= times(workspace).items()  # and what was finished is not made again
+        written = times(workspace)
+    assert 0 < len(written) < IMAGES
     process = context.Process(target=masks_in, args=(workspace,))
     process.start()
     process.join()

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from stages.common.errors import SesamError
 
@@ -22,16 +22,12 @@ MARK = "made_of.json"  # in an unfinished folder
 def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; moved onto `path` when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
-    os.close(handle)
-    unfinished = Path(name)
+    unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
+    unfinished.touch(exist_ok=False)  # a new file has the mode that the umask leaves; mkstemp makes private ones
     try:
         yield unfinished
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o666 & ~umask)  # mkstemp makes private files; artefacts are shared
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
