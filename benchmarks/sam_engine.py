@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ from stages.common.dataset import Item
 from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.images import read_image
 from stages.common.masks import decode_mask, encode_mask
-from stages.common.params import Runtime
+from stages.common.params import Runtime, Sampling
+from stages.common.regions import components
 from stages.demo.scenes import draw_scene
+from stages.prompts import sample_points
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter, fit
@@ -69,15 +72,24 @@ class WholeMasks(SamSegmenter):
 
 
 def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple[int, int]) -> list[Item]:
-    """Drawn scenes of `size` (height, width) as PNG, and for each its prompts as the stage `prompts` writes them."""
+    """Drawn scenes of `size` (height, width) as PNG, and for each its prompts as the stage `prompts` writes them.
+
+    Points lie on the skeletons of the scene's components, as in use, so that trained weights make masks of objects.
+    """
     rng, items = np.random.default_rng(0), []
+    sampling = Sampling(prompt="points", strategy="skeleton", num_points=points)
     for k in range(count):
         path = folder / f"{k}.png"
-        image = cv2.resize(draw_scene((5, k % 8)).image, size[::-1], interpolation=cv2.INTER_CUBIC)
+        scene = draw_scene((5, k % 8))
+        image = cv2.resize(scene.image, size[::-1], interpolation=cv2.INTER_CUBIC)
         image[0, 0] = k % 256, k // 256, 0
         cv2.imwrite(str(path), image[..., ::-1])
-        components = [{"points": rng.integers(0, size[::-1], (points, 2)).tolist()} for _ in range(prompts)]
-        document = {"height": size[0], "width": size[1], "prompt": "points", "components": components}
+        regions = cycle(region for _, region in components(scene.labels, min_area=64))
+        scale = np.array(size[::-1]) / scene.labels.shape[::-1]
+        nowhere = np.zeros_like(scene.labels)  # the skeleton's points need no confidence
+        spots = [sample_points(region, sampling, nowhere, rng) for region in islice(regions, prompts)]
+        drawn = [{"points": (np.array(one) * scale).astype(int).tolist()} for one in spots]
+        document = {"height": size[0], "width": size[1], "prompt": "points", "components": drawn}
         write_json(folder / "prompts" / f"{k}.json", document)
         items.append(Item(str(k), str(path), *size, sha256(path)))
     return items
@@ -154,7 +166,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
                     write(*what)
         return count / (time.perf_counter() - started)
 
-    read = partial(_read, folder=folder, cache=cache, side=segmenter.side)
+    read = partial(sam_masks.read, prompts=folder / "prompts", cache=cache, side=segmenter.side)
     compute = partial(sam_masks.compute, segmenter=segmenter)
     write = partial(sam_masks.write, folder=folder / "masks", cache=None)
     if device.type == "cuda":
@@ -169,10 +181,6 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
 
     encoder = rate(_same, encode, cache.save, len(items))
     return {"encoder": encoder, "decoder": rate(read, compute, write, len(items)), "whole": whole}
-
-
-def _read(item: Item, folder: Path, cache: EmbeddingCache, side: int) -> sam_masks.Loaded:
-    return sam_masks.read((item, ""), folder / "prompts", cache, side)
 
 
 def _same(item: Item) -> Item:
