@@ -14,6 +14,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
+	mypy
 	python -m pytest
 
 # ROWS and SEEDS choose: make ablations ROWS="fine scribble" SEEDS="0 1"

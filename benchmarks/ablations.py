@@ -31,6 +31,7 @@ from stages.common.params import Params, load_params
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 DOCS = Path("docs")
 MADE_OF = ("stages", "models/embedded_sam.pth", "dvc.yaml", "params.yaml")  # what decides a result
@@ -44,6 +45,9 @@ LABELLING = "rounds.r1.labels=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
 STRATEGIES = ("random", "confident", "deepest")
+
+
+Figures = dict[str, list[float]]  # of a row, see `figures`
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,10 @@ def labels() -> list[Row]:
 
     taught = "a teacher of the weak labels"  # the confident strategy and τ1 are about its predictions
     rows = [row(f"points-{n}", f"N = {n}", f"sampling.num_points={n}") for n in POINTS]
-    for one in STRATEGIES:
-        rows.append(row(f"strategy-{one}", f"{one} points, {taught}", f"sampling.strategy={one}", TEACHER))
+    for strategy in STRATEGIES:
+        rows.append(
+            row(f"strategy-{strategy}", f"{strategy} points, {taught}", f"sampling.strategy={strategy}", TEACHER)
+        )
     for one, two in TAUS:
         thresholds = (f"selection.tau_mask={one}", f"selection.tau_weak={two}")
         rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
@@ -234,9 +240,9 @@ def read(commit: str, path: str) -> dict[str, Any]:
     return json.loads(git("show", f"{commit}:{path}"))
 
 
-def figures(row: Row) -> dict[str, list[float]]:
+def figures(row: Row) -> Figures:
     """Of every seed that was run: mIoU of each network by name, and each round's merged labels, as rN precision."""
-    found: dict[str, list[float]] = {}
+    found: Figures = {}
     for commit in experiments(row).values():
         rounds = list(params_of(commit)["rounds"])
         values = {}
@@ -266,7 +272,7 @@ def deviation(values: list[float]) -> float:
 LABEL_HEAD = ("precision", "recall", "mIoU")
 
 
-def table(rows: list[Row], found: dict[str, dict], networks: tuple[str, ...]) -> list[str]:
+def table(rows: list[Row], found: dict[str, Figures], networks: tuple[str, ...]) -> list[str]:
     """A table of the rows that were run: scores of the last round's labels, and mIoU of the networks."""
     lines = [
         f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'params'])} |",
@@ -286,11 +292,11 @@ def table(rows: list[Row], found: dict[str, dict], networks: tuple[str, ...]) ->
     return lines
 
 
-def draw(params: Params, found: dict[str, dict]) -> list[str]:
+def draw(params: Params, found: dict[str, Figures]) -> list[str]:
     """The pictures of the rows that were run; their lines in the document."""
     lines = []
 
-    def save(figure: plt.Figure, name: str, title: str) -> None:
+    def save(figure: Figure, name: str, title: str) -> None:
         figure.tight_layout()
         figure.savefig(DOCS / f"ablations_{name}.png", dpi=110)
         plt.close(figure)
@@ -322,9 +328,10 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
     kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
     if fine and kinds and minutes.fine:
         figure, axes = plt.subplots(figsize=(5, 3.2))
-        axes.axhline(np.mean(fine), color="black", label="fine labels, all images")
-        axes.axhspan(np.mean(fine) - deviation(fine), np.mean(fine) + deviation(fine), color="black", alpha=0.1)
-        drawn = {
+        mean, off = float(np.mean(fine)), deviation(fine)
+        axes.axhline(mean, color="black", label="fine labels, all images")
+        axes.axhspan(mean - off, mean + off, color="black", alpha=0.1)
+        drawn: dict[str, list[tuple[str, list[float] | None]]] = {
             "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
             "without SAM": [(kind, found[f"{kind}-no-sam"].get("r1")) for kind in kinds],
             "weak labels alone": [(kind, found[kind]["teacher"]) for kind in kinds],
@@ -332,10 +339,11 @@ def draw(params: Params, found: dict[str, dict]) -> list[str]:
                 (kind, found[f"fine-for-{kind}"].get("r1")) for kind in kinds if f"fine-for-{kind}" in found
             ],
         }
-        for name, marks in drawn.items():
-            known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in marks if values)
+        for name, series in drawn.items():
+            known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in series if values)
             if known:
-                means, bars = ([f(values) for *_, values in known] for f in (np.mean, deviation))
+                means = [float(np.mean(values)) for *_, values in known]
+                bars = [deviation(values) for *_, values in known]
                 axes.errorbar([share for share, *_ in known], means, bars, marker="o", capsize=3, label=name)
         for kind in kinds:
             axes.annotate(

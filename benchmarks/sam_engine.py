@@ -18,7 +18,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import cycle, islice
@@ -45,7 +45,7 @@ from stages.prompts import sample_points
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter, fit
-from stages.sam.pipeline import batches_of, run
+from stages.sam.pipeline import Compute, Read, Write, batches_of, run
 from stages.sam.segmenter import Candidates
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
@@ -55,7 +55,7 @@ LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": 
 class WholeMasks(SamSegmenter):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
-    def _decode(self, features: Tensor, jobs: list[Job]) -> list[Candidates]:
+    def _decode(self, features: Tensor, jobs: Sequence[Job]) -> list[Candidates]:
         logits, quality = self.logits(features, jobs)
         low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
         found = []
@@ -144,7 +144,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     """The stage's own read, compute and write, without the steps that are not named."""
     device = torch.device(options.device)
     runtime = Runtime(
-        device=device.type, workers=options.workers, batch=options.batch, compile="compile" in steps, cache_gb=1e3
+        device=options.device, workers=options.workers, batch=options.batch, compile="compile" in steps, cache_gb=1e3
     )
     sam = make_sam(options.model, options.checkpoint)
     kind = SamSegmenter if "tiles" in steps else WholeMasks
@@ -155,7 +155,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         segmenter.batch = segmenter.images.number = 1
     cache = EmbeddingCache(fingerprint(*sorted(steps)), folder / "embeddings")
 
-    def rate(read: Callable, compute: Callable, write: Callable, count: int) -> float:
+    def rate(read: Read, compute: Compute, write: Write, count: int) -> float:
         batches = batches_of(items[:count], lambda item: True, segmenter.batch)
         started = time.perf_counter()
         if "side by side" in steps:
@@ -176,7 +176,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     _save(folder / "ours.json", [one["rle"] for three in found for one in three])
     image = fit(read_image(Path(items[0].image)), segmenter.side)
 
-    def encode(items: list[Item]) -> list[tuple]:
+    def encode(items: list[Item]) -> list[tuple[Item, np.ndarray]]:
         return [(item, made.numpy()) for item, made in zip(items, segmenter.encode([image] * len(items)), strict=True)]
 
     encoder = rate(_same, encode, cache.save, len(items))
@@ -266,9 +266,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--bfloat16", action="store_true", help="on a CPU too")
     options = parser.parse_args()
-    size = tuple(options.size)
+    height, width = options.size
+    size = (height, width)
 
-    rows: list[tuple[str, Callable, str]] = []
+    rows: list[tuple[str, partial[dict[str, float]], str]] = []
     bfloat16 = options.device == "cuda" or options.bfloat16
     for name, precision in LOOPS.items():
         if precision == "float32" or bfloat16:
@@ -309,7 +310,8 @@ def main() -> None:
             work = partial(measure, options, items, folder)
             found = in_process(work, options.device, "huge pages" in steps)
             baseline = baseline or found["whole"]
-            same = agreement(*(json.loads((folder / f"{x}.json").read_text()) for x in (masks, "float32")), size)
+            made, plain = (json.loads((folder / f"{x}.json").read_text()) for x in (masks, "float32"))
+            same = agreement(made, plain, size)
             rate = rates["bfloat16" if "bfloat16" in name or "bfloat16" in steps else "float32"]
             memory = f"{found['memory']:.2f}" + (f" + {found['device memory']:.1f}" if "device memory" in found else "")
             figures = [f"{found['encoder']:.3g}", f"{found['encoder'] * flop / rate:.0%}", f"{found['decoder']:.3g}"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def prompt(path: Path, params: Params) -> None:
     write_json(path.with_suffix(".json"), image_prompts(weak, fine, sure, params, ("r1", path.stem)))
 
 
-def whole_images(fine: np.ndarray, min_area: int):
+def whole_images(fine: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Class, mask and skeleton, (H, W) bool, of each component, the plain way."""
     for k in np.setdiff1d(fine, [UNLABELLED]):
         ids = label(fine == k, connectivity=2)

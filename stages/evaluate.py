@@ -9,6 +9,7 @@ import argparse
 import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def judge(data: Dataset, predict: Predict, shown: int, folder: Path, title: str)
     return total
 
 
-def report(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict:
+def report(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict[str, Any]:
     """A network's scores, IoU of each class, confusion matrix, and loss over steps, ready for JSON."""
     by_class = dict(zip(classes, rounded(class_iou(matrix)), strict=True))
     return network_scores(matrix) | {"classes": by_class, "confusion": matrix.tolist(), "loss": loss}

@@ -55,7 +55,7 @@ def contested(selected: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> 
     return twice
 
 
-def fates(selected: Sequence[Mapping[str, Any]]) -> Counter:
+def fates(selected: Sequence[Mapping[str, Any]]) -> Counter[tuple[int, str]]:
     """How many components of each (class, fate)."""
     return Counter((one["class"], one["refused"] if one["candidate"] is None else "kept") for one in selected)
 
@@ -67,7 +67,8 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
     (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels.
     """
     matrices: dict[str, Any] = {}
-    counts, claims, sources = Counter(), Counter(dict.fromkeys(CLAIMS, 0)), 0
+    counts: Counter[tuple[int, str]] = Counter()
+    claims, sources = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
     for item in items:
         sets = dict(label_sets(name, item, threshold))
         selected = read_json(of_round(name, "selected") / f"{item.id}.json")["components"] if sam else []
@@ -95,8 +96,8 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     # summed within a batch, so that however many images there are, at most 128 matrices of a set wait
     size = -(-len(data.train) // 128)
     batches = [data.train[start : start + size] for start in range(0, len(data.train), size)]
-    used = {"threshold": params.augment.confidence, "sam": params.merging.sam}
-    work = partial(judge, classes=len(data.classes), name=name, **used)
+    threshold, sam = params.augment.confidence, params.merging.sam
+    work = partial(judge, classes=len(data.classes), name=name, threshold=threshold, sam=sam)
     title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
     parts = per_image(work, batches, params.runtime.workers, title)
     nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)

@@ -18,6 +18,8 @@ from stages.sam.models import MODELS, model_named
 def fetch(name: str) -> Path:
     """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
     model = model_named(name)
+    if model.address is None:
+        raise SesamError(f"{name} has no weights to fetch.")
     if "://" not in model.address:
         return Path(model.address)
     folder, file = pooch.os_cache("sesam"), model.address.rsplit("/", 1)[1]

@@ -12,7 +12,7 @@ from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder
 from stages.common.folders import WEAK_LABELS, of_round, pseudo_labels
-from stages.common.images import write_label
+from stages.common.images import Palette, write_label
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask, largest_first
 from stages.common.parallel import per_image
@@ -39,7 +39,7 @@ def merge(weak: np.ndarray, filling: np.ndarray, selected: list[dict[str, Any]])
     return labels, sources
 
 
-def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: tuple) -> None:
+def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: Palette) -> None:
     weak = item_label(WEAK_LABELS, item)
     predicted, confidence = item_predictions(name, item)
     filling = confident_labels(predicted, confidence, params.augment.confidence)

@@ -17,20 +17,20 @@ from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import of_round
-from stages.common.images import read_image, write_gray, write_label
+from stages.common.images import Palette, read_image, write_gray, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.made_of import made_of
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, round_of_command_line
 
 
-def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: tuple) -> None:
+def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: Palette) -> None:
     """An image's prediction, both (H, W) uint8; the confidence comes last and says that all is there."""
     write_label(folder / "labels" / f"{item.id}.png", classes, palette)
     write_gray(folder / "confidence" / f"{item.id}.png", confidence)
 
 
-def write_nothing(item: Item, folder: Path, palette: tuple) -> None:
+def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
     """The prediction of a round without a teacher."""
     shape = (item.height, item.width)
     write(folder, item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), palette)

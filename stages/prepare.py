@@ -22,7 +22,7 @@ from stages.common.dataset import SPLITS, Dataset, Item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
 from stages.common.folders import FINE
-from stages.common.images import read_image, write_label
+from stages.common.images import Palette, read_image, write_label
 from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
@@ -73,7 +73,7 @@ def choose(pairs: Sequence[Pair], subset: float | list[str] | None) -> list[Pair
 
 
 def check_pair(
-    pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: list, config: Components
+    pair: Pair, counted: frozenset[str], folder: Path, meaning: Meaning, palette: Palette, config: Components
 ) -> Checked:
     """Check an image and its label, and write the label to folder/ID.png as class ids."""
     image, faults = _attempt(read_image, pair.image)
@@ -111,7 +111,7 @@ def _attempt(read: Callable[[Path], np.ndarray], path: Path) -> tuple[np.ndarray
 
 def same_images(items: dict[str, list[Item]]) -> tuple[list[Found], list[str]]:
     """Images that occur twice, by their bytes: those in both splits, as faults, and those twice in train."""
-    named = {split: defaultdict(list) for split in SPLITS}
+    named: dict[str, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
     for split in SPLITS:
         for item in items[split]:
             named[split][item.sha256].append(item.image)
@@ -135,10 +135,10 @@ def warnings(
 ) -> list[str]:
     """What is no fault but should be known before hours are spent."""
     lines = []
-    with_label = [one for one in found if one.item is not None and one.item.fine]
-    if with_label and (never := absent((one.classes for one in with_label), classes)):
+    with_label = [(one.item, one.classes) for one in found if one.item is not None and one.item.fine]
+    if with_label and (never := absent((occur for _, occur in with_label), classes)):
         lines.append(f"classes that never occur in the fine training labels: {some(never)}.")
-    if empty := [one.item.id for one in with_label if one.classes == 0]:
+    if empty := [item.id for item, occur in with_label if occur == 0]:
         lines.append(f"training images whose fine label has no class: {some(empty)}.")
     if twice:
         lines.append(f"training images that are there twice: {some(twice)}.")
@@ -155,14 +155,14 @@ def warnings(
 def cost(found: Sequence[Checked], params: Params, embedding_bytes: int) -> list[str]:
     """What a run over these training images takes, in words: components, prompts, disk."""
     images, rounds = len(found), len(params.rounds)
-    counted = [one for one in found if one.components is not None]
+    counted = [(one.components, one.edges) for one in found if one.components is not None and one.edges is not None]
     lines = [
         f"{_size(images * embedding_bytes)} for SAM's embeddings ({images} of {_size(embedding_bytes)}; "
         f"kept up to runtime.cache_gb, {params.runtime.cache_gb:g})"
     ]
     if counted:
-        each = sum(one.components for one in counted) / len(counted)
-        edges = images * sum(one.edges for one in counted) / len(counted)
+        each = sum(number for number, _ in counted) / len(counted)
+        edges = images * sum(number for _, number in counted) / len(counted)
         masks = edges * SIDES * RUN_BYTES * MASKS
         lines = [
             f"about {each:.0f} components an image, {images * each:.0f} SAM prompts a round, {rounds} rounds "
@@ -179,13 +179,14 @@ def _size(count: float) -> str:
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """The bytes of "#rrggbb"."""
-    return tuple(bytes.fromhex(colour[1:]))
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
 
 
 def colour_wheel(classes: int) -> list[tuple[int, int, int]]:
     """Distinct RGB colours for data sets without a palette."""
     turns = [colorsys.hsv_to_rgb(k / classes, 0.85 if k % 2 else 0.55, 0.95 if k % 3 else 0.7) for k in range(classes)]
-    return [tuple(round(255 * part) for part in colour) for colour in turns]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in turns]
 
 
 def _spread(ids: Sequence[str], number: int) -> frozenset[str]:
@@ -229,7 +230,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
 def main() -> None:
     params = load_params()
     dataset, embedding_bytes = params.dataset, model_named(params.sam.model).embedding_bytes
-    if dataset.kind == "folder":
+    if dataset.classes is not None:  # a folder's, as the params were checked for
         classes = dataset.classes
         palette = [rgb(colour) for colour in dataset.palette or []] or colour_wheel(len(classes))
     else:
@@ -256,7 +257,8 @@ def main() -> None:
         if not any(one.classes for one in found["val"]):
             raise SesamError(f"{dataset.root}: no class occurs in the labels to validate on. See dataset.val.")
     name = Path(dataset.root).name
-    Dataset(name, classes, palette, items["train"], items["val"], dataset.kind, dataset.ignore).save()
+    train_items, val_items = (tuple(items[split]) for split in SPLITS)
+    Dataset(name, tuple(classes), tuple(palette), train_items, val_items, dataset.kind, tuple(dataset.ignore)).save()
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     behind = linked_folders(Path(dataset.root), files)
     for line in warnings(found["train"], twice, classes, behind, params):

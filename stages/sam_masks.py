@@ -50,15 +50,16 @@ def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
     return Loaded(item, component_prompts(read_json(prompts / f"{item.id}.json")), embedding, image)
 
 
-def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple]:
+def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, list[Candidates], np.ndarray | None]]:
     """What `write` takes, for each image."""
     new = iter(segmenter.encode([one.image for one in loaded if one.image is not None]))
-    fresh = [next(new) if one.embedding is None else None for one in loaded]
-    embeddings = [one.embedding if made is None else made for one, made in zip(loaded, fresh, strict=True)]
+    embeddings = [next(new) if one.embedding is None else one.embedding for one in loaded]
     sizes = [(one.item.height, one.item.width) for one in loaded]
     found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
-    kept = [None if made is None else made.numpy() for made in fresh]
-    return [(one.item, *rest) for one, *rest in zip(loaded, found, kept, strict=True)]
+    return [
+        (one.item, candidates, embedding.numpy() if one.embedding is None else None)
+        for one, candidates, embedding in zip(loaded, found, embeddings, strict=True)
+    ]
 
 
 def write(

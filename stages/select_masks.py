@@ -18,18 +18,19 @@ from stages.common.masks import coco_mask, encode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Selection, round_of_command_line
 
+Mask = dict[str, Any]  # as pycocotools computes with, see `coco_mask`
 # why no candidate of a component was kept
 MISSED, SPILLED, CONFLICT = "missed", "spilled", "conflict"
 
 
-def weak_masks(weak: np.ndarray) -> dict[int, dict]:
+def weak_masks(weak: np.ndarray) -> dict[int, Mask]:
     """The weakly labelled pixels of each class of (H, W) uint8, and under 255 those of all classes, as COCO masks."""
     classes = [int(k) for k in np.unique(weak) if k != UNLABELLED]
     masks = {k: encode_mask(weak == k) for k in classes} | {UNLABELLED: encode_mask(weak != UNLABELLED)}
     return {k: coco_mask(counts, weak.shape) for k, counts in masks.items()}
 
 
-def refusal(mask: dict, component: dict, k: int, weak: dict[int, dict], selection: Selection) -> str | None:
+def refusal(mask: Mask, component: Mask, k: int, weak: dict[int, Mask], selection: Selection) -> str | None:
     """Why candidate M does not fit component C of class k, or None if it does; COCO masks, weak as `weak_masks`.
 
     Where annotators labelled pixels W of C, M must hold a share of at least τ2 of them, and of all
@@ -48,12 +49,12 @@ def refusal(mask: dict, component: dict, k: int, weak: dict[int, dict], selectio
     return CONFLICT if inside - coco.area(_both(mask, weak[k])) > selection.max_conflict * inside else None
 
 
-def _both(one: dict, other: dict) -> dict:
+def _both(one: Mask, other: Mask) -> Mask:
     return coco.merge([one, other], intersect=True)
 
 
 def select(
-    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, dict], selection: Selection
+    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, Mask], selection: Selection
 ) -> dict[str, Any]:
     """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 

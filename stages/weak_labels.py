@@ -10,6 +10,7 @@ fine labels are not read.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import WEAK_LABELS
-from stages.common.images import write_label
+from stages.common.images import Palette, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
@@ -39,10 +40,14 @@ def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
     if weak.kind == "fine":
         return fine
-    stroke = {"coarse": coarse_polygon, "scribble": scribble, "point": dot}[weak.kind]
+    stroke = {
+        "coarse": partial(coarse_polygon, config=weak.coarse),
+        "scribble": partial(scribble, config=weak.scribble),
+        "point": partial(dot, config=weak.point),
+    }[weak.kind]
     drawn = np.full_like(fine, UNLABELLED)
     for k, region in components(fine, min_area=weak.min_area):
-        drawn[region.window][inside(stroke(region, getattr(weak, weak.kind)), region)] = k
+        drawn[region.window][inside(stroke(region), region)] = k
     return drawn
 
 
@@ -104,7 +109,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
     start, end, length = (np.concatenate(parts) for parts in zip(*links, strict=True))
     graph = coo_array((length, (start, end)), shape=(len(rows), len(rows))).tocsr()
 
-    best, seen = (-1.0, 0, None), np.zeros(len(rows), bool)
+    best, seen = (-1.0, 0, np.zeros(0, int)), np.zeros(len(rows), bool)
     while not seen.all():
         reach = dijkstra(graph, directed=False, indices=int(np.argmin(seen)))
         seen |= np.isfinite(reach)
@@ -121,7 +126,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
     return np.array(path)
 
 
-def draw(item: Item, folder: Path, weak: Weak, palette: tuple) -> None:
+def draw(item: Item, folder: Path, weak: Weak, palette: Palette) -> None:
     write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item), weak), palette)
 
 
@@ -133,7 +138,7 @@ class Drawn(NamedTuple):
 
 
 def convert(
-    job: tuple[Item, Annotation], folder: Path, weak: Weak, classes: tuple, palette: tuple, meaning: Meaning
+    job: tuple[Item, Annotation], folder: Path, weak: Weak, classes: Sequence[str], palette: Palette, meaning: Meaning
 ) -> Found | Drawn:
     """Write an annotation as weak label; the fault that it has, if any."""
     item, annotation = job
@@ -159,10 +164,10 @@ def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> Non
     faults += [one for one in done if not isinstance(one, Drawn)]
     if faults:
         raise SesamError(message(f"{origin} (weak.origin)", faults))
-    drawn_on = [item.id for item, _ in jobs]
-    empty = [k for k, one in zip(drawn_on, done, strict=True) if one.classes == 0]
-    everywhere = [k for k, one in zip(drawn_on, done, strict=True) if one.everywhere]
-    never = absent((one.classes for one in done), dataset.classes)
+    drawn = [(item.id, one) for (item, _), one in zip(jobs, done, strict=True) if isinstance(one, Drawn)]
+    empty = [k for k, one in drawn if one.classes == 0]
+    everywhere = [k for k, one in drawn if one.everywhere]
+    never = absent((one.classes for _, one in drawn), dataset.classes)
     for ids, kind in (
         (empty, "images in which annotators drew nothing"),
         (everywhere, "images labelled everywhere; 255 is unlabelled"),

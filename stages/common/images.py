@@ -11,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from stages.common.errors import SesamError
 from stages.common.files import whole
 
+Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
+
 
 def read_image(path: Path) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged."""
@@ -26,7 +28,7 @@ def read_label(path: Path) -> np.ndarray:
         return np.array(image)
 
 
-def write_label(path: Path, values: np.ndarray, palette: Sequence[Sequence[int]]) -> None:
+def write_label(path: Path, values: np.ndarray, palette: Palette) -> None:
     """Write (H, W) uint8 values as a palette PNG; 255 is shown black."""
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8), mode="P")
     image.putpalette(full_palette(palette).tobytes())
@@ -40,7 +42,7 @@ def write_gray(path: Path, values: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(unfinished, format="PNG")
 
 
-def full_palette(palette: Sequence[Sequence[int]]) -> np.ndarray:
+def full_palette(palette: Palette) -> np.ndarray:
     """A palette of K RGB colours extended to (256, 3) uint8, the rest black."""
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)

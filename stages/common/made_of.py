@@ -65,7 +65,7 @@ def _stages() -> Mapping[str, Any]:
 def _value(text: str, scope: Mapping[str, Any]) -> Any:
     """A text of dvc.yaml with its ${a.b} filled in, as DVC does; the value itself where it is nothing else."""
 
-    def look_up(match: re.Match) -> Any:
+    def look_up(match: re.Match[str]) -> Any:
         return reduce(lambda group, part: group[part], match[1].split("."), scope)
 
     if whole := re.fullmatch(r"\$\{([\w.]+)\}", text):

@@ -30,7 +30,7 @@ def decode_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
     return coco.decode(coco_mask(counts, shape)).astype(bool)
 
 
-def coco_mask(counts: str, shape: tuple[int, int]) -> dict:
+def coco_mask(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Run lengths in the form that pycocotools computes with."""
     return {"size": list(shape), "counts": counts.encode("ascii")}
 

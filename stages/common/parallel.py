@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -44,7 +44,7 @@ def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers
 
 
 @contextmanager
-def progress(total: int, title: str) -> Iterator[tqdm]:
+def progress(total: int, title: str) -> Iterator[tqdm[Any]]:
     """A progress bar with a rate, and one closing line: what, how many, how long."""
     started = time.monotonic()
     with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
@@ -52,7 +52,7 @@ def progress(total: int, title: str) -> Iterator[tqdm]:
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _counted(result: Result, bar: tqdm) -> Result:
+def _counted(result: Result, bar: tqdm[Any]) -> Result:
     bar.update()
     return result
 

@@ -101,7 +101,7 @@ def draw_strokes(
     """
     try:
         root = ElementTree.parse(path).getroot()
-        its_size = (int(root.findtext("size/height")), int(root.findtext("size/width")))
+        its_size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
         lines = [(s.findtext("tag", "").strip(), [_pixel(point) for point in s.findall("point")]) for s in root]
     except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
         raise Faulty(UNREADABLE, f"{path} cannot be read as ScribbleSup's XML ({problem})") from None
@@ -145,7 +145,7 @@ def _check_size(path: Path, found: tuple[int, ...], size: tuple[int, int]) -> No
 
 
 def _pixel(point: ElementTree.Element) -> tuple[int, int]:
-    return int(point.findtext("X")), int(point.findtext("Y"))
+    return int(point.findtext("X", "")), int(point.findtext("Y", ""))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -194,11 +194,11 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
         (x - half, belt, z + 0.1),
     ]
     canvas.paint(cabin, colour * 0.95, CAR, sheen)
-    window = np.array(cabin)  # the cabin less a frame
-    window[:, 0] = x + (window[:, 0] - x) * 0.86
-    window[:2, 1] -= 0.08
-    window[2:, 1] += 0.04
-    canvas.paint(window, glass, texture=())
+    pane = np.array(cabin)  # the cabin less a frame
+    pane[:, 0] = x + (pane[:, 0] - x) * 0.86
+    pane[:2, 1] -= 0.08
+    pane[2:, 1] += 0.04
+    canvas.paint(pane, glass, texture=())
     for lamp in (x - half + 0.18, x + half - 0.18):
         canvas.paint(wall(lamp - 0.14, lamp + 0.14, belt - 0.25, belt - 0.1, z), (190, 40, 35), texture=())
     number_plate = wall(x - 0.28, x + 0.28, 0.42, 0.55, z)

@@ -30,6 +30,9 @@ from stages.demo.objects import (
 
 STREET_END = 90.0  # houses and trees line the street up to here, metres
 
+# distance in metres, function of objects.py, its arguments after the canvas
+Placed = tuple[float, Callable[..., None], tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -119,14 +122,12 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
         canvas.paint(shadow, (20, 20, 35), texture=(), alpha=0.4)
 
 
-def place_objects(
-    rng: np.random.Generator, road: float, pavement: float
-) -> list[tuple[float, Callable[..., None], tuple[float, ...]]]:
-    """The objects of a street: (distance in metres, function of objects.py, its arguments after the canvas).
+def place_objects(rng: np.random.Generator, road: float, pavement: float) -> list[Placed]:
+    """The objects of a street.
 
     road: half the road's width, pavement: the width of each pavement; metres.
     """
-    objects = []
+    objects: list[Placed] = []
     front = road + pavement  # where the houses begin
     for side in (-1, 1):
         z = rng.uniform(2.0, 6.0)
@@ -170,9 +171,9 @@ def place_objects(
 def photograph(canvas: Canvas) -> Scene:
     """The finished canvas at half its size, with exposure, white balance, uneven light and sensor noise."""
     rng = canvas.rng
-    image = canvas.image * rng.uniform(0.9, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
+    image: np.ndarray = canvas.image * rng.uniform(0.9, 1.15) * (1 + rng.uniform(-0.06, 0.06, 3))
     image += 12 * canvas.noise[96][:CANVAS_SIZE, :CANVAS_SIZE, None]  # uneven light
-    image = cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    image = np.asarray(cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
     image += rng.normal(0, rng.uniform(1, 3), image.shape)
     return Scene(
         image=np.clip(image, 0, 255).astype(np.uint8),

@@ -10,6 +10,7 @@ image to the prompts, which makes a prompt cheap (`sam_decoding`). Stopped, it g
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import math
 import sys
@@ -72,7 +73,8 @@ def compute_loss(
     sparse, dense = sam_batches.encode_prompts(sam, kind, points, targets, rng)
     soft_targets = F.avg_pool2d(targets.float()[:, None], 2)  # (N, 1, 128, 128), as the decoder's masks
 
-    linear_loss, linear_iou = 0.0, None
+    linear_loss: torch.Tensor | float = 0.0
+    linear_iou = None
     if shared:
         logits, predicted_iou, upscaled = sam_decoding.predict_masks_shared(sam, embeddings, sparse)
         # on every second row and column: a quarter of the regression's time and memory
@@ -130,7 +132,7 @@ def main() -> None:
     iou_log, first_step = [], 0
     checkpoint = options.out.with_suffix(".state")
     decisive_options = {key: value for key, value in vars(options).items() if key not in ("out", "workers")}
-    code = [sha256(Path(module.__file__)) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
+    code = [sha256(Path(inspect.getfile(module))) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
     made_of = fingerprint(decisive_options, code)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)

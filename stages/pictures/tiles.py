@@ -84,7 +84,7 @@ def with_masks(image: np.ndarray, selected: Mapping[str, Any], palette: Sequence
     grey = fitted(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
     picture = dimmed(grey, np.ones(grey.shape[:2], bool))
     for component in largest_first(kept, shape):
-        mask = decode_mask(component["rle"], shape).astype(np.uint8)
+        mask: np.ndarray = decode_mask(component["rle"], shape).astype(np.uint8)
         mask = cv2.resize(mask, grey.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         inside = mask == 1
         picture[inside] = 0.35 * grey[inside] + 0.65 * np.asarray(palette[component["class"]])
@@ -100,7 +100,10 @@ def class_legend(maps: Iterable[np.ndarray], classes: Sequence[str], palette: Se
 
 
 def _arranged(
-    legends: Sequence[Mapping[str, Colour]], font: ImageFont.FreeTypeFont, start: tuple[int, int], right: int
+    legends: Sequence[Mapping[str, Colour]],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    start: tuple[int, int],
+    right: int,
 ) -> tuple[list[tuple[int, int, str, Colour]], int]:
     """x, y, name and colour of every entry from `start` (x, y) on, wrapped at `right`, and where they end."""
     left, y = start

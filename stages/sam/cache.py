@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class EmbeddingCache:
             lines.append(f"removed {folder}, {size} of an earlier engine: runtime.cache_gb is {limit_gb:g}")
         return lines
 
-    def _load(self, item: Item, mmap_mode: str | None = None) -> np.ndarray | None:
+    def _load(self, item: Item, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
         try:
             return np.load(self._path(item), mmap_mode, allow_pickle=False)
         except (OSError, ValueError, EOFError):

@@ -7,6 +7,7 @@ projected, and under bfloat16 the residuals and the norms stay float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -21,6 +22,9 @@ SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
 
 class ViTEncoder(nn.Module):
     """The encoder `vit`, taken over: (B, 3, S, S) float32 to (B, C, S/16, S/16) float32."""
+
+    into_windows: Tensor
+    back: Tensor
 
     def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32) -> None:
         """`dtype`: of the matrix products."""
@@ -70,11 +74,12 @@ class Compiled:
     """A ViTEncoder under torch.compile; as it is, with a line that says so, where that fails."""
 
     def __init__(self, encoder: ViTEncoder) -> None:
-        self.encoder, self.compiled = encoder, torch.compile(encoder, dynamic=False)
+        self.encoder = encoder
+        self.compiled: Callable[[Tensor], Tensor] | None = torch.compile(encoder, dynamic=False)
         encoder.attend = attend_fused
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self.compiled:
+        if self.compiled is not None:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and only a GPU needs it
 
             try:

@@ -43,8 +43,8 @@ class SamSegmenter:
         dtype, encoder = getattr(torch, precision), sam.image_encoder
         vit = isinstance(encoder, ImageEncoderViT)
         self.sam = sam.to(device).eval()
-        self.encoder = (ViTEncoder if vit else _Autocast)(encoder, dtype).to(device).eval()
-        if vit and device.type == "cuda" and runtime and runtime.compile:
+        self.encoder: Callable[[Tensor], Tensor] = (ViTEncoder if vit else _Autocast)(encoder, dtype).to(device).eval()
+        if isinstance(self.encoder, ViTEncoder) and device.type == "cuda" and runtime and runtime.compile:
             self.encoder = Compiled(self.encoder)
         self.device = device
         self.side = sam.image_encoder.img_size
@@ -97,24 +97,25 @@ class SamSegmenter:
         features: (I, C, h, w) float32, the embeddings of the images that `jobs` count.
         """
         axes = [self._axes(size) for size in {job.size for job in jobs}]
-        grid = tuple(max(-(-pair[k].end // 4) for pair in axes) for k in range(2))
+        rows, columns = (max(-(-pair[k].end // 4) for pair in axes) for k in range(2))
         image = torch.tensor([job.image for job in jobs], device=self.device)
-        return self.decoder(features, image, *self._encode_prompts(jobs), grid)
+        return self.decoder(features, image, *self._encode_prompts(jobs), (rows, columns))
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
         """How masks are scaled to an image of (height, width)."""
         resized = self.resize.get_preprocess_shape(*size, self.side)
         logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
         parts = zip(logits, resized, size, strict=True)
-        return tuple(make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
+        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
+        return rows, columns
 
     def _encode_prompts(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
         prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
-        if prompts[0].mask is not None:
-            return encode(None, None, mask_prompt(torch.stack([self._shrink(p.mask) for p in prompts])).to(self.device))
+        if masks := [self._shrink(prompt.mask) for prompt in prompts if prompt.mask is not None]:
+            return encode(None, None, mask_prompt(torch.stack(masks)).to(self.device))
         if prompts[0].points is not None:
-            spots = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
-            spots = torch.as_tensor(spots, dtype=torch.float32, device=self.device)
+            pixels = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
+            spots = torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
             foreground = torch.ones(spots.shape[:2], dtype=torch.int, device=self.device)
             sparse, dense = encode((spots, foreground), None, None)
         else:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from stages.common.errors import SesamError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class AtOnce:
@@ -15,9 +19,9 @@ class AtOnce:
     def __init__(self, kind: str, number: int) -> None:
         self.kind, self.number = kind, number
 
-    def map(self, work: Callable[[Sequence], list], items: Sequence) -> list:
+    def map(self, work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
         """The results of `work` on consecutive parts of `items`, in order; SesamError if even one is too many."""
-        results: list = []
+        results: list[Result] = []
         while len(results) < len(items):
             try:
                 results += work(items[len(results) : len(results) + self.number])

@@ -36,22 +36,26 @@ class Model:
     sha256: str | None = None
 
 
-def _load_vit(size: str, weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+def _load_vit(
+    size: str, weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None
+) -> Segmenter:
     from segment_anything import sam_model_registry
 
     from stages.sam.engine import load_sam
 
+    assert weights is not None  # its entry has an address
     return load_sam(sam_model_registry[size], weights, device, sam.precision, runtime)
 
 
-def _load_embedded(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+def _load_embedded(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
     from stages.sam.embedded import build_embedded_sam
     from stages.sam.engine import load_sam
 
+    assert weights is not None  # its entry has an address
     return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)
 
 
-def _load_superpixels(weights: None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+def _load_superpixels(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
     from stages.sam.superpixels import Superpixels
 
     return Superpixels()

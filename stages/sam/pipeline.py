@@ -16,6 +16,9 @@ from stages.common.parallel import progress
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
+Read = Callable[[Any], Any]  # an item
+Compute = Callable[[list[Any]], Sequence[tuple[Any, ...]]]  # what was read of a batch
+Write = Callable[..., None]  # one of the tuples
 
 
 def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
@@ -30,9 +33,9 @@ def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -
 
 def run(
     batches: Sequence[Batch],
-    read: Callable[[Any], Any],
-    compute: Callable[[list], list[tuple]],
-    write: Callable[..., None],
+    read: Read,
+    compute: Compute,
+    write: Write,
     device: torch.device,
     runtime: Runtime,
     title: str,
@@ -50,9 +53,7 @@ def run(
             bar.update(count)
 
 
-def _with_threads(
-    batches: Sequence[Batch], read: Callable, compute: Callable, write: Callable, workers: int
-) -> Iterator[int]:
+def _with_threads(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[int]:
     def whole(batch: Batch) -> int:
         for what in compute([read(item) for item in batch]):
             write(*what)
@@ -66,9 +67,7 @@ def _with_threads(
         torch.set_num_threads(threads)
 
 
-def _with_workers(
-    batches: Sequence[Batch], read: Callable, compute: Callable, write: Callable, workers: int
-) -> Iterator[int]:
+def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[int]:
     loader = DataLoader(
         _Reading(batches, read),
         batch_size=None,
@@ -77,7 +76,7 @@ def _with_workers(
         pin_memory=torch.cuda.is_available(),
     )
 
-    def submitted() -> Iterator[Future]:
+    def submitted() -> Iterator[Future[int]]:
         for loaded in loader:
             for problem in loaded:
                 if isinstance(problem, SesamError):
@@ -90,14 +89,16 @@ def _with_workers(
         yield from _finished(pool, submitted(), 16 * workers)
 
 
-def _write(write: Callable, what: tuple) -> int:
+def _write(write: Write, what: tuple[Any, ...]) -> int:
     write(*what)
     return 1
 
 
-def _finished(pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future], most: int) -> Iterator[int]:
+def _finished(
+    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[int]], most: int
+) -> Iterator[int]:
     """The futures' results; never more than `most` are waited for."""
-    waiting: deque[Future] = deque()
+    waiting: deque[Future[int]] = deque()
     try:
         for future in futures:
             waiting.append(future)
@@ -109,16 +110,16 @@ def _finished(pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[
         pool.shutdown(cancel_futures=True)
 
 
-class _Reading(Dataset):
+class _Reading(Dataset[list[Any]]):
     """A DataLoader's data set: batch by batch, what `read` makes of its items, or the SesamError that it raised."""
 
-    def __init__(self, batches: Sequence[Batch], read: Callable[[Any], Any]) -> None:
+    def __init__(self, batches: Sequence[Batch], read: Read) -> None:
         self.batches, self.read = batches, read
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, k: int) -> list:
+    def __getitem__(self, k: int) -> list[Any]:
         return [self._read(item) for item in self.batches[k]]
 
     def _read(self, item: Any) -> Any:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 from skimage.color import rgb2lab
-from skimage.graph import merge_hierarchical, rag_mean_color
+from skimage.graph import RAG, merge_hierarchical, rag_mean_color
 from skimage.segmentation import slic
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def hierarchy(image: np.ndarray) -> np.ndarray:
     return np.stack(maps)
 
 
-def _pool(graph, source: int, target: int) -> None:
+def _pool(graph: RAG, source: int, target: int) -> None:
     """Before `source` becomes part of `target`: the mean colour of both."""
     into, node = graph.nodes[target], graph.nodes[source]
     into["total color"] += node["total color"]
@@ -46,7 +46,7 @@ def _pool(graph, source: int, target: int) -> None:
     into["mean color"] = into["total color"] / into["pixel count"]
 
 
-def _distance(graph, source: int, target: int, neighbour: int) -> dict[str, float]:
+def _distance(graph: RAG, source: int, target: int, neighbour: int) -> dict[str, float]:
     apart = graph.nodes[target]["mean color"] - graph.nodes[neighbour]["mean color"]
     return {"weight": float(np.linalg.norm(apart))}
 
@@ -67,7 +67,7 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
         left, top = np.minimum((prompt.box[:2] * scale).round().astype(int), last)
         right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
         at[top:bottom, left:right] = True
-    else:  # a pixel that the mask touches at all, so that thin parts stay
+    elif prompt.mask is not None:  # a pixel that the mask touches at all, so that thin parts stay
         at = cv2.resize(prompt.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0
     counts, iou = [], []
     for k, ids in enumerate(regions):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from stages.common.seeds import seed_of
 from stages.common.sources import NONE, SAM, SOURCE_NAMES, WEAK
 
 
-class TrainingSamples(Dataset):
+class TrainingSamples(Dataset[dict[str, Any]]):
     """Sample t of a training: which image, and how it is resized, cropped, flipped and coloured.
 
     Without a source folder every labelled pixel counts as weakly labelled.
@@ -52,7 +53,7 @@ class TrainingSamples(Dataset):
         order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(len(self.items))
         return self.items[order[place]]
 
-    def read(self, item: Item) -> dict:
+    def read(self, item: Item) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
         image = read_image(Path(item.image))
         labels = self._read_map(self.labels, item, self.classes)
@@ -63,7 +64,7 @@ class TrainingSamples(Dataset):
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
-    def __getitem__(self, t: int) -> dict:
+    def __getitem__(self, t: int) -> dict[str, Any]:
         """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
 
         h, w is the crop, or less where the image is smaller; the network's preprocessor pads.
@@ -92,7 +93,7 @@ class TrainingSamples(Dataset):
         return read
 
 
-class InOrder(Sampler):
+class InOrder(Sampler[int]):
     """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on."""
 
     def __init__(self, count: int) -> None:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 
 from stages.common.labels import UNLABELLED
 from stages.common.sources import CONFIDENT, SAM, WEAK
@@ -24,11 +25,11 @@ def three_source_loss(
     a source without labelled pixels is 0.
     """
     entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none")
-    means = []
+    each = []
     for source in SOURCES.values():
         chosen = (sources == source) & (labels != UNLABELLED)
-        means.append((entropy * chosen).sum() / chosen.sum().clamp(min=1))
-    means = torch.stack(means)
+        each.append((entropy * chosen).sum() / chosen.sum().clamp(min=1))
+    means = torch.stack(each)
     return (weights * means).sum(), means
 
 
@@ -40,7 +41,7 @@ class SourceSegmentor(EncoderDecoder):
     the weight that the network's config gives it.
     """
 
-    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict[str, torch.Tensor]:
+    def loss(self, inputs: torch.Tensor, data_samples: list[SegDataSample]) -> dict[str, torch.Tensor]:
         labels, sources = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).unbind(1)
         weights = torch.tensor(self.train_cfg["source_weights"], device=inputs.device)
         features = self.extract_feat(inputs)

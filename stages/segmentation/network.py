@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.runner import CheckpointLoader
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -136,7 +137,7 @@ class ShiftedDepthwise(nn.Module):
         rows = [0, 1, 2] if dilation < height else [1]  # the others see padding alone
         columns = [0, 1, 2] if dilation < width else [1]
         padded = F.pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
-        total = 0
+        total = x.new_zeros(())
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
                 shifted = padded[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
@@ -161,7 +162,7 @@ def save_network(folder: Path, config: dict[str, Any], model: nn.Module) -> None
     write_json(folder / CONFIG, {"model": config})
 
 
-def load_network(folder: Path, device: torch.device) -> nn.Module:
+def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
     """The trained network of a folder, ready to predict; SesamError if it is missing or damaged."""
     config = read_json(folder / CONFIG)
     if not (folder / WEIGHTS).exists():
@@ -175,7 +176,7 @@ def load_network(folder: Path, device: torch.device) -> nn.Module:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Classes and confidence of a whole image at its own size.
 
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,

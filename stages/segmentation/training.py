@@ -133,7 +133,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _initial_network(config: dict, task: Task, params: Params, seed: int) -> torch.nn.Module:
+def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: int) -> torch.nn.Module:
     """The network with the three-source loss and its weights before training."""
     weights = [getattr(task.loss, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
@@ -175,7 +175,7 @@ def _runner(
     work: Path,
     workers: int,
     hooks: list[Hook],
-    optimizer: dict,
+    optimizer: dict[str, Any],
 ) -> Runner:
     schedule = task.schedule
     warmup = min(WARMUP, schedule.iterations // 10)
@@ -223,16 +223,16 @@ class Record(Hook):
         total = self.task.schedule.iterations
         self.bar = tqdm(total=total, initial=runner.iter, desc=self.task.name, unit="it", leave=False)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx) % 2**63)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.bar.update()
         if (batch_idx + 1) % LOG_EVERY == 0:
             means = {name: value / LOG_EVERY for name, value in self.sums.items()}
-            row = {
+            row: dict[str, float] = {
                 "step": batch_idx + 1,
                 "loss": means["loss"],
                 "learning_rate": runner.optim_wrapper.get_lr()["lr"][0],
@@ -248,14 +248,14 @@ class Record(Hook):
         self.bar.close()
         self.live.end()
 
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["rows"] = self.rows
 
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self.rows = checkpoint["rows"]
 
     def _write(self, row: dict[str, float]) -> None:
-        self.live.step = row["step"]
+        self.live.step = int(row["step"])
         for name, value in row.items():
             if name != "step":
                 self.live.log_metric(name, value)
@@ -272,7 +272,7 @@ class Checkpoint(Hook):
         self.path = work / self.NAME
         self.last = time.monotonic()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
         if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS:
             return
         with whole(self.path) as unfinished:
