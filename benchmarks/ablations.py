@@ -34,7 +34,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 DOCS = Path("docs")
-MADE_OF = ("stages", "models/embedded_sam.pth", "dvc.yaml", "params.yaml")  # what decides a result
+PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak.kind=scribble"
 ONE_ROUND = "~rounds.r2"
@@ -138,14 +138,24 @@ def git(*command: str, check: bool = True) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def made_of(commit: str) -> dict[str, str]:
+    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists, by git's hashes."""
+    listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
+    stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
+    code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith("stages/")})
+    paths = [*code, "models/embedded_sam.pth"]
+    hashes = git("rev-parse", *(f"{commit}:{path}" for path in paths), check=False).splitlines()
+    return {"stages": json.dumps(stages), **dict(zip(paths, hashes, strict=False))}
+
+
 def experiments(row: Row) -> dict[int, str]:
     """The row's finished experiments that were made of the code and params of now: commit by seed."""
     found = {}
-    made_of = git("rev-parse", *(f"HEAD:{path}" for path in MADE_OF))
+    now = made_of("HEAD")
     for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines():
         ref, commit = line.split()
         base, seed = "".join(ref.split("/")[2:4]), ref.rpartition("-s")[2]
-        same_code = git("rev-parse", *(f"{base}:{path}" for path in MADE_OF), check=False) == made_of
+        same_code = made_of(base) == now
         if seed.isdigit() and same_code and params_of(commit) == changed_params((*row.changes, f"seed={seed}")):
             found[int(seed)] = commit
     return dict(sorted(found.items()))
@@ -172,7 +182,8 @@ def changed_params(changes: tuple[str, ...]) -> dict[str, Any]:
 
 def check(params: Params) -> None:
     """SesamError where the rows would not mean what they say, or could not be run."""
-    if dirty := git("status", "--porcelain", "--", *MADE_OF):
+    decisive = ("dvc.yaml", "models/embedded_sam.pth", "params.yaml", "stages")
+    if dirty := git("status", "--porcelain", "--", *decisive):
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:
         raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
@@ -366,11 +377,11 @@ def draw(params: Params, found: dict[str, Figures]) -> list[str]:
 def write(params: Params, groups: dict[str, list[Row]]) -> None:
     """docs/ablations.md and its pictures."""
     found = {row.name: figures(row) for rows in groups.values() for row in rows}
-    made_of = git("log", "-1", "--format=%h", "--", *MADE_OF)
+    commit = git("log", "-1", "--format=%h", "--", *made_of("HEAD").keys() - {"stages"}, "dvc.yaml", "params.yaml")
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `make ablations` on {params.dataset.root} with the code and params of commit {made_of}: students "
+        f"Written by `make ablations` on {params.dataset.root} with the code and params of commit {commit}: students "
         f"of {params.student.iterations} iterations each, the network of the weak labels alone (`teacher`) of "
         f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's "
         "last round on training images; mean ± standard deviation over seeds.",

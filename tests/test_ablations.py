@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from dvc.utils.hydra import apply_overrides
 
@@ -51,10 +52,12 @@ def test_only_experiments_of_the_present_code_and_params_count(tmp_path: Path, m
     ):
         monkeypatch.setenv(f"GIT_{key}", value)
     ablations.git("init", "-q")
-    for path in ablations.MADE_OF:
-        file = tmp_path / path / "code.py" if path == "stages" else tmp_path / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("seed: 5\nn: 1\nruntime: {workers: 2}\n")
+    for path in ("stages/code.py", "stages/summarize.py", "models/embedded_sam.pth"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("1")
+    Path("params.yaml").write_text("seed: 5\nn: 1\nruntime: {workers: 2}\n")
+    stages = {name: {"cmd": name, "deps": [f"stages/{name}.py"]} for name in ("code", "summarize")}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
 
     def committed(message: str) -> str:
         ablations.git("add", "-A")
@@ -70,7 +73,8 @@ def test_only_experiments_of_the_present_code_and_params_count(tmp_path: Path, m
     ablations.changed_params.cache_clear()
     assert ablations.experiments(row) == {0: result}
     assert ablations.experiments(Row("row", "Row", ("n=3",))) == {}  # the row was another
-    Path("docs.md").write_text("text")  # is no part of what decides a result
+    Path("docs.md").write_text("text")  # neither this nor the next is a part of what decides a result
+    Path("stages/summarize.py").write_text("2")
     committed("docs")
     assert ablations.experiments(row) == {0: result}
     Path("stages/code.py").write_text("2")

@@ -234,7 +234,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4}
 
     summary = read_json(Path("metrics/summary.json"))
-    assert summary["r2"] == 1.0 and summary["labels_precision"] == 1.0
+    assert summary["r2"] == 1.0 and summary["precision"] == 1.0
     assert summary["hours"] == round(4 * 2.2 / 60, 4) and summary["of_fine"] == round(2.2 / 90, 4)
     assert len(summary) <= 8
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
