@@ -43,7 +43,9 @@ class Region:
         The border of the image counts as outside.
         """
         padded = np.pad(self.mask.astype(np.uint8), 1)
-        return cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        # squared, distances are whole numbers; OpenCV's last bit differs from one call to the next
+        return np.sqrt(np.rint(depth * depth))
 
     def whole(self, shape: tuple[int, int]) -> np.ndarray:
         """The mask in an image of `shape`, (H, W) bool."""
