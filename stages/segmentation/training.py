@@ -102,7 +102,10 @@ def train(task: Task, params: Params) -> None:
         hooks = [Record(task, seed), Checkpoint(work)]
         model = _initial_network(config, task, params, seed)
         optimizer = optimizer_config(task.schedule, params.network.precision)
-        runner = _runner(model, samples, task, work, params.runtime.workers, hooks, optimizer)
+        workers = params.runtime.workers
+        if device.type == "cpu":
+            workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
+        runner = _runner(model, samples, task, work, workers, hooks, optimizer)
         runner.model.to(device)  # mmengine takes a GPU whenever there is one
         if device.type == "cpu":
             _keep_freed_memory()
