@@ -20,7 +20,8 @@ from stages.common.images import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
-from stages.sam.models import load_segmenter, model_named
+from stages.sam.load import load_segmenter
+from stages.sam.models import model_named
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Segmenter
 

@@ -7,28 +7,10 @@ XDG_CACHE_HOME, if that is set) and is checked against its published SHA-256.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import pooch
-
-from stages.common.errors import SesamError, run_stage
-from stages.sam.models import MODELS, model_named
-
-
-def fetch(name: str) -> Path:
-    """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
-    model = model_named(name)
-    if model.address is None:
-        raise SesamError(f"{name} has no weights to fetch.")
-    if "://" not in model.address:
-        return Path(model.address)
-    folder, file = pooch.os_cache("sesam"), model.address.rsplit("/", 1)[1]
-    try:
-        return Path(pooch.retrieve(model.address, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
-    except (OSError, ValueError) as problem:  # no network; not the published bytes
-        raise SesamError(
-            f"{model.address} cannot be fetched ({problem}). Fetch it elsewhere, and set sam.checkpoint and sam.sha256."
-        ) from None
+from stages.common.errors import run_stage
+from stages.sam.load import fetch
+from stages.sam.models import MODELS
 
 
 def main() -> None:

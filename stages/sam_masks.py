@@ -19,7 +19,8 @@ from stages.common.masks import decode_mask, encode_counts
 from stages.common.params import round_of_command_line
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
-from stages.sam.models import load_segmenter, model_named
+from stages.sam.load import load_segmenter
+from stages.sam.models import model_named
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Candidates, Prompt, Segmenter
 

@@ -27,7 +27,7 @@ NEVER_LISTED = {
     "stages/sam/cache.py": "keeps embeddings",
     "stages/sam/pipeline.py": "reads, computes and writes at the same time",
     "stages/sam/memory.py": "how much at once on a GPU",
-    "stages/fetch_sam.py": "files that are checked by their SHA-256",
+    "stages/sam/load.py": "files that are checked by their SHA-256",
 }
 # Modules that a stage imports for something other than its result
 NOT_ITS_RESULT = {

@@ -31,14 +31,14 @@ from stages.common.params import SamParams, load_params
 from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
 from stages.demo.score_sam import SAMPLING, SEED, score
-from stages.fetch_sam import fetch
 from stages.prompts import sample_points
 from stages.sam import encoder
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter, fit, load_sam
+from stages.sam.load import fetch, load_segmenter, weights_of
 from stages.sam.memory import AtOnce
-from stages.sam.models import MODELS, load_segmenter, weights_of
+from stages.sam.models import MODELS
 from stages.sam.segmenter import Candidates, Prompt
 from stages.sam.superpixels import Superpixels, answer
 from stages.sam.upscale import make_axis, run_lengths
@@ -83,6 +83,11 @@ def masks_of(found: Candidates, size: tuple[int, int]) -> np.ndarray:
     return np.stack([decode_mask(encode_counts(counts, size), size) for counts in found.counts])
 
 
+def nearly_equal(masks: np.ndarray, others: np.ndarray) -> bool:
+    """Whether at most one pixel in 10,000 differs, or one: another order of sums may turn one on an edge."""
+    return np.count_nonzero(masks != others) <= max(1, masks.size // 10_000)
+
+
 def reference(predictor: SamPredictor, prompt: Prompt, logits: bool) -> tuple[np.ndarray, np.ndarray]:
     given = {"point_coords": prompt.points, "box": prompt.box}
     if prompt.points is not None:
@@ -111,7 +116,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     for prompt, one in zip(prompts, found, strict=True):
         wanted, quality = reference(predictor, prompt, logits=True)
         np.testing.assert_allclose(one.iou, quality, rtol=1e-4, atol=1e-5)
-        assert (masks_of(one, size) == (wanted > 0)).mean() >= 0.9999
+        assert nearly_equal(masks_of(one, size), wanted > 0)
         low, _ = segmenter.logits(embedding[None].float(), [Job(0, size, prompt)])
         full = (rows.matrix(low.shape[2]) @ low[0] @ columns.matrix(low.shape[3]).T).numpy()
         assert np.linalg.norm(full - wanted) <= 1e-4 * np.linalg.norm(wanted)
@@ -129,7 +134,7 @@ def test_several_images_are_decoded_together(sam) -> None:
     for k, image in enumerate(images):
         alone = decode(SamSegmenter(sam, CPU), image, prompts[k])
         for one, other in zip(together[k], alone, strict=True):
-            assert (masks_of(one, sizes[k]) == masks_of(other, sizes[k])).mean() >= 0.9999
+            assert nearly_equal(masks_of(one, sizes[k]), masks_of(other, sizes[k]))
             np.testing.assert_allclose(one.iou, other.iou, rtol=1e-4, atol=1e-5)
     assert segmenter.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
 
@@ -204,7 +209,7 @@ def test_scaling_up_by_tiles(height: int, width: int, seed: int, blur: float) ->
         decode_mask(encode_counts(counts, (height, width)), (height, width))
         for counts in run_lengths(logits, *axes, 0.0)
     ]
-    assert (np.stack(found) == expected.numpy()).mean() >= 0.9999
+    assert nearly_equal(np.stack(found), expected.numpy())
     assert [encode_counts(counts, (height, width)) for counts in run_lengths(logits, *axes, 0.0)] == [
         encode_mask(mask) for mask in found
     ]

@@ -20,7 +20,7 @@ from stages.common.files import UNFINISHED, fingerprint, whole
 from stages.common.folders import EMBEDDINGS
 from stages.common.made_of import code_of, versions
 from stages.common.params import SamParams
-from stages.sam.models import weights_of
+from stages.sam.load import weights_of
 
 
 def engine(sam: SamParams) -> str:

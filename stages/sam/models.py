@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common.errors import SesamError
-from stages.common.files import sha256
-from stages.common.params import Params, Runtime, SamParams
+from stages.common.params import Runtime, SamParams
 
 if TYPE_CHECKING:
     import torch
@@ -97,36 +96,3 @@ def model_named(name: str) -> Model:
     if name not in MODELS:
         raise SesamError(f"params.yaml: sam.model is {name!r}; known are {', '.join(MODELS)}.")
     return MODELS[name]
-
-
-def weights_of(sam: SamParams) -> tuple[Path | None, str]:
-    """The file with the model's weights, fetched if it is published and missing, and their SHA-256.
-
-    None and an empty text for a model without weights. SesamError if the file is missing or is not the one
-    that the params name.
-    """
-    from stages.fetch_sam import fetch  # which knows this module
-
-    model = model_named(sam.model)
-    if model.address is None:
-        return None, ""
-    path = fetch(sam.model) if sam.checkpoint is None else Path(sam.checkpoint)
-    expected = sam.sha256 or model.sha256
-    if not path.is_file():
-        raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
-    found = sha256(path)
-    if found != expected:
-        of = "published " if sam.sha256 is None else ""
-        raise SesamError(
-            f"{path} has SHA-256 {found}; expected of the {of}{sam.model}: {expected}. For weights of your own set "
-            "sam.checkpoint and sam.sha256, for the published ones both to null."
-        )
-    return path, found
-
-
-def load_segmenter(params: Params) -> Segmenter:
-    """The model that the params name, on the device that they name; SesamError if it cannot be had."""
-    from stages.common.device import pick_device
-
-    weights, _ = weights_of(params.sam)
-    return model_named(params.sam.model).load(weights, pick_device(params.runtime), params.sam, params.runtime)
