@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from stages.common import made_of
 from stages.common.dataset import Dataset, Item
@@ -306,6 +307,8 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """A training is killed, something that it depends on changes, and it goes on."""
+    # in this process a killed training's workers would be waited for, five seconds each
+    monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
 
     def interrupted() -> None:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
