@@ -31,7 +31,7 @@ def annotation_hours(images: int, kind: str, minutes: Minutes) -> tuple[float | 
 def summary(networks: Reports, rounds: Reports, hours: float | None, part: float | None) -> dict[str, float | None]:
     """Validation mIoU of each network; precision, recall and mIoU of the last round's merged labels; the cost."""
     merged = list(rounds.values())[-1]["scores"]["merged"]
-    labels = {"precision": merged["precision"], "recall": merged["recall"], "labels_mIoU": merged["mIoU"]}
+    labels = {"precision": merged["precision"], "recall": merged["recall"], "mIoU": merged["mIoU"]}
     return {name: scores["mIoU"] for name, scores in networks.items()} | labels | {"hours": hours, "of_fine": part}
 
 
