@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, write_json, write_text
@@ -22,7 +23,7 @@ from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask
 from stages.common.parallel import per_image
-from stages.common.params import Params, round_of_command_line
+from stages.common.params import Params
 from stages.common.scores import class_scores, confusion, label_scores
 from stages.common.sources import SAM, SOURCE_NAMES
 

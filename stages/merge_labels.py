@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder
@@ -16,7 +17,7 @@ from stages.common.images import Palette, write_label
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask, largest_first
 from stages.common.parallel import per_image
-from stages.common.params import Params, round_of_command_line
+from stages.common.params import Params
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole, whole_folder
@@ -16,7 +17,7 @@ from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.images import read_image
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import progress
-from stages.common.params import NO_TEACHER, Params, round_of_command_line
+from stages.common.params import NO_TEACHER, Params
 from stages.pictures.panels import Steps, train_panel, val_panel
 
 

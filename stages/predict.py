@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
@@ -21,7 +22,7 @@ from stages.common.images import Palette, read_image, write_gray, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.made_of import made_of
 from stages.common.parallel import progress
-from stages.common.params import NO_TEACHER, round_of_command_line
+from stages.common.params import NO_TEACHER
 
 
 def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: Palette) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
@@ -16,7 +17,6 @@ from stages.common.folders import of_round
 from stages.common.images import read_image
 from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
-from stages.common.params import round_of_command_line
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
 from stages.sam.load import load_segmenter

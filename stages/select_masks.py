@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
 from stages.common.files import read_json, whole_folder, write_json
@@ -16,7 +17,7 @@ from stages.common.folders import WEAK_LABELS, of_round
 from stages.common.labels import UNLABELLED
 from stages.common.masks import coco_mask, encode_mask
 from stages.common.parallel import per_image
-from stages.common.params import Selection, round_of_command_line
+from stages.common.params import Selection
 
 Mask = dict[str, Any]  # as pycocotools computes with, see `coco_mask`
 # why no candidate of a component was kept

@@ -20,6 +20,7 @@ NEVER_LISTED = {
     "stages/common/folders.py": "where artefacts lie; dvc.yaml says the same",
     "stages/common/images.py": "reads and writes pixels as they are",
     "stages/common/dataset.py": "hands on what stands in the manifest and the label files",
+    "stages/common/command_line.py": "which round",
     "stages/common/params.py": "checks params.yaml, and has no value of its own",
     "stages/common/parallel.py": "worker processes and progress bars",
     "stages/common/device.py": "which processor",
@@ -34,6 +35,12 @@ NOT_ITS_RESULT = {
     "prepare": {
         "stages/sam/models.py": "the size of an embedding, to print it",
         "stages/common/regions.py": "counts components, to print their number",
+    },
+    **{
+        stage: {
+            "stages/segmentation/backbones.py": "a network's config, which this stage reads from the network's folder"
+        }
+        for stage in ("predict", "evaluate_teacher", "evaluate")
     },
     "embed": {
         "stages/sam/decoder.py": "decodes, which this stage does not",

@@ -25,12 +25,12 @@ from stages.common.errors import SesamError
 from stages.common.images import write_label
 from stages.common.params import LossWeights, Params, load_params
 from stages.segmentation import training
+from stages.segmentation.backbones import load_pretrained
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import three_source_loss
 from stages.segmentation.network import (
     ShiftedDepthwise,
     load_network,
-    load_pretrained,
     network_config,
     predict,
     save_network,
@@ -440,7 +440,7 @@ def test_pretrained(tmp_path: Path):
     torch.save({"state_dict": given.state_dict() | {"fc.weight": torch.zeros(2, 2)}}, path)
     load_pretrained(taken, str(path))
     assert all(torch.equal(a, b) for a, b in zip(given.parameters(), taken.parameters(), strict=True))
-    with pytest.raises(SesamError, match="does not fit a ResNetV1c of this depth and width"):
+    with pytest.raises(SesamError, match=r"does not fit network\.backbone at this depth and width"):
         load_pretrained(backbone(8), str(path))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,16 +132,28 @@ class Weak(Group):
     point: Point
 
 
-class Network(Group):
-    """DeepLabV3+ on a ResNet, the same for teacher and student."""
+RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 
-    depth: Literal[18, 34, 50, 101]
-    width: Positive = Field(description="channels of the first ResNet stage; 64 is the published network")
+
+class Network(Group):
+    """DeepLabV3+, the same for teacher and student."""
+
+    backbone: str = Field(description="resnet18, 34, 50 or 101: mmsegmentation's ResNetV1c; any other: timm's model")
+    width: Positive | None = Field(description="channels of a ResNet's first stage; 64 as published; null for timm's")
     head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
     output_stride: Literal[8, 16] = Field(description="image pixels a feature pixel; 16 is cheaper and coarser")
     auxiliary: Share = Field(description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper")
     precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
-    pretrained: str | None = Field(description="backbone weights: a file, an address that mmengine can load, or none")
+    pretrained: str | None = Field(
+        description="the backbone's weights: a file, package:NAME, an address that mmengine can load, or none"
+    )
+
+    @model_validator(mode="after")
+    def _width_of_a_resnet(self) -> Network:
+        if (self.backbone in RESNETS) != (self.width is not None):
+            wanted = "a number" if self.backbone in RESNETS else "null, for timm's models have their own"
+            raise ValueError(f"with backbone {self.backbone} width must be {wanted}")
+        return self
 
 
 class Schedule(Group):
@@ -152,6 +163,7 @@ class Schedule(Group):
     scale: Annotated[tuple[Factor, Factor], Field(strict=False)] = Field(description="range of the random resize")
     optimizer: Literal["sgd", "adamw"] = Field(description="sgd is published; adamw suits short trainings")
     learning_rate: Annotated[float, Field(gt=0)]
+    backbone_rate: Annotated[float, Field(gt=0, le=1)] = Field(description="the backbone's share of learning_rate")
 
 
 class LossWeights(Group):
@@ -286,14 +298,3 @@ def _explain(problem: ValidationError) -> list[str]:
         }.get(error["type"], f"{error['msg']}, got {error['input']!r}")
         lines.append(f"{key}: {reason}")
     return lines
-
-
-def round_of_command_line(description: str) -> tuple[str, Params]:
-    """The ROUND that a stage was started with, and the checked params; SesamError if they have no such round."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    name = parser.parse_args().round
-    params = load_params()
-    if name not in params.rounds:
-        raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    return name, params

@@ -5,7 +5,6 @@ A trained network is a folder: network.json, a config that mmseg itself can load
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.runner import CheckpointLoader
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
@@ -21,6 +19,7 @@ from torch import nn
 from stages.common.errors import SesamError
 from stages.common.files import read_json, whole, write_json
 from stages.common.params import Network
+from stages.segmentation.backbones import backbone_of
 
 CONFIG, WEIGHTS = "network.json", "model.pth"
 
@@ -28,10 +27,12 @@ CONFIG, WEIGHTS = "network.json", "model.pth"
 def network_config(network: Network, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
-    Depth 101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model zoo,
-    with plain batch normalisation: one process trains, so there is nothing to synchronise.
+    Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
+    zoo, with plain batch normalisation: one process trains, so there is nothing to synchronise. SesamError if the
+    backbone cannot be had.
     """
-    last = network.width * (8 if network.depth < 50 else 32)  # channels of the last stage
+    backbone = backbone_of(network)
+    *_, coarse, coarsest = backbone.channels
     finest = network.output_stride == 8
     shared = {
         "num_classes": classes,
@@ -44,34 +45,21 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
         "type": "EncoderDecoder",
         "data_preprocessor": {
             "type": "mmseg.SegDataPreProcessor",
-            "mean": [123.675, 116.28, 103.53],
-            "std": [58.395, 57.12, 57.375],
+            "mean": backbone.mean,
+            "std": backbone.std,
             "bgr_to_rgb": True,
             "pad_val": 0,
             "seg_pad_val": 255,
         },
-        "backbone": {
-            "type": "ResNetV1c",
-            "depth": network.depth,
-            "base_channels": network.width,
-            "stem_channels": network.width,
-            "num_stages": 4,
-            "out_indices": [0, 1, 2, 3],
-            "dilations": [1, 1, 2, 4] if finest else [1, 1, 1, 2],
-            "strides": [1, 2, 1, 1] if finest else [1, 2, 2, 1],
-            "norm_cfg": shared["norm_cfg"],
-            "norm_eval": False,
-            "style": "pytorch",
-            "contract_dilation": True,
-        },
+        "backbone": backbone.config,
         "decode_head": {
             "type": "DepthwiseSeparableASPPHead",
-            "in_channels": last,
-            "in_index": 3,
+            "in_channels": coarsest,
+            "in_index": len(backbone.channels) - 1,
             "channels": network.head_width,
             "dilations": [1, 12, 24, 36] if finest else [1, 6, 12, 18],
-            "c1_in_channels": last // 8,
-            "c1_channels": max(1, 48 * network.width // 64),
+            "c1_in_channels": backbone.channels[0],
+            "c1_channels": max(1, 48 * (network.width or 64) // 64),
             "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
             **shared,
         },
@@ -79,9 +67,9 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
         if network.auxiliary == 0
         else {
             "type": "FCNHead",
-            "in_channels": last // 2,
-            "in_index": 2,
-            "channels": last // 8,
+            "in_channels": coarse,
+            "in_index": len(backbone.channels) - 2,
+            "channels": coarsest // 8,
             "num_convs": 1,
             "concat_input": False,
             "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.auxiliary},
@@ -90,36 +78,6 @@ def network_config(network: Network, classes: int) -> dict[str, Any]:
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
-
-
-def load_pretrained(backbone: nn.Module, source: str) -> None:
-    """Fill the backbone from a file or from an address that mmengine knows (open-mmlab://, torchvision://, https://).
-
-    SesamError if it cannot be had or does not fit: mmengine itself would train on from random weights.
-    """
-    hint = "network.pretrained may also be the path of a local file, or null to start from random weights."
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
-    try:
-        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
-    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
-        raise SesamError(
-            f"network.pretrained: {source} cannot be loaded ({problem}). Is there a network, or such a file? {hint}"
-        ) from None
-    finally:
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-    state = state.get("state_dict", state)
-    state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    try:
-        missing = [
-            key for key in backbone.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key
-        ]
-    except RuntimeError as problem:
-        missing = str(problem).splitlines()[1:]
-    if missing:
-        raise SesamError(
-            f"network.pretrained: {source} does not fit a ResNetV1c of this depth and width "
-            f"({len(missing)} weights, first: {missing[0].strip()}). {hint}"
-        )
 
 
 class ShiftedDepthwise(nn.Module):
@@ -146,11 +104,14 @@ class ShiftedDepthwise(nn.Module):
 
 
 def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The model's dilated depthwise convolutions, those of ASPP, by name."""
+    """The dilated depthwise convolutions of the model's ASPP, by name."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation[0] > 1
+        if name.startswith("decode_head.")
+        and isinstance(module, nn.Conv2d)
+        and module.groups > 1
+        and module.dilation[0] > 1
     }
 
 

