@@ -30,7 +30,7 @@ from stages.common.masks import decode_mask, encode_counts, encode_mask
 from stages.common.params import SamParams, load_params
 from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
-from stages.demo.score_sam import SAMPLING, SEED, score
+from stages.embedded_sam.score import SAMPLING, SEED, score
 from stages.prompts import sample_points
 from stages.sam import encoder
 from stages.sam.cache import EmbeddingCache, engine
@@ -335,7 +335,8 @@ def test_published_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypa
 
 def test_the_embedded_weights_find_components() -> None:
     segmenter = load_sam(build_embedded_sam, EMBEDDED, CPU)
-    found = score(segmenter, [draw_scene((*SEED, 1000 + k)) for k in range(3)])
+    scenes = [draw_scene((*SEED, 1000 + k)) for k in range(3)]
+    found = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
     assert found["components"] > 30
     assert found["best_of_three"] > 0.7  # the model card has the score on 200 scenes
 

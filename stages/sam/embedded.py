@@ -1,7 +1,7 @@
 """The embedded SAM: segment-anything's prompt encoder and mask decoder around a compact encoder.
 
-Small enough for a CPU (256 x 256 input, stride 8, 128 channels), trained by
-`python -m stages.demo.train_sam`. models/embedded_sam.md is its model card.
+Small enough for a CPU (256 x 256 input, stride 8, 128 channels), trained on drawn scenes. models/embedded_sam.md is
+its model card.
 """
 
 from __future__ import annotations

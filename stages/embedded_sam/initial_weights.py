@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from segment_anything.modeling import Sam
 
-from stages.sam.embedded import WIDTH
+from stages.sam.pyramid import WIDTH
 
 
 @torch.no_grad()
@@ -16,7 +16,7 @@ def initialise_prompt_attention(sam: Sam) -> None:
     prompts attend to the image by them alone, with a kernel peaked at the prompt. What they find
     is copied to the other half. Self-attention starts as about a mean over the tokens, which
     brings it to the mask tokens. Attention from the image to the prompts starts at zero, so that
-    the full decoder starts as the shared one (`sam_decoding`).
+    the full decoder starts as the shared one (`decoding`).
     """
     # SAM's position embedding is the sines of WIDTH / 2 random frequencies and then their cosines. Half of the
     # frequencies, the sine and cosine of each side by side, as attention heads take neighbouring channels: their

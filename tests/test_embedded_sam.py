@@ -1,0 +1,156 @@
+"""The training of the embedded SAM: what it reads, what it draws, that it goes on where it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stages.common.errors import SesamError
+from stages.embedded_sam import train
+from stages.embedded_sam.examples import Example, draw_example, find_photographs, read_labelled
+from stages.embedded_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
+from stages.sam.pyramid import EfficientNetLite0
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Six photographs of two sets, each with a left and a right region; of the first set two people drew."""
+    rng = np.random.default_rng(0)
+    for name in ("streets", "horses"):
+        for kind in ("images", "regions"):
+            (tmp_path / kind / name).mkdir(parents=True)
+        for k in range(3):
+            numbers = np.zeros((60, 90), np.uint8)
+            numbers[5:55, 5:40], numbers[5:55, 40:85] = 1, 2
+            image = np.where(numbers[..., None] == 1, 200, 60) + rng.integers(0, 30, (60, 90, 3))
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"images/{name}/{k}.jpg")
+            for end in (".1", ".2") if name == "streets" else ("",):
+                Image.fromarray(numbers).save(tmp_path / f"regions/{name}/{k}{end}.png")
+    return tmp_path
+
+
+def test_photographs_and_their_maps(photographs: Path) -> None:
+    found = find_photographs(photographs)
+    assert {name: [len(one.maps) for one in several] for name, several in found.items()} == {
+        "horses": [1, 1, 1],
+        "streets": [2, 2, 2],
+    }
+    example = found["streets"][0].read(np.random.default_rng(0))
+    assert example.image.shape == (60, 90, 3) and set(np.unique(example.maps[0])) == {0, 1, 2}
+    Image.new("L", (9, 9)).save(photographs / "regions/horses/0.png")
+    with pytest.raises(SesamError, match=r"0\.png is \(9, 9\), its photograph \(90, 60\) pixels"):
+        found["horses"][0].read(np.random.default_rng(0))
+    (photographs / "regions/horses/0.png").unlink()
+    with pytest.raises(SesamError, match="has no regions"):
+        find_photographs(photographs)
+    with pytest.raises(SesamError, match="holds no images"):
+        find_photographs(photographs / "regions")
+
+
+def test_a_batch_is_a_function_of_its_number(photographs: Path) -> None:
+    drawn = [draw_example((1, 2, 3))]
+    batches = Batches([Plan(4, 3, 5)] * 6, drawn, find_photographs(photographs), 0.3)
+    for t in range(6):
+        images, targets, points = batches[t]
+        assert images.shape == (4, 3, SIZE, SIZE) and targets.shape == (12, SIZE, SIZE) and points.shape == (12, 5, 2)
+        assert (targets.sum((1, 2)) >= MIN_AREA).all()
+        x, y = points.long().unbind(-1)
+        assert targets[torch.arange(12)[:, None], y, x].all()
+        assert all(torch.equal(a, b) for a, b in zip(batches[t], (images, targets, points), strict=True))
+    assert not torch.equal(batches[0].images, batches[1].images)
+
+
+def test_no_two_pictures_of_a_canvas_share_a_region(photographs: Path) -> None:
+    batches = Batches([], [], find_photographs(photographs), 0.0)
+    sizes = set()
+    for seed in range(12):
+        _, numbers = batches._canvas(np.random.default_rng(seed), drawn=False)
+        areas = connected_numbers(numbers)[1]
+        assert areas[0] == 0 and areas.sum() == (numbers > 0).sum()
+        half = SIZE // 2
+        quarters = [set(np.unique(numbers[y : y + half, x : x + half])) - {0} for y in (0, half) for x in (0, half)]
+        sizes.add(len(set.union(*quarters)))
+    assert max(sizes) > 2  # four pictures
+
+
+def test_a_whole_of_neighbours() -> None:
+    numbers = np.zeros((20, 40), int)
+    numbers[:, :10], numbers[:, 10:20], numbers[:, 30:] = 1, 2, 3
+    for seed in range(8):
+        whole = with_neighbours(numbers == 1, numbers, np.random.default_rng(seed))
+        assert set(np.unique(numbers[whole])) == {1, 2}  # the third does not touch them
+    alone = with_neighbours(numbers == 3, numbers, np.random.default_rng(0))
+    assert (alone == (numbers == 3)).all()
+
+
+def test_points_lie_in_their_region() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 20:28] = mask[42:50, 20:70] = True
+    close = 0
+    for seed in range(40):
+        x, y = draw_points(mask, 5, np.random.default_rng(seed)).astype(int).T
+        assert mask[y, x].all()
+        close += max(np.ptp(x), np.ptp(y)) <= 5
+    assert 0 < close < 20  # now and then a dot
+
+
+def test_to_judge_on(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    with pytest.raises(SesamError, match="to judge on"):
+        read_labelled(tmp_path, [255])
+    Image.fromarray(np.array([[0, 7], [1, 255]], np.uint8)).save(tmp_path / "labels/val/a.png")
+    with pytest.raises(SesamError, match="has no image"):
+        read_labelled(tmp_path, [255])
+    Image.new("RGB", (2, 2)).save(tmp_path / "images/val/a.png")
+    ((image, labels),) = read_labelled(tmp_path, [7])
+    assert image.shape == (2, 2, 3) and labels.tolist() == [[0, 255], [1, 255]]
+
+
+def test_a_training_goes_on_where_it_was(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = tmp_path / "lite0.pth"
+    torch.manual_seed(3)
+    torch.save({f"_{k}": value for k, value in enumerate(EfficientNetLite0().state_dict().values())}, backbone)
+    monkeypatch.setattr(train.score, "drawn", lambda count: [])
+    monkeypatch.setattr(train.score, "score", lambda segmenter, pictures: {})
+    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    options = f"--steps 4 --shared-steps 2 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
+
+    def run(name: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(sys, "argv", ["train", str(photographs), "--out", str(tmp_path / name), *options])
+        train.main()
+        return torch.load(tmp_path / name, weights_only=True)
+
+    whole = run("whole.pth")
+    computed = train.compute_loss
+
+    def killed(sam, batch, step, shared):
+        if step == 3:
+            raise KeyboardInterrupt
+        return computed(sam, batch, step, shared)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "compute_loss", killed)
+        run("parts.pth")
+    assert (tmp_path / "parts.state").exists()
+    parts = run("parts.pth")
+    assert not (tmp_path / "parts.state").exists()
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    first = next(iter(torch.load(backbone, weights_only=True).values()))
+    assert not torch.equal(whole["image_encoder.backbone.stem.1.weight"].float(), first)  # it was trained
+    assert sum(value.numel() for value in whole.values()) * 2 < 12e6  # bytes in float16
+    torch.save({"a": torch.zeros(3)}, backbone)
+    with pytest.raises(SesamError, match="does not hold the weights of EfficientNet-Lite0"):
+        run("other.pth")
+
+
+def test_example_of_a_drawn_scene() -> None:
+    example = draw_example((4, 5))
+    assert isinstance(example, Example) and all(numbers.min() >= 1 for numbers in example.maps)
