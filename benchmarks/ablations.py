@@ -4,28 +4,23 @@
     make ablations ROWS="fine scribble" SEEDS="0 1"
     python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
 
-Every row is params.yaml with a few changes, for each seed one experiment. Experiments that were run with the
-same code and params are not run again, and of the others DVC's run cache repeats only the stages that a row
-changes. Stopped, it goes on where it was. The tables hold whatever has been run.
+Every row is params.yaml with a few changes, for each seed one experiment. What was found is kept in
+docs/ablations.json (benchmarks/ablation_results.py): experiments that were run with the same code and params, here or
+where that file was committed, are not run again, and of the others DVC's run cache repeats only the stages that a row
+changes. Stopped, it goes on where it was. The tables hold whatever has been run, and say at which commit.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
-import tempfile
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
-import yaml
-from dvc.utils.hydra import apply_overrides
 
+from benchmarks.ablation_results import DOCS, Figures, Results, Row, git
 from stages.common.errors import SesamError, run_stage
 from stages.common.params import Params, load_params
 
@@ -33,8 +28,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-DOCS = Path("docs")
-PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak.kind=scribble"
 ONE_ROUND = "~rounds.r2"
@@ -45,19 +38,6 @@ LABELLING = "rounds.r1.labels=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
 STRATEGIES = ("random", "confident", "deepest")
-
-
-Figures = dict[str, list[float]]  # of a row, see `figures`
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table. changes: as `dvc exp run -S` takes them. target: the last stage to run; None: all."""
-
-    name: str
-    title: str
-    changes: tuple[str, ...] = ()
-    target: str | None = None
 
 
 def supervision(params: Params) -> list[Row]:
@@ -131,55 +111,6 @@ def labels() -> list[Row]:
     return rows
 
 
-def git(*command: str, check: bool = True) -> str:
-    done = subprocess.run(("git", *command), capture_output=True, text=True, check=False)
-    if check and done.returncode:
-        raise SesamError(f"git {command[0]} failed: {done.stderr.strip()}")
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def made_of(commit: str) -> dict[str, str]:
-    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists, by git's hashes."""
-    listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
-    stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
-    code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith("stages/")})
-    paths = [*code, "models/embedded_sam.pth"]
-    hashes = git("rev-parse", *(f"{commit}:{path}" for path in paths), check=False).splitlines()
-    return {"stages": json.dumps(stages), **dict(zip(paths, hashes, strict=False))}
-
-
-def experiments(row: Row) -> dict[int, str]:
-    """The row's finished experiments that were made of the code and params of now: commit by seed."""
-    found = {}
-    now = made_of("HEAD")
-    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines():
-        ref, commit = line.split()
-        base, seed = "".join(ref.split("/")[2:4]), ref.rpartition("-s")[2]
-        same_code = made_of(base) == now
-        if seed.isdigit() and same_code and params_of(commit) == changed_params((*row.changes, f"seed={seed}")):
-            found[int(seed)] = commit
-    return dict(sorted(found.items()))
-
-
-def decisive(params: str) -> dict[str, Any]:
-    """The text of a params.yaml as groups, without the one that changes no result."""
-    return {group: value for group, value in yaml.safe_load(params).items() if group != "runtime"}
-
-
-def params_of(commit: str) -> dict[str, Any]:
-    return decisive(git("show", f"{commit}:params.yaml"))
-
-
-@cache
-def changed_params(changes: tuple[str, ...]) -> dict[str, Any]:
-    """HEAD's params as `dvc exp run -S` changes them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "params.yaml")
-        path.write_text(git("show", "HEAD:params.yaml"), encoding="utf-8")
-        apply_overrides(path, list(changes))
-        return decisive(path.read_text(encoding="utf-8"))
-
-
 def check(params: Params) -> None:
     """SesamError where the rows would not mean what they say, or could not be run."""
     decisive = ("dvc.yaml", "models/embedded_sam.pth", "params.yaml", "stages")
@@ -220,7 +151,15 @@ def queued() -> dict[str, str]:
 
 def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
     """Queue and run what has not been run; SesamError if an experiment fails."""
-    missing = {f"{row.name}-s{seed}": (row, seed) for row in rows for seed in set(seeds) - experiments(row).keys()}
+    results = Results.load()
+
+    def still_missing() -> dict[str, tuple[Row, int]]:
+        results.collect(rows)
+        results.save()
+        every = [(row, seed) for row in rows for seed in seeds]
+        return {f"{row.name}-s{seed}": (row, seed) for row, seed in every if not results.is_current(row, seed)}
+
+    missing = still_missing()
     print(f"ablations: {len(missing)} of {len(rows) * len(seeds)} experiments to run", flush=True)
     if not missing:
         return
@@ -243,29 +182,8 @@ def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
     except KeyboardInterrupt:
         dvc("queue", "stop", "--kill")  # DVC's own workers would go on
         raise
-    if failed := [name for name, (row, seed) in missing.items() if seed not in experiments(row)]:
+    if failed := still_missing():
         raise SesamError(f"{', '.join(failed)} failed: see `dvc queue logs NAME`. The others are kept.")
-
-
-def read(commit: str, path: str) -> dict[str, Any]:
-    return json.loads(git("show", f"{commit}:{path}"))
-
-
-def figures(row: Row) -> Figures:
-    """Of every seed that was run: mIoU of each network by name, and each round's merged labels, as rN precision."""
-    found: Figures = {}
-    for commit in experiments(row).values():
-        rounds = list(params_of(commit)["rounds"])
-        values = {}
-        if row.target is None:
-            summary = read(commit, "metrics/summary.json")
-            values = {name: summary[name] for name in ("teacher", *rounds)}
-        for name in rounds:
-            merged = read(commit, f"metrics/labels/{name}.json")["scores"]["merged"]
-            values |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
-        for key, value in values.items():
-            found.setdefault(key, []).append(value)
-    return found
 
 
 def spread(values: list[float] | None) -> str:
@@ -283,11 +201,11 @@ def deviation(values: list[float]) -> float:
 LABEL_HEAD = ("precision", "recall", "mIoU")
 
 
-def table(rows: list[Row], found: dict[str, Figures], networks: tuple[str, ...]) -> list[str]:
-    """A table of the rows that were run: scores of the last round's labels, and mIoU of the networks."""
+def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], networks: tuple[str, ...]) -> list[str]:
+    """A table of the rows that were run: scores of the last round's labels, mIoU of the networks, at which commit."""
     lines = [
-        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'params'])} |",
-        "| --- " * (6 + len(networks)) + "|",
+        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'commit', 'params'])} |",
+        "| --- " * (7 + len(networks)) + "|",
     ]
     for row in rows:
         values = found[row.name]
@@ -297,9 +215,8 @@ def table(rows: list[Row], found: dict[str, Figures], networks: tuple[str, ...])
             shown = values if UNTAUGHT not in row.changes else {**values, "teacher": None}
             cells += [spread(shown.get(name)) for name in networks]
             changes = " ".join(row.changes).replace("|", r"\|")
-            lines.append(
-                f"| {' | '.join([*cells, str(len(values[f'{last} mIoU'])), f'`{changes}`' if changes else ''])} |"
-            )
+            cells += [str(len(values[f"{last} mIoU"])), commits[row.name], f"`{changes}`" if changes else ""]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -376,15 +293,19 @@ def draw(params: Params, found: dict[str, Figures]) -> list[str]:
 
 def write(params: Params, groups: dict[str, list[Row]]) -> None:
     """docs/ablations.md and its pictures."""
-    found = {row.name: figures(row) for rows in groups.values() for row in rows}
-    commit = git("log", "-1", "--format=%h", "--", *made_of("HEAD").keys() - {"stages"}, "dvc.yaml", "params.yaml")
+    results = Results.load()
+    rows = [row for several in groups.values() for row in several]
+    results.collect(rows)
+    results.save()
+    found = {row.name: results.figures(row) for row in rows}
+    commits = {row.name: results.commit(row) for row in rows}
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `make ablations` on {params.dataset.root} with the code and params of commit {commit}: students "
-        f"of {params.student.iterations} iterations each, the network of the weak labels alone (`teacher`) of "
-        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's "
-        "last round on training images; mean ± standard deviation over seeds.",
+        f"Written by `make ablations` on {params.dataset.root}: students of {params.student.iterations} iterations "
+        f"each, the network of the weak labels alone (`teacher`) of {params.teacher.iterations}. Networks are judged "
+        "on validation images (mIoU), the merged labels of a row's last round on training images; mean ± standard "
+        "deviation over seeds. `commit` is that whose code and params a row was run with.",
         "",
     ]
     about = {
@@ -393,13 +314,13 @@ def write(params: Params, groups: dict[str, list[Row]]) -> None:
         "Training": "Scribbles. To compare with: `scribble, SeSAM` above.",
         "Labels": "Scribbles, labels of round 1, no network trained on them.",
     }
-    for title, rows in groups.items():
-        if not any(found[row.name] for row in rows):
+    for title, several in groups.items():
+        if not any(found[row.name] for row in several):
             continue
         networks = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Training": ("r1", "r2", "r3")}.get(
             title, ()
         )
-        lines += [f"## {title}", "", about[title], "", *table(rows, found, networks), ""]
+        lines += [f"## {title}", "", about[title], "", *table(several, found, commits, networks), ""]
     lines += draw(params, found)
     (DOCS / "ablations.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print("ablations: wrote docs/ablations.md")

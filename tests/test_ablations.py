@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import yaml
 from conftest import ROOT
 from dvc.utils.hydra import apply_overrides
 
-from benchmarks import ablations
-from benchmarks.ablations import Row, labels, spread, steps, supervision, table, training
+from benchmarks import ablation_results
+from benchmarks.ablation_results import RESULTS, Result, Results, Row, git
+from benchmarks.ablations import labels, spread, steps, supervision, table, training
+from stages.common.errors import SesamError
 from stages.common.params import load_params
 
 PARAMS = load_params(ROOT / "presets/demo.yaml")
@@ -38,46 +41,108 @@ def test_spread() -> None:
 def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None:
     values = {f"{r} {m}": [0.1 * k] for k, r in ((1, "r1"), (2, "r2")) for m in ("precision", "recall", "mIoU")}
     found = {"one": values | {"teacher": [0.3], "r1": [0.4], "r2": [0.5]}, "two": {}}
-    lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, ("teacher", "r1", "r2"))
-    assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 1 | `a=1` |"]
+    commits = {"one": "abc123", "two": ""}
+    lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, commits, ("teacher", "r1", "r2"))
+    assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 1 | abc123 | `a=1` |"]
 
 
-def test_only_experiments_of_the_present_code_and_params_count(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one stage that decides and one that presents."""
     monkeypatch.chdir(tmp_path)
-    for key, value in (
-        ("AUTHOR_NAME", "a"),
-        ("AUTHOR_EMAIL", "a@b.c"),
-        ("COMMITTER_NAME", "a"),
-        ("COMMITTER_EMAIL", "a@b.c"),
-    ):
-        monkeypatch.setenv(f"GIT_{key}", value)
-    ablations.git("init", "-q")
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@b.c")
+    git("init", "-q")
     for path in ("stages/code.py", "stages/summarize.py", "models/embedded_sam.pth"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("1")
-    Path("params.yaml").write_text("seed: 5\nn: 1\nruntime: {workers: 2}\n")
+    Path("params.yaml").write_text("seed: 5\nn: 1\nruntime: {workers: 2}\nrounds: {r1: {}}\n")
     stages = {name: {"cmd": name, "deps": [f"stages/{name}.py"]} for name in ("code", "summarize")}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    committed("base")
+    return tmp_path
 
-    def committed(message: str) -> str:
-        ablations.git("add", "-A")
-        ablations.git("commit", "-q", "--allow-empty", "-m", message)
-        return ablations.git("rev-parse", "HEAD")
 
-    base = committed("one")
-    Path("params.yaml").write_text("seed: 0\nn: 2\nruntime: {workers: 1}\n")
-    result = committed("a result")
-    ablations.git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/row-s0", result)
-    ablations.git("reset", "-q", "--hard", base)
-    row = Row("row", "Row", ("n=2",))
-    ablations.changed_params.cache_clear()
-    assert ablations.experiments(row) == {0: result}
-    assert ablations.experiments(Row("row", "Row", ("n=3",))) == {}  # the row was another
-    Path("docs.md").write_text("text")  # neither this nor the next is a part of what decides a result
+def committed(message: str) -> str:
+    git("add", "-A")
+    git("commit", "-q", "--allow-empty", "-m", message)
+    for cached in (ablation_results.made_of, ablation_results.changed_params):
+        cached.cache_clear()  # HEAD is another
+    return git("rev-parse", "HEAD")
+
+
+def experiment(name: str, params: str, mean: float) -> None:
+    """What `dvc exp run -n NAME` leaves behind."""
+    base = git("rev-parse", "HEAD")
+    Path("params.yaml").write_text(params)
+    for path, content in (
+        ("metrics/labels/r1.json", {"scores": {"merged": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}),
+        ("metrics/summary.json", {"teacher": 0.1, "r1": mean}),
+    ):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(content))
+    git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/{name}", committed("a result"))
+    git("reset", "-q", "--hard", base)
+
+
+ROW = Row("row", "Row", ("n=2",))
+
+
+def collected() -> Results:
+    results = Results.load()
+    results.collect([ROW])
+    results.save()
+    return results
+
+
+def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repository: Path) -> None:
+    assert not collected().is_current(ROW, 0)
+    experiment("row-s0", "seed: 0\nn: 2\nruntime: {workers: 1}\nrounds: {r1: {}}\n", 0.5)
+    experiment("row-s1", "seed: 1\nn: 3\nruntime: {workers: 1}\nrounds: {r1: {}}\n", 0.6)
+    results = collected()
+    assert results.is_current(ROW, 0) and not results.is_current(ROW, 1)  # the second was of another row
+    assert results.figures(ROW) == {
+        "teacher": [0.1],
+        "r1": [0.5],
+        "r1 precision": [0.9],
+        "r1 recall": [0.8],
+        "r1 mIoU": [0.7],
+    }
+    Path("docs/page.md").write_text("text")  # neither this nor the next is a part of what decides a result
     Path("stages/summarize.py").write_text("2")
     committed("docs")
-    assert ablations.experiments(row) == {0: result}
+    assert collected().is_current(ROW, 0)
+    git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/row-s0"))
+    assert collected().is_current(ROW, 0)  # as after a clone
+
+
+def test_what_was_run_with_other_code_stays_until_it_is_run_again(repository: Path) -> None:
+    old = git("rev-parse", "--short", "HEAD")
+    for seed in (0, 1):
+        experiment(f"row-s{seed}", f"seed: {seed}\nn: 2\nrounds: {{r1: {{}}}}\n", 0.5 + seed)
+    assert collected().figures(ROW)["r1"] == [0.5, 1.5]
     Path("stages/code.py").write_text("2")
     committed("code")
-    assert ablations.experiments(row) == {}
-    ablations.changed_params.cache_clear()
+    results = collected()
+    assert not results.is_current(ROW, 0)
+    assert results.figures(ROW)["r1"] == [0.5, 1.5] and results.commit(ROW) == old
+    experiment("row-s1", "seed: 1\nn: 2\nrounds: {r1: {}}\n", 0.25)
+    results = collected()
+    assert results.figures(ROW)["r1"] == [0.25] and results.commit(ROW) != old  # never two commits' in one mean
+
+
+def test_damaged_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RESULTS.parent.mkdir()
+    for text in ("{", "[]", '{"row": {"0": {"figure": 1}}}'):
+        RESULTS.write_text(text)
+        with pytest.raises(SesamError, match=r"ablations\.json cannot be read"):
+            Results.load()
+
+
+def test_a_result_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = Results({"row": {2: Result("made", "abc", {"r1": 0.25})}})
+    results.save()
+    assert Results.load().by_row == results.by_row

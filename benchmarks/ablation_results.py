@@ -1,0 +1,178 @@
+"""What the ablations found: docs/ablations.json, of each row and seed the figures, and what they were made of.
+
+DVC's experiments live in the repository in which they were run. Their figures, committed, tell a colleague or another
+machine what need not be run again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from stages.common.errors import SesamError
+from stages.common.files import fingerprint, write_json
+
+DOCS = Path("docs")
+RESULTS = DOCS / "ablations.json"
+PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
+Figures = dict[str, list[float]]  # by name, of every seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. changes: as `dvc exp run -S` takes them. target: the last stage to run; None: all."""
+
+    name: str
+    title: str
+    changes: tuple[str, ...] = ()
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of a row and a seed. made_of: digest of the code and params. commit: where they stand.
+
+    figures: mIoU of each network by name, and each round's merged labels, as rN precision.
+    """
+
+    made_of: str
+    commit: str
+    figures: dict[str, float]
+
+
+class Results:
+    """All results, by row and seed."""
+
+    def __init__(self, by_row: dict[str, dict[int, Result]]) -> None:
+        self.by_row = by_row
+
+    @classmethod
+    def load(cls) -> Results:
+        """Those of docs/ablations.json; SesamError if it cannot be read."""
+        if not RESULTS.exists():
+            return cls({})
+        try:
+            raw = json.loads(RESULTS.read_text(encoding="utf-8"))
+            return cls({row: {int(seed): Result(**one) for seed, one in seeds.items()} for row, seeds in raw.items()})
+        except (ValueError, TypeError, AttributeError) as problem:
+            raise SesamError(f"{RESULTS} cannot be read ({problem}). Take it from git, or delete it.") from None
+
+    def save(self) -> None:
+        write_json(
+            RESULTS,
+            {
+                row: {str(seed): asdict(one) for seed, one in sorted(seeds.items())}
+                for row, seeds in sorted(self.by_row.items())
+            },
+        )
+
+    def collect(self, rows: list[Row]) -> None:
+        """Add the finished experiments of this repository; what was run with the code and params of now stays."""
+        for row in rows:
+            for line in git(
+                "for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*"
+            ).splitlines():
+                ref, commit = line.split()
+                base, seed = "".join(ref.split("/")[2:4]), ref.rpartition("-s")[2]
+                if not seed.isdigit() or self.is_current(row, int(seed)):
+                    continue
+                params = params_of(commit)
+                try:
+                    meant = changed_params(base, (*row.changes, f"seed={seed}"))
+                except Exception:  # Hydra's, of many kinds: that commit's params had no such key
+                    continue
+                if params == meant:
+                    made = Result(digest(base, params), git("rev-parse", "--short", base), figures_of(commit, row))
+                    self.by_row.setdefault(row.name, {})[int(seed)] = made
+
+    def is_current(self, row: Row, seed: int) -> bool:
+        """Whether a row has been run with this seed, and the code and params of now."""
+        found = self.by_row.get(row.name, {}).get(seed)
+        return found is not None and found.made_of == digest(
+            "HEAD", changed_params("HEAD", (*row.changes, f"seed={seed}"))
+        )
+
+    def chosen(self, row: Row) -> list[Result]:
+        """A row's results of now; if there is none, those of the earlier commit that has most, never two commits'."""
+        seeds = self.by_row.get(row.name, {})
+        if current := [one for seed, one in seeds.items() if self.is_current(row, seed)]:
+            return current
+        commits = [one.commit for one in seeds.values()]
+        return [one for one in seeds.values() if one.commit == max(commits, key=commits.count)]
+
+    def figures(self, row: Row) -> Figures:
+        found: Figures = {}
+        for one in self.chosen(row):
+            for name, value in one.figures.items():
+                found.setdefault(name, []).append(value)
+        return found
+
+    def commit(self, row: Row) -> str:
+        return " ".join(dict.fromkeys(one.commit for one in self.chosen(row)))
+
+
+def figures_of(commit: str, row: Row) -> dict[str, float]:
+    """What a finished experiment found."""
+    rounds = list(params_of(commit)["rounds"])
+    found: dict[str, float] = {}
+    if row.target is None:
+        summary = read(commit, "metrics/summary.json")
+        found = {name: summary[name] for name in ("teacher", *rounds)}
+    for name in rounds:
+        merged = read(commit, f"metrics/labels/{name}.json")["scores"]["merged"]
+        found |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
+    return found
+
+
+def git(*command: str, check: bool = True) -> str:
+    done = subprocess.run(("git", *command), capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise SesamError(f"git {command[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def read(commit: str, path: str) -> dict[str, Any]:
+    return json.loads(git("show", f"{commit}:{path}"))
+
+
+@cache
+def made_of(commit: str) -> dict[str, str]:
+    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists, by git's hashes."""
+    listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
+    stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
+    code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith("stages/")})
+    paths = [*code, "models/embedded_sam.pth"]
+    hashes = git("rev-parse", *(f"{commit}:{path}" for path in paths), check=False).splitlines()
+    return {"stages": json.dumps(stages), **dict(zip(paths, hashes, strict=False))}
+
+
+def digest(commit: str, params: dict[str, Any]) -> str:
+    """Of what decides a result."""
+    return fingerprint(made_of(commit), params)
+
+
+def decisive(params: str) -> dict[str, Any]:
+    """The text of a params.yaml as groups, without the one that changes no result."""
+    return {group: value for group, value in yaml.safe_load(params).items() if group != "runtime"}
+
+
+def params_of(commit: str) -> dict[str, Any]:
+    return decisive(git("show", f"{commit}:params.yaml"))
+
+
+@cache
+def changed_params(commit: str, changes: tuple[str, ...]) -> dict[str, Any]:
+    """A commit's params as `dvc exp run -S` changes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "params.yaml")
+        path.write_text(git("show", f"{commit}:params.yaml"), encoding="utf-8")
+        apply_overrides(path, list(changes))
+        return decisive(path.read_text(encoding="utf-8"))
