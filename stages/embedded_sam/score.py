@@ -42,8 +42,8 @@ def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]
     """Mean IoU over every connected component of a class of at least 64 pixels, prompted as the pipeline does.
 
     pictures: RGB (H, W, 3) uint8 and class ids (H, W) uint8, 255 = no class, which no mask is judged on.
-    best_of_three: of the best candidate; highest_predicted: of the one with the highest predicted IoU; best_from_N: of
-    the best, over components of N pixels up to the next size.
+    best_of_three: of the best candidate; highest_predicted: of the one with the highest predicted IoU; f1: its mean F1;
+    best_from_N: mean IoU of the best, over components of N pixels up to the next size.
     """
     rng, best, chosen, areas = np.random.default_rng(0), [], [], []
     for image, labels in tqdm(pictures, desc="score", unit="image", leave=False):
@@ -63,6 +63,7 @@ def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]
         "components": len(best),
         "best_of_three": round(float(np.mean(best)), 4),
         "highest_predicted": round(float(np.mean(chosen)), 4),
+        "f1": round(float(np.mean([2 * iou / (1 + iou) for iou in chosen])), 4),
     }
     of_size = np.digitize(areas, SIZES)
     for k, size in enumerate(SIZES, 1):
