@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ def test_the_more_severe_the_less_is_left(name: str) -> None:
     assert all(one.shape == image.shape and one.dtype == np.uint8 for one in corrupted)
     original = image - image.mean((0, 1))
     left = [float((original * one).mean() / (original**2).mean()) for one in corrupted]  # of the image's own contrast
-    assert left[0] == pytest.approx(1) and left == sorted(left, reverse=True) and left[5] < 0.4
+    assert left[0] == pytest.approx(1) and left[5] < 0.4
+    assert all(b <= a + 0.01 for a, b in pairwise(left))  # two severities of fog differ in its clouds alone
     assert (CORRUPTIONS[name](image, 3) == corrupted[3]).all()
 
 
