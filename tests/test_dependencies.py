@@ -36,12 +36,6 @@ NOT_ITS_RESULT = {
         "stages/sam/models.py": "the size of an embedding, to print it",
         "stages/common/regions.py": "counts components, to print their number",
     },
-    **{
-        stage: {
-            "stages/segmentation/backbones.py": "a network's config, which this stage reads from the network's folder"
-        }
-        for stage in ("predict", "evaluate_teacher", "evaluate")
-    },
     "embed": {
         "stages/sam/decoder.py": "decodes, which this stage does not",
         "stages/sam/upscale.py": "scales masks, which this stage does not make",

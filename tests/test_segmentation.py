@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -344,7 +345,7 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
     config = network_config(params.network, 3)
     torch.manual_seed(5)
     teacher = MODELS.build(config)
-    save_network(tmp_path / "teacher", config, teacher)
+    save_network(tmp_path / "teacher", params.network, 3, teacher)
     student = replace(task(params), start=tmp_path / "teacher")
     started = training._initial_network(config, student, params, 0).state_dict()
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
@@ -401,13 +402,13 @@ def test_predict(tmp_path: Path):
     config = network_config(NETWORK, 3)
     made = MODELS.build(config)
     torch.nn.init.normal_(made.decode_head.conv_seg.weight, std=9)  # initial ones see one class everywhere
-    save_network(tmp_path, config, made)
+    save_network(tmp_path, NETWORK, 3, made)
     model = load_network(tmp_path, CPU)
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     classes, confidence = predict(model, image, CPU)
     assert classes.dtype == confidence.dtype == np.uint8
-    # mmsegmentation's own way from the folder and an image to a prediction
-    theirs = MODELS.build(Config.fromfile(tmp_path / "network.json").model).eval()
+    # mmsegmentation's own way from a config and an image to a prediction
+    theirs = MODELS.build(Config({"model": config}).model).eval()
     theirs.load_state_dict(torch.load(tmp_path / "model.pth"))
     bgr = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())
     about = SegDataSample(metainfo={"ori_shape": (37, 50), "img_shape": (37, 50)})
@@ -421,11 +422,37 @@ def test_predict(tmp_path: Path):
 def test_missing_and_damaged_network(tmp_path: Path):
     with pytest.raises(SesamError, match=r"network\.json is missing"):
         load_network(tmp_path / "none", CPU)
-    config = network_config(NETWORK, 3)
-    save_network(tmp_path, config, MODELS.build(config))
+    save_network(tmp_path, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
     (tmp_path / "model.pth").write_bytes(b"not weights")
     with pytest.raises(SesamError, match="Train it again"):
         load_network(tmp_path, CPU)
+
+
+CRAFTED = {
+    "a program": {"model": {"type": "os.system", "command": "touch ran"}},
+    "a program as backbone": {"network": NETWORK.model_dump() | {"backbone": {"type": "os.system"}}, "classes": 3},
+    "a model of a hub": {"network": {"backbone": "hf-hub:someone/model", "width": None}, "classes": 3},
+    "more": {"network": {"type": "os.system"}, "classes": 3, "model": {}},
+    "no classes": {"network": {}},
+    "a list": [],
+    "nothing": None,
+    "a huge one": {"network": {"backbone": "resnet18", "width": 10**9}, "classes": 3},
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED.values(), ids=CRAFTED)
+def test_a_pulled_network_builds_nothing_but_a_network(
+    crafted: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    save_network(tmp_path, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
+    good = json.loads((tmp_path / "network.json").read_text())
+    if isinstance(crafted, dict) and isinstance(crafted.get("network"), dict):
+        crafted = crafted | {"network": good["network"] | crafted["network"]}
+    (tmp_path / "network.json").write_text(json.dumps(crafted))
+    with pytest.raises(SesamError, match=r"network\.json|network\.backbone"):
+        load_network(tmp_path, CPU)
+    assert not Path("ran").exists()
 
 
 def test_pretrained(tmp_path: Path):

@@ -13,6 +13,7 @@ from stages.common.errors import SesamError
 Precision = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
 NotNegative = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0)]
@@ -57,9 +58,7 @@ class DatasetParams(Group):
     classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
         description="of a folder, in id order; the others' are known"
     )
-    palette: list[Colour] | None = Field(
-        description="of a folder, one colour '#rrggbb' a class; none: from the colour wheel"
-    )
+    palette: list[Colour] | None = Field(description="of a folder, '#rrggbb' a class; none: from the colour wheel")
     ignore: list[Byte] = Field(description="of a folder, label values that mean 'no class'")
 
     @field_validator("subset", "exclude", mode="before")
@@ -105,9 +104,7 @@ class Scribble(Group):
 
 
 class Point(Group):
-    radius: Annotated[int, Field(ge=0)] = Field(
-        description="pixels, also of annotators' clicks; 0 labels a single pixel"
-    )
+    radius: Annotated[int, Field(ge=0)] = Field(description="pixels, also of annotators' clicks; 0: a single pixel")
 
 
 class Minutes(Group):
@@ -135,25 +132,28 @@ class Weak(Group):
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 
 
-class Network(Group):
-    """DeepLabV3+, the same for teacher and student."""
+class Architecture(Group):
+    """DeepLabV3+. What a trained network's folder says of it, too."""
 
     backbone: str = Field(description="resnet18, 34, 50 or 101: mmsegmentation's ResNetV1c; any other: timm's model")
-    width: Positive | None = Field(description="channels of a ResNet's first stage; 64 as published; null for timm's")
-    head_width: Positive = Field(description="channels of the ASPP head; 512 is the published network")
+    width: Channels | None = Field(description="channels of a ResNet's first stage; 64 as published; null for timm's")
+    head_width: Channels = Field(description="channels of the ASPP head; 512 is the published network")
     output_stride: Literal[8, 16] = Field(description="image pixels a feature pixel; 16 is cheaper and coarser")
     auxiliary: Share = Field(description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper")
-    precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
-    pretrained: str | None = Field(
-        description="the backbone's weights: a file, package:NAME, an address that mmengine can load, or none"
-    )
 
     @model_validator(mode="after")
-    def _width_of_a_resnet(self) -> Network:
+    def _width_of_a_resnet(self) -> Architecture:
         if (self.backbone in RESNETS) != (self.width is not None):
             wanted = "a number" if self.backbone in RESNETS else "null, for timm's models have their own"
             raise ValueError(f"with backbone {self.backbone} width must be {wanted}")
         return self
+
+
+class Network(Architecture):
+    """The same for teacher and student."""
+
+    precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
+    pretrained: str | None = Field(description="the backbone's weights: a file, package:NAME, an address, or none")
 
 
 class Schedule(Group):

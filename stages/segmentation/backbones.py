@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from stages.common.errors import SesamError
-from stages.common.params import RESNETS, Network
+from stages.common.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # of network.pretrained: weights that an installed package holds
 WEIGHTS = (".pth", ".pt", ".bin")
@@ -30,12 +30,12 @@ class Backbone:
     std: list[float]
 
 
-def backbone_of(network: Network) -> Backbone:
+def backbone_of(network: Architecture) -> Backbone:
     """The backbone that the params name; SesamError if timm is wanted and missing, or has no such model."""
     return _resnet(network) if network.backbone in RESNETS else _timm(network)
 
 
-def _resnet(network: Network) -> Backbone:
+def _resnet(network: Architecture) -> Backbone:
     assert network.width is not None  # the params' schema sees to it
     finest, depth = network.output_stride == 8, RESNETS[network.backbone]
     config = {
@@ -57,7 +57,7 @@ def _resnet(network: Network) -> Backbone:
     return Backbone(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
-def _timm(network: Network) -> Backbone:
+def _timm(network: Architecture) -> Backbone:
     """A model of timm; its features' channels and strides, and how its input is normalised, are read from timm."""
     try:
         import timm

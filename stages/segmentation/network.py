@@ -1,30 +1,39 @@
 """DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width; loading and prediction.
 
-A trained network is a folder: network.json, a config that mmseg itself can load, and model.pth, its weights.
+A trained network is a folder: network.json, its architecture as params.yaml has it, and model.pth, its weights. Neither
+names a type to build: a colleague's file is input, and `network_config` alone decides what is built.
 """
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from pydantic import Field, ValidationError
 from torch import nn
 
 from stages.common.errors import SesamError
 from stages.common.files import read_json, whole, write_json
-from stages.common.params import Network
+from stages.common.params import Architecture, Group
 from stages.segmentation.backbones import backbone_of
 
-CONFIG, WEIGHTS = "network.json", "model.pth"
+ARCHITECTURE, WEIGHTS = "network.json", "model.pth"
 
 
-def network_config(network: Network, classes: int) -> dict[str, Any]:
+class _Saved(Group):
+    """What network.json holds."""
+
+    network: Architecture
+    classes: Annotated[int, Field(ge=2, le=255)]
+
+
+def network_config(network: Architecture, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
     Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
@@ -115,21 +124,29 @@ def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
-def save_network(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
-    """Write config and weights of a trained network."""
+def save_network(folder: Path, network: Architecture, classes: int, model: nn.Module) -> None:
+    """Write the architecture and the weights of a trained network."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
     with whole(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
         torch.save(state, file)  # to a path it would write the temporary file's name into the file
-    write_json(folder / CONFIG, {"model": config})
+    architecture = {key: getattr(network, key) for key in Architecture.model_fields}
+    write_json(folder / ARCHITECTURE, {"network": architecture, "classes": classes})
 
 
 def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
-    """The trained network of a folder, ready to predict; SesamError if it is missing or damaged."""
-    config = read_json(folder / CONFIG)
+    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours."""
+    try:
+        saved = _Saved.model_validate(read_json(folder / ARCHITECTURE))
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise SesamError(
+            f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
+        ) from None
     if not (folder / WEIGHTS).exists():
         raise SesamError(f"{folder / WEIGHTS} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.")
+    model = MODELS.build(network_config(saved.network, saved.classes))
     try:
-        model = MODELS.build(config["model"])
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except (KeyError, OSError, RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as problem:
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None

@@ -115,7 +115,7 @@ def train(task: Task, params: Params) -> None:
             runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-    save_network(task.model, config, runner.model)
+    save_network(task.model, params.network, len(dataset.classes), runner.model)
     shutil.rmtree(work)
     seconds = time.monotonic() - started
     print(f"{task.model}: {task.schedule.iterations} iterations in {seconds:.1f} s", flush=True)
