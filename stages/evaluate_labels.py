@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from stages.common.command_line import round_of_command_line
+from stages.common.components import read_selected
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
-from stages.common.files import read_json, write_json, write_text
+from stages.common.files import write_json, write_text
 from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask
@@ -72,7 +73,7 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
     claims, sources = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
     for item in items:
         sets = dict(label_sets(name, item, threshold))
-        selected = read_json(of_round(name, "selected") / f"{item.id}.json")["components"] if sam else []
+        selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes) if sam else []
         counts += fates(selected)
         kinds = item_label(pseudo_labels(name) / "sources", item)
         sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))

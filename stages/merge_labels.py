@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from stages.common.command_line import round_of_command_line
+from stages.common.components import read_selected
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import run_stage
-from stages.common.files import read_json, whole_folder
+from stages.common.files import whole_folder
 from stages.common.folders import WEAK_LABELS, of_round, pseudo_labels
 from stages.common.images import Palette, write_label
 from stages.common.labels import UNLABELLED, confident_labels
@@ -46,7 +47,9 @@ def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, pa
     filling = confident_labels(predicted, confidence, params.augment.confidence)
     if not params.rounds[name].labels:
         filling[:] = UNLABELLED
-    selected = read_json(of_round(name, "selected") / f"{item.id}.json")["components"] if params.merging.sam else []
+    selected: list[dict[str, Any]] = []
+    if params.merging.sam:
+        selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, len(palette))
     labels, sources = merge(weak, filling, selected)
     write_label(labels_folder / f"{item.id}.png", labels, palette)
     write_label(sources_folder / f"{item.id}.png", sources, SOURCE_PALETTE)

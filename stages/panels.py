@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from stages.common.command_line import round_of_command_line
+from stages.common.components import read_selected
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
-from stages.common.files import read_json, whole, whole_folder
+from stages.common.files import whole, whole_folder
 from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.images import read_image
 from stages.common.labels import UNLABELLED, confident_labels
@@ -21,14 +22,14 @@ from stages.common.params import NO_TEACHER, Params
 from stages.pictures.panels import Steps, train_panel, val_panel
 
 
-def steps(name: str, item: Item, params: Params) -> Steps:
+def steps(name: str, item: Item, params: Params, classes: int) -> Steps:
     """What the round made of a training image."""
     predicted, confidence = item_predictions(name, item)
     merged, sources = (item_label(pseudo_labels(name) / part, item) for part in ("labels", "sources"))
     return Steps(
         predicted=None if params.rounds[name].teacher == NO_TEACHER else predicted,
         confident=confident_labels(predicted, confidence, params.augment.confidence) != UNLABELLED,
-        selected=read_json(of_round(name, "selected") / f"{item.id}.json"),
+        selected=read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes),
         merged=merged,
         sources=sources,
         student=item_label(METRICS / "predictions" / name / "train", item),
@@ -39,7 +40,9 @@ def panel(name: str, split: str, item: Item, data: Dataset, params: Params) -> I
     """An image's page."""
     image, fine = read_image(Path(item.image)), item_fine(split, item)
     if split == "train":
-        return train_panel(image, fine, item_label(WEAK_LABELS, item), name, steps(name, item, params), data)
+        return train_panel(
+            image, fine, item_label(WEAK_LABELS, item), name, steps(name, item, params, len(data.classes)), data
+        )
     networks = {"network of the weak labels": "teacher", f"student {name}": name}
     predicted = {
         title: item_label(METRICS / "predictions" / network / "val", item) for title, network in networks.items()

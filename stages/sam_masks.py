@@ -10,9 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from stages.common.command_line import round_of_command_line
+from stages.common.components import read_prompts
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import run_stage
-from stages.common.files import read_json, whole_folder, write_json
+from stages.common.files import whole_folder, write_json
 from stages.common.folders import of_round
 from stages.common.images import read_image
 from stages.common.made_of import made_of
@@ -48,7 +49,7 @@ class Loaded(NamedTuple):
 def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
     embedding = cache.load(item)
     image = fit(read_image(Path(item.image)), side) if embedding is None else None
-    return Loaded(item, component_prompts(read_json(prompts / f"{item.id}.json")), embedding, image)
+    return Loaded(item, component_prompts(read_prompts(prompts / f"{item.id}.json", item)), embedding, image)
 
 
 def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, list[Candidates], np.ndarray | None]]:

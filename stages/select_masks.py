@@ -10,9 +10,10 @@ import numpy as np
 from pycocotools import mask as coco
 
 from stages.common.command_line import round_of_command_line
+from stages.common.components import read_candidates, read_prompts
 from stages.common.dataset import Dataset, Item, item_label
 from stages.common.errors import run_stage
-from stages.common.files import read_json, whole_folder, write_json
+from stages.common.files import whole_folder, write_json
 from stages.common.folders import WEAK_LABELS, of_round
 from stages.common.labels import UNLABELLED
 from stages.common.masks import coco_mask, encode_mask
@@ -74,10 +75,10 @@ def select(
 
 
 def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[int, int]:
-    prompts = read_json(of_round(name, "prompts") / f"{item.id}.json")
-    masks = read_json(of_round(name, "masks") / f"{item.id}.json")
+    components = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item)["components"]
+    candidates = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, len(components))
     weak = weak_masks(item_label(WEAK_LABELS, item))
-    pairs = zip(prompts["components"], masks["candidates"], strict=True)
+    pairs = zip(components, candidates, strict=True)
     chosen = [select(component, offered, weak, selection) for component, offered in pairs]
     size = {"height": item.height, "width": item.width}
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": chosen})

@@ -21,6 +21,7 @@ NEVER_LISTED = {
     "stages/common/images.py": "reads and writes pixels as they are",
     "stages/common/dataset.py": "hands on what stands in the manifest and the label files",
     "stages/common/command_line.py": "which round",
+    "stages/common/components.py": "hands on what stands in the components' files",
     "stages/common/params.py": "checks params.yaml, and has no value of its own",
     "stages/common/parallel.py": "worker processes and progress bars",
     "stages/common/device.py": "which processor",

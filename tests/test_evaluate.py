@@ -358,6 +358,6 @@ def test_small_masks_are_painted_over_large_ones() -> None:
     components = [
         {"class": k, "candidate": 1, "iou": 0.8, "rle": encode_mask(mask)} for k, mask in ((0, small), (1, large))
     ]
-    picture = with_masks(PHOTO, {"components": components}, PALETTE)
+    picture = with_masks(PHOTO, components, PALETTE)
     red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
     assert red.argmax() == 0 and green.argmax() == 1

@@ -21,6 +21,7 @@ from stages import embed, sam_masks
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, sha256, write_json
+from stages.common.masks import encode_mask
 from stages.demo.scenes import draw_scene
 from stages.sam import pipeline
 
@@ -40,8 +41,10 @@ def workspace(tmp_path: Path) -> Path:
         path = tmp_path / f"{k}.png"
         Image.fromarray(image).save(path)
         height, width = image.shape[:2]
-        components = [{"points": rng.integers(0, (width, height), (5, 2)).tolist()} for _ in range(4)]
-        document = {"height": height, "width": width, "prompt": "points", "components": components}
+        points = [rng.integers(0, (width, height), (5, 2)).tolist() for _ in range(4)]
+        rle = encode_mask(np.ones((height, width), bool))
+        components = [{"class": 0, "rle": rle, "points": several} for several in points]
+        document = {"id": str(k), "height": height, "width": width, "prompt": "points", "components": components}
         write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
         items.append(Item(str(k), path.name, height, width, sha256(path)))
     write_json(tmp_path / "data/embeddings.json", {})  # as sam_masks depends on it; embed would write it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,6 @@ def coco_mask(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
     return {"size": list(shape), "counts": counts.encode("ascii")}
 
 
-def largest_first(components: Sequence[dict[str, Any]], shape: tuple[int, int]) -> list[dict[str, Any]]:
+def largest_first(components: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> list[Mapping[str, Any]]:
     """Components by the area of their `rle`: painted in this order, small objects end on top."""
     return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))

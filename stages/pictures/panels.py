@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,13 @@ class Steps:
     """What one round made of an image; maps are (H, W) uint8 unless noted.
 
     predicted: the teacher's classes, None without a teacher. confident: where they are, bool. selected:
-    data/rounds/ROUND/selected/ID.json. merged, sources: the merged label and where it comes from. student:
+    the components of select_masks. merged, sources: the merged label and where it comes from. student:
     its prediction.
     """
 
     predicted: np.ndarray | None
     confident: np.ndarray
-    selected: Mapping[str, Any]
+    selected: Sequence[Mapping[str, Any]]
     merged: np.ndarray
     sources: np.ndarray
     student: np.ndarray

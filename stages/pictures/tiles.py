@@ -73,14 +73,14 @@ def dimmed(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.where(where[..., None], pixels // 4 + 191, pixels).astype(np.uint8)
 
 
-def with_masks(image: np.ndarray, selected: Mapping[str, Any], palette: Sequence[Colour]) -> np.ndarray:
+def with_masks(image: np.ndarray, selected: Sequence[Mapping[str, Any]], palette: Sequence[Colour]) -> np.ndarray:
     """The photograph at tile size, faded, and on it the masks that selection kept, tinted with their classes.
 
-    image: (H, W, 3) uint8 RGB. selected: data/rounds/ROUND/selected/ID.json; components without a kept
+    image: (H, W, 3) uint8 RGB. selected: the components of select_masks; those without a kept
     mask are left out.
     """
     shape = image.shape[:2]
-    kept = [component for component in selected["components"] if component["candidate"] is not None]
+    kept = [component for component in selected if component["candidate"] is not None]
     grey = fitted(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
     picture = dimmed(grey, np.ones(grey.shape[:2], bool))
     for component in largest_first(kept, shape):

@@ -1,0 +1,147 @@
+"""An image's components with their prompts, candidates and selected masks: the JSON files between the stages.
+
+They also come by `dvc pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run lengths
+that do not fit their image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from stages.common.dataset import Item
+from stages.common.errors import SesamError
+from stages.common.files import read_json
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+ClassId = Annotated[int, Field(ge=0, le=254)]
+RunLengths = Annotated[str, Field(pattern="^[0-o]+$")]  # as COCO compresses them
+Points = Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1)]
+Box = Annotated[list[int], Field(min_length=4, max_length=4)]
+
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_STRICT)
+class _Document(TypedDict):
+    id: str
+    height: int
+    width: int
+
+
+@with_config(_STRICT)
+class _Candidate(TypedDict):
+    iou: Number
+    rle: RunLengths
+
+
+# `class` is a word of Python: these two are written as calls
+_Prompt = TypedDict(
+    "_Prompt", {"class": ClassId, "rle": RunLengths, "points": NotRequired[Points], "box": NotRequired[Box]}
+)
+_Selected = TypedDict(
+    "_Selected",
+    {
+        "class": ClassId,
+        "candidate": int | None,
+        "iou": Number | None,
+        "rle": RunLengths,
+        "refused": Literal["missed", "spilled", "conflict"] | None,
+    },
+)
+for _kind in (_Prompt, _Selected):
+    with_config(_STRICT)(_kind)
+
+
+class _Prompts(_Document):
+    prompt: Literal["points", "box", "mask"]
+    components: list[_Prompt]
+
+
+class _Masks(_Document):
+    candidates: list[Annotated[list[_Candidate], Field(min_length=1)]]
+
+
+class _Selection(_Document):
+    components: list[_Selected]
+
+
+_PROMPTS, _MASKS, _SELECTION = TypeAdapter(_Prompts), TypeAdapter(_Masks), TypeAdapter(_Selection)
+
+
+def read_prompts(path: Path, item: Item) -> dict[str, Any]:
+    """What `prompts` wrote of an image: its prompt's kind and its components; SesamError if it is anything else."""
+    document = _read(path, item, _PROMPTS)
+    wanted = {"points": "points", "box": "box"}.get(document["prompt"])
+    for number, component in enumerate(document["components"]):
+        if wanted and wanted not in component:
+            raise _damaged(path, f"component {number} has no {wanted}")
+        if wanted == "points" and not _inside(component["points"], item):
+            raise _damaged(path, f"component {number} has points outside the image")
+    return document
+
+
+def read_candidates(path: Path, item: Item, components: int) -> list[list[dict[str, Any]]]:
+    """What `sam_masks` wrote of an image: of each component the candidates; SesamError if it is anything else."""
+    candidates = _read(path, item, _MASKS)["candidates"]
+    if len(candidates) != components:
+        raise _damaged(path, f"it has masks of {len(candidates)} components, the prompts {components}")
+    return candidates
+
+
+def read_selected(path: Path, item: Item, classes: int) -> list[dict[str, Any]]:
+    """What `select_masks` wrote of an image, its components; SesamError if it is anything else."""
+    components: list[dict[str, Any]] = _read(path, item, _SELECTION)["components"]
+    if unknown := [component["class"] for component in components if component["class"] >= classes]:
+        raise _damaged(path, f"class {unknown[0]}, where classes are 0 to {classes - 1}")
+    return components
+
+
+def run_lengths(rle: str) -> np.ndarray:
+    """The counts that COCO compressed, int64; some may be negative, if it did not compress them."""
+    chunks = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = chunks & 32 == 0  # of a number: five bits a character, the lowest first, the sixth says that more follow
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    place = np.arange(len(chunks)) - np.repeat(starts, np.diff([*starts, len(chunks)]))
+    if place.max() > 6 or not last[-1]:
+        return np.array([-1])
+    values = np.add.reduceat((chunks & 31) << 5 * place, starts)
+    ends = np.append(starts[1:], len(chunks)) - 1
+    values -= np.where(chunks[ends] & 16, np.int64(1) << 5 * (place[ends] + 1), 0)  # sign
+    for first in (1, 2):  # from the fourth on a number is the difference to the one before the last
+        values[first::2] = np.cumsum(values[first::2])
+    return values
+
+
+def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = expected.validate_python(read_json(path))
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise _damaged(path, f"{where}: {first['msg']}") from None
+    if (document["id"], document["height"], document["width"]) != (item.id, item.height, item.width):
+        raise _damaged(path, f"it is of another image than {item.id}, {item.width}x{item.height}")
+    for rle in _every_rle(document):
+        counts = run_lengths(rle)
+        if counts.min() < 0 or counts.sum() != item.height * item.width:
+            raise _damaged(path, f"run lengths do not fit {item.width}x{item.height} pixels")
+    return document
+
+
+def _every_rle(document: dict[str, Any]) -> list[str]:
+    several = document.get("candidates") or [document.get("components", [])]
+    return [one["rle"] for part in several for one in part]
+
+
+def _inside(points: list[list[int]], item: Item) -> bool:
+    return all(0 <= x < item.width and 0 <= y < item.height for x, y in points)
+
+
+def _damaged(path: Path, reason: str) -> SesamError:
+    return SesamError(f"{path} is damaged: {reason}. Delete it and run `dvc repro`.")

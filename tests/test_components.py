@@ -1,0 +1,98 @@
+"""The JSON files between the stages are input: what does not fit is refused before pycocotools sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.common.components import read_candidates, read_prompts, read_selected, run_lengths
+from stages.common.dataset import Item
+from stages.common.errors import SesamError
+from stages.common.masks import decode_mask, encode_mask, mask_counts
+
+ITEM = Item("a", "a.png", 4, 6, "0" * 64)
+RLE = encode_mask(np.eye(4, 6, dtype=bool))
+PROMPTS = {
+    "id": "a",
+    "height": 4,
+    "width": 6,
+    "prompt": "points",
+    "components": [{"class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}],
+}
+MASKS = {"id": "a", "height": 4, "width": 6, "candidates": [[{"iou": 0.5, "rle": RLE}] * 3]}
+SELECTED = {
+    "id": "a",
+    "height": 4,
+    "width": 6,
+    "components": [{"class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "refused": None}],
+}
+READ = {
+    "prompts": (PROMPTS, lambda path: read_prompts(path, ITEM)),
+    "masks": (MASKS, lambda path: read_candidates(path, ITEM, 1)),
+    "selected": (SELECTED, lambda path: read_selected(path, ITEM, 2)),
+}
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_run_lengths_are_those_that_were_compressed(height: int, width: int, seed: int, share: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    assert run_lengths(encode_mask(mask)).tolist() == mask_counts(mask).tolist()
+
+
+def test_long_run_lengths() -> None:
+    mask = np.zeros((3000, 2000), bool)
+    mask[:, 700:1400] = mask[5, 3] = True
+    assert run_lengths(encode_mask(mask)).tolist() == mask_counts(mask).tolist()
+
+
+@given(st.text(st.characters(min_codepoint=48, max_codepoint=111), min_size=1, max_size=12))
+def test_what_is_accepted_pycocotools_decodes(rle: str) -> None:
+    counts = run_lengths(rle)
+    if counts.min() >= 0 and counts.sum() == 24:
+        assert decode_mask(rle, (4, 6)).sum() == counts[1::2].sum()
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_what_the_stages_write_is_read(kind: str, tmp_path: Path) -> None:
+    document, read = READ[kind]
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    read(tmp_path / "a.json")
+
+
+def changed(document: dict, **changes: object) -> dict:
+    return document | changes
+
+
+def component(document: dict, **changes: object) -> dict:
+    return document | {"components": [document["components"][0] | changes]}
+
+
+DAMAGED = [
+    *((kind, value) for kind in READ for value in ([], None, 3, "text", {}, {"id": "a"})),
+    *((kind, changed(READ[kind][0], id="b")) for kind in READ),
+    *((kind, changed(READ[kind][0], height=10**6, width=10**6)) for kind in READ),
+    *((kind, changed(READ[kind][0], more=1)) for kind in READ),
+    *(("prompts", component(PROMPTS, rle=rle)) for rle in ("", "~", "0", "P" * 400, "é", RLE + "0", RLE[:-1], 7)),
+    *(("prompts", component(PROMPTS, points=points)) for points in ([], [[0]], [[6, 0]], [[-1, 0]], [["a", 0]], None)),
+    *(("prompts", component(PROMPTS, **{"class": k})) for k in (-1, 300, 1.5, "1", None)),
+    ("prompts", changed(PROMPTS, prompt="text")),
+    ("prompts", changed(PROMPTS, prompt="box")),
+    ("masks", changed(MASKS, candidates=[])),
+    ("masks", changed(MASKS, candidates=[[]])),
+    ("masks", changed(MASKS, candidates=[[{"iou": float("nan"), "rle": RLE}]])),
+    ("masks", changed(MASKS, candidates=[[{"iou": 1.0, "rle": "PP"}]])),
+    ("selected", component(SELECTED, **{"class": 2})),
+    ("selected", component(SELECTED, refused="why not")),
+]
+
+
+@pytest.mark.parametrize("kind, value", DAMAGED, ids=range(len(DAMAGED)))
+def test_what_is_damaged_is_refused_with_the_file(kind: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value))
+    with pytest.raises(SesamError, match=r"a\.json is damaged: .*Delete it and run `dvc repro`"):
+        READ[kind][1](tmp_path / "a.json")
