@@ -160,7 +160,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
     params = on_workers(load_params(), 1)
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
-        items[split] = tuple(Item(i, f"images/{split}/{i}.png", *SHAPE, "") for i in ids)
+        items[split] = tuple(Item(i, f"images/{split}/{i}.png", *SHAPE, "0" * 64) for i in ids)
         for item in items[split]:
             Path(item.image).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(PHOTO).save(item.image)

@@ -84,7 +84,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         Image.fromarray(image).save(path)
         write_label(LABELS / f"{name}.png", labels, PALETTE)
         write_label(SOURCES / f"{name}.png", sources, PALETTE)
-        items.append(Item(name, f"raw/{name}.png", height, width, f"sha-{k}"))
+        items.append(Item(name, f"raw/{name}.png", height, width, f"{k:064x}"))
     shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     Path("data/weak").mkdir()
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())

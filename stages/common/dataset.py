@@ -1,14 +1,18 @@
 """The manifest that `prepare` writes to data/dataset: classes, palette, and where each image lies.
 
-One file for the classes and one a split, so that a stage can depend on what it reads alone.
+One file for the classes and one a split, so that a stage can depend on what it reads alone. They come by `dvc pull`
+too: ids and hashes name the files that stages write, so what could lead out of an artefact's folder is refused.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
@@ -19,6 +23,20 @@ from stages.common.labels import UNLABELLED
 SPLITS = ("train", "val")
 
 
+def checked_id(name: str) -> str:
+    """An image's id, as it is; ValueError if ID.png in a folder would be no file below that folder."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or not name.isprintable() or "\\" in name:
+        raise ValueError("is no name of a file; folders in it are divided by /")
+    return str(PurePosixPath(name))
+
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+@with_config(_STRICT)
 @dataclass(frozen=True)
 class Item:
     """One photograph. `id` names its files in every artefact; `sha256` is of the image file.
@@ -26,11 +44,11 @@ class Item:
     fine: whether it has a fine label.
     """
 
-    id: str
+    id: Annotated[str, AfterValidator(checked_id)]
     image: str
-    height: int
-    width: int
-    sha256: str
+    height: _Pixels
+    width: _Pixels
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     fine: bool = True
 
 
@@ -57,15 +75,37 @@ class Dataset:
 
     @classmethod
     def load(cls, folder: Path = MANIFEST) -> Dataset:
-        raw = read_json(folder / "classes.json")
-        return cls(
-            name=raw["name"],
-            classes=tuple(raw["classes"]),
-            palette=tuple(tuple(colour) for colour in raw["palette"]),
-            kind=raw["kind"],
-            ignore=tuple(raw["ignore"]),
-            **{split: tuple(Item(**item) for item in read_json(folder / f"{split}.json")) for split in SPLITS},
-        )
+        """The manifest; SesamError if a file is missing or holds anything else than `save` writes."""
+        classes = _read(folder / "classes.json", _Classes)
+        splits: dict[str, list[Item]] = {split: _read(folder / f"{split}.json", list[Item]) for split in SPLITS}
+        for split, items in splits.items():
+            if len({item.id for item in items}) < len(items):
+                raise SesamError(f"{folder / split}.json has two images of one id. Run `dvc repro prepare`.")
+        return cls(**vars(classes), train=tuple(splits["train"]), val=tuple(splits["val"]))
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class _Classes:
+    """What classes.json holds: see Dataset."""
+
+    name: str
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
+    palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
+    kind: str
+    ignore: tuple[_Byte, ...]
+
+
+def _read(path: Path, expected: Any) -> Any:
+    try:
+        return TypeAdapter(expected).validate_json(json.dumps(read_json(path)))  # JSON's lists may be tuples
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise SesamError(
+            f"{path} is damaged ({where}: {first['msg']}, got {first['input']!r:.60}). Run `dvc repro prepare`, or "
+            "`dvc checkout` if a colleague made it."
+        ) from None
 
 
 def item_label(folder: str | Path, item: Item) -> np.ndarray:
