@@ -7,16 +7,14 @@ cache beside it that may be deleted at any time.
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_image
 from stages.common.errors import run_stage
 from stages.common.files import write_json
 from stages.common.folders import EMBEDDINGS
-from stages.common.images import read_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
@@ -27,7 +25,7 @@ from stages.sam.segmenter import Segmenter
 
 
 def read(item: Item, side: int) -> tuple[Item, Tensor]:
-    return item, fit(read_image(Path(item.image)), side)
+    return item, fit(item_image(item), side)
 
 
 def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tuple[Item, np.ndarray]]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.dataset import Dataset, item_fine
+from stages.common.dataset import Dataset, item_fine, item_image
 from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import METRICS, network, training_log
-from stages.common.images import read_image, write_label
+from stages.common.images import write_label
 from stages.common.parallel import progress
 from stages.common.params import load_params
 from stages.common.scores import class_iou, confusion, network_scores, rounded
@@ -36,7 +36,7 @@ def judge(data: Dataset, predict: Predict, shown: int, folder: Path, title: str)
     work += [("train", number, item) for number, item in enumerate(data.train[:shown])]
     with progress(len(work), title) as bar:
         for split, number, item in work:
-            predicted = predict(read_image(Path(item.image)))
+            predicted = predict(item_image(item))
             if split == "val":
                 total += confusion(item_fine("val", item), predicted, len(data.classes))
             if number < shown:

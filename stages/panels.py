@@ -5,17 +5,14 @@ python -m stages.panels ROUND
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from PIL import Image
 
 from stages.common.command_line import round_of_command_line
 from stages.common.components import read_selected
-from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
+from stages.common.dataset import Dataset, Item, item_fine, item_image, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import whole, whole_folder
 from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
-from stages.common.images import read_image
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, Params
@@ -38,7 +35,7 @@ def steps(name: str, item: Item, params: Params, classes: int) -> Steps:
 
 def panel(name: str, split: str, item: Item, data: Dataset, params: Params) -> Image.Image:
     """An image's page."""
-    image, fine = read_image(Path(item.image)), item_fine(split, item)
+    image, fine = item_image(item), item_fine(split, item)
     if split == "train":
         return train_panel(
             image, fine, item_label(WEAK_LABELS, item), name, steps(name, item, params, len(data.classes)), data

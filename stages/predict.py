@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from stages.common.command_line import round_of_command_line
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_image
 from stages.common.device import pick_device
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import of_round
-from stages.common.images import Palette, read_image, write_gray, write_label
+from stages.common.images import Palette, write_gray, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.made_of import made_of
 from stages.common.parallel import progress
@@ -57,7 +57,7 @@ def main() -> None:
     ):
         for item in dataset.train:
             if not (folder / "confidence" / f"{item.id}.png").exists():
-                write(folder, item, *predict(model, read_image(Path(item.image)), device), dataset.palette)
+                write(folder, item, *predict(model, item_image(item), device), dataset.palette)
             bar.update()
 
 

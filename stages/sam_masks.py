@@ -11,11 +11,10 @@ from torch import Tensor
 
 from stages.common.command_line import round_of_command_line
 from stages.common.components import read_prompts
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_image
 from stages.common.errors import run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import of_round
-from stages.common.images import read_image
 from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache, engine
@@ -48,7 +47,7 @@ class Loaded(NamedTuple):
 
 def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
     embedding = cache.load(item)
-    image = fit(read_image(Path(item.image)), side) if embedding is None else None
+    image = fit(item_image(item), side) if embedding is None else None
     return Loaded(item, component_prompts(read_prompts(prompts / f"{item.id}.json", item)), embedding, image)
 
 

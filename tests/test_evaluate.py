@@ -21,7 +21,7 @@ from PIL import Image
 from stages import panels, summarize
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
-from stages.common.files import read_json, write_json
+from stages.common.files import read_json, sha256, write_json
 from stages.common.images import write_gray, write_label
 from stages.common.masks import encode_mask
 from stages.common.params import Merging, Minutes, Params, load_params
@@ -160,11 +160,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
     params = on_workers(load_params(), 1)
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
-        items[split] = tuple(Item(i, f"images/{split}/{i}.png", *SHAPE, "0" * 64) for i in ids)
-        for item in items[split]:
-            Path(item.image).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(PHOTO).save(item.image)
-            write_label(Path(f"data/fine/{split}/{item.id}.png"), FINE, PALETTE)
+        for i in ids:
+            path = Path(f"images/{split}/{i}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).save(path)
+            write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
+        items[split] = tuple(
+            Item(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
+        )
     for item in items["train"]:
         weak = np.full(SHAPE, 255, np.uint8)
         weak[4, 1], weak[4, 10] = 0, 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from stages.common.dataset import Dataset, Item
+from stages.common.dataset import Dataset, Item, item_image
 from stages.common.errors import SesamError
+from stages.common.files import sha256
 
 HASH = "0123456789abcdef" * 4
 DATA = Dataset(
@@ -77,3 +80,18 @@ def test_classes_that_are_none(change: dict, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(classes | change))
     with pytest.raises(SesamError, match=r"classes\.json is damaged"):
         Dataset.load(tmp_path)
+
+
+def test_an_image_that_is_another_than_prepare_saw(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (6, 4)).save(path)
+    item = Item("a", str(path), 4, 6, sha256(path))
+    assert item_image(item).shape == (4, 6, 3)
+    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
+        item_image(replace(item, width=7))  # a manifest that was
+    Image.new("RGB", (6, 4), "white").save(path)
+    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
+        item_image(item)
+    path.unlink()
+    with pytest.raises(SesamError, match=r"a\.png cannot be read \(No such file"):
+        item_image(item)

@@ -23,6 +23,7 @@ from stages.common import made_of
 from stages.common.dataset import Dataset, Item
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
+from stages.common.files import sha256
 from stages.common.images import write_label
 from stages.common.params import LossWeights, Params, load_params
 from stages.segmentation import training
@@ -84,7 +85,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         Image.fromarray(image).save(path)
         write_label(LABELS / f"{name}.png", labels, PALETTE)
         write_label(SOURCES / f"{name}.png", sources, PALETTE)
-        items.append(Item(name, f"raw/{name}.png", height, width, f"{k:064x}"))
+        items.append(Item(name, f"raw/{name}.png", height, width, sha256(path)))
     shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     Path("data/weak").mkdir()
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())

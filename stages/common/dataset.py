@@ -6,6 +6,7 @@ too: ids and hashes name the files that stages write, so what could lead out of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from stages.common.errors import SesamError
 from stages.common.files import read_json, write_json
 from stages.common.folders import FINE, MANIFEST, of_round
-from stages.common.images import read_label
+from stages.common.images import read_image, read_label
 from stages.common.labels import UNLABELLED
 
 SPLITS = ("train", "val")
@@ -106,6 +107,23 @@ def _read(path: Path, expected: Any) -> Any:
             f"{path} is damaged ({where}: {first['msg']}, got {first['input']!r:.60}). Run `dvc repro prepare`, or "
             "`dvc checkout` if a colleague made it."
         ) from None
+
+
+def item_image(item: Item) -> np.ndarray:
+    """An image, (H, W, 3) uint8 RGB; SesamError if it is missing, or not the file that `prepare` saw."""
+    path = Path(item.image)
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise SesamError(f"{path} cannot be read ({problem.strerror}). Put it back where `prepare` saw it.") from None
+    if hashlib.sha256(content).hexdigest() == item.sha256:
+        image = read_image(path, content)
+        if image.shape[:2] == (item.height, item.width):
+            return image
+    raise SesamError(
+        f"{path} has changed since `prepare` saw it: labels and embeddings made of it would be another image's. "
+        "Run `dvc repro`, which prepares it anew, or put the old file back."
+    )
 
 
 def item_label(folder: str | Path, item: Item) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from stages.common.files import whole
 Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
 
 
-def read_image(path: Path) -> np.ndarray:
-    """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged."""
-    with open_image(path) as image:
+def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
+    """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged. content: its bytes, if known."""
+    with open_image(path, content) as image:
         return np.array(image.convert("RGB"))
 
 
@@ -52,12 +53,12 @@ def full_palette(palette: Palette) -> np.ndarray:
 class open_image:
     """Opens and decodes an image file; every way that fails is a SesamError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
+        self.path, self.content = path, content
 
     def __enter__(self) -> Image.Image:
         try:
-            self.image = Image.open(self.path)
+            self.image = Image.open(self.path if self.content is None else BytesIO(self.content))
             deep = self.image.mode[:1] in "IF" or any("16" in str(tile[-1]) for tile in self.image.tile)
             self.image.load()
         except FileNotFoundError:

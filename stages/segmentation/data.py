@@ -14,9 +14,8 @@ from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomF
 from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset, Sampler
 
-from stages.common.dataset import Item, item_label
+from stages.common.dataset import Item, item_image, item_label
 from stages.common.errors import SesamError
-from stages.common.images import read_image
 from stages.common.labels import UNLABELLED
 from stages.common.params import Schedule
 from stages.common.seeds import seed_of
@@ -55,7 +54,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
 
     def read(self, item: Item) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
-        image = read_image(Path(item.image))
+        image = item_image(item)
         labels = self._read_map(self.labels, item, self.classes)
         if self.sources is None:
             sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
