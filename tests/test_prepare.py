@@ -67,6 +67,14 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__classes": None}, "a folder needs classes"),
         ({"dataset__subset": 0.0}, "dataset.subset"),
         ({"dataset__kind": "coco"}, "dataset.kind"),
+        ({"dataset__subset": []}, "dataset.subset"),
+        ({"student__learning_rate": 1e30}, "student.learning_rate"),
+        ({"teacher__scale": [1, float("inf")]}, "teacher.scale.1"),
+        ({"student__loss__sam": float("nan")}, "student.loss.sam"),
+        ({"seed": 2**64}, "seed"),
+        ({"network__width": 1}, "network.width"),
+        ({"weak__scribble__thickness": 40_000}, "weak.scribble.thickness"),
+        ({"teacher__crop": [192, 10**6]}, "teacher.crop.1"),
     ],
 )
 def test_wrong_params_are_named(folder_dataset: Path, change: dict, said: str) -> None:

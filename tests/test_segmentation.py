@@ -355,6 +355,22 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
         training._initial_network(network_config(wide.network, 3), student, wide, 0)
 
 
+def test_a_training_that_diverges_stops_and_says_so(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
+    loss = training.Record.after_train_iter
+
+    def diverged(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if batch_idx == 6:
+            outputs = outputs | {"loss": torch.tensor(float("nan"))}
+        loss(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(training.Record, "after_train_iter", diverged)
+    with pytest.raises(
+        SesamError, match=r"iteration 7 is nan: the training has diverged\. Lower student\.learning_rate"
+    ):
+        train(task(params), params)
+    assert not Path("models/student/r1/model.pth").exists()
+
+
 def test_missing_label_file(data: Dataset, params: Params):
     (SOURCES / "street/3.png").unlink()
     with pytest.raises(SesamError, match=r"data/pseudo_labels/r1/sources/street/3\.png is missing \(1 of 10"):

@@ -12,12 +12,20 @@ from PIL import Image, UnidentifiedImageError
 from stages.common.errors import SesamError
 from stages.common.files import whole
 
+FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
+ORIENTATION = 0x0112  # EXIF's number of it
+
 Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
 
 
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged. content: its bytes, if known."""
     with open_image(path, content) as image:
+        if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+            raise SesamError(
+                f"{path} is stored turned or mirrored (its EXIF orientation says so), and its label may not be. Store "
+                "it upright, without that entry."
+            )
         return np.array(image.convert("RGB"))
 
 
@@ -58,8 +66,10 @@ class open_image:
 
     def __enter__(self) -> Image.Image:
         try:
-            self.image = Image.open(self.path if self.content is None else BytesIO(self.content))
-            deep = self.image.mode[:1] in "IF" or any("16" in str(tile[-1]) for tile in self.image.tile)
+            self.image = Image.open(self.path if self.content is None else BytesIO(self.content), formats=FORMATS)
+            stored = [str(tile[-1]) for tile in self.image.tile]  # Pillow's name of how pixels lie in the file
+            deep = self.image.mode[:1] in "IF" or any("16" in one for one in stored)
+            packed = any(one in ("L;2", "L;4") for one in stored)
             self.image.load()
         except FileNotFoundError:
             raise SesamError(f"{self.path} is missing.") from None
@@ -69,6 +79,8 @@ class open_image:
             ) from None
         if deep:  # Pillow would make 8 bits of it without a word
             raise SesamError(f"{self.path} has more than 8 bits a channel. Convert it.")
+        if packed:  # Pillow would scale them: class 1 of 4 bits became 17
+            raise SesamError(f"{self.path} is grey with less than 8 bits a pixel. Convert it to 8, with equal values.")
         return self.image
 
     def __exit__(self, *_: object) -> None:

@@ -12,18 +12,19 @@ from stages.common.errors import SesamError
 
 Precision = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-Channels = Annotated[int, Field(ge=1, le=4096)]
-NotNegative = Annotated[float, Field(ge=0)]
-Factor = Annotated[float, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=10_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
+Channels = Annotated[int, Field(ge=2, le=4096)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+Factor = Annotated[float, Field(gt=0, le=16)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 NO_TEACHER = "data/weak"  # a path, because DVC depends on what stands there
@@ -31,10 +32,7 @@ FINE_LABELS = "data/fine/train"  # where weak labels are drawn from unless annot
 
 
 class Round(Group):
-    teacher: str = Field(
-        description="the network whose predictions this round starts from; data/weak: none, "
-        "SAM is prompted by the weak labels alone"
-    )
+    teacher: str = Field(description="network whose predictions it starts from; data/weak: none, weak labels alone")
     labels: bool = Field(description="its confident predictions also label pixels; false: they only prompt SAM")
 
 
@@ -73,6 +71,8 @@ class DatasetParams(Group):
     def _share(cls, value: float | list[str] | None) -> float | list[str] | None:
         if isinstance(value, float) and not 0 < value <= 1:
             raise ValueError("a share must be above 0 and at most 1")
+        if value == []:
+            raise ValueError("no id is given; null takes all images")
         return value
 
     @model_validator(mode="after")
@@ -99,12 +99,12 @@ class Coarse(Group):
 
 class Scribble(Group):
     length: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the skeleton's longest path")
-    thickness: Positive = Field(description="pixels, also of annotators' strokes that come as lines")
+    thickness: Pixels = Field(description="pixels, also of annotators' strokes that come as lines")
     margin: Share = Field(description="distance kept from the region's edge, as a share of its greatest depth")
 
 
 class Point(Group):
-    radius: Annotated[int, Field(ge=0)] = Field(description="pixels, also of annotators' clicks; 0: a single pixel")
+    radius: Annotated[int, Field(ge=0, le=8192)] = Field(description="pixels, also of annotators' clicks; 0: one pixel")
 
 
 class Minutes(Group):
@@ -117,9 +117,7 @@ class Minutes(Group):
 
 
 class Weak(Group):
-    kind: Literal["coarse", "scribble", "point", "fine"] = Field(
-        description="what annotators drew; fine: the fine labels themselves, to compare with"
-    )
+    kind: Literal["coarse", "scribble", "point", "fine"] = Field(description="what annotators drew; fine: to compare")
     origin: str = Field(
         description="data/fine/train: drawn from the fine labels; any other path: where annotators' labels lie"
     )
@@ -158,11 +156,11 @@ class Network(Architecture):
 
 class Schedule(Group):
     iterations: Positive
-    batch: Annotated[int, Field(ge=2)]
-    crop: Annotated[tuple[Positive, Positive], Field(strict=False)] = Field(description="height, width in pixels")
+    batch: Annotated[int, Field(ge=2, le=4096)]
+    crop: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = Field(description="height, width in pixels")
     scale: Annotated[tuple[Factor, Factor], Field(strict=False)] = Field(description="range of the random resize")
     optimizer: Literal["sgd", "adamw"] = Field(description="sgd is published; adamw suits short trainings")
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
     backbone_rate: Annotated[float, Field(gt=0, le=1)] = Field(description="the backbone's share of learning_rate")
 
 
@@ -236,7 +234,7 @@ class Runtime(Group):
     workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
     batch: Positive = Field(description="images that SAM encodes at once on a GPU")
     compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")
-    cache_gb: float = Field(ge=0, description="SAM embeddings are kept on disk if all of them take no more, in GB")
+    cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
 
 
 class Params(Group):

@@ -149,7 +149,11 @@ def _match(
     photographs = _files(images, image_end, suffixes, nested)
     if labels is None:
         return [Pair(k, path, None) for k, path in photographs]
-    masks = dict(_files(labels, label_end, (".png",), nested))
+    masks: dict[str, Path] = {}
+    for k, path in _files(labels, label_end, (".png",), nested):
+        if k in masks:
+            raise SesamError(f"{path} and {masks[k]} both label {k}. Remove one.")
+        masks[k] = path
 
     def beside(path: Path, old: Path, new: Path, k: str, end: str) -> Path:
         """Where the missing half of a pair is to be expected, from where the other half is."""

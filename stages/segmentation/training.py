@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import shutil
 import time
 import warnings
@@ -232,6 +233,12 @@ class Record(Hook):
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx) % 2**63)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
+        if not math.isfinite(loss := float(outputs["loss"])):
+            group = "teacher" if self.task.round is None else "student"
+            raise SesamError(
+                f"{self.task.name}: the loss of iteration {batch_idx + 1} is {loss}: the training has diverged. Lower "
+                f"{group}.learning_rate ({self.task.schedule.learning_rate:g})."
+            )
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.bar.update()

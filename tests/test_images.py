@@ -1,0 +1,69 @@
+"""Image files whose pixels are not what they seem."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from struct import pack
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.common.errors import SesamError
+from stages.common.images import ORIENTATION, read_image, read_label
+from stages.datasets.layouts import find_pairs
+
+
+def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:
+    """A PNG of four pixels with the values 0 to 3 in `bits` bits each; kind 0 is grey, 3 has a palette."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data))
+
+    row = int("".join(f"{value:0{bits}b}" for value in range(4)), 2).to_bytes(bits * 4 // 8, "big")
+    header = pack(">IIBBBBB", 4, 1, bits, kind, 0, 0, 0)
+    parts = [
+        chunk(b"IHDR", header),
+        chunk(b"PLTE", palette) if palette else b"",
+        chunk(b"IDAT", zlib.compress(b"\0" + row)),
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_of_few_bits_is_refused_and_a_palette_is_not(bits: int, tmp_path: Path) -> None:
+    png(tmp_path / "grey.png", bits, 0)
+    with pytest.raises(SesamError, match=r"grey\.png is grey with less than 8 bits"):
+        read_label(tmp_path / "grey.png")
+    png(tmp_path / "palette.png", bits, 3, bytes(range(12)))
+    assert read_label(tmp_path / "palette.png").tolist() == [[0, 1, 2, 3]]
+    png(tmp_path / "grey8.png", 8, 0)
+    assert read_label(tmp_path / "grey8.png").tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("orientation, accepted", [(1, True), (3, False), (6, False)])
+def test_a_turned_photograph_is_refused(orientation: int, accepted: bool, tmp_path: Path) -> None:
+    image, exif = Image.new("RGB", (6, 4)), Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.save(tmp_path / "a.jpg", exif=exif)
+    if accepted:
+        assert read_image(tmp_path / "a.jpg").shape == (4, 6, 3)
+    else:
+        with pytest.raises(SesamError, match=r"a\.jpg is stored turned"):
+            read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("format", ["EPS", "GIF", "TIFF", "PPM"])
+def test_another_format_under_the_name_of_a_png(format: str, tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png", format=format)
+    with pytest.raises(SesamError, match=r"a\.png cannot be read as an image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_two_labels_of_one_image(tmp_path: Path) -> None:
+    for kind, name in (("images", "z.png"), ("labels", "z.png"), ("labels", "z.PNG")):
+        (tmp_path / kind / "train").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / kind / "train" / name, format="PNG")
+    with pytest.raises(SesamError, match=r"z\.png and .*z\.PNG both label z|z\.PNG and .*z\.png both label z"):
+        find_pairs("folder", tmp_path, ["train"], "train")
