@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -87,3 +88,36 @@ def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
         per_image(die, range(8), 2, "kill")
     with pytest.raises(SesamError, match="item 0 is bad"):
         per_image(complain, range(8), 2, "complain")
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "artefact.json", "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SesamError, match=r"artefact\.json cannot be written: No space left on device; .* GB free"):
+        write_text(tmp_path / "artefact.json", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["artefact.json"]
+    assert (tmp_path / "artefact.json").read_text() == "old"
+
+
+def test_a_disk_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with (
+        pytest.raises(SesamError, match="folder cannot be written: Read-only file system"),
+        whole_folder(tmp_path / "new/folder"),
+    ):
+        pass
+    with pytest.raises(SesamError, match=r"file\.json cannot be written: Read-only file system"):
+        write_text(tmp_path / "new/file.json", "")
+
+
+def test_what_a_block_itself_raises_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "artefact"):
+        (tmp_path / "missing").read_text()
+    assert not list(tmp_path.iterdir())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,21 +17,45 @@ from stages.common.errors import SesamError
 
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
 MARK = "made_of.json"  # in an unfinished folder
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def disk_trouble_named(path: Path) -> Iterator[None]:
+    """A full, read-only or forbidden disk as a SesamError that names `path`."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno is not None and problem.errno not in DISK_TROUBLE:
+            raise  # np.save's on a full disk has no number
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        raise SesamError(
+            f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. Nothing of it was "
+            "written. Make room, or let this user write there, and run again."
+        ) from None
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved onto `path` when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
-    unfinished.touch(exist_ok=False)  # a new file has the mode that the umask leaves; mkstemp makes private ones
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """A path beside `path` to write to; moved onto `path` when the block ends without error.
+
+    SesamError if the disk is full or may not be written to.
+    """
+    with disk_trouble_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
+        try:
+            unfinished.touch(
+                exist_ok=False
+            )  # a new file has the mode that the umask leaves; mkstemp makes private ones
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            with suppress(OSError):  # it cannot be told what would hide why it was not written
+                unfinished.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,13 +113,14 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterat
 
     Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f".{path.name}.partial"
-    if made_of is None:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-    else:
-        keep_if_made_of(unfinished, made_of)
+    with disk_trouble_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if made_of is None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+        else:
+            keep_if_made_of(unfinished, made_of)
     for left in unfinished.rglob(f"{UNFINISHED}*"):  # by a killed process
         left.unlink()
     try:
