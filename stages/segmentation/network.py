@@ -7,6 +7,7 @@ names a type to build: a colleague's file is input, and `network_config` alone d
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,8 +128,10 @@ def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
 def save_network(folder: Path, network: Architecture, classes: int, model: nn.Module) -> None:
     """Write the architecture and the weights of a trained network."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    with whole(folder / WEIGHTS) as unfinished, unfinished.open("wb") as file:
-        torch.save(state, file)  # to a path it would write the temporary file's name into the file
+    content = BytesIO()  # to a path torch would write its name into the file, and a full disk is none of its errors
+    torch.save(state, content)
+    with whole(folder / WEIGHTS) as unfinished:
+        unfinished.write_bytes(content.getvalue())
     architecture = {key: getattr(network, key) for key in Architecture.model_fields}
     write_json(folder / ARCHITECTURE, {"network": architecture, "classes": classes})
 
