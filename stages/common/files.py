@@ -31,8 +31,8 @@ def disk_trouble_named(path: Path) -> Iterator[None]:
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
         raise SesamError(
-            f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. Nothing of it "
-            "was written. Make room, or let this user write there, and run again."
+            f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. Nothing of "
+            "it was written. Make room, or let this user write there, and run again."
         ) from None
 
 
