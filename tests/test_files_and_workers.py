@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from stages.common.errors import SesamError
 from stages.common.files import whole, whole_folder, write_text
@@ -121,3 +125,77 @@ def test_what_a_block_itself_raises_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole(tmp_path / "artefact"):
         (tmp_path / "missing").read_text()
     assert not list(tmp_path.iterdir())
+
+
+FILL = """
+import sys, time
+from pathlib import Path
+from stages.common.files import for_one_process, whole_folder
+with whole_folder(Path("artefact"), {"a": "1"}) as folder:
+    (folder / "one").write_text("1")
+    print("filling", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_fill_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    other = subprocess.Popen([sys.executable, "-c", FILL], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"filling\n"
+        for made_of in ({"a": "1"}, None):
+            with (
+                pytest.raises(SesamError, match="is being filled by another process"),
+                whole_folder(Path("artefact"), made_of),
+            ):
+                pass
+        assert (tmp_path / ".artefact.partial/one").read_text() == "1"
+    finally:
+        other.kill()
+        other.wait()
+    with whole_folder(Path("artefact"), {"a": "1"}) as folder:  # the lock ended with it, what it had done stays
+        assert names(folder) == ["made_of.json", "one"]
+    assert names(Path("artefact")) == ["one"]
+
+
+WORKERS = """
+import os, time
+from pathlib import Path
+from stages.common.parallel import per_image
+
+def work(k):
+    Path(f"worker-{os.getpid()}").touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    per_image(work, range(4), 2, "work")
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(WORKERS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "parent.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("worker-*"))) == 2, 60)
+    finally:
+        parent.kill()
+        parent.wait()
+    pids = [int(path.name.split("-")[1]) for path in tmp_path.glob("worker-*")]
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() and alive(pid) for pid in pids), 20)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"  # nobody may be there to reap it
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -103,31 +104,78 @@ def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
             return
         changed = [name for name in {**before, **made_of} if before.get(name) != made_of.get(name)]
         print(f"{folder} begins anew: since it was interrupted, {', '.join(changed)} changed", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    _empty(folder)
     write_json(mark, made_of)
+
+
+@contextmanager
+def for_one_process(folder: Path) -> Iterator[None]:
+    """`folder`, made if it is not there, for this process alone; SesamError if another has it.
+
+    The lock is the system's, on the folder itself: it ends with the process, however that ends.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise SesamError(
+                f"{folder} is being filled by another process. Wait until that has ended, or stop it, and run again."
+            ) from None
+        if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            break
+        os.close(descriptor)  # another process had just finished it, and moved it to its place
+    _LOCKS.add(descriptor)
+    try:
+        yield
+    finally:
+        _LOCKS.discard(descriptor)
+        os.close(descriptor)
+
+
+_LOCKS: set[int] = set()
+
+
+def _release_in_child() -> None:
+    """A forked worker that outlives a killed parent would hold its lock."""
+    for descriptor in _LOCKS:
+        os.close(descriptor)
+    _LOCKS.clear()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
 def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
 
-    Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`.
+    Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`. SesamError
+    if another process fills it.
     """
     unfinished = path.parent / f".{path.name}.partial"
-    with disk_trouble_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_trouble_named(path), for_one_process(unfinished):
         if made_of is None:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
+            _empty(unfinished)
         else:
             keep_if_made_of(unfinished, made_of)
-    for left in unfinished.rglob(f"{UNFINISHED}*"):  # by a killed process
-        left.unlink()
-    try:
-        yield unfinished
-        (unfinished / MARK).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-        unfinished.replace(path)
-    finally:
-        if made_of is None:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        for left in unfinished.rglob(f"{UNFINISHED}*"):  # by a killed process
+            left.unlink()
+        try:
+            yield unfinished
+            (unfinished / MARK).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+            unfinished.replace(path)
+        finally:
+            if made_of is None:
+                shutil.rmtree(unfinished, ignore_errors=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from threading import Thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -57,8 +59,22 @@ def _counted(result: Result, bar: tqdm[Any]) -> Result:
     return result
 
 
+def end_with_parent() -> None:
+    """Have this process end when its parent does: a killed one cannot tell its workers."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def _one_thread() -> None:
     import cv2
+
+    end_with_parent()
 
     cv2.setNumThreads(1)  # the processes are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone tells that it was stopped

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from stages.common.errors import SesamError
-from stages.common.parallel import progress
+from stages.common.parallel import end_with_parent, progress
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
@@ -85,7 +85,7 @@ def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write:
             yield from (pool.submit(_write, write, what) for what in results)
 
     # spawn: a fork would copy this process with its threads and its GPU
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         yield from _finished(pool, submitted(), 16 * workers)
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import keep_if_made_of, whole
+from stages.common.files import for_one_process, keep_if_made_of, whole
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
 from stages.common.params import LossWeights, Params, Precision, Schedule
@@ -79,6 +79,11 @@ class Task:
 
 def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
+    with for_one_process(WORK / task.name):
+        _train(task, params)
+
+
+def _train(task: Task, params: Params) -> None:
     device = pick_device(params.runtime)
     if params.network.precision != "float32" and device.type == "cpu":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
