@@ -16,6 +16,7 @@ from mmseg.registry import MODELS
 from pydantic import ValidationError
 
 from stages.common.errors import SesamError
+from stages.common.files import sha256
 from stages.common.params import Network, load_params
 from stages.segmentation.backbones import load_pretrained
 from stages.segmentation.network import load_network, network_config, predict, save_network
@@ -97,6 +98,21 @@ def test_weights_of_an_installed_package_in_the_order_of_the_model(
     torch.save(short, file.with_name("second.pth"))
     with pytest.raises(SesamError, match="holds 2 files of weights"):
         load_pretrained(backbone, "package:some_weights")
+
+
+def test_a_file_of_weights_is_the_one_that_the_params_name(tmp_path: Path) -> None:
+    """DVC does not see the file: its digest, a param, tells it that the weights are others."""
+    file = tmp_path / "lite0.pth"
+    backbone = MODELS.build(network_config(LITE, 3)).backbone
+    torch.save(backbone.timm_model.state_dict(), file)
+    load_pretrained(backbone, str(file), sha256(file))
+    with pytest.raises(SesamError, match=r"lite0\.pth has SHA-256 .*, network\.sha256 is 00"):
+        load_pretrained(backbone, str(file), "0" * 64)
+    for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}):
+        with pytest.raises(ValidationError, match="needs its sha256"):
+            Network.model_validate(LITE.model_dump() | wrong)
+    for right in ({"pretrained": "package:some_weights"}, {"pretrained": "torchvision://resnet18"}):
+        Network.model_validate(LITE.model_dump() | right)
 
 
 def test_a_backbone_may_learn_more_slowly() -> None:

@@ -20,6 +20,7 @@ Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
 
 
@@ -118,9 +119,7 @@ class Minutes(Group):
 
 class Weak(Group):
     kind: Literal["coarse", "scribble", "point", "fine"] = Field(description="what annotators drew; fine: to compare")
-    origin: str = Field(
-        description="data/fine/train: drawn from the fine labels; any other path: where annotators' labels lie"
-    )
+    origin: str = Field(description="data/fine/train: drawn from the fine labels; or where annotators' labels lie")
     min_area: Positive = Field(description="pixels; smaller regions get no label drawn, but a fine one")
     coarse: Coarse
     scribble: Scribble
@@ -152,6 +151,14 @@ class Network(Architecture):
 
     precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
     pretrained: str | None = Field(description="the backbone's weights: a file, package:NAME, an address, or none")
+    sha256: Sha256 | None = Field(description="of a file of weights: by it DVC sees that they are others")
+
+    @model_validator(mode="after")
+    def _which_file(self) -> Network:
+        a_file = self.pretrained is not None and "://" not in self.pretrained and "package:" not in self.pretrained
+        if (a_file and self.sha256 is None) or (self.sha256 and self.pretrained is None):
+            raise ValueError("a file in pretrained needs its sha256, and sha256 a file (`sha256sum FILE` tells)")
+        return self
 
 
 class Schedule(Group):
@@ -197,18 +204,13 @@ class Sampling(Group):
 class SamParams(Group):
     model: str = Field(description="a key of MODELS in stages/sam/models.py")
     checkpoint: str | None = Field(description="a file with weights of one's own; null: the published ones")
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
-        description="of a checkpoint of one's own: DVC sees by it, not by the file, that the weights are others"
-    )
+    sha256: Sha256 | None = Field(description="of a checkpoint of one's own: by it DVC sees that weights are others")
     precision: Precision = Field(description="of the image encoder's matrix products; the decoder is float32")
 
     @model_validator(mode="after")
     def _weights_of_ones_own(self) -> SamParams:
         if (self.checkpoint is None) != (self.sha256 is None):
-            raise ValueError(
-                "checkpoint and sha256 go together: both null for the published weights, both given for others "
-                "(`sha256sum FILE` tells)"
-            )
+            raise ValueError("checkpoint and sha256 go together: both null, or both given (`sha256sum FILE` tells)")
         return self
 
 

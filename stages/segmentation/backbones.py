@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from stages.common.errors import SesamError
+from stages.common.files import sha256
 from stages.common.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # of network.pretrained: weights that an installed package holds
@@ -92,16 +93,18 @@ def _timm(network: Architecture) -> Backbone:
     return Backbone(config, features.channels(), mean, std)
 
 
-def load_pretrained(backbone: nn.Module, source: str) -> None:
+def load_pretrained(backbone: nn.Module, source: str, expected: str | None = None) -> None:
     """Fill the backbone from a file, an installed package of weights, or an address that mmengine knows.
 
     source: a path, package:NAME, open-mmlab://, torchvision:// or https://. Tensors are matched by name; where no name
-    matches, as in weights of another library, by order and shape. SesamError if it cannot be had or does not fit:
-    mmengine itself would train on from random weights.
+    matches, as in weights of another library, by order and shape. expected: SHA-256 of a file. SesamError if it cannot
+    be had, is another or does not fit: mmengine itself would train on from random weights.
     """
     hint = "network.pretrained may also be the path of a local file, or null to start from random weights."
     if source.startswith(PACKAGE):
         source = str(_weights_in(source.removeprefix(PACKAGE)))
+    if expected is not None and Path(source).is_file() and (found := sha256(Path(source))) != expected:
+        raise SesamError(f"network.pretrained: {source} has SHA-256 {found}, network.sha256 is {expected}.")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
     try:
         state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")

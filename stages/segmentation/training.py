@@ -164,7 +164,7 @@ def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: i
         # taps that reach past the crop are never trained; random, they disturbed the larger whole images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
-        load_pretrained(model.backbone, params.network.pretrained)
+        load_pretrained(model.backbone, params.network.pretrained, params.network.sha256)
     return model
 
 
