@@ -42,6 +42,12 @@ def test_photographs_and_their_maps(photographs: Path) -> None:
     }
     example = found["streets"][0].read(np.random.default_rng(0))
     assert example.image.shape == (60, 90, 3) and set(np.unique(example.maps[0])) == {0, 1, 2}
+    many = np.full((60, 90), 1000, np.uint16)
+    Image.fromarray(many).save(photographs / "regions/horses/1.png")
+    assert found["horses"][1].read(np.random.default_rng(0)).maps[0].max() == 1000  # 16 bits
+    Image.new("RGB", (90, 60)).save(photographs / "regions/horses/2.png")
+    with pytest.raises(SesamError, match=r"2\.png has mode RGB"):
+        found["horses"][2].read(np.random.default_rng(0))
     Image.new("L", (9, 9)).save(photographs / "regions/horses/0.png")
     with pytest.raises(SesamError, match=r"0\.png is \(9, 9\), its photograph \(90, 60\) pixels"):
         found["horses"][0].read(np.random.default_rng(0))

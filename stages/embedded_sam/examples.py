@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stages.common.errors import SesamError
-from stages.common.images import open_image, read_image
+from stages.common.images import read_image
 from stages.demo.scenes import draw_scene
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -35,13 +35,16 @@ class Photograph:
         """The photograph with one of its maps; SesamError if one cannot be read or they have not one size."""
         path = self.maps[rng.integers(len(self.maps))]
         image = read_image(self.image)
-        with open_image(path) as opened:
-            if opened.mode not in ("L", "P", "I;16", "I"):
-                raise SesamError(f"{path} has mode {opened.mode}; expected one channel of region numbers.")
-            numbers = np.array(opened).astype(np.uint16)
+        try:
+            with Image.open(path, formats=("PNG",)) as opened:
+                numbers = np.array(opened)
+        except OSError as problem:
+            raise SesamError(f"{path} cannot be read as a PNG ({problem}). Replace it with an intact copy.") from None
+        if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
+            raise SesamError(f"{path} has mode {opened.mode}; expected one channel of region numbers, 8 or 16 bits.")
         if numbers.shape != image.shape[:2]:
             raise SesamError(f"{path} is {numbers.shape[::-1]}, its photograph {image.shape[1::-1]} pixels.")
-        return Example(image, [numbers])
+        return Example(image, [numbers.astype(np.uint16)])
 
 
 def find_photographs(root: Path) -> dict[str, list[Photograph]]:
