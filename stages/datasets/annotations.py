@@ -130,8 +130,8 @@ def draw_points(
     try:
         clicks = [tuple(int(click[key]) for key in ("x", "y", "cls")) for click in annotation.clicks]
     except (KeyError, TypeError, ValueError, OverflowError) as problem:
-        said = f"clicks in {annotation.path} that are no {{x, y, cls}} of numbers ({type(problem).__name__}: {problem})"
-        raise Faulty(UNREADABLE, said) from None
+        text = f"clicks in {annotation.path} that are no {{x, y, cls}} of numbers ({type(problem).__name__}: {problem})"
+        raise Faulty(UNREADABLE, text) from None
     drawn = np.full(size, UNLABELLED, np.uint8)
     for x, y, k in clicks:
         if 0 <= k < classes and max(abs(x), abs(y)) < FAR:

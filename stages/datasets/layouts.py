@@ -155,15 +155,18 @@ def _match(
             raise SesamError(f"{path} and {masks[k]} both label {k}. Remove one.")
         masks[k] = path
 
-    def beside(path: Path, old: Path, new: Path, k: str, end: str) -> Path:
+    def expected_path(path: Path, old: Path, new: Path, k: str, end: str) -> Path:
         """Where the missing half of a pair is to be expected, from where the other half is."""
         return new / (f"{k}{end}" if nested else path.relative_to(old).parent / f"{k}{end}")
 
     found = [
-        Pair(k, path, masks.get(k) or beside(path, images, labels, k, f"{label_end}.png")) for k, path in photographs
+        Pair(k, path, masks.get(k) or expected_path(path, images, labels, k, f"{label_end}.png"))
+        for k, path in photographs
     ]
     alone = masks.keys() - {k for k, _ in photographs}
-    return found + [Pair(k, beside(masks[k], labels, images, k, f"{image_end}{suffixes[0]}"), masks[k]) for k in alone]
+    return found + [
+        Pair(k, expected_path(masks[k], labels, images, k, f"{image_end}{suffixes[0]}"), masks[k]) for k in alone
+    ]
 
 
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
