@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -157,6 +158,16 @@ def test_two_processes_do_not_fill_one_folder(tmp_path: Path, monkeypatch: pytes
     with whole_folder(Path("artefact"), {"a": "1"}) as folder:  # the lock ended with it, what it had done stays
         assert names(folder) == ["made_of.json", "one"]
     assert names(Path("artefact")) == ["one"]
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as NFS says of a folder
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with whole_folder(tmp_path / "artefact") as folder:
+        (folder / "one").touch()
+    assert names(tmp_path / "artefact") == ["one"]
 
 
 WORKERS = """

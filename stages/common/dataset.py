@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def checked_id(name: str) -> str:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or not name.isprintable() or "\\" in name:
         raise ValueError("is no name of a file; folders in it are divided by /")
-    return str(PurePosixPath(name))
+    return name
 
 
 _STRICT = ConfigDict(extra="forbid", strict=True)

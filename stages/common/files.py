@@ -47,9 +47,8 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
         try:
-            unfinished.touch(
-                exist_ok=False
-            )  # a new file has the mode that the umask leaves; mkstemp makes private ones
+            # a new file has the mode that the umask leaves; mkstemp makes private ones
+            unfinished.touch(exist_ok=False)
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
@@ -112,7 +111,8 @@ def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
 def for_one_process(folder: Path) -> Iterator[None]:
     """`folder`, made if it is not there, for this process alone; SesamError if another has it.
 
-    The lock is the system's, on the folder itself: it ends with the process, however that ends.
+    The lock is the system's, on the folder itself: it ends with the process, however that ends. Where the file system
+    has no such locks, nothing is locked.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +124,8 @@ def for_one_process(folder: Path) -> Iterator[None]:
             raise SesamError(
                 f"{folder} is being filled by another process. Wait until that has ended, or stop it, and run again."
             ) from None
+        except OSError:  # network file systems lock no folder: there two at once go unnoticed
+            break
         if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
             break
         os.close(descriptor)  # another process had just finished it, and moved it to its place
