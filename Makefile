@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test ablations clean
+.PHONY: demo test ablations faults clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -20,6 +20,10 @@ test: $(VENV)/ready
 # ROWS and SEEDS choose: make ablations ROWS="fine scribble" SEEDS="0 1"
 ablations: $(VENV)/ready
 	python -m benchmarks.ablations $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
+
+# every fault at every place, an hour or two; CASES draws so many of them: make faults CASES=1000
+faults: $(VENV)/ready
+	python -m tests.faults $(if $(CASES),--cases $(CASES))
 
 clean:
 	rm -rf $(VENV)

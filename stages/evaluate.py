@@ -52,12 +52,15 @@ def report(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) 
 
 
 def loss_curve(log: Path) -> list[list[float]]:
-    """[step, loss] as DVCLive logged them; nothing for a training shorter than a log step."""
+    """[step, loss] as DVCLive logged them; nothing for a training shorter than a log step. SesamError if damaged."""
     path = log / "plots/metrics/loss.tsv"
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [[int(row["step"]), round(float(row["loss"]), 5)] for row in csv.DictReader(file, delimiter="\t")]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [[int(row["step"]), round(float(row["loss"]), 5)] for row in csv.DictReader(file, delimiter="\t")]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        raise SesamError(f"{path} is no log of a training's loss. Train the network again.") from None
 
 
 def main() -> None:

@@ -322,6 +322,15 @@ def test_a_training_shorter_than_a_log_step_has_no_loss_curve(tmp_path: Path) ->
     assert loss_curve(tmp_path) == [[10, 1.25], [20, 0.5]]
 
 
+@pytest.mark.parametrize("content", [b"step\tother\n1\t2\n", b"step\tloss\n1\tx\n", b"step\tloss\n1\n", b"\xff\xfe\0"])
+def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
+    log = tmp_path / "plots/metrics/loss.tsv"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(content)
+    with pytest.raises(SesamError, match=r"loss\.tsv is no log"):
+        loss_curve(tmp_path)
+
+
 def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
     one, two = judge_all(data, params, "r1"), judge_all(data, on_workers(params, 2), "r1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,55 @@ def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path, capsys) 
         (folder / "second").touch()
     assert names(path) == ["second"] and names(tmp_path) == ["artefact"]
     assert capsys.readouterr().out.endswith("begins anew: since it was interrupted, seed changed\n")
+
+
+def test_an_artefact_is_never_half_removed(tmp_path, monkeypatch) -> None:
+    """Killed while the one before is removed: the new one stands in its place, and the next run sweeps the rest."""
+    path = tmp_path / "artefact"
+    with whole_folder(path) as folder:
+        (folder / "old").touch()
+        (folder / "older").touch()
+
+    class KilledError(BaseException): ...
+
+    def killed(folder: Path, **_: object) -> None:
+        for file in list(folder.glob("old"))[:1]:
+            file.unlink()
+            raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError), whole_folder(path, {"seed": "2"}) as folder:
+        (folder / "new").touch()
+        patch.setattr(shutil, "rmtree", killed)
+    assert names(path) == ["new"]
+    with whole_folder(path, {"seed": "2"}) as folder:
+        (folder / "new").touch()
+    assert names(path) == ["new"] and names(tmp_path) == ["artefact"]
+
+
+WRITE = """
+import os, sys, time
+from pathlib import Path
+from stages.common.files import whole
+with whole(Path("artefact.json")) as beside:
+    print(beside.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_process_was_writing_is_swept_and_what_another_writes_is_not(tmp_path) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WRITE]
+    writing = [subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) for _ in range(2)]
+    killed, other = (one.stdout.readline().decode().strip() for one in writing)
+    try:
+        writing[0].kill()
+        writing[0].wait()
+        assert {killed, other} <= set(names(tmp_path))
+        write_text(tmp_path / "another.json", "")
+        assert names(tmp_path) == [other, "another.json"]
+    finally:
+        writing[1].kill()
+        writing[1].wait()
 
 
 def die(item: int) -> int:
@@ -156,7 +206,7 @@ def test_two_processes_do_not_fill_one_folder(tmp_path: Path, monkeypatch: pytes
         other.kill()
         other.wait()
     with whole_folder(Path("artefact"), {"a": "1"}) as folder:  # the lock ended with it, what it had done stays
-        assert names(folder) == ["made_of.json", "one"]
+        assert names(folder) == ["one"]
     assert names(Path("artefact")) == ["one"]
 
 

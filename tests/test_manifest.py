@@ -30,7 +30,21 @@ def test_a_manifest_is_read_back(tmp_path: Path) -> None:
 
 ITEMS = [
     {"id": name}
-    for name in ("../up", "/root/up", "a/../../up", "a//b", "", ".", "..", "a\\b", "line\nbreak", "nul\0", 7, None)
+    for name in (
+        "../up",
+        "/root/up",
+        "a/../../up",
+        "a//b",
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a\\b",
+        "line\nbreak",
+        "nul\0",
+        7,
+        None,
+    )
 ]
 ITEMS += [{"sha256": value} for value in ("../../x", HASH.upper(), HASH[:-1], "", None)]
 ITEMS += [{"height": value} for value in (0, -1, 10**9, "4", 4.5, None)]

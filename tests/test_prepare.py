@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__palette": ["#000000"]}, "1 palette colours for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),
         ({"rounds__r1__labels": True}, "rounds.r1.labels is true"),
+        ({"rounds": {"r2": {"teacher": "models/student/r1", "labels": False}}}, "the student of r1, which is no round"),
         ({"weak__kind": "fine", "weak__origin": "scribbles"}, "weak.origin must be data/fine/train"),
         ({"dataset__classes": ["left", "left"]}, "two classes have one name"),
         ({"dataset__classes": None}, "a folder needs classes"),
@@ -88,6 +90,32 @@ def test_params_that_are_no_yaml(folder_dataset: Path) -> None:
     (folder_dataset / "params.yaml").write_text("seed: [")
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 1 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{k}: &{k} [*{p}, *{p}, *{p}]\n" for p, k in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 0\nseed: 1\n", "seed stands here twice"),
+        ("weak:\n  kind: point\n  kind: fine\n", "kind stands here twice"),
+        (BOMB, "aliases"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("seed: 0 # " + "x" * 1_000_000, "1000010 bytes"),
+        ("seed: !!python/object/apply:os.system [touch ran]", "params.yaml"),
+        ("? [a]\n: 1\n", "params.yaml"),
+        ("\0", "params.yaml"),
+        ("- 1", "not a mapping"),
+    ],
+)
+def test_yaml_that_nobody_means(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SesamError, match=re.escape(said)):
+        load_params(tmp_path / "params.yaml")
+    assert not Path("ran").exists()
 
 
 def test_every_preset_is_valid() -> None:

@@ -159,7 +159,7 @@ def test_every_network_has_samples_weights_and_dropout_of_its_own(
         noting(current, arguments[-1])
         return TrainingSamples(*arguments)
 
-    def record_of(task, seed):
+    def record_of(task, seed, bar):
         noting(current, seed)
         return object()
 

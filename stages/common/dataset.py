@@ -27,7 +27,7 @@ SPLITS = ("train", "val")
 def checked_id(name: str) -> str:
     """An image's id, as it is; ValueError if ID.png in a folder would be no file below that folder."""
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or not name.isprintable() or "\\" in name:
+    if any(part == "" or part.startswith(".") for part in parts) or not name.isprintable() or "\\" in name:
         raise ValueError("is no name of a file; folders in it are divided by /")
     return name
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,6 @@ from uuid import uuid4
 from stages.common.errors import SesamError
 
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
-MARK = "made_of.json"  # in an unfinished folder
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -45,17 +45,32 @@ def whole(path: Path) -> Iterator[Path]:
     """
     with disk_trouble_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent.absolute())
         unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
+        # a new file has the mode that the umask leaves; mkstemp makes private ones
+        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _LOCKS.add(descriptor)
         try:
-            # a new file has the mode that the umask leaves; mkstemp makes private ones
-            unfinished.touch(exist_ok=False)
+            with suppress(OSError):  # network file systems may have no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield unfinished
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             unfinished.replace(path)
         finally:
+            _LOCKS.discard(descriptor)
+            os.close(descriptor)
             with suppress(OSError):  # it cannot be told what would hide why it was not written
                 unfinished.unlink(missing_ok=True)
+
+
+@cache  # once in a process
+def _sweep(folder: Path) -> None:
+    """Remove the unfinished files that killed processes left in a folder; those of living ones are locked."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -91,12 +106,17 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def mark_of(folder: Path) -> Path:
+    """Where it stands what an unfinished folder is made of: beside it, for the folder becomes the artefact."""
+    return folder.with_name(f"{folder.name}.made_of.partial")
+
+
 def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
     """Keep what an interrupted run left in `folder` if it was made of the same; else empty it, saying what changed.
 
     made_of: of each thing that decides the result a digest, see `stages.common.made_of`.
     """
-    mark = folder / MARK
+    mark = mark_of(folder)
     if mark.exists():
         before = read_json(mark)
         if before == made_of:
@@ -165,7 +185,7 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterat
     Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`. SesamError
     if another process fills it.
     """
-    unfinished = path.parent / f".{path.name}.partial"
+    unfinished, before = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.before.partial"
     with disk_trouble_named(path), for_one_process(unfinished):
         if made_of is None:
             _empty(unfinished)
@@ -175,9 +195,12 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterat
             left.unlink()
         try:
             yield unfinished
-            (unfinished / MARK).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
+            if path.exists():
+                path.replace(before)  # killed while it removes thousands of files, it would leave half of them
             unfinished.replace(path)
+            mark_of(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
+            shutil.rmtree(before, ignore_errors=True)
         finally:
             if made_of is None:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stages.common.errors import SesamError
+from stages.common.yaml_file import read_yaml
 
 Precision = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,6 +28,7 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+STUDENTS = "models/student/"
 NO_TEACHER = "data/weak"  # a path, because DVC depends on what stands there
 FINE_LABELS = "data/fine/train"  # where weak labels are drawn from unless annotators made them
 
@@ -258,13 +259,14 @@ class Params(Group):
     runtime: Runtime
 
     @model_validator(mode="after")
-    def _rounds_without_a_teacher(self) -> Params:
+    def _teachers_of_rounds(self) -> Params:
         untaught = [name for name, one in self.rounds.items() if one.teacher == NO_TEACHER]
         if untaught and self.sampling.strategy == "confident":
-            raise ValueError(
-                f"sampling.strategy confident needs a teacher in every round; rounds.{untaught[0]}.teacher is "
-                f"{NO_TEACHER}; models/teacher is the network trained on the weak labels"
-            )
+            where = f"rounds.{untaught[0]}.teacher is {NO_TEACHER}; models/teacher is the network of the weak labels"
+            raise ValueError(f"sampling.strategy confident needs a teacher in every round; {where}")
+        for name, one in self.rounds.items():
+            if one.teacher.startswith(STUDENTS) and (of := one.teacher.removeprefix(STUDENTS)) not in self.rounds:
+                raise ValueError(f"rounds.{name}.teacher is the student of {of}, which is no round (any more)")
         if pointless := [name for name in untaught if self.rounds[name].labels]:
             raise ValueError(f"rounds.{pointless[0]}.labels is true, but the round has no teacher; set it to false")
         if self.weak.kind == "fine" and self.weak.origin != FINE_LABELS:
@@ -274,10 +276,7 @@ class Params(Group):
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """The checked params; SesamError naming every wrong key."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise SesamError(f"{path} cannot be read: {problem}") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise SesamError(f"{path} is not a mapping of groups. Copy one of presets/*.yaml over it.")
     try:
@@ -289,12 +288,12 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def _explain(problem: ValidationError) -> list[str]:
-    lines = []
-    for error in problem.errors():
-        key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
-        reason = {
-            "extra_forbidden": "unknown key; remove it or correct its spelling",
-            "missing": "missing; add it (presets/*.yaml show every key)",
-        }.get(error["type"], f"{error['msg']}, got {error['input']!r}")
-        lines.append(f"{key}: {reason}")
-    return lines
+    reasons = {
+        "extra_forbidden": "unknown key; remove it or correct its spelling",
+        "missing": "missing; add it (presets/*.yaml show every key)",
+    }
+    return [
+        f"{'.'.join(map(str, error['loc'])) or '(whole file)'}: "
+        + reasons.get(error["type"], f"{error['msg']}, got {error['input']!r:.500}")
+        for error in problem.errors()
+    ]

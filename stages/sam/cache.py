@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stages.common.dataset import Item
-from stages.common.files import UNFINISHED, fingerprint, whole
+from stages.common.files import fingerprint, whole
 from stages.common.folders import EMBEDDINGS
 from stages.common.made_of import code_of, versions
 from stages.common.params import SamParams
@@ -52,8 +52,6 @@ class EmbeddingCache:
 
         What other engines left is removed, oldest first, until all embeddings together take no more than the limit.
         """
-        for left in self.folder.glob(f"{UNFINISHED}*"):  # by a killed process
-            left.unlink()
         total, missing = each * len(items), each * sum(item not in self for item in items)
         self.folder.mkdir(parents=True, exist_ok=True)
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"

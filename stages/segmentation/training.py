@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import shutil
+import sqlite3
 import time
 import warnings
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import for_one_process, keep_if_made_of, whole
+from stages.common.files import disk_trouble_named, for_one_process, keep_if_made_of, mark_of, whole
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
 from stages.common.params import LossWeights, Params, Precision, Schedule
@@ -79,7 +80,7 @@ class Task:
 
 def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
-    with for_one_process(WORK / task.name):
+    with for_one_process(WORK / task.name), disk_trouble_named(task.model):
         _train(task, params)
 
 
@@ -103,9 +104,10 @@ def _train(task: Task, params: Params) -> None:
     )
     config = network_config(params.network, len(dataset.classes))
     started = time.monotonic()
-    with warnings.catch_warnings():
+    bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False)
+    with bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
-        hooks = [Record(task, seed), Checkpoint(work)]
+        hooks = [Record(task, seed, bar), Checkpoint(work)]
         model = _initial_network(config, task, params, seed)
         optimizer = optimizer_config(task.schedule, params.network.precision)
         workers = params.runtime.workers
@@ -123,8 +125,8 @@ def _train(task: Task, params: Params) -> None:
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
     save_network(task.model, params.network, len(dataset.classes), runner.model)
     shutil.rmtree(work)
-    seconds = time.monotonic() - started
-    print(f"{task.model}: {task.schedule.iterations} iterations in {seconds:.1f} s", flush=True)
+    mark_of(work).unlink(missing_ok=True)
+    print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
 
 
 def _check_labels(task: Task, dataset: Dataset) -> None:
@@ -222,17 +224,19 @@ class Record(Hook):
     The log is kept in the checkpoints and written anew on resuming.
     """
 
-    def __init__(self, task: Task, seed: int) -> None:
-        self.task, self.seed = task, seed
+    def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
+        self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
+        try:
+            self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
+        except sqlite3.Error as problem:
+            raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
         for row in self.rows:
             self._write(row)
-        total = self.task.schedule.iterations
-        self.bar = tqdm(total=total, initial=runner.iter, desc=self.task.name, unit="it", leave=False)
+        self.bar.initial = self.bar.n = runner.iter
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx) % 2**63)
@@ -262,7 +266,6 @@ class Record(Hook):
             self._write(row)
 
     def after_train(self, runner: Runner) -> None:
-        self.bar.close()
         self.live.end()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

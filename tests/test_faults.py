@@ -1,0 +1,20 @@
+"""A few of the injected faults; `make faults` tries thousands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+
+QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels", "summarize")
+
+
+def test_faults_are_survived() -> None:
+    """In a process of its own, for its stages run in forks, which may have no threads of their parent."""
+    command = [sys.executable, "-m", "tests.faults", "--cases", "25", "--stages", *QUICK]
+    env = os.environ | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "25 survived" in done.stdout
