@@ -27,6 +27,7 @@ from stages.common.parallel import per_image
 from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
 from stages.common.seeds import seed_of
+from stages.datasets.class_counts import class_table, count_classes, odd_shares
 from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, message, some
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
@@ -41,13 +42,14 @@ MASKS = 5  # kept of a component: its own as the prompt, SAM's three, the select
 class Checked(NamedTuple):
     """What one image and its label turned out to be.
 
-    classes: bit k is set if class k occurs. components, edges: how many the label has, or None if not counted;
-    edges are places where the class changes from one row to the next.
+    classes: bit k is set if class k occurs. counts: see `count_classes`. components, edges: how many the label has, or
+    None if not counted; edges are places where the class changes from one row to the next.
     """
 
     item: Item | None
     faults: list[Found]
     classes: int = 0
+    counts: np.ndarray | None = None
     components: int | None = None
     edges: int | None = None
 
@@ -94,10 +96,11 @@ def check_pair(
     if strange:
         return Checked(item, [(VALUES, f"{pair.label}: {', '.join(strange)}")])
     write_label(folder / f"{pair.id}.png", ids, palette)
+    counts = count_classes(ids, len(palette))
     if pair.id not in counted:
-        return Checked(item, [], occurring(ids))
+        return Checked(item, [], occurring(ids), counts)
     edges = int((ids[1:] != ids[:-1]).sum())
-    return Checked(item, [], occurring(ids), len(components(ids, config.connectivity, config.min_area)), edges)
+    return Checked(item, [], occurring(ids), counts, len(components(ids, config.connectivity, config.min_area)), edges)
 
 
 def _attempt(read: Callable[[Path], np.ndarray], path: Path) -> tuple[np.ndarray | None, list[Found]]:
@@ -138,6 +141,9 @@ def warnings(
     with_label = [(one.item, one.classes) for one in found if one.item is not None and one.item.fine]
     if with_label and (never := absent((occur for _, occur in with_label), classes)):
         lines.append(f"classes that never occur in the fine training labels: {some(never)}.")
+    counts = [one.counts for one in found if one.counts is not None]
+    if counts and params.dataset.kind == "folder":  # the values of the others are known
+        lines += odd_shares(np.stack(counts), classes)
     if empty := [item.id for item, occur in with_label if occur == 0]:
         lines.append(f"training images whose fine label has no class: {some(empty)}.")
     if twice:
@@ -253,7 +259,10 @@ def main() -> None:
         items = {split: [one.item for one in found[split] if one.item] for split in SPLITS}
         leaked, twice = same_images(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
-            raise SesamError(message(f"{dataset.root} (dataset.root)", faults))
+            said = message(f"{dataset.root} (dataset.root)", faults)
+            if any(kind == VALUES for kind, _ in faults):
+                said += f"\n  Values with a meaning: {meaning.values()}."
+            raise SesamError(said)
         if not any(one.classes for one in found["val"]):
             raise SesamError(f"{dataset.root}: no class occurs in the labels to validate on. See dataset.val.")
     name = Path(dataset.root).name
@@ -263,9 +272,12 @@ def main() -> None:
     behind = linked_folders(Path(dataset.root), files)
     for line in warnings(found["train"], twice, classes, behind, params):
         print(f"warning: {line}", file=sys.stderr)
-    print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on; a run takes")
+    print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on")
+    if counts := [one.counts for one in found["train"] if one.counts is not None]:
+        print("  fine labels to train on:", *class_table(np.stack(counts), classes), sep="\n    ")
+    print("  a run takes")
     for line in cost(found["train"], params, embedding_bytes):
-        print(f"  {line}")
+        print(f"    {line}")
 
 
 if __name__ == "__main__":

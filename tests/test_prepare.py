@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, edit_params, run
 from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from stages import prepare
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
+from stages.datasets.class_counts import class_table, count_classes, odd_shares
 from stages.demo.classes import CLASSES, PALETTE
+from stages.demo.scenes import draw_scene
 from stages.prepare import rgb
 
 
@@ -90,6 +93,54 @@ def test_params_that_are_no_yaml(folder_dataset: Path) -> None:
     (folder_dataset / "params.yaml").write_text("seed: [")
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 1 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["dataset.root", "weak.origin"])
+def test_a_path_that_is_not_there_is_named_with_its_key(folder_dataset: Path, key: str) -> None:
+    done = run("stages.check_paths", cwd=folder_dataset)
+    assert done.returncode == 0, done.stderr
+    edit_params(folder_dataset, **{key.replace(".", "__"): "data/raw/nothing"})
+    done = run("stages.check_paths", cwd=folder_dataset)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: params.yaml: {key} is data/raw/nothing, which is not there")
+
+
+def test_classes_are_counted() -> None:
+    ids = np.array([[0, 0, 1], [0, 255, 1], [2, 2, 1]], np.uint8)
+    pixels, border, neighbours = count_classes(ids, 4)
+    assert pixels.tolist() == [3, 3, 2, 0]
+    assert border.tolist() == [2, 2, 2, 0]  # 0|1 above, 0|2 on the left, 2|1 below
+    assert neighbours.tolist() == [2, 2, 2, 0]
+    table = class_table(np.stack([count_classes(ids, 4), count_classes(ids[:1], 4)]), ["a", "b", "c", "long name"])
+    assert table[0] == "a           45.455% of the pixels, in 2 of 2 images"
+    assert table[3] == "long name    0.000% of the pixels, in 0 of 2 images"
+
+
+def test_no_class_read_as_a_class_is_told() -> None:
+    """A drawn street whose outlines are a class of their own, as where the value of void was not in dataset.ignore."""
+    names = [*CLASSES, "dog"]
+    right, wrong = [], []
+    for seed in range(6):
+        ids = draw_scene(seed).labels
+        right.append(count_classes(ids, len(names)))
+        outline = maximum_filter(ids, 5) != minimum_filter(ids, 5)
+        wrong.append(count_classes(np.where(outline, len(CLASSES), ids).astype(np.uint8), len(names)))
+    assert odd_shares(np.stack(right), names) == []
+    (line,) = odd_shares(np.stack(wrong), names)
+    assert line.startswith("class dog lies thinly around nearly every other class")
+    alone = count_classes(np.zeros((200, 200), np.uint8), 2)
+    few = alone + np.array([[0, 1], [0, 0], [0, 0]])
+    assert odd_shares(np.stack([alone]), ["a", "b"]) == ["class a has 100.000% of the pixels."]
+    assert len(odd_shares(np.stack([few]), ["a", "b"])) == 2
+
+
+def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
+    done = run("stages.prepare", cwd=folder_dataset)
+    assert "    right   58.333% of the pixels, in 3 of 3 images\n" in done.stdout
+    label = folder_dataset / "mine/labels/train/0.png"
+    Image.fromarray(np.full((40, 60), 7, np.uint8)).save(label)
+    done = run("stages.prepare", cwd=folder_dataset)
+    assert done.returncode == 1 and "Values with a meaning: 0 to 1 for classes, 9, 255 for no class." in done.stderr
 
 
 BOMB = "a: &a [x, x]\n" + "".join(

@@ -57,6 +57,19 @@ class Meaning:
         strange = np.flatnonzero(np.bincount(label[ids == MEANINGLESS], minlength=1))
         return ids.astype(np.uint8), [str(value) for value in strange]
 
+    def values(self) -> str:
+        """The values of grey and palette files, in words, and how many colours mean something besides."""
+
+        def ranges(values: np.ndarray) -> str:
+            runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+            return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+        is_class = (self.table != MEANINGLESS) & (self.table != UNLABELLED)
+        said = f"{ranges(np.flatnonzero(is_class))} for classes"
+        if (none := np.flatnonzero(self.table == UNLABELLED)).size:
+            said += f", {ranges(none)} for no class"
+        return said + (f", and {len(self.colours)} colours" if self.colours else "")
+
     def _of_colours(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         key = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
         known, ids = (np.array(part) for part in zip(*self.colours, strict=True))
