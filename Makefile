@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test ablations faults clean
+.PHONY: demo test ablations faults fuzz clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -24,6 +24,9 @@ ablations: $(VENV)/ready
 # every fault at every place, an hour or two; CASES draws so many of them: make faults CASES=1000
 faults: $(VENV)/ready
 	python -m tests.faults $(if $(CASES),--cases $(CASES))
+
+fuzz: $(VENV)/ready
+	python -m tests.fuzz $(if $(CASES),--cases $(CASES))
 
 clean:
 	rm -rf $(VENV)

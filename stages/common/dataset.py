@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from stages.common.errors import SesamError
-from stages.common.files import read_json, write_json
+from stages.common.files import read_bytes, read_json, write_json
 from stages.common.folders import FINE, MANIFEST, of_round
 from stages.common.images import read_image, read_label
 from stages.common.labels import UNLABELLED
@@ -112,10 +112,7 @@ def _read(path: Path, expected: Any) -> Any:
 def item_image(item: Item) -> np.ndarray:
     """An image, (H, W, 3) uint8 RGB; SesamError if it is missing, or not the file that `prepare` saw."""
     path = Path(item.image)
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise SesamError(f"{path} cannot be read ({problem.strerror}). Put it back where `prepare` saw it.") from None
+    content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() == item.sha256:
         image = read_image(path, content)
         if image.shape[:2] == (item.height, item.width):

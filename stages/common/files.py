@@ -82,13 +82,24 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file; SesamError if it is missing or damaged."""
+def read_bytes(path: Path) -> bytes:
+    """What a file holds; SesamError if it is missing, cannot be read, or is no file (a pipe would never end)."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise SesamError(f"{path} is no file. Remove it, and put the file there.")
+        return path.read_bytes()
     except FileNotFoundError:
         raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.") from None
-    except (OSError, ValueError) as problem:
+    except OSError as problem:
+        raise SesamError(f"{path} cannot be read ({problem.strerror}).") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file; SesamError if it is missing or damaged."""
+    content = read_bytes(path)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as problem:
         raise SesamError(f"{path} cannot be read as JSON ({problem}). Delete it and run `dvc repro`.") from None
 
 

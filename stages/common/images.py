@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from stages.common.errors import SesamError
-from stages.common.files import whole
+from stages.common.files import read_bytes, whole
 
 FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
 ORIENTATION = 0x0112  # EXIF's number of it
@@ -65,14 +65,14 @@ class open_image:
         self.path, self.content = path, content
 
     def __enter__(self) -> Image.Image:
+        content = read_bytes(self.path) if self.content is None else self.content
         try:
-            self.image = Image.open(self.path if self.content is None else BytesIO(self.content), formats=FORMATS)
+            Image.open(BytesIO(content), formats=FORMATS).verify()  # a PNG's check sums, which decoding leaves out
+            self.image = Image.open(BytesIO(content), formats=FORMATS)
             stored = [str(tile[-1]) for tile in self.image.tile]  # Pillow's name of how pixels lie in the file
             deep = self.image.mode[:1] in "IF" or any("16" in one for one in stored)
             packed = any(one in ("L;2", "L;4") for one in stored)
             self.image.load()
-        except FileNotFoundError:
-            raise SesamError(f"{self.path} is missing.") from None
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
             raise SesamError(
                 f"{self.path} cannot be read as an image ({problem}). Replace the file with an intact copy."

@@ -82,9 +82,10 @@ class EmbeddingCache:
 
     def _load(self, item: Item, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
         try:
-            return np.load(self._path(item), mmap_mode, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            found = np.load(self._path(item), mmap_mode, allow_pickle=False)
+        except Exception:  # of many kinds, for the header is text that NumPy parses
             return None
+        return found if found.dtype == np.float16 and found.ndim == 3 else None
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.npy"

@@ -6,10 +6,10 @@ names a type to build: a colleague's file is input, and `network_config` alone d
 
 from __future__ import annotations
 
-import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from stages.common.errors import SesamError
-from stages.common.files import read_json, whole, write_json
+from stages.common.files import read_bytes, read_json, whole, write_json
 from stages.common.params import Architecture, Group
 from stages.segmentation.backbones import backbone_of
 
@@ -146,12 +146,19 @@ def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
         raise SesamError(
             f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
         ) from None
-    if not (folder / WEIGHTS).exists():
-        raise SesamError(f"{folder / WEIGHTS} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.")
-    model = MODELS.build(network_config(saved.network, saved.classes))
+    content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, saved.classes)
     try:
-        model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
-    except (KeyError, OSError, RuntimeError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as problem:
+        if damaged := ZipFile(content).testzip():  # torch reads over its check sums
+            raise ValueError(f"{damaged} in it is damaged")
+        content.seek(0)
+        weights = torch.load(content, map_location="cpu", weights_only=True)
+        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
+            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+        if expected != {key: value.shape for key, value in weights.items()}:
+            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+        model = MODELS.build(config)
+        model.load_state_dict(weights)
+    except Exception as problem:  # of many kinds, for the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     return model.to(device).eval()
 

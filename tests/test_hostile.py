@@ -1,0 +1,262 @@
+"""Files crafted to run a program, to lead elsewhere or to exhaust the machine: refused, and nothing has happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from struct import pack
+from zipfile import ZipFile
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmseg.registry import MODELS
+from PIL import Image
+
+from stages.common.components import read_candidates, read_prompts, read_selected
+from stages.common.dataset import Dataset, Item, item_image
+from stages.common.errors import SesamError
+from stages.common.files import read_json, sha256
+from stages.common.images import read_label
+from stages.common.params import load_params
+from stages.datasets.annotations import Annotation, find_annotations, read_annotation
+from stages.datasets.faults import Faulty
+from stages.datasets.values import meaning_of
+from stages.evaluate import loss_curve
+from stages.sam.cache import EmbeddingCache
+from stages.sam.embedded import build_embedded_sam
+from stages.sam.engine import load_sam
+from stages.segmentation.backbones import load_pretrained
+from stages.segmentation.network import load_network, network_config, save_network
+from tests.fuzz import Found, watch
+
+PARAMS = load_params(ROOT / "presets/demo.yaml")
+NETWORK = PARAMS.network.model_copy(update={"width": 4, "head_width": 8, "auxiliary": 0.0})
+CPU = torch.device("cpu")
+ITEM = Item("a", "a.png", 4, 6, "0" * 64)
+SIZE = {"id": "a", "height": 4, "width": 6}
+WATCHED = watch()
+
+
+class Runs:
+    """Unpickled, it runs a program."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+class Evaluates:
+    def __reduce__(self):
+        return eval, ("open('ran', 'w')",)
+
+
+def trained() -> Path:
+    folder = Path("trained")
+    save_network(folder, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
+    return folder
+
+
+def network_json(change: dict) -> None:
+    folder = trained()
+    value = read_json(folder / "network.json")
+    value["network"] |= change.pop("network", {})
+    (folder / "network.json").write_text(json.dumps(value | change))
+    load_watched(lambda: load_network(folder, CPU))
+
+
+def weights(write: Callable[[Path], object]) -> None:
+    folder = trained()
+    write(folder / "model.pth")
+    load_watched(lambda: load_network(folder, CPU))
+
+
+def a_program_in_a_script(path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+
+
+def another_check_sum(path: Path) -> None:
+    """One bit of the weights, which torch reads over."""
+    content = bytearray(path.read_bytes())
+    with ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda one: one.file_size)
+    content[largest.header_offset + 200 + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+
+
+def sam_checkpoint(value: object) -> None:
+    torch.save(value, "sam.pth")
+    load_watched(lambda: load_sam(build_embedded_sam, Path("sam.pth"), CPU))
+
+
+def backbone_file() -> None:
+    torch.save({"state_dict": Runs()}, "r18.pth")
+    backbone = MODELS.build(network_config(NETWORK, 3)).backbone
+    load_watched(lambda: load_pretrained(backbone, "r18.pth", sha256(Path("r18.pth"))))
+
+
+def manifest(change: dict) -> None:
+    item = {"id": "a", "image": "a.png", "height": 4, "width": 6, "sha256": "0" * 64, "fine": True} | change
+    classes = {"name": "x", "classes": ["a", "b"], "palette": [], "kind": "folder", "ignore": []}
+    for name, value in (("classes", classes), ("train", [item]), ("val", [])):
+        Path(f"{name}.json").write_text(json.dumps(value))
+    load_watched(lambda: Dataset.load(Path()))
+
+
+def photograph(make: Callable[[], str]) -> None:
+    item = Item("a", make(), 4, 6, "0" * 64)
+    load_watched(lambda: item_image(item))
+
+
+def a_pipe() -> str:
+    os.mkfifo("pipe.png")
+    return "pipe.png"
+
+
+def a_bomb() -> None:
+    """A small PNG that says that it has 40,000 x 40,000 pixels, with the check sum that belongs to it."""
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("bomb.png")
+    content = Path("bomb.png").read_bytes()
+    header = content[12:16] + pack(">II", 40_000, 40_000) + content[24:29]
+    Path("bomb.png").write_bytes(content[:12] + header + pack(">I", crc32(header)) + content[33:])
+    load_watched(lambda: read_label(Path("bomb.png")))
+
+
+def a_script_as_a_png() -> None:
+    Path("a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n(ran) (w) file closefile\nshowpage\n")
+    load_watched(lambda: read_label(Path("a.png")))
+
+
+def document(read: Callable[[Path], object], value: dict) -> None:
+    Path("a.json").write_text(json.dumps(SIZE | value))
+    load_watched(lambda: read(Path("a.json")))
+
+
+def deep() -> None:
+    Path("a.json").write_text("[" * 200_000)
+    load_watched(lambda: read_json(Path("a.json")))
+
+
+def params(text: str) -> None:
+    Path("params.yaml").write_text(text)
+    load_watched(lambda: load_params(Path("params.yaml")))
+
+
+def strokes(start: str, tag: str) -> None:
+    size = "<size><width>6</width><height>4</height></size>"
+    line = f"<polygon><tag>{tag}</tag><point><X>1</X><Y>1</Y></point></polygon>"
+    Path("a.xml").write_text(f"{start}<annotation>{size}{line}</annotation>")
+    meaning = meaning_of("voc", 2, [])
+    load_watched(lambda: read_annotation(Annotation(Path("a.xml")), (4, 6), ["a", "b"], meaning, 3, 2))
+
+
+def clicks_elsewhere() -> None:
+    Path("clicks.json").write_text(json.dumps({"../../a": [{"x": 10**30, "y": 1, "cls": 10**30}]}))
+    (one,) = find_annotations(Path("clicks.json"), "voc").values()
+    load_watched(lambda: read_annotation(one, (4, 6), ["a", "b"], meaning_of("voc", 2, []), 3, 2))
+
+
+def log(content: str) -> None:
+    path = Path("plots/metrics/loss.tsv")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    load_watched(lambda: loss_curve(Path()))
+
+
+def load_watched(load: Callable[[], object]) -> None:
+    WATCHED["on"] = True
+    try:
+        load()
+    finally:
+        WATCHED["on"] = False
+
+
+LAUGHS = '<!DOCTYPE a [<!ENTITY x0 "x">' + "".join(f'<!ENTITY x{k + 1} "{f"&x{k};" * 10}">' for k in range(9)) + "]>"
+CRAFTED = {
+    "a program as a network": lambda: network_json({"model": {"type": "os.system", "command": "touch ran"}}),
+    "a program as a backbone": lambda: network_json({"network": {"backbone": {"type": "os.system"}}}),
+    "imports of a network's config": lambda: network_json({"custom_imports": {"imports": ["antigravity"]}}),
+    "a network of a hub": lambda: network_json({"network": {"backbone": "hf-hub:someone/model", "width": None}}),
+    "a network larger than memory": lambda: network_json({"network": {"width": 4096, "head_width": 4096}}),
+    "a pickle as weights": lambda: weights(lambda path: path.write_bytes(pickle.dumps(Runs()))),
+    "a program in the weights": lambda: weights(lambda path: torch.save({"backbone": Runs()}, path)),
+    "an expression in the weights": lambda: weights(lambda path: torch.save([Evaluates()], path)),
+    "a script as weights": lambda: weights(a_program_in_a_script),
+    "weights of other bytes": lambda: weights(another_check_sum),
+    "a program in SAM's weights": lambda: sam_checkpoint({"image_encoder": Runs()}),
+    "a program in a backbone's weights": backbone_file,
+    "an id above the folder": lambda: manifest({"id": "../../up"}),
+    "an id from the root": lambda: manifest({"id": "/tmp/up"}),
+    "a hash that is a path": lambda: manifest({"sha256": "../" * 21 + "x"}),
+    "more keys in an image": lambda: manifest({"__class__": "os.system"}),
+    "a secret as an image": lambda: photograph(lambda: "/etc/passwd"),
+    "an endless file as an image": lambda: photograph(lambda: "/dev/zero"),
+    "a pipe as an image": lambda: photograph(a_pipe),
+    "an image larger than memory": a_bomb,
+    "a script as an image": a_script_as_a_png,
+    "points far outside": lambda: document(
+        lambda path: read_prompts(path, ITEM),
+        {"prompt": "points", "components": [{"class": 1, "rle": "0H", "points": [[10**12, 0]]}]},
+    ),
+    "run lengths that crash pycocotools": lambda: document(
+        lambda path: read_candidates(path, ITEM, 1), {"candidates": [[{"iou": 0.5, "rle": "oooooo" * 9}]]}
+    ),
+    "a class that is none": lambda: document(
+        lambda path: read_selected(path, ITEM, 2),
+        {"components": [{"class": 300, "candidate": 0, "iou": 0.5, "rle": "0H", "refused": None}]},
+    ),
+    "JSON nested without end": deep,
+    "a program in the params": lambda: params("seed: !!python/object/apply:os.system [touch ran]"),
+    "params larger than memory": lambda: params("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]"),
+    "a file named by XML": lambda: strokes('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>', "&x;"),
+    "XML larger than memory": lambda: strokes(LAUGHS, "&x9;"),
+    "clicks of numbers without end": clicks_elsewhere,
+    "a log that is none": lambda: log("step\tloss\n__import__('os')\t1\n"),
+}
+
+
+@pytest.mark.parametrize("crafted", CRAFTED.values(), ids=CRAFTED)
+def test_it_is_refused_and_nothing_has_run(
+    crafted: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "one/two/three"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    with pytest.raises((SesamError, Faulty)):
+        crafted()
+    assert not list(tmp_path.rglob("ran"))
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["two"]
+
+
+def test_an_embedding_that_runs_a_program_is_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = EmbeddingCache("e" * 16, Path("embeddings"))
+    Path("embeddings", "e" * 16).mkdir(parents=True)
+    np.save(Path("embeddings", "e" * 16, f"{ITEM.sha256}.npy"), np.array([Runs()], dtype=object), allow_pickle=True)
+    load_watched(lambda: cache.load(ITEM))
+    assert cache.load(ITEM) is None and not Path("ran").exists()
+
+
+def test_the_watch_would_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests above stand on: unpickled without care, these run."""
+    monkeypatch.chdir(tmp_path)
+    for crafted in (Runs(), Evaluates()):
+        content = pickle.dumps(crafted)
+        with pytest.raises(Found):
+            load_watched(lambda content=content: pickle.loads(content))
+
+
+def test_a_few_fuzzed_files() -> None:
+    """`make fuzz` tries thousands. In a process of its own, for cases run in forks."""
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", "400", "--seed", "3"]
+    env = os.environ | {"PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("s, 0 got through\n")
