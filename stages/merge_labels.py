@@ -15,6 +15,7 @@ from stages.common.errors import run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import WEAK_LABELS, of_round, pseudo_labels
 from stages.common.images import Palette, write_label
+from stages.common.invariants import broken, check_classes, check_complete
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask, largest_first
 from stages.common.parallel import per_image
@@ -41,6 +42,28 @@ def merge(weak: np.ndarray, filling: np.ndarray, selected: list[dict[str, Any]])
     return labels, sources
 
 
+def check_merged(
+    labels_folder: Path, sources_folder: Path, item: Item, classes: int, weak: np.ndarray, filling: np.ndarray
+) -> None:
+    """SesamError unless an image's labels and sources, as they lie on the disk, fit each other and their origins.
+
+    weak, filling: (H, W) uint8 weak labels and confident predictions, 255 = none.
+    """
+    labels = check_classes(labels_folder, item, classes)
+    sources = item_label(sources_folder, item)
+    drawn = weak != UNLABELLED
+    confident = sources == CONFIDENT
+    for holds, what in (
+        (np.isin(sources, (NONE, WEAK, SAM, CONFIDENT)).all(), "a source that is none"),
+        ((labels[drawn] == weak[drawn]).all(), "a weak label that was changed"),
+        (((sources == WEAK) == drawn).all(), "a weak label without its source, or the source without one"),
+        (((sources == NONE) == (labels == UNLABELLED)).all(), "a label without a source, or a source without a label"),
+        ((labels[confident] == filling[confident]).all(), "a confident prediction that is none"),
+    ):
+        if not holds:
+            raise broken(sources_folder / f"{item.id}.png", what)
+
+
 def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: Palette) -> None:
     weak = item_label(WEAK_LABELS, item)
     predicted, confidence = item_predictions(name, item)
@@ -53,6 +76,7 @@ def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, pa
     labels, sources = merge(weak, filling, selected)
     write_label(labels_folder / f"{item.id}.png", labels, palette)
     write_label(sources_folder / f"{item.id}.png", sources, SOURCE_PALETTE)
+    check_merged(labels_folder, sources_folder, item, len(palette), weak, filling)
 
 
 def main() -> None:
@@ -63,6 +87,8 @@ def main() -> None:
             process, labels_folder=labels, sources_folder=sources, name=name, params=params, palette=dataset.palette
         )
         per_image(work, dataset.train, params.runtime.workers, f"merge_labels {name}")
+        check_complete(labels, dataset.train)
+        check_complete(sources, dataset.train)
 
 
 if __name__ == "__main__":

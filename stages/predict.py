@@ -15,7 +15,7 @@ import numpy as np
 from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_image
 from stages.common.device import pick_device
-from stages.common.errors import run_stage
+from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import of_round
 from stages.common.images import Palette, write_gray, write_label
@@ -51,6 +51,11 @@ def main() -> None:
 
     device = pick_device(params.runtime)
     model = load_network(Path(params.rounds[name].teacher), device)
+    if (known := model.decode_head.num_classes) != len(dataset.classes):
+        raise SesamError(
+            f"params.yaml: rounds.{name}.teacher is a network of {known} classes, the data set has "
+            f"{len(dataset.classes)}. Name one that was trained on it."
+        )
     with (
         whole_folder(out, made_of("predict", name)) as folder,
         progress(len(dataset.train), f"predictions {name}") as bar,

@@ -25,6 +25,7 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import WEAK_LABELS
 from stages.common.images import Palette, write_label
+from stages.common.invariants import check_classes, check_complete
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
@@ -128,6 +129,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
 
 def draw(item: Item, folder: Path, weak: Weak, palette: Palette) -> None:
     write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item), weak), palette)
+    check_classes(folder, item, len(palette))
 
 
 class Drawn(NamedTuple):
@@ -149,6 +151,7 @@ def convert(
         fault, text = problem.found
         return fault, f"{item.id}: {text}"
     write_label(folder / f"{item.id}.png", label, palette)
+    check_classes(folder, item, len(classes))
     return Drawn(occurring(label), bool((label != UNLABELLED).all()))
 
 
@@ -191,6 +194,7 @@ def main() -> None:
         else:
             work = partial(draw, folder=folder, weak=weak, palette=dataset.palette)
             per_image(work, dataset.train, workers, "weak_labels")
+        check_complete(folder, dataset.train)
 
 
 if __name__ == "__main__":

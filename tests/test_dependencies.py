@@ -22,6 +22,7 @@ NEVER_LISTED = {
     "stages/common/dataset.py": "hands on what stands in the manifest and the label files",
     "stages/common/command_line.py": "which round",
     "stages/common/components.py": "hands on what stands in the components' files",
+    "stages/common/invariants.py": "looks at what was written, and changes nothing",
     "stages/common/params.py": "checks params.yaml, and has no value of its own",
     "stages/common/parallel.py": "worker processes and progress bars",
     "stages/common/device.py": "which processor",
