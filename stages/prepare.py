@@ -28,11 +28,12 @@ from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
 from stages.common.seeds import seed_of
 from stages.datasets.class_counts import class_table, count_classes, odd_shares
-from stages.datasets.faults import LEAKED, MISSING, NAMES, SIZES, UNREADABLE, VALUES, Found, message, some
+from stages.datasets.faults import LEAKED, MISSING, NAMES, NARROW, SIZES, UNREADABLE, VALUES, Found, message, some
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
 from stages.sam.models import model_named
 
+LONGEST = 64  # times as long as wide; the smallest SAM works on 256 pixels
 COUNTED = 100  # training images whose components are counted, to estimate those of all
 SIDES = 2  # components that a change of class bounds
 RUN_BYTES = 2.8  # of a compressed run length, on average over the demo's masks
@@ -86,6 +87,8 @@ def check_pair(
     if faults or image is None:
         return Checked(None, faults)
     height, width = image.shape[:2]
+    if max(height, width) > LONGEST * min(height, width):
+        return Checked(None, [(NARROW, f"{pair.image} has {width}x{height} pixels")])
     item = Item(pair.id, str(pair.image), height, width, sha256(pair.image), fine=label is not None)
     if label is None:
         return Checked(item, [])

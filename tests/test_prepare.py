@@ -143,6 +143,14 @@ def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
     assert done.returncode == 1 and "Values with a meaning: 0 to 1 for classes, 9, 255 for no class." in done.stderr
 
 
+def test_an_image_too_narrow_for_sam_is_told(folder_dataset: Path) -> None:
+    for kind in ("images", "labels"):
+        Image.fromarray(np.zeros((3, 200), np.uint8)).save(folder_dataset / f"mine/{kind}/train/1.png")
+    done = run("stages.prepare", cwd=folder_dataset)
+    assert done.returncode == 1
+    assert "1 image is more than 64 times as long as wide" in done.stderr and "1.png has 200x3 pixels" in done.stderr
+
+
 BOMB = "a: &a [x, x]\n" + "".join(
     f"{k}: &{k} [*{p}, *{p}, *{p}]\n" for p, k in zip("abcdefgh", "bcdefghi", strict=True)
 )

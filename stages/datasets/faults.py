@@ -25,6 +25,11 @@ NOT_ANNOTATED = Fault(
     f"Choose others (dataset.train, .subset), or {_LEAVE_OUT}",
 )
 UNREADABLE = Fault("file cannot be read", "files cannot be read", f"Replace it, or {_LEAVE_OUT}")
+NARROW = Fault(
+    "image is more than 64 times as long as wide",
+    "images are more than 64 times as long as wide",
+    f"Scaled down for SAM, nothing of it would be left. Cut it, or {_LEAVE_OUT}",
+)
 SIZES = Fault("label has not its image's size", "labels have not their images' size", f"Replace it, or {_LEAVE_OUT}")
 VALUES = Fault(
     "label holds what is no class",
