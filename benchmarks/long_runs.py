@@ -85,7 +85,7 @@ def watched(command: list[str], folder: Path) -> list[Sample]:
                 samples.append(Sample(time.monotonic() - started, memory, files))
             except psutil.Error:
                 pass
-            time.sleep(0.1)
+            time.sleep(0.5)
         if process.returncode:
             said.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{said.read()}")

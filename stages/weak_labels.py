@@ -158,7 +158,7 @@ def convert(
 def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> None:
     """Write the annotations at weak.origin as weak labels; SesamError telling every fault."""
     origin = Path(weak.origin)
-    found = find_annotations(origin, dataset.kind)
+    found = find_annotations(origin, dataset.kind, {item.id for item in dataset.train})
     faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))

@@ -125,7 +125,7 @@ def annotated(path: Path, original: bytes) -> None:
 
 def clicks(path: Path, original: bytes) -> None:
     meaning = meaning_of("voc", len(NAMES), [])
-    for one in find_annotations(path, "voc").values():
+    for one in find_annotations(path, "voc", {"a", "b"}).values():
         drawn = read_annotation(one, SHAPE, NAMES, meaning, 3, 2)
         assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
 

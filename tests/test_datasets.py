@@ -415,8 +415,10 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
             "2007_000032: clicks in points.json that are no {x, y, cls}",
         ),
         ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are no {x, y"),
-        ("points.json", '["2007_000032"]', "it is no mapping"),
-        ("points.json", "[", "cannot be read as What's the Point's clicks"),
+        ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
+        ("points.json", "3", "points.json is none of the JSON files that can be read"),
+        ("points.json", "[", "points.json cannot be read (Expecting value"),
+        ("points.json", "{}", "points.json (weak.origin) annotates no image of the data set"),
         ("nowhere", None, "nowhere (weak.origin) is neither a folder"),
     ],
 )

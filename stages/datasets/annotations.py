@@ -1,24 +1,30 @@
-"""Weak labels that annotators made, in the form in which they are published."""
+"""Weak labels that annotators made, in the form in which they are published or a tool exports them."""
 
 from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import ValidationError
 
 from stages.common.errors import SesamError
+from stages.common.files import read_bytes
 from stages.common.labels import UNLABELLED
 from stages.datasets.faults import SIZES, UNREADABLE, VALUES, Faulty
 from stages.datasets.layouts import files_below
+from stages.datasets.shapes import FAR, Drawing, draw_shapes
+from stages.datasets.tools import coco, cvat, label_studio, labelme
+from stages.datasets.tools.common import id_of
 from stages.datasets.values import Meaning, read_values
 
 # what the names of label files may end in, after the image's id; Scribbles4All has Cityscapes' own names
+JSON = ("What's the Point", "Label Studio", "labelme", "COCO")
 ENDINGS = {"cityscapes": ("_gtCoarse_labelIds", "_gtFine_labelIds", "")}
 # what ScribbleSup calls VOC's classes
 SCRIBBLESUP = {
@@ -28,39 +34,92 @@ SCRIBBLESUP = {
     "plant": "pottedplant",
     "monitor": "tvmonitor",
 }
-FAR = 2**14  # pixels; OpenCV draws nothing right beyond
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What annotators made of one image: a file, or the clicks that a file has for it."""
+    """What annotators made of one image: a file, or what a file of several images has for it.
+
+    clicks: of What's the Point. drawing: of an annotation tool.
+    """
 
     path: Path
     clicks: Any = None
+    drawing: Drawing | None = None
 
 
-def find_annotations(origin: Path, kind: str) -> dict[str, Annotation]:
+def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str, Annotation]:
     """The annotations at `origin` by image id.
 
-    origin: a folder of PNGs or of ScribbleSup's XML files, at any depth, named by the image's id; or the JSON file
-    of What's the Point. SesamError if there is none, or two for an image.
+    origin: a file or a folder, at any depth, of what `_of_file` reads; PNGs and ScribbleSup's XML are named by the
+    image's id. ids: of the images to be found, for tools name them in their own ways. SesamError if there is none, two
+    for an image, or a file that cannot be read.
     """
-    if origin.suffix.lower() == ".json":
-        return {k: Annotation(origin, clicks) for k, clicks in _read_json(origin).items()}
-    if not origin.is_dir():
-        raise SesamError(f"{origin} (weak.origin) is neither a folder of PNGs or XML files nor a .json file of clicks.")
+    if not origin.is_dir() and origin.suffix.lower() not in (".json", ".xml"):
+        raise SesamError(f"{origin} (weak.origin) is neither a folder of PNG, XML or JSON files nor such a file.")
     found: dict[str, Annotation] = {}
-    for path in files_below(origin):
-        if path.suffix.lower() in (".png", ".xml"):
-            name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" else path.stem
-            end = next(end for end in ENDINGS.get(kind, ("",)) if name.endswith(end))
-            k = name.removesuffix(end)
+    for path in files_below(origin) if origin.is_dir() else [origin]:
+        for k, annotation in _of_file(path, origin, kind, ids):
             if k in found:
                 raise SesamError(f"{path} and {found[k].path} both annotate {k}. Remove one.")
-            found[k] = Annotation(path)
+            found[k] = annotation
     if not found:
-        raise SesamError(f"{origin} (weak.origin) holds no annotation; expected PNG or XML files named by image id.")
+        raise SesamError(
+            f"{origin} (weak.origin) annotates no image of the data set; expected PNG, XML or JSON files. An image of "
+            f"this data set is called {min(ids, default='?')}."
+        )
     return found
+
+
+def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
+    """What a file annotates: a PNG or ScribbleSup's XML one image; What's the Point and tools' exports several."""
+    name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" and path != origin else path.stem
+    end = next(end for end in ENDINGS.get(kind, ("",)) if name.endswith(end))
+    by_name = [(name.removesuffix(end), Annotation(path))]
+    if path.suffix.lower() == ".png":
+        return by_name
+    if path.suffix.lower() == ".xml":
+        root = _read(path, lambda content: ElementTree.fromstring(content))
+        if root is None or root.tag != "annotations":
+            return by_name  # ScribbleSup's; what is wrong with it is told with the faults of the others
+        drawings = _read_tool(path, "CVAT for images 1.1", lambda: cvat.read(root))
+    elif path.suffix.lower() == ".json":
+        value = _read(path, json.loads)
+        if isinstance(value, list):
+            drawings = _read_tool(path, "Label Studio's JSON", lambda: label_studio.read(value))
+        elif isinstance(value, dict) and "shapes" in value:
+            drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
+        elif isinstance(value, dict) and "categories" in value:
+            drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))
+        elif isinstance(value, dict):
+            return [(k, Annotation(path, clicks)) for k, clicks in value.items()]
+        else:
+            raise SesamError(f"{path} is none of the JSON files that can be read: those of {', '.join(JSON)}.")
+    else:
+        return []
+    return [(k, Annotation(path, drawing=one)) for name, one in drawings if (k := id_of(name, ids)) is not None]
+
+
+def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
+    """A file's content parsed; SesamError if that is no JSON, None if it is no XML."""
+    content = read_bytes(path)
+    try:
+        return parse(content)
+    except (ElementTree.ParseError, LookupError):  # LookupError: an unknown encoding
+        return None
+    except (ValueError, RecursionError) as problem:
+        raise SesamError(f"{path} cannot be read ({problem}). Export it again.") from None
+
+
+def _read_tool(path: Path, form: str, read: Callable[[], list[tuple[str, Drawing]]]) -> list[tuple[str, Drawing]]:
+    try:
+        return read()
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    raise SesamError(f"{path} cannot be read as {form} ({reason}). Export it again.")
 
 
 def read_annotation(
@@ -76,7 +135,9 @@ def read_annotation(
     thickness: of the strokes drawn for XML scribbles, radius: of the discs drawn for clicks, both pixels. Faulty if it
     cannot be read, has another size or names what is no class.
     """
-    if annotation.clicks is not None:
+    if annotation.drawing is not None:
+        drawn, strange = draw_tool(annotation.path, annotation.drawing, size, classes, thickness, radius)
+    elif annotation.clicks is not None:
         drawn, strange = draw_points(annotation, size, len(classes), radius)
     elif annotation.path.suffix.lower() == ".xml":
         drawn, strange = draw_strokes(annotation.path, size, classes, thickness)
@@ -89,6 +150,18 @@ def read_annotation(
     if strange:
         raise Faulty(VALUES, f"{annotation.path}: {', '.join(strange)}")
     return drawn
+
+
+def draw_tool(
+    path: Path, drawing: Drawing, size: tuple[int, int], classes: Sequence[str], thickness: int, radius: int
+) -> tuple[np.ndarray, list[str]]:
+    """A tool's drawing of an image of `size` (H, W) as labels, and its class names and shapes that are none."""
+    _check_size(path, drawing.size, size)
+    try:
+        drawn, strange = draw_shapes(drawing, classes, thickness, radius)
+    except ValueError as problem:
+        raise Faulty(UNREADABLE, f"{path} has {problem}") from None
+    return drawn, strange + [f"the shape {kind}" for kind in drawing.unread]
 
 
 def draw_strokes(
@@ -146,14 +219,3 @@ def _check_size(path: Path, found: tuple[int, ...], size: tuple[int, int]) -> No
 
 def _pixel(point: ElementTree.Element) -> tuple[int, int]:
     return int(point.findtext("X", "")), int(point.findtext("Y", ""))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        problem = "" if isinstance(found, dict) else "it is no mapping"
-    except (OSError, ValueError) as error:
-        problem = str(error)
-    if problem:
-        raise SesamError(f"{path} cannot be read as What's the Point's clicks, a list for each image id ({problem}).")
-    return found

@@ -1,0 +1,42 @@
+"""What the exports of annotation tools have in common: whose image a name means, and what may stand in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e7, le=1e7)]
+Point = tuple[Number, Number]  # x, y
+ENDINGS = ("_leftImg8bit",)  # of image files, where the id is shorter
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file
+
+
+class Entry(BaseModel):
+    """A mapping of which more keys are read over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def id_of(name: str, ids: Collection[str]) -> str | None:
+    """Which image a tool's name means: the longest end of its path that is an id; None if there is none."""
+    path = PurePosixPath(name.replace("\\", "/").split("?")[0])
+    stem = path.stem
+    for end in ENDINGS:
+        stem = stem.removesuffix(end)
+    for last in dict.fromkeys((stem, path.stem, path.name, UPLOADED.sub("", stem))):
+        parts = [*path.parent.parts, last]
+        for first in range(len(parts)):
+            if (candidate := "/".join(parts[first:])) in ids:
+                return candidate
+    return None
+
+
+def of_runs(counts: np.ndarray) -> np.ndarray:
+    """The pixels, bool, of run lengths that fit, the first of no mask."""
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts)

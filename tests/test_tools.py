@@ -1,0 +1,317 @@
+"""What annotation tools export: each shape becomes the same pixels, whichever tool drew it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import edit_params, run
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as pycoco
+
+from stages.common.errors import SesamError
+from stages.common.images import read_label
+from stages.datasets.annotations import find_annotations, read_annotation
+from stages.datasets.faults import Faulty
+from stages.datasets.shapes import box_corners
+from stages.datasets.tools.common import id_of
+from stages.datasets.tools.label_studio import decode_brush
+from stages.datasets.values import meaning_of
+
+HEIGHT, WIDTH = SHAPE = (40, 60)
+CLASSES = ("left", "right", "dot")
+MASK = np.zeros(SHAPE, bool)
+MASK[20:30, 40:55], MASK[24, 44] = True, False
+
+
+def expected() -> np.ndarray:
+    """A polygon and a box of the first class, a line and a mask of the second, two points of the third."""
+    labels = np.full(SHAPE, 255, np.uint8)
+    labels[2:10, 3:20] = 0  # the polygon, and
+    labels[30:38, 5:15] = 0  # the box
+    cv2.line(labels, (11, 15), (39, 15), 1, 3)
+    labels[MASK] = 1
+    for x, y in ((50, 5), (55, 8)):
+        labels[y, x - 1 : x + 2] = labels[y - 1 : y + 2, x] = 2
+    return labels
+
+
+POLYGON = [(3, 2), (20, 2), (20, 10), (3, 10)]
+BOX = (5, 30, 15, 38)
+LINE = [(11.5, 15.5), (39.5, 15.5)]
+POINTS = [(50.5, 5.5), (55.5, 8.5)]
+
+
+def cvat(name: str = "train/7.png") -> str:
+    """As CVAT for images 1.1 writes it: run lengths of a mask in its window, from none on."""
+
+    def pairs(points: list) -> str:
+        return ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
+
+    window = MASK[20:30, 40:55].ravel()
+    changes = np.flatnonzero(np.diff(window)) + 1
+    counts = ", ".join(map(str, [0, *np.diff([0, *changes, window.size])]))
+    common = 'source="manual" occluded="0"'
+    left, top, right, bottom = BOX
+    return f"""<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><id>1</id></task></meta>
+<image id="0" name="{name}" width="{WIDTH}" height="{HEIGHT}">
+<points label="dot" {common} points="{pairs(POINTS)}" z_order="0"></points>
+<polygon label="left" {common} points="{pairs(POLYGON)}" z_order="0"><attribute name="sure">yes</attribute></polygon>
+<box label="left" {common} xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}" z_order="0"></box>
+<polyline label="right" {common} points="{pairs(LINE)}" z_order="0"></polyline>
+<mask label="right" {common} rle="{counts}" left="40" top="20" width="15" height="10" z_order="1"></mask>
+<tag label="sunny" source="manual"></tag>
+</image></annotations>"""
+
+
+def brush(mask: np.ndarray, repeated: bool = True) -> list[int]:
+    """Label Studio's brush in its simplest form: runs of one value, or every value on its own, 256 at most."""
+    values = np.repeat(mask.ravel(), 4).astype(int) * 255
+    bits = f"{values.size:032b}" + f"{7:05b}" + f"{7:04b}" * 4
+    for run in np.split(values, np.flatnonzero(np.diff(values)) + 1):
+        for start in range(0, len(run), 256):
+            part = run[start : start + 256]
+            written = part[:1] if repeated else part
+            bits += f"{repeated:b}" + "00" + f"{len(part) - 1:08b}" + "".join(f"{value:08b}" for value in written)
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
+
+
+def label_studio() -> list[dict[str, Any]]:
+    def percent(x: float, y: float) -> list[float]:
+        return [100 * x / WIDTH, 100 * y / HEIGHT]
+
+    def result(kind: str, name: str, **value: Any) -> dict[str, Any]:
+        sides = {"original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0}
+        return {
+            "id": "x",
+            "type": kind,
+            "from_name": "tag",
+            "to_name": "image",
+            **sides,
+            "value": {**value, kind: [name]},
+        }
+
+    left, top, right, bottom = BOX
+    (x, y), (x2, y2) = percent(left, top), percent(right, bottom)
+    stroke = cv2.line(np.zeros(SHAPE, np.uint8), (11, 15), (39, 15), 1, 3) > 0
+    results = [
+        *(result("keypointlabels", "dot", x=percent(*point)[0], y=percent(*point)[1], width=0.3) for point in POINTS),
+        result("polygonlabels", "left", points=[percent(*point) for point in POLYGON], closed=True),
+        result("rectanglelabels", "left", x=x, y=y, width=x2 - x, height=y2 - y, rotation=0),
+        result("brushlabels", "right", format="rle", rle=brush(stroke)),  # it has no lines
+        result("brushlabels", "right", format="rle", rle=brush(MASK)),
+        {"type": "choices", "value": {"choices": ["sunny"]}},
+    ]
+    cancelled = {
+        "result": [result("polygonlabels", "right", points=[[0, 0], [100, 0], [100, 100]])],
+        "was_cancelled": True,
+    }
+    task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-7.png"}, "predictions": []}
+    return [task | {"annotations": [{"result": results, "was_cancelled": False}, cancelled]}]
+
+
+def labelme() -> dict[str, Any]:
+    file = io.BytesIO()
+    Image.fromarray(MASK[20:30, 40:55].astype(np.uint8)).save(file, "PNG")
+
+    def shape(kind: str, name: str, points: list, **more: Any) -> dict[str, Any]:
+        common = {"group_id": None, "description": "", "flags": {}, "mask": None}
+        return common | {"label": name, "points": [list(point) for point in points], "shape_type": kind} | more
+
+    left, top, right, bottom = BOX
+    shapes = [
+        *(shape("point", "dot", [point]) for point in POINTS),
+        shape("polygon", "left", POLYGON),
+        shape("rectangle", "left", [(right, bottom), (left, top)]),
+        shape("linestrip", "right", LINE),
+        shape("mask", "right", [(40, 20), (54, 29)], mask=base64.b64encode(file.getvalue()).decode()),
+    ]
+    about = {"version": "5.8.1", "flags": {}, "imagePath": "..\\images\\7.png", "imageData": None}
+    return about | {"shapes": shapes, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+
+
+def coco() -> dict[str, Any]:
+    line, dots = expected() == 1, expected() == 2
+    runs = pycoco.encode(np.asfortranarray(line.astype(np.uint8)))
+    changes = np.flatnonzero(np.diff(dots.T.ravel())) + 1
+    counts = np.diff([0, *changes, dots.size]).tolist()
+    left, top, right, bottom = BOX
+    common = {"image_id": 9, "iscrowd": 0}
+    annotations = [
+        {"category_id": 4, "segmentation": [[value for point in POLYGON for value in point]]},
+        {"category_id": 4, "bbox": [left, top, right - left, bottom - top]},
+        {"category_id": 7, "segmentation": {"counts": runs["counts"].decode(), "size": [HEIGHT, WIDTH]}},
+        {"category_id": 8, "segmentation": {"counts": counts, "size": [HEIGHT, WIDTH]}, "iscrowd": 1},
+    ]
+    categories = [{"id": 4, "name": "left"}, {"id": 7, "name": "right"}, {"id": 8, "name": "dot", "supercategory": ""}]
+    image = {"id": 9, "file_name": "images/train/7.png", "width": WIDTH, "height": HEIGHT}
+    numbered = [{"id": k, **common, **one} for k, one in enumerate(annotations)]
+    return {"info": {}, "images": [image], "annotations": numbered, "categories": categories}
+
+
+FILES: dict[str, Callable[[], Any]] = {
+    "cvat.xml": cvat,
+    "label_studio.json": label_studio,
+    "labelme.json": labelme,
+    "coco.json": coco,
+}
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def draw(origin: Path) -> np.ndarray:
+    (annotation,) = find_annotations(origin, "folder", {"7", "8"}).values()
+    return read_annotation(annotation, SHAPE, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_shape_is_read_right(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "exported" / name, FILES[name]())
+    assert np.array_equal(draw(path), expected())
+    assert np.array_equal(draw(path.parent), expected())
+
+
+def test_label_studios_own_bytes() -> None:
+    """Made with label-studio-sdk 2.1.2, its converter's mask2rle."""
+    mask = np.zeros((12, 16), bool)
+    mask[3:9, 2:7], mask[5, 3] = True, False
+    made = [0, 0, 3, 0, 57, 27, 254, 199, 0, 194, 127, 248, 172, 3, 9, 255, 226, 176, 8, 255, 227, 0, 183, 255, 138]
+    made += [192, 48, 159, 254, 43, 0, 194, 127, 248, 172, 3, 9, 255, 238, 48, 0]
+    assert np.array_equal(decode_brush(bytes(made), (12, 16)), mask)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.booleans())
+def test_brushes(mask: np.ndarray, repeated: bool) -> None:
+    assert np.array_equal(decode_brush(bytes(brush(mask, repeated)), mask.shape), mask)
+
+
+def test_boxes_are_turned() -> None:
+    assert box_corners(0, 0, 4, 2, 90).round(6).tolist() == [[3, -1], [3, 3], [1, 3], [1, -1]]
+    assert box_corners(0, 0, 4, 2, 90, about="corner").round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("7.png", "7"),
+        ("some/where/7.jpg", "7"),
+        ("C:\\images\\7.jpg", "7"),
+        ("/data/upload/3/0a1b2c3d-7.png", "7"),
+        ("s3://lab/images/city/a_1_leftImg8bit.png?token=x", "city/a_1"),
+        ("city/b.jpg", "city/b"),
+        ("b.jpg", "b"),
+        ("17.png", None),
+        ("", None),
+    ],
+)
+def test_whose_image_a_name_means(name: str, found: str | None) -> None:
+    assert id_of(name, {"7", "city/a_1", "city/b", "b"}) == found
+
+
+def spoiled(value: Any) -> list[Any]:
+    """The document with one thing wrong in each: a key taken away, or a value of another type. Of a list three."""
+    found = []
+
+    def walk(at: Any, path: tuple) -> None:
+        for key in at if isinstance(at, dict) else range(min(3, len(at))) if isinstance(at, list) else ():
+            for change in ("remove", None, {"wrong": 1}, -3.5):
+                copy = deepcopy(value)
+                holder = copy
+                for step in path:
+                    holder = holder[step]
+                if change == "remove":
+                    del holder[key]
+                else:
+                    holder[key] = change
+                found.append(copy)
+            walk(at[key], (*path, key))
+
+    walk(value, ())
+    return found
+
+
+XML_FAULTS = [
+    ("<annotations>", "<annotations><track/>"), ("</image>", ""), ('width="60"', ""), ('width="60"', 'width="61"'),
+    ('height="40"', 'height="0"'), ('height="40"', 'height="x"'), ('height="40"', 'height="99999999999"'),
+    ('name="train/7.png"', ""), ('label="left"', ""), ('label="left"', 'label="unicorn"'), (';20.00', ";twenty"),
+    ("3.00,2.00", "3.00"), ("3.00,2.00", "3.00,2.00,1.00"), ('xtl="5"', ""), ('ybr="38"', 'ybr="low"'),
+    ('rle="0', 'rle="-1'), ('rle="0', 'rle="0,0,7'), ('rle="0', 'rle="'), ('left="40"', 'left="50"'),
+    ('left="40"', 'left="-1"'), ('top="20"', 'top="1e3"'), ('z_order="1"', 'z_order="up"'),
+    ("<tag ", '<ellipse label="left" cx="1" cy="1" rx="1" ry="1"/><tag '), ("<mask", "<cuboid/><mask"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", XML_FAULTS, ids=lambda fault: " -> ".join(fault))
+def test_faulty_cvat(fault: tuple[str, str], tmp_path: Path) -> None:
+    assert fault[0] in cvat()
+    refused(write(tmp_path / "cvat.xml", cvat().replace(*fault)))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".json")])
+def test_faulty_json(name: str, tmp_path: Path) -> None:
+    """Each is refused with a message, or its fault is in what nobody reads: then what is read is as it was."""
+    counts = {True: 0, False: 0}
+    for value in spoiled(FILES[name]()):
+        path = write(tmp_path / name, value)
+        try:
+            labels = draw(path)
+        except (SesamError, Faulty, ValueError) as problem:
+            if isinstance(problem, ValueError):
+                assert "unpack" in str(problem)  # an image fewer, or none
+            else:
+                assert name in str(problem)
+            counts[True] += 1
+        else:
+            assert labels.shape == SHAPE and set(np.unique(labels)) <= {0, 1, 2, 255}
+            counts[False] += 1
+    assert counts[True] >= 20
+
+
+def refused(path: Path) -> None:
+    with pytest.raises((SesamError, Faulty), match=path.name):
+        draw(path)
+
+
+def test_a_stage_reads_them_together(folder_dataset: Path) -> None:
+    """Exports of several tools in a folder, beside a PNG; then a class that none is, and a shape that is not read."""
+    done = run("stages.prepare", cwd=folder_dataset)
+    assert done.returncode == 0, done.stderr
+    edit_params(
+        folder_dataset, weak__origin="drawn", runtime__workers=1, weak__scribble__thickness=3, weak__point__radius=1
+    )
+    only = {"dot": "right"}
+    text = cvat("0.png").replace('"dot"', '"right"')
+    write(folder_dataset / "drawn/one.xml", text)
+    document = labelme() | {"imagePath": "1.png"}
+    document["shapes"] = [shape | {"label": only.get(shape["label"], shape["label"])} for shape in document["shapes"]]
+    write(folder_dataset / "drawn/1.json", document)
+    Image.fromarray(np.full(SHAPE, 1, np.uint8)).save(folder_dataset / "drawn/2.png")
+    done = run("stages.weak_labels", cwd=folder_dataset)
+    assert done.returncode == 0, done.stderr
+    labels = [read_label(folder_dataset / f"data/weak/{k}.png") for k in range(3)]
+    assert np.array_equal(labels[0], np.where(expected() == 2, 1, expected())) and np.array_equal(labels[0], labels[1])
+    assert (labels[2] == 1).all()
+    write(folder_dataset / "drawn/one.xml", text.replace("<tag", "<ellipse/><tag").replace('"right"', '"unicorn"'))
+    document["shapes"][0]["label"] = "dragon"
+    write(folder_dataset / "drawn/1.json", document)
+    done = run("stages.weak_labels", cwd=folder_dataset)
+    assert done.returncode == 1
+    for said in ("2 labels hold what is no class", "'unicorn', the shape ellipse", "'dragon'"):
+        assert said in done.stderr
