@@ -130,6 +130,23 @@ def clicks(path: Path, original: bytes) -> None:
         assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
 
 
+def exported(path: Path, original: bytes) -> None:
+    meaning = meaning_of("folder", len(NAMES), [9])
+    for one in find_annotations(path, "folder", {"7"}).values():
+        drawn = read_annotation(one, (40, 60), ("left", "right", "dot"), meaning, 3, 1)
+        assert drawn.shape == (40, 60) and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
+
+
+def exports() -> Iterator[tuple[str, bytes]]:
+    """What annotation tools export, as tests/test_tools.py has it."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from test_tools import FILES
+
+    for name, make in FILES.items():
+        content = make()
+        yield name, content.encode() if isinstance(content, str) else of_json(content)
+
+
 def manifest(path: Path, original: bytes) -> None:
     data = Dataset.load(path.parent)
     here = Path.cwd().resolve()
@@ -235,6 +252,7 @@ def targets(folder: Path) -> list[Target]:
         Target("annotation", "drawn.png", (png(WEAK), png(np.dstack([WEAK] * 3))), annotated),
         Target("strokes", "strokes.xml", (xml,), annotated),
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
+        *(Target(f"of {name.split('.')[0]}", name, (content,), exported) for name, content in exports()),
         Target("images", "manifest/train.json", (of_json([item, item | {"id": "c"}]),), manifest, 2),
         Target("classes", "classes/classes.json", (of_json(classes),), manifest),
         Target("prompts", "prompts.json", (of_json(size | {"prompt": "points", "components": prompted}),

@@ -80,9 +80,9 @@ def brush(mask: np.ndarray, repeated: bool = True) -> list[int]:
     """Label Studio's brush in its simplest form: runs of one value, or every value on its own, 256 at most."""
     values = np.repeat(mask.ravel(), 4).astype(int) * 255
     bits = f"{values.size:032b}" + f"{7:05b}" + f"{7:04b}" * 4
-    for run in np.split(values, np.flatnonzero(np.diff(values)) + 1):
-        for start in range(0, len(run), 256):
-            part = run[start : start + 256]
+    for same in np.split(values, np.flatnonzero(np.diff(values)) + 1):
+        for start in range(0, len(same), 256):
+            part = same[start : start + 256]
             written = part[:1] if repeated else part
             bits += f"{repeated:b}" + "00" + f"{len(part) - 1:08b}" + "".join(f"{value:08b}" for value in written)
     bits += "0" * (-len(bits) % 8)
