@@ -4,7 +4,7 @@
 
 What is drawn here, one per region, never holds a pixel of another class, and every region of at least
 `weak.min_area` pixels gets one. With another `weak.origin` annotators' labels are brought to class ids, and
-fine labels are not read.
+fine labels are not read. What people corrected, in data/corrections, lies on top of either.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
-from stages.datasets.annotations import Annotation, find_annotations, read_annotation
+from stages.datasets.annotations import Annotation, find_annotations, is_annotated, read_annotation
 from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, message, some
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
 
 FINE = Path(FINE_LABELS)
+CORRECTIONS = Path("data/corrections")  # what people corrected of merged labels; see stages/export.py
 
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
@@ -140,9 +141,15 @@ class Drawn(NamedTuple):
 
 
 def convert(
-    job: tuple[Item, Annotation], folder: Path, weak: Weak, classes: Sequence[str], palette: Palette, meaning: Meaning
+    job: tuple[Item, Annotation],
+    folder: Path,
+    weak: Weak,
+    classes: Sequence[str],
+    palette: Palette,
+    meaning: Meaning,
+    onto: bool,
 ) -> Found | Drawn:
-    """Write an annotation as weak label; the fault that it has, if any."""
+    """Write an annotation as weak label, or onto the one that is there; the fault that it has, if any."""
     item, annotation = job
     size = (item.height, item.width)
     try:
@@ -150,23 +157,30 @@ def convert(
     except Faulty as problem:
         fault, text = problem.found
         return fault, f"{item.id}: {text}"
+    if onto:
+        label = np.where(label != UNLABELLED, label, item_label(folder, item))
     write_label(folder / f"{item.id}.png", label, palette)
     check_classes(folder, item, len(classes))
     return Drawn(occurring(label), bool((label != UNLABELLED).all()))
 
 
-def convert_all(dataset: Dataset, folder: Path, weak: Weak, workers: int) -> None:
-    """Write the annotations at weak.origin as weak labels; SesamError telling every fault."""
-    origin = Path(weak.origin)
+def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, workers: int, onto: bool = False) -> None:
+    """Write the annotations at `origin` as weak labels, of every image; SesamError telling every fault.
+
+    onto: write them onto the weak labels that are there, of the images that have any.
+    """
     found = find_annotations(origin, dataset.kind, {item.id for item in dataset.train})
-    faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found]
+    faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found and not onto]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
-    work = partial(convert, folder=folder, weak=weak, classes=dataset.classes, palette=dataset.palette, meaning=meaning)
-    done = per_image(work, jobs, workers, "weak_labels")
+    names, palette = dataset.classes, dataset.palette
+    work = partial(convert, folder=folder, weak=weak, classes=names, palette=palette, meaning=meaning, onto=onto)
+    done = per_image(work, jobs, workers, "corrections" if onto else "weak_labels")
     faults += [one for one in done if not isinstance(one, Drawn)]
     if faults:
-        raise SesamError(message(f"{origin} (weak.origin)", faults))
+        raise SesamError(message(str(origin) if onto else f"{origin} (weak.origin)", faults))
+    if onto:
+        return
     drawn = [(item.id, one) for (item, _), one in zip(jobs, done, strict=True) if isinstance(one, Drawn)]
     empty = [k for k, one in drawn if one.classes == 0]
     everywhere = [k for k, one in drawn if one.everywhere]
@@ -185,7 +199,7 @@ def main() -> None:
     weak, workers = params.weak, params.runtime.workers
     with whole_folder(WEAK_LABELS) as folder:
         if Path(weak.origin) != FINE:
-            convert_all(dataset, folder, weak, workers)
+            convert_all(dataset, Path(weak.origin), folder, weak, workers)
         elif without := [item.id for item in dataset.train if not item.fine]:
             raise SesamError(
                 f"{len(without)} training images have no fine labels to draw weak ones from, first {without[0]}. "
@@ -194,6 +208,8 @@ def main() -> None:
         else:
             work = partial(draw, folder=folder, weak=weak, palette=dataset.palette)
             per_image(work, dataset.train, workers, "weak_labels")
+        if is_annotated(CORRECTIONS):
+            convert_all(dataset, CORRECTIONS, folder, weak, workers, onto=True)
         check_complete(folder, dataset.train)
 
 

@@ -44,7 +44,15 @@ def would_run(workspace: Path) -> set[str]:
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313", "augsburg_000000_000000"]
 VAL = ["frankfurt_000000_000294", "lindau_000000_000019"]
 # what a checkout has of the pipeline, but nothing that its user sets: params, data, remote, where the cache lies
-PIPELINE = (".dvc/.gitignore", ".dvcignore", "*.gitignore", "dvc.yaml", "models/embedded_sam.pth", "stages")
+PIPELINE = (
+    ".dvc/.gitignore",
+    ".dvcignore",
+    "*.gitignore",
+    "dvc.yaml",
+    "data/corrections",
+    "models/embedded_sam.pth",
+    "stages",
+)
 PREDICTED = ("labels", "confidence")
 LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn classes, in their order
 

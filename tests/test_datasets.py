@@ -418,7 +418,7 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
         ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
         ("points.json", "3", "points.json is none of the JSON files that can be read"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
-        ("points.json", "{}", "points.json (weak.origin) annotates no image of the data set"),
+        ("points.json", "{}", "points.json annotates no image of the data set"),
         ("nowhere", None, "nowhere (weak.origin) is neither a folder"),
     ],
 )

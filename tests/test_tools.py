@@ -215,6 +215,7 @@ def test_boxes_are_turned() -> None:
         ("C:\\images\\7.jpg", "7"),
         ("/data/upload/3/0a1b2c3d-7.png", "7"),
         ("s3://lab/images/city/a_1_leftImg8bit.png?token=x", "city/a_1"),
+        ("/data/local-files/?d=street%20photos/city/b.jpg", "city/b"),
         ("city/b.jpg", "city/b"),
         ("b.jpg", "b"),
         ("17.png", None),

@@ -48,6 +48,11 @@ class Annotation:
     drawing: Drawing | None = None
 
 
+def is_annotated(folder: Path) -> bool:
+    """Whether a folder is there and has a file that may be an annotation."""
+    return folder.is_dir() and any(path.suffix.lower() in (".png", ".xml", ".json") for path in files_below(folder))
+
+
 def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str, Annotation]:
     """The annotations at `origin` by image id.
 
@@ -65,8 +70,8 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
             found[k] = annotation
     if not found:
         raise SesamError(
-            f"{origin} (weak.origin) annotates no image of the data set; expected PNG, XML or JSON files. An image of "
-            f"this data set is called {min(ids, default='?')}."
+            f"{origin} annotates no image of the data set; expected PNG, XML or JSON files. An image of this data set "
+            f"is called {min(ids, default='?')}."
         )
     return found
 
@@ -89,6 +94,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
             drawings = _read_tool(path, "Label Studio's JSON", lambda: label_studio.read(value))
         elif isinstance(value, dict) and "shapes" in value:
             drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
+            drawings = [(f"{path.parent.as_posix()}/{name}", one) for name, one in drawings]  # the image lies beside it
         elif isinstance(value, dict) and "categories" in value:
             drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))
         elif isinstance(value, dict):

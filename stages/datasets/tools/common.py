@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Annotated
+from urllib.parse import unquote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +26,8 @@ class Entry(BaseModel):
 
 def id_of(name: str, ids: Collection[str]) -> str | None:
     """Which image a tool's name means: the longest end of its path that is an id; None if there is none."""
-    path = PurePosixPath(name.replace("\\", "/").split("?")[0])
+    # an address: what Label Studio serves from its disk stands behind ?d=, a signature behind another ?
+    path = PurePosixPath(unquote(name).replace("\\", "/").split("?d=")[-1].split("?")[0])
     stem = path.stem
     for end in ENDINGS:
         stem = stem.removesuffix(end)

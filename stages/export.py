@@ -1,0 +1,225 @@
+"""Merged labels for an annotation tool, to be corrected there; what comes back goes to data/corrections.
+
+    python -m stages.export r2 --to cvat --out to_do
+    python -m stages.export r2 --to label-studio --out to_do --images 0007 0012
+
+Each connected piece of a class is one mask, so that what comes back untouched is what went out. Where the tool has room
+for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from stages.common.dataset import Dataset, Item, item_label, item_predictions
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import whole, write_json
+from stages.common.folders import pseudo_labels
+from stages.common.params import load_params
+from stages.common.regions import Region, components
+from stages.common.sources import SOURCE_NAMES
+
+
+class Piece(NamedTuple):
+    """A connected piece of a class. source: where most of its pixels come from; confidence: the teacher's, 0 to 1."""
+
+    name: str
+    region: Region
+    source: str
+    confidence: float
+
+
+def pieces(labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray, classes: Sequence[str]) -> list[Piece]:
+    """The pieces of a label map with its sources and the teacher's confidence; all (H, W) uint8."""
+    found = []
+    for k, region in components(labels, 8, 1):
+        of = np.bincount(sources[region.window][region.mask], minlength=len(SOURCE_NAMES))
+        sure = float(confidence[region.window][region.mask].mean()) / 255
+        found.append(Piece(classes[k], region, SOURCE_NAMES[int(of.argmax())], round(sure, 3)))
+    return found
+
+
+def runs(mask: np.ndarray) -> list[int]:
+    """Run lengths of (N,) bool, the first of no mask."""
+    lengths = np.diff([0, *(np.flatnonzero(np.diff(mask)) + 1), mask.size]).tolist()
+    return [0, *lengths] if mask[0] else lengths
+
+
+class Drawn(NamedTuple):
+    """An image with its pieces. name: what the tool calls it."""
+
+    item: Item
+    name: str
+    pieces: list[Piece]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.item.height, self.item.width
+
+
+def to_cvat(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+    """annotations.xml, CVAT for images 1.1; CVAT takes the image of a task that has the name's file name."""
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    for number, one in enumerate(drawn):
+        size = {"width": str(one.item.width), "height": str(one.item.height)}
+        image = ElementTree.SubElement(root, "image", {"id": str(number), "name": one.name, **size})
+        for piece in one.pieces:
+            height, width = piece.region.mask.shape
+            window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
+            about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+            about |= {key: str(value) for key, value in window.items()}
+            about["rle"] = ", ".join(map(str, runs(piece.region.mask.ravel())))
+            mask = ElementTree.SubElement(image, "mask", about)
+            for name, value in (("source", piece.source), ("confidence", piece.confidence)):
+                ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
+    ElementTree.indent(root)
+    with whole(out / "annotations.xml") as unfinished:
+        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
+
+
+def to_label_studio(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+    """tasks.json, each with an annotation of brushes, and labels.xml, the project's labelling interface."""
+    tasks = []
+    for one in drawn:
+        sides = {"original_width": one.item.width, "original_height": one.item.height, "image_rotation": 0}
+        result = [
+            {
+                "id": f"{number}",
+                "type": "brushlabels",
+                "from_name": "labels",
+                "to_name": "image",
+                **sides,
+                "score": piece.confidence,
+                "meta": {"text": [piece.source]},
+                "value": {"format": "rle", "rle": brush(piece.region.whole(one.shape)), "brushlabels": [piece.name]},
+            }
+            for number, piece in enumerate(one.pieces)
+        ]
+        annotation = {"result": result, "was_cancelled": False}
+        tasks.append({"data": {"image": one.name}, "annotations": [annotation]})
+    with whole(out / "tasks.json") as unfinished:
+        unfinished.write_text(json.dumps(tasks), encoding="utf-8")
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
+    for name in classes:
+        ElementTree.SubElement(labels, "Label", value=name)
+    with whole(out / "labels.xml") as unfinished:
+        ElementTree.ElementTree(view).write(unfinished, encoding="utf-8")
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    """A mask (H, W) bool in the bytes of Label Studio's brush: see `decode_brush` in stages/datasets/tools."""
+    bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
+    lengths = runs(mask.ravel())
+    for k, length in enumerate(lengths):
+        value = f"{255 * (k % 2):08b}"
+        for start in range(0, 4 * length, 1 << 16):
+            bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def to_labelme(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+    """ID.json beside which labelme expects the image."""
+    for one in drawn:
+        shapes: list[dict[str, Any]] = []
+        for piece in one.pieces:
+            file, region = io.BytesIO(), piece.region
+            Image.fromarray(region.mask.astype(np.uint8)).save(file, "PNG")
+            height, width = region.mask.shape
+            corners = [[region.left, region.top], [region.left + width - 1, region.top + height - 1]]
+            shapes.append(
+                {
+                    "label": piece.name,
+                    "points": corners,
+                    "group_id": None,
+                    "description": f"{piece.source}, confidence {piece.confidence}",
+                    "shape_type": "mask",
+                    "flags": {},
+                    "mask": base64.b64encode(file.getvalue()).decode(),
+                }
+            )
+        sides = {"imageHeight": one.item.height, "imageWidth": one.item.width}
+        about: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "imageData": None,
+            "imagePath": Path(one.name).name,
+            **sides,
+        }
+        write_json(out / f"{one.item.id}.json", about | {"shapes": shapes})
+
+
+def to_coco(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+    """instances.json with run lengths; category ids are class ids from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, one in enumerate(drawn, 1):
+        size = {"width": one.item.width, "height": one.item.height}
+        images.append({"id": number, "file_name": one.name, **size})
+        for piece in one.pieces:
+            height, width = piece.region.mask.shape
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": classes.index(piece.name) + 1,
+                    "segmentation": {"size": list(one.shape), "counts": piece.region.rle(one.shape)},
+                    "area": piece.region.area,
+                    "bbox": [piece.region.left, piece.region.top, width, height],
+                    "iscrowd": 0,
+                    "attributes": {"source": piece.source, "confidence": piece.confidence},
+                }
+            )
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
+    write_json(out / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
+
+
+FORMS: dict[str, Callable[[Sequence[Drawn], Sequence[str], Path], None]] = {
+    "cvat": to_cvat,
+    "label-studio": to_label_studio,
+    "labelme": to_labelme,
+    "coco": to_coco,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder; files of the same name are replaced")
+    parser.add_argument("--images", nargs="+", metavar="ID", help="these alone")
+    parser.add_argument("--prefix", default="", help="before an image's name, as Label Studio's /data/local-files/?d=")
+    options = parser.parse_args()
+    params, dataset = load_params(), Dataset.load()
+    if options.round not in params.rounds:
+        raise SesamError(f"params.yaml: rounds has no entry {options.round!r}; it has {', '.join(params.rounds)}.")
+    items = dataset.train if options.images is None else [one for one in dataset.train if one.id in options.images]
+    if options.images and (unknown := set(options.images) - {item.id for item in items}):
+        raise SesamError(f"--images names {', '.join(sorted(unknown))}, which are no training images.")
+    folder = pseudo_labels(options.round)
+    drawn = []
+    for item in items:
+        labels, sources = (item_label(folder / part, item) for part in ("labels", "sources"))
+        confidence = item_predictions(options.round, item)[1]
+        name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
+        drawn.append(Drawn(item, name, pieces(labels, sources, confidence, dataset.classes)))
+    FORMS[options.to](drawn, dataset.classes, options.out)
+    print(f"export: {sum(len(one.pieces) for one in drawn)} masks of {len(drawn)} images in {options.out}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

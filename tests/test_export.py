@@ -1,0 +1,119 @@
+"""Merged labels go out to each tool and come back: untouched the same, corrected with the correction winning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import edit_params, run
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from stages.common.dataset import Item
+from stages.common.images import read_label, write_gray, write_label
+from stages.common.sources import SAM, WEAK
+from stages.datasets.annotations import find_annotations, read_annotation
+from stages.datasets.values import meaning_of
+from stages.export import FORMS, Drawn, pieces
+
+CLASSES = ("road", "car", "tree & bush")
+FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "city/7.json", "coco": "instances.json"}
+SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    labels=arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from((0, 1, 2, 255)))
+)
+def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarray) -> None:
+    out = tmp_path_factory.mktemp("out")
+    item = Item("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
+    found = pieces(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
+    assert all(piece.source == "SAM" and piece.confidence == 0.8 for piece in found)
+    FORMS[form]([Drawn(item, "city/7.jpg", found)], CLASSES, out)
+    if form == "label-studio" and not found:
+        return  # it has no size of an image in which nothing is drawn
+    (annotation,) = find_annotations(out / FILES[form], "folder", {"city/7", "8"}).values()
+    back = read_annotation(annotation, labels.shape, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
+    assert np.array_equal(back, labels)
+
+
+@pytest.fixture
+def merged(folder_dataset: Path) -> Path:
+    """A workspace with merged labels of a round, made without a network."""
+    edit_params(folder_dataset, runtime__workers=1)
+    for stage in ("prepare", "weak_labels"):
+        done = run(f"stages.{stage}", cwd=folder_dataset)
+        assert done.returncode == 0, done.stderr
+    for k in range(3):
+        weak = read_label(folder_dataset / f"data/weak/{k}.png")
+        labels = np.where(weak == 255, 0, weak).astype(np.uint8)
+        labels[10:20, 40:50] = 1
+        sources = np.where(weak == 255, SAM, WEAK).astype(np.uint8)
+        for part, values in (("labels", labels), ("sources", sources)):
+            write_label(folder_dataset / f"data/pseudo_labels/r1/{part}/{k}.png", values, ((0, 0, 0), (9, 9, 9)))
+        write_label(folder_dataset / f"data/rounds/r1/predictions/labels/{k}.png", labels, ((0, 0, 0), (9, 9, 9)))
+        write_gray(folder_dataset / f"data/rounds/r1/predictions/confidence/{k}.png", np.full(labels.shape, 128))
+    return folder_dataset
+
+
+def correct(path: Path, form: str) -> None:
+    """One correction, as a person makes it: the first piece is of the other class."""
+    if form == "cvat":
+        text = path.read_text()
+        first = text.index('label="')
+        other = 'label="right"' if text[first:].startswith('label="left"') else 'label="left"'
+        path.write_text(text[:first] + other + text[text.index('"', first + 7) + 1 :])
+        return
+    value = json.loads(path.read_text())
+    if form == "label-studio":
+        labels = value[0]["annotations"][0]["result"][0]["value"]["brushlabels"]
+        labels[0] = {"left": "right", "right": "left"}[labels[0]]
+    elif form == "labelme":
+        value["shapes"][0]["label"] = {"left": "right", "right": "left"}[value["shapes"][0]["label"]]
+    else:
+        value["annotations"][0]["category_id"] = {1: 2, 2: 1}[value["annotations"][0]["category_id"]]
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_round_and_round(merged: Path, form: str) -> None:
+    done = run("stages.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
+    assert done.returncode == 0, done.stderr
+    assert "masks of 2 images in to_do" in done.stdout
+    files = {**FILES, "labelme": "1.json"}
+    correct(merged / "to_do" / files[form], form)
+    before = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
+    sent = [read_label(merged / f"data/pseudo_labels/r1/labels/{k}.png") for k in range(3)]
+    (merged / "data/corrections").mkdir(parents=True)
+    for path in (merged / "to_do").iterdir():
+        if path.name != "labels.xml":  # Label Studio's labelling interface
+            path.rename(merged / "data/corrections" / path.name)
+    done = run("stages.weak_labels", cwd=merged)
+    assert done.returncode == 0, done.stderr
+    after = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
+    assert np.array_equal(after[0], before[0]) and np.array_equal(after[2], sent[2])
+    changed = after[1] != sent[1]
+    assert changed.any() and not changed.all() and (after[1] != 255).all()
+    assert len(np.unique(sent[1][changed])) == len(np.unique(after[1][changed])) == 1
+
+
+def test_what_cannot_be_exported_is_told(merged: Path) -> None:
+    done = run("stages.export", "r9", "--to", "coco", "--out", "to_do", cwd=merged)
+    assert done.returncode == 1 and "rounds has no entry 'r9'" in done.stderr
+    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--images", "nobody", cwd=merged)
+    assert done.returncode == 1 and "nobody, which are no training images" in done.stderr
+    assert not (merged / "to_do").exists()
+
+
+def test_a_correction_with_a_fault_changes_nothing(merged: Path) -> None:
+    (merged / "data/corrections").mkdir(parents=True)
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(merged / "data/corrections/1.png")
+    before = (merged / "data/weak/1.png").read_bytes()
+    done = run("stages.weak_labels", cwd=merged)
+    assert done.returncode == 1 and "data/corrections has 1 fault" in done.stderr and "1.png is 5x5" in done.stderr
+    assert (merged / "data/weak/1.png").read_bytes() == before
