@@ -2,12 +2,15 @@
 
 python -m stages.evaluate_labels ROUND
 
-Also writes the data set card of the round's pseudo-labels. Scores are of the training images that have a fine
-label; components and sources are counted on all.
+Also writes, beside the round's pseudo-labels, their data set card, and ranking.csv: all images, those that most need
+a look first, which no fine label decides. Scores are of the training images that have a fine label; components and
+sources are counted on all.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,7 +23,7 @@ from stages.common.components import read_selected
 from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
 from stages.common.errors import run_stage
 from stages.common.files import write_json, write_text
-from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
+from stages.common.folders import METRICS, RANKING, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.masks import decode_mask
 from stages.common.parallel import per_image
@@ -62,26 +65,63 @@ def fates(selected: Sequence[Mapping[str, Any]]) -> Counter[tuple[int, str]]:
     return Counter((one["class"], one["refused"] if one["candidate"] is None else "kept") for one in selected)
 
 
+def doubt(
+    merged: np.ndarray,
+    weak: np.ndarray,
+    predicted: np.ndarray,
+    claimed: np.ndarray,
+    selected: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """How much of an image's merged label needs a look, without any fine label; a row of ranking.csv.
+
+    merged, weak, predicted (the teacher's classes): (H, W) uint8, 255 = none. claimed: (H, W) bool, see `contested`.
+    score: the share of pixels that are unlabelled, or whose label no annotator drew and the teacher contradicts, or
+    masks of two classes claimed. components, refused: how many, and for how many no mask was kept.
+    """
+    unlabelled, drawn = merged == UNLABELLED, weak != UNLABELLED
+    contradicted = ~unlabelled & ~drawn & (predicted != UNLABELLED) & (predicted != merged)
+    shares = {"unlabelled": unlabelled, "contradicted": contradicted, "contested": claimed & ~drawn}
+    return {
+        "score": round(float((unlabelled | contradicted | (claimed & ~drawn)).mean()), 5),
+        **{name: round(float(pixels.mean()), 5) for name, pixels in shares.items()},
+        "components": len(selected),
+        "refused": sum(one["candidate"] is None for one in selected),
+    }
+
+
+def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `doubt` as CSV, the highest score first."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: (-row["score"], row["id"])))
+    return text.getvalue()
+
+
 def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam: bool = True) -> dict[str, Any]:
     """What a round made of some images; with `sam` false no mask was used, and none is counted.
 
     matrices: of each label set its confusion with the fine labels, (K, K + 1) int64. fates: components by
-    (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels.
+    (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels. doubts: of
+    each image, see `doubt`.
     """
     matrices: dict[str, Any] = {}
     counts: Counter[tuple[int, str]] = Counter()
     claims, sources = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
+    doubts = []
     for item in items:
         sets = dict(label_sets(name, item, threshold))
         selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes) if sam else []
         counts += fates(selected)
+        claimed, predicted = contested(selected, sets["weak"].shape), item_predictions(name, item)[0]
+        doubts.append({"id": item.id} | doubt(sets["merged"], sets["weak"], predicted, claimed, selected))
         kinds = item_label(pseudo_labels(name) / "sources", item)
         sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
         if item.fine:
             fine = item_fine("train", item)
             for part, labels in sets.items():
                 matrices[part] = matrices.get(part, 0) + confusion(fine, labels, classes)
-            at = contested(selected, fine.shape) & (fine != UNLABELLED)
+            at = claimed & (fine != UNLABELLED)
             drawn, right = sets["weak"] != UNLABELLED, sets["merged"] == fine
             claims.update(
                 {
@@ -90,7 +130,7 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
                     "wrong": int((at & ~drawn & ~right).sum()),
                 }
             )
-    return {"matrices": matrices, "fates": counts, "claims": claims, "sources": sources}
+    return {"matrices": matrices, "fates": counts, "claims": claims, "sources": sources, "doubts": doubts}
 
 
 def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
@@ -110,6 +150,7 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
         },
         **{key: sum((part[key] for part in parts), start=Counter()) for key in ("fates", "claims")},
         "sources": sum(part["sources"] for part in parts),
+        "doubts": [row for part in parts for row in part["doubts"]],
     }
 
 
@@ -195,6 +236,7 @@ def main() -> None:
     judged = report(found, data.classes)
     write_json(METRICS / "labels" / f"{name}.json", judged)
     write_text(pseudo_labels(name) / "README.md", card(data, name, params, judged, found["sources"]))
+    write_text(pseudo_labels(name) / RANKING, ranking(found["doubts"]))
     merged = judged["scores"]["merged"]
     print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
 

@@ -1,7 +1,7 @@
 """Merged labels for an annotation tool, to be corrected there; what comes back goes to data/corrections.
 
     python -m stages.export r2 --to cvat --out to_do
-    python -m stages.export r2 --to label-studio --out to_do --images 0007 0012
+    python -m stages.export r2 --to label-studio --out to_do --worst 50
 
 Each connected piece of a class is one mask, so that what comes back untouched is what went out. Where the tool has room
 for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import csv
 import io
 import json
 import xml.etree.ElementTree as ElementTree
@@ -23,8 +24,8 @@ from PIL import Image
 
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole, write_json
-from stages.common.folders import pseudo_labels
+from stages.common.files import read_bytes, whole, write_json
+from stages.common.folders import RANKING, pseudo_labels
 from stages.common.params import load_params
 from stages.common.regions import Region, components
 from stages.common.sources import SOURCE_NAMES
@@ -196,23 +197,37 @@ FORMS: dict[str, Callable[[Sequence[Drawn], Sequence[str], Path], None]] = {
 }
 
 
+def ranked(name: str) -> list[str]:
+    """The ids of a round's ranking.csv, in its order; SesamError if it cannot be read."""
+    path = pseudo_labels(name) / RANKING
+    try:
+        return [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()))]
+    except (UnicodeDecodeError, KeyError, csv.Error):
+        raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("round", help="a key of `rounds` in params.yaml")
     parser.add_argument("--to", choices=FORMS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a folder; files of the same name are replaced")
-    parser.add_argument("--images", nargs="+", metavar="ID", help="these alone")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--images", nargs="+", metavar="ID", help="these alone")
+    several.add_argument("--worst", type=int, metavar="N", help="the first so many of the round's ranking.csv")
     parser.add_argument("--prefix", default="", help="before an image's name, as Label Studio's /data/local-files/?d=")
     options = parser.parse_args()
     params, dataset = load_params(), Dataset.load()
     if options.round not in params.rounds:
         raise SesamError(f"params.yaml: rounds has no entry {options.round!r}; it has {', '.join(params.rounds)}.")
-    items = dataset.train if options.images is None else [one for one in dataset.train if one.id in options.images]
-    if options.images and (unknown := set(options.images) - {item.id for item in items}):
-        raise SesamError(f"--images names {', '.join(sorted(unknown))}, which are no training images.")
+    items = {item.id: item for item in dataset.train}
+    chosen = options.images or list(items)
+    if options.worst is not None:
+        chosen = ranked(options.round)[: max(1, options.worst)]
+    if unknown := [k for k in chosen if k not in items]:
+        raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
     folder = pseudo_labels(options.round)
     drawn = []
-    for item in items:
+    for item in (items[k] for k in chosen):
         labels, sources = (item_label(folder / part, item) for part in ("labels", "sources"))
         confidence = item_predictions(options.round, item)[1]
         name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()

@@ -29,7 +29,7 @@ from stages.common.scores import class_iou, class_scores, confusion, label_score
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from stages.evaluate import judge as judge_network
 from stages.evaluate import loss_curve, report
-from stages.evaluate_labels import contested, judge, judge_all
+from stages.evaluate_labels import contested, doubt, judge, judge_all, ranking
 from stages.evaluate_labels import main as evaluate_labels
 from stages.pictures.tiles import fitted, with_masks
 
@@ -84,6 +84,26 @@ def test_contested_pixels_are_those_of_two_classes() -> None:
 
     masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, candidate=None), kept(0, 3)]
     assert contested(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
+
+
+def test_doubt_by_hand() -> None:
+    """Unlabelled; contradicted; contested; both; an annotator's, whatever the others say; agreed; nothing predicted."""
+    merged, weak = row(255, 0, 1, 2, 1, 0, 0), row(255, 255, 255, 255, 1, 255, 255)
+    predicted, claimed = row(0, 1, 1, 0, 0, 0, 255), row(0, 0, 1, 1, 1, 0, 0) > 0
+    selected = [{"candidate": 0}, {"candidate": None}, {"candidate": None}]
+    found = doubt(merged, weak, predicted, claimed, selected)
+    assert found == {
+        "score": round(4 / 7, 5),
+        "unlabelled": round(1 / 7, 5),
+        "contradicted": round(2 / 7, 5),
+        "contested": round(2 / 7, 5),
+        "components": 3,
+        "refused": 2,
+    }
+    rows = [{"id": k, **found, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
+    lines = ranking(rows).splitlines()
+    assert lines[0] == "id,score,unlabelled,contradicted,contested,components,refused"
+    assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 
 def test_a_class_only_predicted_has_iou_0() -> None:

@@ -102,11 +102,23 @@ def test_round_and_round(merged: Path, form: str) -> None:
     assert len(np.unique(sent[1][changed])) == len(np.unique(after[1][changed])) == 1
 
 
+def test_the_worst_go_out_first(merged: Path) -> None:
+    ranking = merged / "data/pseudo_labels/r1/ranking.csv"
+    ranking.write_text("id,score\n2,0.9\n0,0.5\n1,0.1\n")
+    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
+    assert done.returncode == 0, done.stderr
+    images = json.loads((merged / "to_do/instances.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == ["2.png", "0.png"]
+    ranking.write_bytes(b"\xff\xfe")
+    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
+    assert done.returncode == 1 and "ranking.csv is no ranking" in done.stderr
+
+
 def test_what_cannot_be_exported_is_told(merged: Path) -> None:
     done = run("stages.export", "r9", "--to", "coco", "--out", "to_do", cwd=merged)
     assert done.returncode == 1 and "rounds has no entry 'r9'" in done.stderr
     done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--images", "nobody", cwd=merged)
-    assert done.returncode == 1 and "nobody, which are no training images" in done.stderr
+    assert done.returncode == 1 and "nobody: no such training image" in done.stderr
     assert not (merged / "to_do").exists()
 
 

@@ -10,6 +10,7 @@ WEAK_LABELS = Path("data/weak")
 EMBEDDINGS = Path("data/embeddings")
 TEACHER = Path("models/teacher")
 METRICS = Path("metrics")
+RANKING = "ranking.csv"  # of a round's pseudo-labels, beside them
 
 
 def of_round(name: str, part: str) -> Path:
@@ -18,7 +19,7 @@ def of_round(name: str, part: str) -> Path:
 
 
 def pseudo_labels(name: str) -> Path:
-    """A round's data set: labels, sources and the card."""
+    """A round's data set: labels, sources, the card and the ranking."""
     return Path("data/pseudo_labels", name)
 
 
