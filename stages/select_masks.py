@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco
@@ -32,23 +32,44 @@ def weak_masks(weak: np.ndarray) -> dict[int, Mask]:
     return {k: coco_mask(counts, weak.shape) for k, counts in masks.items()}
 
 
-def refusal(mask: Mask, component: Mask, k: int, weak: dict[int, Mask], selection: Selection) -> str | None:
-    """Why candidate M does not fit component C of class k, or None if it does; COCO masks, weak as `weak_masks`.
+class Overlap(NamedTuple):
+    """How a candidate M lies on its component C, in pixels.
+
+    labelled: whether annotators labelled pixels W of C. covered, of: |M∩W| and |W|, or without W |M∩C| and |C|. area:
+    |M|. inside, foreign: annotators' pixels inside M, and those of another class among them; 0 without W.
+    """
+
+    labelled: bool
+    covered: int
+    of: int
+    area: int
+    inside: int
+    foreign: int
+
+
+def overlap(mask: Mask, component: Mask, k: int, weak: dict[int, Mask]) -> Overlap:
+    """How a candidate lies on its component of class k; COCO masks, weak as `weak_masks`."""
+    witness = _both(component, weak[k]) if k in weak else component
+    labelled = k in weak and coco.area(witness) > 0
+    of = witness if labelled else component
+    inside = int(coco.area(_both(mask, weak[UNLABELLED]))) if labelled else 0
+    foreign = inside - int(coco.area(_both(mask, weak[k]))) if labelled else 0
+    return Overlap(labelled, int(coco.area(_both(mask, of))), int(coco.area(of)), int(coco.area(mask)), inside, foreign)
+
+
+def refusal(found: Overlap, selection: Selection) -> str | None:
+    """Why a candidate M does not fit its component C, or None if it does.
 
     Where annotators labelled pixels W of C, M must hold a share of at least τ2 of them, and of all
     weak labels inside M at most `max_conflict` may be of another class. A C that stands on confident
     predictions alone has no such witness: then |M∩C|/|C| ≥ τ2 and |M∩C|/|M| ≥ τ1. A stroke covers a few
     percent of its object, so |M∩C|/|M| says nothing about a mask that grew from one.
     """
-    witness = _both(component, weak[k]) if k in weak else component
-    labelled = k in weak and coco.area(witness) > 0
-    covered = coco.area(_both(mask, witness if labelled else component))
-    if covered == 0 or covered < selection.tau_weak * coco.area(witness if labelled else component):
+    if found.covered == 0 or found.covered < selection.tau_weak * found.of:
         return MISSED
-    if not labelled:
-        return SPILLED if covered < selection.tau_mask * coco.area(mask) else None
-    inside = coco.area(_both(mask, weak[UNLABELLED]))
-    return CONFLICT if inside - coco.area(_both(mask, weak[k])) > selection.max_conflict * inside else None
+    if not found.labelled:
+        return SPILLED if found.covered < selection.tau_mask * found.area else None
+    return CONFLICT if found.foreign > selection.max_conflict * found.inside else None
 
 
 def _both(one: Mask, other: Mask) -> Mask:
@@ -67,7 +88,7 @@ def select(
     refused = None
     for number in sorted(range(len(offered)), key=lambda n: -offered[n]["iou"]):
         candidate = offered[number]
-        why = refusal(coco_mask(candidate["rle"], own["size"]), own, k, weak, selection)
+        why = refusal(overlap(coco_mask(candidate["rle"], own["size"]), own, k, weak), selection)
         if why is None:
             return {"class": k, "candidate": number, "iou": candidate["iou"], "rle": candidate["rle"], "refused": None}
         refused = refused or why

@@ -17,7 +17,10 @@ import pytest
 import yaml
 from conftest import ROOT, edit_params
 from makers import cityscapes_image
+from PIL import Image
 
+from stages import explain
+from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
 from stages.demo.classes import CLASSES
@@ -168,7 +171,7 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
 )
 def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, change, first, spared) -> None:
     edit_params(workspace, **change)
-    stages = followed(workspace, would_run(workspace))
+    stages = followed(workspace, would_run(workspace) - {"check_paths"})  # which always writes the same
     following = {"train_student@r2", "summarize"} | (
         {"train_student@r1", "prompts@r2"} if "@r2" not in first else set()
     )
@@ -263,6 +266,38 @@ def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Pat
     assert not (colleague / "data/embeddings").exists()
     (colleague / "models/embedded_sam.pth").unlink()
     assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
+
+
+def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """In words, for a pixel of each source that occurs, and as a picture."""
+    monkeypatch.chdir(workspace)
+    name, data = TRAIN[0], Path("data/pseudo_labels/r1")
+
+    def said(*arguments: str) -> str:
+        explain.main([name, *arguments])
+        return capsys.readouterr().out
+
+    text = said("--round", "r1")
+    components = json.loads(Path(f"data/rounds/r1/selected/{name}.json").read_text())["components"]
+    lines = [line for line in text.splitlines() if not line.startswith(" ")]
+    for number, (one, line) in enumerate(zip(components, lines, strict=False), 1):
+        kept = "no mask kept" if one["candidate"] is None else f"mask {one['candidate'] + 1} kept"
+        assert line.startswith(f"{number} ") and kept in line
+    with Image.open(f"metrics/explained/r1/{name}.png") as picture:
+        assert picture.height > picture.width
+    labels, sources = (read_label(data / part / f"{name}.png") for part in ("labels", "sources"))
+    classes = json.loads(Path("data/dataset/classes.json").read_text())["classes"]
+    for source, kind in ((0, "none"), (1, "weak label"), (2, "SAM")):
+        y, x = np.argwhere(sources == source)[0]
+        text = said("--round", "r1", "--at", f"{x},{y}")
+        label = "no class" if labels[y, x] == 255 else classes[labels[y, x]]
+        assert text.startswith(f"Pixel ({x}, {y}) of {name}, round r1: {label}, from {kind}.\n")
+        assert "The fine label says" in text and "The teacher" not in text
+    assert "The teacher says" in said("--at", "5,5")
+    with pytest.raises(SesamError, match="lies outside the image"):
+        said("--at", "9999,0")
+    with pytest.raises(SesamError, match="nobody is no training image"):
+        explain.main(["nobody"])
 
 
 def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
