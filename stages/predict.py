@@ -51,10 +51,10 @@ def main() -> None:
 
     device = pick_device(params.runtime)
     model = load_network(Path(params.rounds[name].teacher), device)
-    if (known := model.decode_head.num_classes) != len(dataset.classes):
+    if (known := model.dataset_meta["classes"]) != list(dataset.classes):
         raise SesamError(
-            f"params.yaml: rounds.{name}.teacher is a network of {known} classes, the data set has "
-            f"{len(dataset.classes)}. Name one that was trained on it."
+            f"params.yaml: rounds.{name}.teacher is a network of the classes {', '.join(known)}; those of the data set "
+            f"are {', '.join(dataset.classes)}. Name one that was trained on it."
         )
     with (
         whole_folder(out, made_of("predict", name)) as folder,

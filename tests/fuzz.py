@@ -54,6 +54,7 @@ from stages.segmentation.network import load_network, network_config, save_netwo
 from stages.select_masks import select, weak_masks
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
 PARAMS = load_params(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
 ITEM = Item("a/b", "a/b.png", *SHAPE, "0" * 64)
@@ -139,7 +140,6 @@ def exported(path: Path, original: bytes) -> None:
 
 def exports() -> Iterator[tuple[str, bytes]]:
     """What annotation tools export, as tests/test_tools.py has it."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from test_tools import FILES
 
     for name, make in FILES.items():
@@ -194,7 +194,7 @@ def network(path: Path, original: bytes) -> None:
     model = load_network(path.parent, torch.device("cpu"))
     assert type(model).__module__.startswith("mmseg.")
     if path.name == "model.pth":
-        written = torch.load(io.BytesIO(original), weights_only=True)
+        written = torch.load(io.BytesIO(original), weights_only=True)["state_dict"]
         assert all(torch.equal(value, written[key]) for key, value in model.state_dict().items()), "other weights"
 
 
@@ -229,10 +229,11 @@ def targets(folder: Path) -> list[Target]:
     )
     xml = f"<annotation><size><width>32</width><height>24</height></size>{strokes}</annotation>".encode()
     small = PARAMS.network.model_copy(update={"width": 4, "head_width": 8, "auxiliary": 0.0})
+    from makers import THREE
     from mmseg.registry import MODELS
 
     torch.manual_seed(0)
-    save_network(folder / "trained", small, 3, MODELS.build(network_config(small, 3)))
+    save_network(folder / "trained", small, *THREE, MODELS.build(network_config(small, 3)))
     content = {name: (folder / "trained" / name).read_bytes() for name in ("network.json", "model.pth")}
     for at in ("network", "weights"):
         (folder / at).mkdir()

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 32, 48
+THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colours
 
 
 def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from conftest import ROOT
+from makers import THREE
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError
@@ -38,7 +39,7 @@ def test_a_model_of_timm_as_backbone(name: str, tmp_path: Path) -> None:
     features = model.backbone(torch.zeros(1, 3, 64, 96))
     assert [tuple(x.shape[2:]) for x in features][:2] == [(16, 24), (8, 12)]
     assert features[-1].shape[2:] == (4, 6)  # output_stride 16
-    save_network(tmp_path, network(name), 3, model)
+    save_network(tmp_path, network(name), *THREE, model)
     cpu = torch.device("cpu")
     classes, _ = predict(load_network(tmp_path, cpu), np.zeros((40, 60, 3), np.uint8), cpu)
     assert classes.shape == (40, 60)

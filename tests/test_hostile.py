@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
@@ -59,7 +60,7 @@ class Evaluates:
 
 def trained() -> Path:
     folder = Path("trained")
-    save_network(folder, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
+    save_network(folder, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     return folder
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, edit_params
+from makers import THREE
 from mmengine.config import Config
+from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -346,7 +348,7 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
     config = network_config(params.network, 3)
     torch.manual_seed(5)
     teacher = MODELS.build(config)
-    save_network(tmp_path / "teacher", params.network, 3, teacher)
+    save_network(tmp_path / "teacher", params.network, *THREE, teacher)
     student = replace(task(params), start=tmp_path / "teacher")
     started = training._initial_network(config, student, params, 0).state_dict()
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
@@ -419,7 +421,7 @@ def test_predict(tmp_path: Path):
     config = network_config(NETWORK, 3)
     made = MODELS.build(config)
     torch.nn.init.normal_(made.decode_head.conv_seg.weight, std=9)  # initial ones see one class everywhere
-    save_network(tmp_path, NETWORK, 3, made)
+    save_network(tmp_path, NETWORK, *THREE, made)
     model = load_network(tmp_path, CPU)
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
     classes, confidence = predict(model, image, CPU)
@@ -436,10 +438,24 @@ def test_predict(tmp_path: Path):
     assert (confidence == np.floor(255 * share)).all() and len(np.unique(confidence)) > 1
 
 
+def test_mmsegmentation_loads_it_by_itself(tmp_path: Path):
+    """By its own init_model and inference_model, with class names and palette; and predicts the same."""
+    torch.manual_seed(3)
+    save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
+    theirs = init_model(str(tmp_path / "mmsegmentation.json"), str(tmp_path / "model.pth"), device="cpu")
+    assert theirs.dataset_meta == {"classes": list(THREE[0]), "palette": [list(colour) for colour in THREE[1]]}
+    assert theirs.decode_head.loss_decode.avg_non_ignore
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3)).astype(np.uint8)
+    found = inference_model(theirs, np.ascontiguousarray(image[..., ::-1])).pred_sem_seg.data[0].numpy()
+    ours = load_network(tmp_path, CPU)
+    assert ours.dataset_meta == theirs.dataset_meta
+    assert np.array_equal(found, predict(ours, image, CPU)[0])
+
+
 def test_missing_and_damaged_network(tmp_path: Path):
     with pytest.raises(SesamError, match=r"network\.json is missing"):
         load_network(tmp_path / "none", CPU)
-    save_network(tmp_path, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
+    save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     (tmp_path / "model.pth").write_bytes(b"not weights")
     with pytest.raises(SesamError, match="Train it again"):
         load_network(tmp_path, CPU)
@@ -462,7 +478,7 @@ def test_a_pulled_network_builds_nothing_but_a_network(
     crafted: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    save_network(tmp_path, NETWORK, 3, MODELS.build(network_config(NETWORK, 3)))
+    save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     good = json.loads((tmp_path / "network.json").read_text())
     if isinstance(crafted, dict) and isinstance(crafted.get("network"), dict):
         crafted = crafted | {"network": good["network"] | crafted["network"]}

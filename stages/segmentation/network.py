@@ -1,11 +1,13 @@
 """DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width; loading and prediction.
 
 A trained network is a folder: network.json, its architecture as params.yaml has it, and model.pth, its weights. Neither
-names a type to build: a colleague's file is input, and `network_config` alone decides what is built.
+names a type to build: a colleague's file is input, and `network_config` alone decides what is built. For others there
+is mmsegmentation.json, from which mmsegmentation's own `init_model` builds it; nothing here reads that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,17 +23,19 @@ from torch import nn
 
 from stages.common.errors import SesamError
 from stages.common.files import read_bytes, read_json, whole, write_json
-from stages.common.params import Architecture, Group
+from stages.common.images import Palette
+from stages.common.params import Architecture, Byte, Group
 from stages.segmentation.backbones import backbone_of
 
-ARCHITECTURE, WEIGHTS = "network.json", "model.pth"
+ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
 
 
 class _Saved(Group):
     """What network.json holds."""
 
     network: Architecture
-    classes: Annotated[int, Field(ge=2, le=255)]
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
 
 
 def network_config(network: Architecture, classes: int) -> dict[str, Any]:
@@ -125,19 +129,28 @@ def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
-def save_network(folder: Path, network: Architecture, classes: int, model: nn.Module) -> None:
-    """Write the architecture and the weights of a trained network."""
+def save_network(
+    folder: Path, network: Architecture, classes: Sequence[str], palette: Palette, model: nn.Module
+) -> None:
+    """Write the architecture, the weights of a trained network and its classes, also as mmsegmentation has them."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    known = {"classes": list(classes), "palette": [list(colour) for colour in palette]}
     content = BytesIO()  # to a path torch would write its name into the file, and a full disk is none of its errors
-    torch.save(state, content)
+    torch.save({"state_dict": state, "meta": {"dataset_meta": known}}, content)
     with whole(folder / WEIGHTS) as unfinished:
         unfinished.write_bytes(content.getvalue())
     architecture = {key: getattr(network, key) for key in Architecture.model_fields}
-    write_json(folder / ARCHITECTURE, {"network": architecture, "classes": classes})
+    write_json(folder / ARCHITECTURE, {"network": architecture, **known})
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
+    config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
+    write_json(folder / CONFIG, config)
 
 
 def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
-    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours."""
+    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours.
+
+    Its class names and colours are in `dataset_meta`, as mmsegmentation has them.
+    """
     try:
         saved = _Saved.model_validate(read_json(folder / ARCHITECTURE))
     except ValidationError as problem:
@@ -146,12 +159,12 @@ def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
         raise SesamError(
             f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
         ) from None
-    content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, saved.classes)
+    content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
         if damaged := ZipFile(content).testzip():  # torch reads over its check sums
             raise ValueError(f"{damaged} in it is damaged")
         content.seek(0)
-        weights = torch.load(content, map_location="cpu", weights_only=True)
+        weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
         with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
             expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
         if expected != {key: value.shape for key, value in weights.items()}:
@@ -160,6 +173,7 @@ def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
         model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, for the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
+    model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
     return model.to(device).eval()
 
 

@@ -123,7 +123,7 @@ def _train(task: Task, params: Params) -> None:
             runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-    save_network(task.model, params.network, len(dataset.classes), runner.model)
+    save_network(task.model, params.network, dataset.classes, dataset.palette, runner.model)
     shutil.rmtree(work)
     mark_of(work).unlink(missing_ok=True)
     print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)

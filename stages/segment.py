@@ -1,0 +1,106 @@
+"""Label a folder of images of any size with a trained network.
+
+    python -m stages.segment /path/to/images --model models/student/r2 --out labelled
+
+Writes OUT/labels/ID.png, class ids as everywhere here, and OUT/overlays/ID.png, the image tinted with them. Images
+larger than a tile are labelled tile by tile; of each tile its middle counts, so that no pixel is judged at an edge.
+Images that are labelled already are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import whole
+from stages.common.images import full_palette, read_image, write_label
+from stages.common.parallel import progress
+from stages.datasets.layouts import IMAGE_SUFFIXES, files_below
+
+LEAST_OVERLAP = 2
+
+
+def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice, slice]]:
+    """How tiles cover an axis of `length` pixels: where a tile lies, where its middle lies, and that in the tile.
+
+    The middles divide the axis: each pixel is in one, and at least overlap / 2 from its tile's edges but at the border.
+    """
+    if length <= tile:
+        yield slice(0, length), slice(0, length), slice(0, length)
+        return
+    count = -(-(length - overlap) // (tile - overlap))
+    starts = [round(k * (length - tile) / (count - 1)) for k in range(count)]
+    edges = [0, *((one + tile + other) // 2 for one, other in pairwise(starts)), length]
+    for start, (first, last) in zip(starts, pairwise(edges), strict=True):
+        yield slice(start, start + tile), slice(first, last), slice(first - start, last - start)
+
+
+def in_tiles(image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int) -> np.ndarray:
+    """Class ids (H, W) uint8 of an image (H, W, 3) uint8 RGB by `predict`, which gives those of a tile."""
+    labels = np.empty(image.shape[:2], np.uint8)
+    for rows, row_middle, row_inside in spans(image.shape[0], tile, overlap):
+        for columns, column_middle, column_inside in spans(image.shape[1], tile, overlap):
+            labels[row_middle, column_middle] = predict(image[rows, columns])[row_inside, column_inside]
+    return labels
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The image tinted with its classes, (H, W, 3) uint8. palette: (256, 3) uint8."""
+    return ((image.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("images", type=Path, help="a folder; images below it at any depth")
+    parser.add_argument("--model", type=Path, required=True, help="a trained network's folder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tile", type=int, default=1024, help="pixels; larger is better where memory allows")
+    parser.add_argument("--overlap", type=int, default=256, help="pixels of neighbouring tiles")
+    options = parser.parse_args()
+    if not LEAST_OVERLAP <= options.overlap <= options.tile // 2:
+        raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {options.tile // 2} pixels.")
+    if not options.images.is_dir():
+        raise SesamError(f"{options.images} is no folder.")
+    paths = [path for path in files_below(options.images) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise SesamError(f"{options.images} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    names = [path.relative_to(options.images).with_suffix(".png") for path in paths]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SesamError(f"{options.images}: two images are called {twice.with_suffix('')}. Rename one.")
+    # slow to import, and not needed to tell what is wrong above
+    import torch
+
+    from stages.segmentation.network import load_network, predict
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_network(options.model, device)
+    colours = model.dataset_meta["palette"]
+    missing = [
+        (path, name) for path, name in zip(paths, names, strict=True) if not (options.out / "labels" / name).exists()
+    ]
+    if len(missing) < len(paths):
+        print(f"segment: {len(paths) - len(missing)} images are labelled already", flush=True)
+
+    def classes_of(part: np.ndarray) -> np.ndarray:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            return predict(model, part, device)[0]
+
+    with progress(len(missing), "segment") as bar:
+        for path, name in missing:
+            image = read_image(path)
+            labels = in_tiles(image, classes_of, options.tile, options.overlap)
+            with whole(options.out / "overlays" / name) as unfinished:
+                Image.fromarray(overlay(image, labels, full_palette(colours))).save(unfinished, format="PNG")
+            write_label(options.out / "labels" / name, labels, colours)  # last: it says that all is there
+            bar.update()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,99 @@
+"""A folder of images labelled with a trained network, in tiles where they are large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run
+from hypothesis import given
+from hypothesis import strategies as st
+from makers import THREE
+from mmseg.registry import MODELS
+from PIL import Image
+
+from stages.common.images import read_label
+from stages.common.params import load_params
+from stages.segment import in_tiles, overlay, spans
+from stages.segmentation.network import load_network, network_config, predict, save_network
+
+NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})
+
+
+@given(st.integers(1, 3000), st.integers(4, 600), st.data())
+def test_middles_divide_an_axis(length: int, tile: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(2, tile // 2))
+    found = list(spans(length, tile, overlap))
+    assert [k for _, middle, _ in found for k in range(length)[middle]] == list(range(length))
+    for where, middle, inside in found:
+        assert 0 <= where.start < where.stop <= length and where.stop - where.start <= tile
+        assert range(length)[where][inside] == range(length)[middle]
+        assert middle.start == 0 or middle.start - where.start >= overlap // 2
+        assert middle.stop == length or where.stop - middle.stop >= overlap // 2
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40))
+def test_tiles_of_what_sees_no_context_are_the_whole(height: int, width: int, tile: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    assert np.array_equal(in_tiles(image, lambda part: part[..., 0] % 3, tile, tile // 2), image[..., 0] % 3)
+
+
+def test_an_overlay_is_half_the_image_and_half_its_colour() -> None:
+    palette = np.array([(0, 0, 0), (255, 255, 255)] + [(0, 0, 0)] * 254, np.uint8)
+    assert overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0, 1]], np.uint8), palette)[0, :, 0].tolist() == [
+        50,
+        177,
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(3)
+    save_network(folder, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
+    return folder
+
+
+def test_a_folder_of_images(trained: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (60, 70), "street/b.jpg": (150, 40), "street/deep/c.jpeg": (30, 200)}
+    for name, size in sizes.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
+    command = ("stages.segment", "in", "--model", str(trained), "--out", "out", "--tile", "64", "--overlap", "16")
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, size in sizes.items():
+        labels = read_label((tmp_path / "out/labels" / name).with_suffix(".png"))
+        with Image.open((tmp_path / "out/overlays" / name).with_suffix(".png")) as picture:
+            assert labels.shape == size == picture.size[::-1] and labels.max() < 3
+    model, cpu = load_network(trained, torch.device("cpu")), torch.device("cpu")
+    image = np.array(Image.open(tmp_path / "in/a.png"))
+    expected = in_tiles(image, lambda part: predict(model, part, cpu)[0], 64, 16)
+    assert np.array_equal(read_label(tmp_path / "out/labels/a.png"), expected)
+    (tmp_path / "out/labels/a.png").unlink()
+    done = run(*command, cwd=tmp_path)
+    assert "2 images are labelled already" in done.stdout and np.array_equal(
+        read_label(tmp_path / "out/labels/a.png"), expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "nowhere is no folder"),
+        (("empty",), "empty holds no image"),
+        (("twice",), "two images are called a"),
+        (("one", "--overlap", "900"), "--overlap must be 2 to half of --tile, 512"),
+        (("one",), "network.json is missing"),
+    ],
+)
+def test_what_is_wrong_is_told(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    for name in ("empty/a.txt", "twice/a.png", "twice/a.jpg", "one/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    done = run("stages.segment", *arguments, "--model", "none", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
