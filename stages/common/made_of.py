@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import reduce
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from stages.common.errors import SesamError
 from stages.common.files import fingerprint, sha256
 
 ROOT = Path(__file__).parents[2]  # of the code
-LIBRARIES = ("torch", "onedl-mmsegmentation", "segment-anything", "scikit-image")  # they compute
+LIBRARIES = ("torch", "onedl-mmsegmentation", "segment-anything", "scikit-image", "timm")  # they compute
 
 
 def made_of(stage: str, key: str | None = None) -> dict[str, str]:
@@ -44,7 +45,12 @@ def code_of(stage: str, folder: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}
+    """The versions of the libraries that are installed; timm may not be."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def digest_of(path: Path) -> str:
