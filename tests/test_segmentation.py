@@ -428,7 +428,7 @@ def test_predict(tmp_path: Path):
     assert classes.dtype == confidence.dtype == np.uint8
     # mmsegmentation's own way from a config and an image to a prediction
     theirs = MODELS.build(Config({"model": config}).model).eval()
-    theirs.load_state_dict(torch.load(tmp_path / "model.pth"))
+    theirs.load_state_dict(torch.load(tmp_path / "model.pth")["state_dict"])
     bgr = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())
     about = SegDataSample(metainfo={"ori_shape": (37, 50), "img_shape": (37, 50)})
     with torch.inference_mode():

@@ -85,7 +85,7 @@ class EmbeddingCache:
             found = np.load(self._path(item), mmap_mode, allow_pickle=False)
         except Exception:  # of many kinds, for the header is text that NumPy parses
             return None
-        return found if found.dtype == np.float16 and found.ndim == 3 else None
+        return found if found.dtype.kind in "fiu" else None
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.npy"
