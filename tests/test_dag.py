@@ -98,6 +98,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         student__batch=2,
         augment__confidence=0.2,
         evaluation__panels=1,
+        rounds={
+            "r1": {"teacher": "data/weak", "labels": False},
+            "r2": {"teacher": "models/student/r1", "labels": True},
+        },
     )
     sh("git", "init", "-q", cwd=folder)
     sh("dvc", "add", "-q", "data/raw/cityscapes", cwd=folder)
