@@ -1,46 +1,52 @@
 """How good a network is on the validation images.
 
 python -m stages.evaluate NAME: teacher, the network of the weak labels alone, or a round's student.
+
+Of `evaluation.panels` images of each split the predictions are kept, for panels and report: the first to validate on,
+and the training images whose labels most need a look.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.common.dataset import Dataset, item_fine, item_image
+from stages.common.dataset import Dataset, Item, item_fine, item_image
 from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import METRICS, network, training_log
-from stages.common.images import write_label
+from stages.common.images import write_gray, write_label
 from stages.common.parallel import progress
 from stages.common.params import load_params
+from stages.common.ranking import worst
 from stages.common.scores import class_iou, confusion, network_scores, rounded
 
-Predict = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 RGB to (H, W) uint8 class ids
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # see `predict` in stages/segmentation/network.py
 
 
-def judge(data: Dataset, predict: Predict, shown: int, folder: Path, title: str) -> np.ndarray:
+def judge(data: Dataset, predict: Predict, shown: Mapping[str, Sequence[Item]], folder: Path, title: str) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
-    Its predictions for the first `shown` images of each split go to folder/SPLIT/ID.png, for the panels.
+    shown: images of each split whose predicted classes go to folder/SPLIT/ID.png and whose confidence goes to
+    folder/confidence/SPLIT/ID.png, 0 to 255.
     """
     total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
-    work = [("val", number, item) for number, item in enumerate(data.val)]
-    work += [("train", number, item) for number, item in enumerate(data.train[:shown])]
+    work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
     with progress(len(work), title) as bar:
-        for split, number, item in work:
-            predicted = predict(item_image(item))
+        for split, item in work:
+            predicted, confidence = predict(item_image(item))
             if split == "val":
                 total += confusion(item_fine("val", item), predicted, len(data.classes))
-            if number < shown:
+            if item in shown[split]:
                 write_label(folder / split / f"{item.id}.png", predicted, data.palette)
+                write_gray(folder / "confidence" / split / f"{item.id}.png", confidence)
             bar.update()
     return total
 
@@ -74,14 +80,10 @@ def main() -> None:
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
     device = pick_device(params.runtime)
     model = networks.load_network(network(name), device)
+    few = params.evaluation.panels
+    shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
     with whole_folder(METRICS / "predictions" / name) as folder:
-        matrix = judge(
-            data,
-            lambda image: networks.predict(model, image, device)[0],
-            params.evaluation.panels,
-            folder,
-            f"evaluate {name}",
-        )
+        matrix = judge(data, partial(networks.predict, model, device=device), shown, folder, f"evaluate {name}")
     scores = report(matrix, data.classes, loss_curve(training_log(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")

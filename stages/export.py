@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import csv
 import io
 import json
 import xml.etree.ElementTree as ElementTree
@@ -24,9 +23,10 @@ from PIL import Image
 
 from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import read_bytes, whole, write_json
-from stages.common.folders import RANKING, pseudo_labels
+from stages.common.files import whole, write_json
+from stages.common.folders import pseudo_labels
 from stages.common.params import load_params
+from stages.common.ranking import worst
 from stages.common.regions import Region, components
 from stages.common.sources import SOURCE_NAMES
 
@@ -197,15 +197,6 @@ FORMS: dict[str, Callable[[Sequence[Drawn], Sequence[str], Path], None]] = {
 }
 
 
-def ranked(name: str) -> list[str]:
-    """The ids of a round's ranking.csv, in its order; SesamError if it cannot be read."""
-    path = pseudo_labels(name) / RANKING
-    try:
-        return [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()))]
-    except (UnicodeDecodeError, KeyError, csv.Error):
-        raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("round", help="a key of `rounds` in params.yaml")
@@ -222,7 +213,7 @@ def main() -> None:
     items = {item.id: item for item in dataset.train}
     chosen = options.images or list(items)
     if options.worst is not None:
-        chosen = ranked(options.round)[: max(1, options.worst)]
+        chosen = [item.id for item in worst(options.round, dataset, max(1, options.worst))]
     if unknown := [k for k in chosen if k not in items]:
         raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
     folder = pseudo_labels(options.round)

@@ -1,4 +1,6 @@
-"""A round's steps side by side, for the first images of each split: metrics/panels/ROUND/SPLIT/ID.png.
+"""A round's steps side by side, a page an image: metrics/panels/ROUND/SPLIT/ID.png.
+
+Shown are the first images to validate on, and the training images whose labels most need a look (ranking.csv).
 
 python -m stages.panels ROUND
 """
@@ -16,6 +18,7 @@ from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
 from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER, Params
+from stages.common.ranking import worst
 from stages.pictures.panels import Steps, train_panel, val_panel
 
 
@@ -50,7 +53,8 @@ def panel(name: str, split: str, item: Item, data: Dataset, params: Params) -> I
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     data = Dataset.load()
-    shown = [(split, item) for split in ("train", "val") for item in getattr(data, split)[: params.evaluation.panels]]
+    few = params.evaluation.panels
+    shown = [("train", item) for item in worst(name, data, few)] + [("val", item) for item in data.val[:few]]
     with whole_folder(METRICS / "panels" / name) as folder, progress(len(shown), f"panels {name}") as bar:
         for split, item in shown:
             with whole(folder / split / f"{item.id}.png") as unfinished:

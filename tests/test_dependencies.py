@@ -21,6 +21,8 @@ NEVER_LISTED = {
     "stages/common/images.py": "reads and writes pixels as they are",
     "stages/common/dataset.py": "hands on what stands in the manifest and the label files",
     "stages/common/command_line.py": "which round",
+    "stages/common/ranking.py": "hands on what stands in a ranking",
+    "stages/common/yaml_file.py": "hands on what stands in params.yaml",
     "stages/common/components.py": "hands on what stands in the components' files",
     "stages/common/invariants.py": "looks at what was written, and changes nothing",
     "stages/common/params.py": "checks params.yaml, and has no value of its own",

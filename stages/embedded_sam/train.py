@@ -5,7 +5,8 @@
 PHOTOGRAPHS holds images/SET/ID.jpg and regions/SET/ID.png, region numbers from 1 (or ID.1.png, ID.2.png, … of several
 people). The encoder starts from ImageNet weights. Two things shorten the long plateau of training a SAM: it starts
 with attention to where the prompt is (`initial_weights`), and the first steps leave out the attention from the image
-to the prompts, which makes a prompt cheap (`decoding`). Stopped, it goes on where it was.
+to the prompts, which makes a prompt cheap (`decoding`). Stopped, it goes on where it was, with more or fewer `--steps`
+if need be.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import math
 import sys
 import time
 from multiprocessing import Pool
@@ -103,13 +103,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--share-drawn", type=float, default=0.25, help="of the images")
     parser.add_argument("--shared-steps", type=int, default=800, help="with the cheaper decoder, first")
-    parser.add_argument("--steps", type=int, default=6000, help="the shared ones included")
+    parser.add_argument("--steps", type=int, default=6000, help="the shared ones included; may change on a resume")
     parser.add_argument("--images", type=int, default=8, help="per step")
     parser.add_argument("--prompts", type=int, default=4, help="per image; twice as many in the shared steps")
     parser.add_argument("--judge", type=Path, nargs="*", default=[], help="folders with images/val and labels/val")
     parser.add_argument("--void", type=int, nargs="*", default=[255], help="their label values that are no class")
     parser.add_argument("--workers", type=int, default=1)
     return parser.parse_args()
+
+
+def schedule(step: int, steps: int) -> float:
+    """The share of the full learning rate at a step: a warm-up of 100, then constant, over the last 30 % down to 0.
+
+    Constant for long, so that a training that was stopped can go on with another number of steps.
+    """
+    return min(1.0, (step + 1) / 100, (steps - step) / (0.3 * steps))
 
 
 def load_backbone(backbone: nn.Module, path: Path | None) -> None:
@@ -149,14 +157,12 @@ def main() -> None:
     optimiser = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01, fused=True)
 
     def learning_rate_factor(step: int) -> float:
-        """A warm-up of 100 steps, then a half cosine down to a hundredth."""
-        warmup = min(1.0, (step + 1) / 100)
-        return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
+        return schedule(step, options.steps)
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, learning_rate_factor)
     iou_log, first_step = [], 0
     checkpoint = options.out.with_suffix(".state")
-    free = ("out", "workers", "judge", "void", "photographs", "backbone")
+    free = ("out", "steps", "workers", "judge", "void", "photographs", "backbone")
     decisive_options = {key: value for key, value in vars(options).items() if key not in free}
     code = [sha256(Path(inspect.getfile(module))) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
     made_of = fingerprint(decisive_options, code, {name: len(one) for name, one in photographs.items()})

@@ -1,0 +1,138 @@
+"""The report's charts, of the tables that `summarize` writes, by Plotly."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from stages.common.errors import SesamError
+
+Row = dict[str, str]
+
+COLOURS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
+FATES = {"kept": "#2ca02c", "missed": "#d62728", "spilled": "#ff7f0e", "conflict": "#9467bd"}
+CLAIMS = {"right": "#2ca02c", "wrong": "#d62728", "weak": "#1f77b4"}
+
+
+class Chart(NamedTuple):
+    title: str
+    figure: go.Figure
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
+    """A CSV's rows; SesamError if it cannot be read or lacks one of the columns."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise SesamError(f"{path} cannot be read ({problem}). Run `dvc repro summarize`.") from None
+    if missing := set(columns) - set(reader.fieldnames or ()):
+        raise SesamError(f"{path} has no column {', '.join(sorted(missing))}. Run `dvc repro summarize`.")
+    return rows
+
+
+def charts(folder: Path, hours: float | None, networks: dict[str, float | None]) -> list[Chart]:
+    """All charts. folder: metrics/plots. hours: of annotation. networks: each network's mIoU by its title."""
+    loss = read_table(folder / "training.csv", ("step", "series", "loss"))
+    iou = read_table(folder / "iou.csv", ("class", "series", "IoU"))
+    sets = read_table(folder / "labels.csv", ("labels", "series", "share"))
+    by_class = read_table(folder / "label_classes.csv", ("class", "series", "share"))
+    components = read_table(folder / "components.csv", ("class", "round", "series", "components"))
+    contested = read_table(folder / "contested.csv", ("round", "series", "pixels"))
+    matrices = read_table(folder / "confusion.csv", ("series", "actual", "predicted", "share"))
+    found = [
+        Chart("Training loss", lines(loss, "step", "loss")),
+        Chart("IoU of each class, validation images", bars(iou, "class", "IoU")),
+        Chart("Label sets against fine labels, training images", bars(sets, "labels", "share")),
+        Chart("Merged labels against fine labels, by class", bars(by_class, "class", "share")),
+    ]
+    for name in dict.fromkeys(row["round"] for row in components):
+        of_round = [row for row in components if row["round"] == name]
+        title = f"{name}: components by what became of SAM's masks"
+        found.append(Chart(title, bars(of_round, "class", "components", FATES)))
+    found.append(Chart("Pixels that masks of two classes claimed", bars(contested, "round", "pixels", CLAIMS)))
+    found.append(Chart("Share of each actual class given each class", heat_maps(matrices)))
+    if hours is not None:
+        found.append(Chart("Validation mIoU over hours of annotation", costs(hours, networks)))
+    return found
+
+
+def several(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each series."""
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        series.setdefault(row["series"], []).append(row)
+    return series
+
+
+def lines(rows: Sequence[Row], x: str, y: str) -> go.Figure:
+    figure = go.Figure()
+    for (name, its), colour in zip(several(rows).items(), COLOURS * len(rows), strict=False):
+        points = {"x": [float(row[x]) for row in its], "y": [float(row[y]) for row in its]}
+        figure.add_scatter(**points, mode="lines", name=name, line={"color": colour})
+    return figure.update_layout(xaxis_title=x, yaxis_title=y)
+
+
+def bars(rows: Sequence[Row], x: str, y: str, stacked: dict[str, str] | None = None) -> go.Figure:
+    """A bar a row, those of one x side by side; stacked, in the colours of their series, where these are given."""
+    figure = go.Figure()
+    for (name, its), colour in zip(several(rows).items(), COLOURS * len(rows), strict=False):
+        values = {"x": [row[x] for row in its], "y": [float(row[y]) for row in its]}
+        figure.add_bar(**values, name=name, marker_color=(stacked or {}).get(name, colour))
+    figure.update_layout(barmode="stack" if stacked else "group", yaxis_title=y)
+    figure.update_xaxes(categoryorder="array", categoryarray=list(dict.fromkeys(row[x] for row in rows)))
+    return figure if stacked else figure.update_yaxes(range=[0, 1])
+
+
+def heat_maps(rows: Sequence[Row]) -> go.Figure:
+    """A confusion matrix a series, one shown at a time, chosen from a menu."""
+    figure, series = go.Figure(), several(rows)
+    actual = list(dict.fromkeys(row["actual"] for row in rows))
+    predicted = [*actual, *(name for name in dict.fromkeys(row["predicted"] for row in rows) if name not in actual)]
+    for name, its in series.items():
+        share = {(row["actual"], row["predicted"]): float(row["share"]) for row in its}
+        cells = [[share.get((i, j), 0.0) for j in predicted] for i in actual]
+        figure.add_heatmap(
+            z=cells,
+            x=predicted,
+            y=actual,
+            zmin=0,
+            zmax=1,
+            colorscale="Blues",
+            visible=name == list(series)[-1],
+            texttemplate="%{z:.2f}" if len(actual) <= 12 else None,
+            hovertemplate="%{y} given %{x}: %{z:.3f}<extra></extra>",
+        )
+    choices = [
+        {"label": name, "method": "restyle", "args": [{"visible": [one == name for one in series]}]} for name in series
+    ]
+    menu = {"buttons": choices, "active": len(series) - 1, "x": 0, "xanchor": "left", "y": 1.18}
+    figure.update_yaxes(autorange="reversed", title="actual").update_xaxes(title="given")
+    return figure.update_layout(updatemenus=[menu] if series else [], height=520)
+
+
+def costs(hours: float, networks: dict[str, float | None]) -> go.Figure:
+    known = {name: score for name, score in networks.items() if score is not None}
+    figure = go.Figure()
+    for (name, score), colour in zip(known.items(), COLOURS * len(networks), strict=False):
+        marker = {"color": colour, "size": 12}
+        figure.add_scatter(x=[hours], y=[score], mode="markers", name=name, marker=marker)
+    figure.update_xaxes(title="hours of annotation", rangemode="tozero")
+    return figure.update_yaxes(title="mIoU", range=[0, 1])
+
+
+def as_html(chart: Chart) -> str:
+    """A chart as a piece of a page that has Plotly's script."""
+    figure = chart.figure.update_layout(
+        template="plotly_white",
+        height=chart.figure.layout.height or 360,
+        margin={"l": 60, "r": 20, "t": 30, "b": 60},
+        legend={"orientation": "h", "y": 1.12},
+    )
+    settings = {"displayModeBar": False, "responsive": True}
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=settings)

@@ -1,0 +1,199 @@
+"""All of a run on one page that needs no network and no server: metrics/report.html.
+
+python -m stages.report
+
+Scores, charts, params with what differs from the last commit, and for each round the training images whose labels most
+need a look, as layers, with the outcome of each component.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+import yaml
+from plotly.offline import get_plotlyjs
+
+from stages.common.dataset import Dataset, Item, item_label
+from stages.common.errors import SesamError, run_stage
+from stages.common.files import read_json, write_text
+from stages.common.folders import METRICS
+from stages.common.labels import UNLABELLED
+from stages.common.parallel import progress
+from stages.common.params import Params, load_params
+from stages.common.ranking import worst
+from stages.common.sources import NONE, SOURCE_NAMES, SOURCE_PALETTE
+from stages.common.yaml_file import read_yaml
+from stages.explain import Explained, list_components, load
+from stages.pictures.charts import as_html, charts
+from stages.pictures.data_urls import grey, label_map, photograph
+from stages.pictures.tiles import Colour, with_masks
+from stages.summarize import title
+
+TEMPLATE = Path(__file__).parent / "pictures" / "report.html"
+
+
+class Layer(NamedTuple):
+    """One of an image's layers. picture, confidence: data URLs; kind: which legend is its."""
+
+    name: str
+    picture: str
+    kind: str
+    confidence: str | None = None
+
+
+class Shown(NamedTuple):
+    """A training image in the gallery."""
+
+    id: str
+    width: int
+    height: int
+    layers: list[Layer]
+    components: list[str]
+
+
+class Value(NamedTuple):
+    """A param; committed: what the last commit has, where that differs."""
+
+    key: str
+    value: str
+    committed: str | None
+
+
+def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset) -> list[Layer]:
+    """What a round made of a training image. student, confidence: (H, W) uint8, the round's student's."""
+
+    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
+        picture = label_map(labels, data.palette, UNLABELLED)
+        return Layer(name, picture, "classes", None if sure is None else grey(sure))
+
+    several = [Layer("image", photograph(found.image), "image")]
+    if found.item.fine:
+        several.append(classes("fine", found.fine))
+    several.append(classes("weak", found.weak))
+    if found.predicted is not None:
+        several.append(classes("teacher", found.predicted, found.confidence))
+        several.append(Layer("teacher's confidence", grey(found.confidence), "confidence"))
+    several += [
+        Layer("SAM's masks", photograph(with_masks(found.image, found.selected, data.palette)), "masks"),
+        classes("merged", found.merged),
+        Layer("source", label_map(found.sources, SOURCE_PALETTE, NONE), "sources"),
+        classes("student", student, confidence),
+        Layer("student's confidence", grey(confidence), "confidence"),
+    ]
+    return several
+
+
+def show(item: Item, name: str, data: Dataset, params: Params) -> Shown:
+    found, predictions = load(item, name, data, params), METRICS / "predictions" / name
+    student, confidence = (item_label(folder / "train", item) for folder in (predictions, predictions / "confidence"))
+    components = list_components(found, params.selection)
+    return Shown(item.id, item.width, item.height, layers(found, student, confidence, data), components)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested params by dotted keys, as `dvc exp run -S` takes them."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return found
+
+
+def committed_params() -> tuple[str | None, Mapping[str, Any]]:
+    """The last commit's short hash and its params; None and nothing where git has none that can be read."""
+    try:
+        commit, text = (
+            subprocess.run(["git", *command], capture_output=True, check=True, text=True, encoding="utf-8").stdout
+            for command in (("rev-parse", "--short", "HEAD"), ("show", "HEAD:./params.yaml"))
+        )
+        params = yaml.safe_load(text)
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError, yaml.YAMLError):
+        return None, {}
+    return (commit.strip(), params) if isinstance(params, Mapping) else (None, {})
+
+
+def compare(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> list[Value]:
+    """Every param, with the committed value where it differs; a param that only one of them has is "–" in the other."""
+    now, then = flat(params), flat(params if committed is None else committed)
+    return [
+        Value(key, now.get(key, "–"), None if now.get(key) == then.get(key) else then.get(key, "–"))
+        for key in dict.fromkeys([*now, *then])
+    ]
+
+
+def legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> list[tuple[str, str]]:
+    return [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(names, palette, strict=True)]
+
+
+def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> str:
+    """The page. rounds: the gallery of each round."""
+    networks = {name: read_json(METRICS / "networks" / f"{name}.json") for name in ("teacher", *params.rounds)}
+    labels = {name: read_json(METRICS / "labels" / f"{name}.json") for name in params.rounds}
+    summary = read_json(METRICS / "summary.json")
+    commit, then = committed_params()
+    try:
+        drawn = charts(METRICS / "plots", summary["hours"], {title(name): networks[name]["mIoU"] for name in networks})
+        content: dict[str, Any] = {
+            "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
+            "labels": [
+                (name, part, scores["precision"], scores["recall"], scores["coverage"], scores["mIoU"])
+                for name, judged in labels.items()
+                for part, scores in judged["scores"].items()
+            ],
+            "hours": summary["hours"],
+            "of_fine": summary["of_fine"],
+        }
+    except (KeyError, TypeError, ValueError):
+        raise SesamError(f"The files in {METRICS} are not those of one run. Run `dvc repro`.") from None
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        content,
+        data=data,
+        weak=params.weak.kind,
+        gamma=params.augment.confidence,
+        charts=[(chart.title, as_html(chart)) for chart in drawn],
+        params=compare(read_yaml(Path("params.yaml")), then if commit else None),
+        commit=commit,
+        gallery={
+            name: [
+                {"layers": [layer._asdict() for layer in one.layers], "size": [one.width, one.height]} for one in its
+            ]
+            for name, its in rounds.items()
+        },
+        # a round without a teacher has fewer
+        names=max(
+            ([layer.name for layer in one.layers] for its in rounds.values() for one in its), key=len, default=[]
+        ),
+        rounds=rounds,
+        legends={
+            "classes": legend(data.classes, data.palette),
+            "sources": legend(SOURCE_NAMES[1:], SOURCE_PALETTE[1:]),
+        },
+        plotly=get_plotlyjs(),
+    )
+
+
+def main() -> None:
+    params, data = load_params(), Dataset.load()
+    few = {name: worst(name, data, params.evaluation.panels) for name in params.rounds}
+    rounds: dict[str, list[Shown]] = {}
+    with progress(sum(map(len, few.values())), "report") as bar:
+        for name, items in few.items():
+            rounds[name] = []
+            for item in items:
+                rounds[name].append(show(item, name, data, params))
+                bar.update()
+    text = page(data, params, rounds)
+    write_text(METRICS / "report.html", text)
+    print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    run_stage(main)
