@@ -88,8 +88,12 @@ def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple
         scale = np.array(size[::-1]) / scene.labels.shape[::-1]
         nowhere = np.zeros_like(scene.labels)  # the skeleton's points need no confidence
         spots = [sample_points(region, sampling, nowhere, rng) for region in islice(regions, prompts)]
-        drawn = [{"points": (np.array(one) * scale).astype(int).tolist()} for one in spots]
-        document = {"height": size[0], "width": size[1], "prompt": "points", "components": drawn}
+        rle = encode_mask(np.ones(size, bool))
+        drawn = [
+            {"number": number, "class": 0, "rle": rle, "points": (np.array(one) * scale).astype(int).tolist()}
+            for number, one in enumerate(spots, 1)
+        ]
+        document = {"id": str(k), "height": size[0], "width": size[1], "prompt": "points", "components": drawn}
         write_json(folder / "prompts" / f"{k}.json", document)
         items.append(Item(str(k), str(path), *size, sha256(path)))
     return items
@@ -172,8 +176,8 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     if device.type == "cuda":
         rate(read, compute, write, 2 * segmenter.batch)  # compile, choose kernels
     whole = rate(read, compute, write, len(items))
-    found = read_json(folder / "masks" / "0.json")["candidates"]
-    _save(folder / "ours.json", [one["rle"] for three in found for one in three])
+    found = read_json(folder / "masks" / "0.json")["components"]
+    _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
     image = fit(read_image(Path(items[0].image)), segmenter.side)
 
     def encode(items: list[Item]) -> list[tuple[Item, np.ndarray]]:

@@ -40,7 +40,7 @@ class Candidate(NamedTuple):
 
 
 class Component(NamedTuple):
-    """A component, from 1 in the order of prompts, with its candidates; kept: which of them, or None."""
+    """A component with its candidates; kept: which of them, or None."""
 
     number: int
     name: str
@@ -68,25 +68,24 @@ class Explained(NamedTuple):
 def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
     """What lies on the disk of an image's round; SesamError if something of it is missing."""
     prompts = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item)["components"]
-    offered = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, len(prompts))
+    offered = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, prompts)
     selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, len(data.classes))
-    if len(selected) != len(prompts):
-        raise SesamError(
-            f"{item.id}: {len(prompts)} components were prompted and {len(selected)} selected. Run `dvc repro`."
-        )
+    kept = {one["number"]: one["candidate"] for one in selected}
+    if kept.keys() != offered.keys():
+        raise SesamError(f"{item.id}: other components were selected than were prompted. Run `dvc repro`.")
     weak, shape = item_label(WEAK_LABELS, item), (item.height, item.width)
     masks = weak_masks(weak)
     components = []
-    for number, (prompt, several, chosen) in enumerate(zip(prompts, offered, selected, strict=True), 1):
-        own = coco_mask(prompt["rle"], shape)
+    for prompt in prompts:
+        own, number = coco_mask(prompt["rle"], shape), prompt["number"]
         candidates = []
-        for one in several:
+        for one in offered[number]:
             found = overlap(coco_mask(one["rle"], shape), own, prompt["class"], masks)
             mask = decode_mask(one["rle"], shape)
             candidates.append(Candidate(one["iou"], mask, found, refusal(found, params.selection)))
         name_of = data.classes[prompt["class"]]
         mask = decode_mask(prompt["rle"], shape)
-        components.append(Component(number, name_of, mask, prompt, candidates, chosen["candidate"]))
+        components.append(Component(number, name_of, mask, prompt, candidates, kept[number]))
     predicted, confidence = item_predictions(name, item)
     return Explained(
         item,

@@ -1,65 +1,88 @@
-"""A round's steps side by side, a page an image: metrics/panels/ROUND/SPLIT/ID.png.
-
-Shown are the first images to validate on, and the training images whose labels most need a look (ranking.csv).
+"""What a round made of some images: metrics/panels/ROUND/SPLIT/ID.png, a page an image, and metrics/gallery/ROUND.json.
 
 python -m stages.panels ROUND
+
+Shown are the first images to validate on, and the training images whose labels most need a look (ranking.csv). The
+gallery holds the training images as layers, for the report.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
 from stages.common.command_line import round_of_command_line
-from stages.common.components import read_selected
-from stages.common.dataset import Dataset, Item, item_fine, item_image, item_label, item_predictions
+from stages.common.dataset import Dataset, Item, item_fine, item_image, item_label
 from stages.common.errors import run_stage
 from stages.common.files import whole, whole_folder
-from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
-from stages.common.labels import UNLABELLED, confident_labels
+from stages.common.folders import GALLERY, METRICS
+from stages.common.labels import UNLABELLED
 from stages.common.parallel import progress
-from stages.common.params import NO_TEACHER, Params
 from stages.common.ranking import worst
-from stages.pictures.panels import Steps, train_panel, val_panel
+from stages.common.sources import NONE, SOURCE_PALETTE
+from stages.explain import Explained, list_components, load
+from stages.pictures.gallery import Layer, Shown, grey, label_map, photograph, write_gallery
+from stages.pictures.panels import train_panel, val_panel
+from stages.pictures.tiles import with_masks
 
 
-def steps(name: str, item: Item, params: Params, classes: int) -> Steps:
-    """What the round made of a training image."""
-    predicted, confidence = item_predictions(name, item)
-    merged, sources = (item_label(pseudo_labels(name) / part, item) for part in ("labels", "sources"))
-    return Steps(
-        predicted=None if params.rounds[name].teacher == NO_TEACHER else predicted,
-        confident=confident_labels(predicted, confidence, params.augment.confidence) != UNLABELLED,
-        selected=read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes),
-        merged=merged,
-        sources=sources,
-        student=item_label(METRICS / "predictions" / name / "train", item),
-    )
+def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset) -> list[Layer]:
+    """What a round made of a training image. student, confidence: (H, W) uint8, the round's student's."""
+
+    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
+        picture = label_map(labels, data.palette, UNLABELLED)
+        return Layer(name, "classes", picture, None if sure is None else grey(sure))
+
+    several = [Layer("image", "image", photograph(found.image))]
+    if found.item.fine:
+        several.append(classes("fine", found.fine))
+    several.append(classes("weak", found.weak))
+    if found.predicted is not None:
+        several.append(classes("teacher", found.predicted, found.confidence))
+        several.append(Layer("teacher's confidence", "confidence", grey(found.confidence)))
+    several += [
+        Layer("SAM's masks", "classes", photograph(with_masks(found.image, found.selected, data.palette))),
+        classes("merged", found.merged),
+        Layer("source", "sources", label_map(found.sources, SOURCE_PALETTE, NONE)),
+        classes("student", student, confidence),
+        Layer("student's confidence", "confidence", grey(confidence)),
+    ]
+    return several
 
 
-def panel(name: str, split: str, item: Item, data: Dataset, params: Params) -> Image.Image:
-    """An image's page."""
-    image, fine = item_image(item), item_fine(split, item)
-    if split == "train":
-        return train_panel(
-            image, fine, item_label(WEAK_LABELS, item), name, steps(name, item, params, len(data.classes)), data
-        )
+def predictions(network: str, split: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
+    """A network's classes and confidence that `evaluate` kept, both (H, W) uint8."""
+    folder = METRICS / "predictions" / network
+    return item_label(folder / split, item), item_label(folder / "confidence" / split, item)
+
+
+def val_page(name: str, item: Item, data: Dataset) -> Image.Image:
     networks = {"network of the weak labels": "teacher", f"student {name}": name}
-    predicted = {
-        title: item_label(METRICS / "predictions" / network / "val", item) for title, network in networks.items()
-    }
-    return val_panel(image, fine, predicted, data)
+    predicted = {title: predictions(network, "val", item)[0] for title, network in networks.items()}
+    return val_panel(item_image(item), item_fine("val", item), predicted, data)
 
 
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
-    data = Dataset.load()
-    few = params.evaluation.panels
-    shown = [("train", item) for item in worst(name, data, few)] + [("val", item) for item in data.val[:few]]
-    with whole_folder(METRICS / "panels" / name) as folder, progress(len(shown), f"panels {name}") as bar:
-        for split, item in shown:
-            with whole(folder / split / f"{item.id}.png") as unfinished:
-                panel(name, split, item, data, params).save(unfinished)
+    data, few = Dataset.load(), params.evaluation.panels
+    training, validating = worst(name, data, few), data.val[:few]
+    gallery = []
+    with (
+        whole_folder(METRICS / "panels" / name) as folder,
+        progress(len(training) + len(validating), f"panels {name}") as bar,
+    ):
+        for item in training:
+            found, (student, confidence) = load(item, name, data, params), predictions(name, "train", item)
+            with whole(folder / "train" / f"{item.id}.png") as unfinished:
+                train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
+            components = list_components(found, params.selection)
+            gallery.append(Shown(item.id, layers(found, student, confidence, data), components))
             bar.update()
+        for item in validating:
+            with whole(folder / "val" / f"{item.id}.png") as unfinished:
+                val_page(name, item, data).save(unfinished)
+            bar.update()
+    write_gallery(GALLERY / f"{name}.json", gallery)
 
 
 if __name__ == "__main__":

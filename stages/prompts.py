@@ -79,8 +79,8 @@ def image_prompts(
     """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
     augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
     prompts = []
-    for k, region in separate(augmented, weak, params.components):
-        component = {"class": k, "rle": region.rle(weak.shape)}
+    for number, (k, region) in enumerate(separate(augmented, weak, params.components), 1):
+        component = {"number": number, "class": k, "rle": region.rle(weak.shape)}
         if params.sampling.prompt == "points":
             # seeded by the component's first pixel: neither its neighbours nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]

@@ -10,50 +10,27 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
 import yaml
 from plotly.offline import get_plotlyjs
 
-from stages.common.dataset import Dataset, Item, item_label
+from stages.common.dataset import Dataset
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import read_json, write_text
-from stages.common.folders import METRICS
-from stages.common.labels import UNLABELLED
-from stages.common.parallel import progress
+from stages.common.folders import GALLERY, METRICS
 from stages.common.params import Params, load_params
-from stages.common.ranking import worst
-from stages.common.sources import NONE, SOURCE_NAMES, SOURCE_PALETTE
+from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.common.yaml_file import read_yaml
-from stages.explain import Explained, list_components, load
 from stages.pictures.charts import as_html, charts
-from stages.pictures.data_urls import grey, label_map, photograph
-from stages.pictures.tiles import Colour, with_masks
+from stages.pictures.gallery import Shown, read_gallery
+from stages.pictures.tiles import Colour
 from stages.summarize import title
 
 TEMPLATE = Path(__file__).parent / "pictures" / "report.html"
-
-
-class Layer(NamedTuple):
-    """One of an image's layers. picture, confidence: data URLs; kind: which legend is its."""
-
-    name: str
-    picture: str
-    kind: str
-    confidence: str | None = None
-
-
-class Shown(NamedTuple):
-    """A training image in the gallery."""
-
-    id: str
-    width: int
-    height: int
-    layers: list[Layer]
-    components: list[str]
 
 
 class Value(NamedTuple):
@@ -64,45 +41,14 @@ class Value(NamedTuple):
     committed: str | None
 
 
-def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset) -> list[Layer]:
-    """What a round made of a training image. student, confidence: (H, W) uint8, the round's student's."""
-
-    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
-        picture = label_map(labels, data.palette, UNLABELLED)
-        return Layer(name, picture, "classes", None if sure is None else grey(sure))
-
-    several = [Layer("image", photograph(found.image), "image")]
-    if found.item.fine:
-        several.append(classes("fine", found.fine))
-    several.append(classes("weak", found.weak))
-    if found.predicted is not None:
-        several.append(classes("teacher", found.predicted, found.confidence))
-        several.append(Layer("teacher's confidence", grey(found.confidence), "confidence"))
-    several += [
-        Layer("SAM's masks", photograph(with_masks(found.image, found.selected, data.palette)), "masks"),
-        classes("merged", found.merged),
-        Layer("source", label_map(found.sources, SOURCE_PALETTE, NONE), "sources"),
-        classes("student", student, confidence),
-        Layer("student's confidence", grey(confidence), "confidence"),
-    ]
-    return several
-
-
-def show(item: Item, name: str, data: Dataset, params: Params) -> Shown:
-    found, predictions = load(item, name, data, params), METRICS / "predictions" / name
-    student, confidence = (item_label(folder / "train", item) for folder in (predictions, predictions / "confidence"))
-    components = list_components(found, params.selection)
-    return Shown(item.id, item.width, item.height, layers(found, student, confidence, data), components)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested params by dotted keys, as `dvc exp run -S` takes them."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = "null" if value is None else str(value)
+            found[f"{prefix}{key}"] = value
     return found
 
 
@@ -120,10 +66,16 @@ def committed_params() -> tuple[str | None, Mapping[str, Any]]:
 
 
 def compare(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> list[Value]:
-    """Every param, with the committed value where it differs; a param that only one of them has is "–" in the other."""
+    """Every param, with the committed value where it differs; one that only one of them has is "–" in the other."""
     now, then = flat(params), flat(params if committed is None else committed)
+
+    def text(values: Mapping[str, Any], key: str) -> str:
+        if key not in values:
+            return "–"
+        return "null" if values[key] is None else str(values[key])
+
     return [
-        Value(key, now.get(key, "–"), None if now.get(key) == then.get(key) else then.get(key, "–"))
+        Value(key, text(now, key), None if key in now and key in then and now[key] == then[key] else text(then, key))
         for key in dict.fromkeys([*now, *then])
     ]
 
@@ -161,12 +113,7 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
         charts=[(chart.title, as_html(chart)) for chart in drawn],
         params=compare(read_yaml(Path("params.yaml")), then if commit else None),
         commit=commit,
-        gallery={
-            name: [
-                {"layers": [layer._asdict() for layer in one.layers], "size": [one.width, one.height]} for one in its
-            ]
-            for name, its in rounds.items()
-        },
+        gallery={name: [[asdict(layer) for layer in one.layers] for one in its] for name, its in rounds.items()},
         # a round without a teacher has fewer
         names=max(
             ([layer.name for layer in one.layers] for its in rounds.values() for one in its), key=len, default=[]
@@ -182,14 +129,10 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
 
 def main() -> None:
     params, data = load_params(), Dataset.load()
-    few = {name: worst(name, data, params.evaluation.panels) for name in params.rounds}
-    rounds: dict[str, list[Shown]] = {}
-    with progress(sum(map(len, few.values())), "report") as bar:
-        for name, items in few.items():
-            rounds[name] = []
-            for item in items:
-                rounds[name].append(show(item, name, data, params))
-                bar.update()
+    for path in GALLERY.glob("*.json"):
+        if path.stem not in params.rounds:  # of a round that is no more; DVC would count it as a part of the folder
+            path.unlink()
+    rounds = {name: read_gallery(GALLERY / f"{name}.json") for name in params.rounds}
     text = page(data, params, rounds)
     write_text(METRICS / "report.html", text)
     print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")

@@ -37,9 +37,10 @@ def component_prompts(document: dict[str, Any]) -> list[Prompt]:
 
 
 class Loaded(NamedTuple):
-    """An image as it is read: its prompts, and its embedding or, if that is not cached, the image itself."""
+    """An image as it is read: its components' numbers and prompts, its embedding or, if that is not cached, itself."""
 
     item: Item
+    numbers: list[int]
     prompts: list[Prompt]
     embedding: Tensor | None
     image: Tensor | None
@@ -48,37 +49,47 @@ class Loaded(NamedTuple):
 def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
     embedding = cache.load(item)
     image = fit(item_image(item), side) if embedding is None else None
-    return Loaded(item, component_prompts(read_prompts(prompts / f"{item.id}.json", item)), embedding, image)
+    document = read_prompts(prompts / f"{item.id}.json", item)
+    numbers = [component["number"] for component in document["components"]]
+    return Loaded(item, numbers, component_prompts(document), embedding, image)
 
 
-def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, list[Candidates], np.ndarray | None]]:
+def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, dict[int, Candidates], np.ndarray | None]]:
     """What `write` takes, for each image."""
     new = iter(segmenter.encode([one.image for one in loaded if one.image is not None]))
     embeddings = [next(new) if one.embedding is None else one.embedding for one in loaded]
     sizes = [(one.item.height, one.item.width) for one in loaded]
     found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
     return [
-        (one.item, candidates, embedding.numpy() if one.embedding is None else None)
+        (
+            one.item,
+            dict(zip(one.numbers, candidates, strict=True)),
+            embedding.numpy() if one.embedding is None else None,
+        )
         for one, candidates, embedding in zip(loaded, found, embeddings, strict=True)
     ]
 
 
 def write(
-    item: Item, found: list[Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
+    item: Item, found: dict[int, Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
 ) -> None:
-    """An image's candidates as JSON: COCO run lengths and predicted IoU; a new embedding to the cache."""
+    """An image's candidates, by component number, as JSON: COCO run lengths and predicted IoU; a new embedding to the
+    cache."""
     if cache and fresh is not None:
         cache.save(item, fresh)
     shape = (item.height, item.width)
-    candidates = [
-        [
-            {"iou": round(float(iou), 5), "rle": encode_counts(counts, shape)}
-            for counts, iou in zip(one.counts, one.iou, strict=True)
-        ]
-        for one in found
+    components = [
+        {
+            "number": number,
+            "candidates": [
+                {"iou": round(float(iou), 5), "rle": encode_counts(counts, shape)}
+                for counts, iou in zip(one.counts, one.iou, strict=True)
+            ],
+        }
+        for number, one in found.items()
     ]
     size = {"height": item.height, "width": item.width}
-    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "candidates": candidates})
+    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": components})
 
 
 def main() -> None:

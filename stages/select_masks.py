@@ -85,22 +85,21 @@ def select(
     the highest predicted IoU did not.
     """
     k, own = component["class"], coco_mask(component["rle"], weak[UNLABELLED]["size"])
-    refused = None
-    for number in sorted(range(len(offered)), key=lambda n: -offered[n]["iou"]):
-        candidate = offered[number]
+    whose, refused = {"number": component["number"], "class": k}, None
+    for place in sorted(range(len(offered)), key=lambda n: -offered[n]["iou"]):
+        candidate = offered[place]
         why = refusal(overlap(coco_mask(candidate["rle"], own["size"]), own, k, weak), selection)
         if why is None:
-            return {"class": k, "candidate": number, "iou": candidate["iou"], "rle": candidate["rle"], "refused": None}
+            return whose | {"candidate": place, "iou": candidate["iou"], "rle": candidate["rle"], "refused": None}
         refused = refused or why
-    return {"class": k, "candidate": None, "iou": None, "rle": component["rle"], "refused": refused}
+    return whose | {"candidate": None, "iou": None, "rle": component["rle"], "refused": refused}
 
 
 def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[int, int]:
     components = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item)["components"]
-    candidates = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, len(components))
+    candidates = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, components)
     weak = weak_masks(item_label(WEAK_LABELS, item))
-    pairs = zip(components, candidates, strict=True)
-    chosen = [select(component, offered, weak, selection) for component, offered in pairs]
+    chosen = [select(component, candidates[component["number"]], weak, selection) for component in components]
     size = {"height": item.height, "width": item.width}
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": chosen})
     return sum(component["candidate"] is not None for component in chosen), len(chosen)

@@ -166,8 +166,8 @@ def prompts(path: Path, original: bytes) -> None:
 
 
 def masks(path: Path, original: bytes) -> None:
-    component = {"class": 1, "rle": encode_mask(LABELS == 1)}
-    (offered,) = read_candidates(path, ITEM, 1)
+    component = {"number": 1, "class": 1, "rle": encode_mask(LABELS == 1)}
+    (offered,) = read_candidates(path, ITEM, [component]).values()
     select(component, offered, weak_masks(WEAK), PARAMS.selection)
 
 
@@ -245,8 +245,11 @@ def targets(folder: Path) -> list[Target]:
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
     presets = tuple(path.read_bytes() for path in sorted((ROOT / "presets").glob("*.yaml")))
-    found = [{"class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None}] * 2
-    regions = [{"class": k, "rle": region.rle(SHAPE)} for k, region in components(LABELS, 8, 1)]
+    found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None} for n in (1, 2)]
+    offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
+    regions = [
+        {"number": n, "class": k, "rle": region.rle(SHAPE)} for n, (k, region) in enumerate(components(LABELS, 8, 1), 1)
+    ]
     return [
         Target("label", "label.png", (png(LABELS), png(LABELS, "P")), label, 2),
         Target("image", "photo.png", (png(photo), jpeg.getvalue(), png(LABELS)), image, 2),
@@ -258,7 +261,7 @@ def targets(folder: Path) -> list[Target]:
         Target("classes", "classes/classes.json", (of_json(classes),), manifest),
         Target("prompts", "prompts.json", (of_json(size | {"prompt": "points", "components": prompted}),
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
-        Target("masks", "masks.json", (of_json(size | {"candidates": [[{"iou": 0.5, "rle": rle}] * 3]}),), masks, 2),
+        Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),
         Target("selected", "selected.json", (of_json(size | {"components": found}),), selected, 2),
         Target("params", "params.yaml", presets, params, 2),
         Target("network", "network/network.json", (content["network.json"],), network, 0.3),

@@ -22,18 +22,23 @@ PROMPTS = {
     "height": 4,
     "width": 6,
     "prompt": "points",
-    "components": [{"class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}],
+    "components": [{"number": 1, "class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}],
 }
-MASKS = {"id": "a", "height": 4, "width": 6, "candidates": [[{"iou": 0.5, "rle": RLE}] * 3]}
+MASKS = {
+    "id": "a",
+    "height": 4,
+    "width": 6,
+    "components": [{"number": 1, "candidates": [{"iou": 0.5, "rle": RLE}] * 3}],
+}
 SELECTED = {
     "id": "a",
     "height": 4,
     "width": 6,
-    "components": [{"class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "refused": None}],
+    "components": [{"number": 1, "class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "refused": None}],
 }
 READ = {
     "prompts": (PROMPTS, lambda path: read_prompts(path, ITEM)),
-    "masks": (MASKS, lambda path: read_candidates(path, ITEM, 1)),
+    "masks": (MASKS, lambda path: read_candidates(path, ITEM, [{"number": 1}])),
     "selected": (SELECTED, lambda path: read_selected(path, ITEM, 2)),
 }
 
@@ -82,10 +87,13 @@ DAMAGED = [
     *(("prompts", component(PROMPTS, **{"class": k})) for k in (-1, 300, 1.5, "1", None)),
     ("prompts", changed(PROMPTS, prompt="text")),
     ("prompts", changed(PROMPTS, prompt="box")),
-    ("masks", changed(MASKS, candidates=[])),
-    ("masks", changed(MASKS, candidates=[[]])),
-    ("masks", changed(MASKS, candidates=[[{"iou": float("nan"), "rle": RLE}]])),
-    ("masks", changed(MASKS, candidates=[[{"iou": 1.0, "rle": "PP"}]])),
+    ("masks", changed(MASKS, components=[])),
+    ("masks", component(MASKS, number=2)),
+    *((kind, component(READ[kind][0], number=n)) for kind in READ for n in (0, "1", None)),
+    *((kind, changed(READ[kind][0], components=READ[kind][0]["components"] * 2)) for kind in READ),
+    ("masks", component(MASKS, candidates=[])),
+    ("masks", component(MASKS, candidates=[{"iou": float("nan"), "rle": RLE}])),
+    ("masks", component(MASKS, candidates=[{"iou": 1.0, "rle": "PP"}])),
     ("selected", component(SELECTED, **{"class": 2})),
     ("selected", component(SELECTED, refused="why not")),
 ]

@@ -18,6 +18,7 @@ from conftest import ROOT
 from stages.common.errors import SesamError
 from stages.common.files import whole, whole_folder, write_text
 from stages.common.parallel import per_image
+from stages.sam.cache import EmbeddingCache
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
@@ -170,6 +171,8 @@ def test_a_disk_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.M
         pass
     with pytest.raises(SesamError, match=r"file\.json cannot be written: Read-only file system"):
         write_text(tmp_path / "new/file.json", "")
+    with pytest.raises(SesamError, match="cannot be written: Read-only file system"):
+        EmbeddingCache("0" * 64, tmp_path / "embeddings").room_for([], 1, 1)
 
 
 def test_what_a_block_itself_raises_stays_what_it_is(tmp_path: Path) -> None:

@@ -203,14 +203,15 @@ CRAFTED = {
     "a script as an image": a_script_as_a_png,
     "points far outside": lambda: document(
         lambda path: read_prompts(path, ITEM),
-        {"prompt": "points", "components": [{"class": 1, "rle": "0H", "points": [[10**12, 0]]}]},
+        {"prompt": "points", "components": [{"number": 1, "class": 1, "rle": "0H", "points": [[10**12, 0]]}]},
     ),
     "run lengths that crash pycocotools": lambda: document(
-        lambda path: read_candidates(path, ITEM, 1), {"candidates": [[{"iou": 0.5, "rle": "oooooo" * 9}]]}
+        lambda path: read_candidates(path, ITEM, [{"number": 1}]),
+        {"components": [{"number": 1, "candidates": [{"iou": 0.5, "rle": "oooooo" * 9}]}]},
     ),
     "a class that is none": lambda: document(
         lambda path: read_selected(path, ITEM, 2),
-        {"components": [{"class": 300, "candidate": 0, "iou": 0.5, "rle": "0H", "refused": None}]},
+        {"components": [{"number": 1, "class": 300, "candidate": 0, "iou": 0.5, "rle": "0H", "refused": None}]},
     ),
     "JSON nested without end": deep,
     "a program in the params": lambda: params("seed: !!python/object/apply:os.system [touch ran]"),

@@ -43,7 +43,7 @@ def workspace(tmp_path: Path) -> Path:
         height, width = image.shape[:2]
         points = [rng.integers(0, (width, height), (5, 2)).tolist() for _ in range(4)]
         rle = encode_mask(np.ones((height, width), bool))
-        components = [{"class": 0, "rle": rle, "points": several} for several in points]
+        components = [{"number": n, "class": 0, "rle": rle, "points": several} for n, several in enumerate(points, 1)]
         document = {"id": str(k), "height": height, "width": width, "prompt": "points", "components": components}
         write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
         items.append(Item(str(k), path.name, height, width, sha256(path)))

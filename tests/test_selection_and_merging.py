@@ -25,7 +25,7 @@ def columns(*numbers: int) -> np.ndarray:
 
 
 def component(mask: np.ndarray, k: int = 1) -> dict:
-    return {"class": k, "rle": encode_mask(mask)}
+    return {"number": 4, "class": k, "rle": encode_mask(mask)}
 
 
 def offered(*pairs: tuple[np.ndarray, float]) -> list[dict]:
@@ -45,10 +45,10 @@ def test_without_weak_labels_the_surest_of_the_fitting_masks_is_kept() -> None:
     )
     assert selected(c, masks, NOBODY)["candidate"] == 0
     strict = SELECTION.model_copy(update={"tau_mask": 0.31})
-    kept = {"class": 1, "candidate": 2, "iou": 0.8, "rle": masks[2]["rle"], "refused": None}
+    kept = {"number": 4, "class": 1, "candidate": 2, "iou": 0.8, "rle": masks[2]["rle"], "refused": None}
     assert selected(c, masks, NOBODY, strict) == kept
     refused = selected(c, masks[:1], NOBODY, strict)
-    assert refused == {"class": 1, "candidate": None, "iou": None, "rle": c["rle"], "refused": SPILLED}
+    assert refused == {"number": 4, "class": 1, "candidate": None, "iou": None, "rle": c["rle"], "refused": SPILLED}
 
 
 def test_a_stroke_is_no_measure_of_the_masks_size() -> None:

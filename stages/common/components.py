@@ -1,11 +1,13 @@
 """An image's components with their prompts, candidates and selected masks: the JSON files between the stages.
 
+Each component has a number, by which the files of one image are matched.
 They also come by `dvc pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run lengths
 that do not fit their image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -19,6 +21,7 @@ from stages.common.files import read_json
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ClassId = Annotated[int, Field(ge=0, le=254)]
+ComponentNumber = Annotated[int, Field(ge=1)]
 RunLengths = Annotated[str, Field(pattern="^[0-o]+$")]  # as COCO compresses them
 Points = Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(min_length=1)]
 Box = Annotated[list[int], Field(min_length=4, max_length=4)]
@@ -42,11 +45,19 @@ class _Candidate(TypedDict):
 
 # `class` is a word of Python: these two are written as calls
 _Prompt = TypedDict(
-    "_Prompt", {"class": ClassId, "rle": RunLengths, "points": NotRequired[Points], "box": NotRequired[Box]}
+    "_Prompt",
+    {
+        "number": ComponentNumber,
+        "class": ClassId,
+        "rle": RunLengths,
+        "points": NotRequired[Points],
+        "box": NotRequired[Box],
+    },
 )
 _Selected = TypedDict(
     "_Selected",
     {
+        "number": ComponentNumber,
         "class": ClassId,
         "candidate": int | None,
         "iou": Number | None,
@@ -63,8 +74,14 @@ class _Prompts(_Document):
     components: list[_Prompt]
 
 
+@with_config(_STRICT)
+class _Offered(TypedDict):
+    number: ComponentNumber
+    candidates: Annotated[list[_Candidate], Field(min_length=1)]
+
+
 class _Masks(_Document):
-    candidates: list[Annotated[list[_Candidate], Field(min_length=1)]]
+    components: list[_Offered]
 
 
 class _Selection(_Document):
@@ -78,19 +95,22 @@ def read_prompts(path: Path, item: Item) -> dict[str, Any]:
     """What `prompts` wrote of an image: its prompt's kind and its components; SesamError if it is anything else."""
     document = _read(path, item, _PROMPTS)
     wanted = {"points": "points", "box": "box"}.get(document["prompt"])
-    for number, component in enumerate(document["components"]):
+    for component in document["components"]:
         if wanted and wanted not in component:
-            raise _damaged(path, f"component {number} has no {wanted}")
+            raise _damaged(path, f"component {component['number']} has no {wanted}")
         if wanted == "points" and not _inside(component["points"], item):
-            raise _damaged(path, f"component {number} has points outside the image")
+            raise _damaged(path, f"component {component['number']} has points outside the image")
     return document
 
 
-def read_candidates(path: Path, item: Item, components: int) -> list[list[dict[str, Any]]]:
-    """What `sam_masks` wrote of an image: of each component the candidates; SesamError if it is anything else."""
-    candidates = _read(path, item, _MASKS)["candidates"]
-    if len(candidates) != components:
-        raise _damaged(path, f"it has masks of {len(candidates)} components, the prompts {components}")
+def read_candidates(path: Path, item: Item, prompts: Sequence[Mapping[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    """What `sam_masks` wrote of an image: the candidates by component number.
+
+    SesamError if the file is anything else, or not of the components in `prompts`.
+    """
+    candidates = {one["number"]: one["candidates"] for one in _read(path, item, _MASKS)["components"]}
+    if candidates.keys() != {one["number"] for one in prompts}:
+        raise _damaged(path, "it is not of the components that were prompted")
     return candidates
 
 
@@ -127,6 +147,8 @@ def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
         raise _damaged(path, f"{where}: {first['msg']}") from None
     if (document["id"], document["height"], document["width"]) != (item.id, item.height, item.width):
         raise _damaged(path, f"it is of another image than {item.id}, {item.width}x{item.height}")
+    if len({component["number"] for component in document["components"]}) < len(document["components"]):
+        raise _damaged(path, "two components have one number")
     for rle in _every_rle(document):
         counts = run_lengths(rle)
         if counts.min() < 0 or counts.sum() != item.height * item.width:
@@ -135,8 +157,7 @@ def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
 
 
 def _every_rle(document: dict[str, Any]) -> list[str]:
-    several = document.get("candidates") or [document.get("components", [])]
-    return [one["rle"] for part in several for one in part]
+    return [one["rle"] for component in document["components"] for one in component.get("candidates", [component])]
 
 
 def _inside(points: list[list[int]], item: Item) -> bool:

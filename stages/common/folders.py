@@ -10,6 +10,7 @@ WEAK_LABELS = Path("data/weak")
 EMBEDDINGS = Path("data/embeddings")
 TEACHER = Path("models/teacher")
 METRICS = Path("metrics")
+GALLERY = METRICS / "gallery"
 RANKING = "ranking.csv"  # of a round's pseudo-labels, beside them
 
 

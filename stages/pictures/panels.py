@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from stages.common.dataset import Dataset
+from stages.common.labels import UNLABELLED, confident_labels
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
+from stages.explain import Explained
 from stages.pictures.tiles import Tile, class_legend, coloured, dimmed, page_of, with_masks
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What one round made of an image; maps are (H, W) uint8 unless noted.
-
-    predicted: the teacher's classes, None without a teacher. confident: where they are, bool. selected:
-    the components of select_masks. merged, sources: the merged label and where it comes from. student:
-    its prediction.
-    """
-
-    predicted: np.ndarray | None
-    confident: np.ndarray
-    selected: Sequence[Mapping[str, Any]]
-    merged: np.ndarray
-    sources: np.ndarray
-    student: np.ndarray
 
 
 def val_panel(image: np.ndarray, fine: np.ndarray, predicted: Mapping[str, np.ndarray], data: Dataset) -> Image.Image:
@@ -41,32 +24,32 @@ def val_panel(image: np.ndarray, fine: np.ndarray, predicted: Mapping[str, np.nd
     return page_of([row], [class_legend([fine, *predicted.values()], data.classes, data.palette)])
 
 
-def train_panel(
-    image: np.ndarray, fine: np.ndarray, weak: np.ndarray, name: str, steps: Steps, data: Dataset
-) -> Image.Image:
-    """Image, fine label and weak label; below, the steps of the round `name`.
+def train_panel(found: Explained, name: str, student: np.ndarray, threshold: float, data: Dataset) -> Image.Image:
+    """Image, fine label and weak label; below, what the round `name` made of them.
 
-    image: (H, W, 3) uint8 RGB; fine, weak: (H, W) uint8.
+    student: its prediction, (H, W) uint8. threshold: γ, below which the teacher is shown pale.
     """
-    palette = data.palette
-    if steps.predicted is None:
+    image, palette = found.image, data.palette
+    maps = [found.fine, found.weak, found.merged, student]
+    if found.predicted is None:
         teacher = Tile("no teacher", np.full_like(image, 255))
     else:
-        teacher = Tile("teacher, pale where unsure", dimmed(coloured(steps.predicted, palette), ~steps.confident))
+        unsure = confident_labels(found.predicted, found.confidence, threshold) == UNLABELLED
+        teacher = Tile("teacher, pale where unsure", dimmed(coloured(found.predicted, palette), unsure))
+        maps.append(found.predicted)
     rows = [
         [
             Tile("image", image),
-            Tile("fine label", coloured(fine, palette)),
-            Tile("weak label", coloured(weak, palette)),
+            Tile("fine label", coloured(found.fine, palette)),
+            Tile("weak label", coloured(found.weak, palette)),
         ],
         [
             teacher,
-            Tile(f"{name}: SAM's masks", with_masks(image, steps.selected, palette)),
-            Tile(f"{name}: merged label", coloured(steps.merged, palette)),
-            Tile(f"{name}: label source", coloured(steps.sources, SOURCE_PALETTE)),
-            Tile(f"{name}: student", coloured(steps.student, palette)),
+            Tile(f"{name}: SAM's masks", with_masks(image, found.selected, palette)),
+            Tile(f"{name}: merged label", coloured(found.merged, palette)),
+            Tile(f"{name}: label source", coloured(found.sources, SOURCE_PALETTE)),
+            Tile(f"{name}: student", coloured(student, palette)),
         ],
     ]
-    maps = [fine, weak, steps.merged, steps.student] + ([] if steps.predicted is None else [steps.predicted])
     sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
     return page_of(rows, [class_legend(maps, data.classes, palette), sources])

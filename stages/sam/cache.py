@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stages.common.dataset import Item
-from stages.common.files import fingerprint, whole
+from stages.common.files import disk_trouble_named, fingerprint, whole
 from stages.common.folders import EMBEDDINGS
 from stages.common.made_of import code_of, versions
 from stages.common.params import SamParams
@@ -51,9 +51,11 @@ class EmbeddingCache:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
 
         What other engines left is removed, oldest first, until all embeddings together take no more than the limit.
+        SesamError if the folder cannot be written to.
         """
         total, missing = each * len(items), each * sum(item not in self for item in items)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with disk_trouble_named(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
             return False, [f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"]
@@ -75,7 +77,8 @@ class EmbeddingCache:
         for folder in others:
             if total + sum(sizes.values()) <= limit_gb * 1e9:
                 break
-            shutil.rmtree(folder)
+            with disk_trouble_named(folder):
+                shutil.rmtree(folder)
             size = f"{sizes.pop(folder) / 1e9:.2g} GB"
             lines.append(f"removed {folder}, {size} of an earlier engine: runtime.cache_gb is {limit_gb:g}")
         return lines

@@ -1,0 +1,124 @@
+"""A run with known answers: a data set of halves, what two rounds made of it, and networks that are functions."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from stages import panels, summarize
+from stages import report as make_report
+from stages.common.dataset import Dataset, Item
+from stages.common.files import sha256, write_json
+from stages.common.images import write_gray, write_label
+from stages.common.masks import encode_mask
+from stages.common.params import Params, load_params
+from stages.common.ranking import worst
+from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from stages.evaluate import judge as judge_network
+from stages.evaluate import report
+from stages.evaluate_labels import main as evaluate_labels
+
+PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
+SHAPE = (8, 12)
+FINE = np.zeros(SHAPE, np.uint8)
+FINE[:, 6:] = 1
+FINE[0] = 255
+PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
+
+
+def left_to(column: int) -> np.ndarray:
+    """A prediction that puts the boundary between the classes at `column`."""
+    predicted = np.zeros(SHAPE, np.uint8)
+    predicted[:, column:] = 1
+    return predicted
+
+
+SURE = np.full(SHAPE, 255, np.uint8)
+NETWORKS = {
+    "teacher": lambda image: (left_to(3), SURE),
+    "r1": lambda image: (left_to(5), SURE),
+    "r2": lambda image: (left_to(6), SURE),
+}
+
+
+def on_workers(params: Params, count: int) -> Params:
+    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": count})})
+
+
+def make_workspace() -> tuple[Dataset, Params]:
+    """In the current folder, all that the stages left that come before those that judge."""
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    params = on_workers(load_params(), 1)
+    items = {}
+    for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
+        for i in ids:
+            path = Path(f"images/{split}/{i}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).save(path)
+            write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
+        items[split] = tuple(
+            Item(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
+        )
+    for item in items["train"]:
+        weak = np.full(SHAPE, 255, np.uint8)
+        weak[4, 1], weak[4, 10] = 0, 1
+        write_label(Path(f"data/weak/{item.id}.png"), weak, PALETTE)
+        for name, predicted in (("r1", left_to(3)), ("r2", left_to(5))):
+            confidence = np.full(SHAPE, 200, np.uint8)
+            confidence[:, :4] = 255
+            sources = np.full(SHAPE, NONE, np.uint8)
+            sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
+            merged = np.where(sources == NONE, np.uint8(255), predicted)
+            rounds = Path("data/rounds", name)
+            write_label(rounds / f"predictions/labels/{item.id}.png", predicted, PALETTE)
+            write_gray(rounds / f"predictions/confidence/{item.id}.png", confidence)
+            columns = np.arange(12) + np.zeros((8, 1))
+            kept = {
+                "number": 1,
+                "class": 1,
+                "candidate": 0,
+                "iou": 0.9,
+                "rle": encode_mask(columns >= 8),
+                "refused": None,
+            }
+            last = {**kept, "number": 2, "class": 0, "rle": encode_mask(columns >= 10)}  # a weak label lies there
+            own = {**kept, "number": 3, "class": 0, "candidate": None, "iou": None, "refused": "missed"}
+            own |= {"rle": encode_mask(weak == 0)}
+            three = [kept, last, own]
+            prompts = [{"number": one["number"], "class": one["class"], "rle": own["rle"]} for one in three]
+            masks = [{"number": one["number"], "candidates": [{"iou": 0.9, "rle": one["rle"]}]} for one in three]
+            about = {"id": item.id, "height": SHAPE[0], "width": SHAPE[1]}
+            write_json(rounds / f"prompts/{item.id}.json", about | {"prompt": "mask", "components": prompts})
+            write_json(rounds / f"masks/{item.id}.json", about | {"components": masks})
+            write_json(rounds / f"selected/{item.id}.json", about | {"components": three})
+            write_label(Path(f"data/pseudo_labels/{name}/labels/{item.id}.png"), merged, PALETTE)
+            write_label(Path(f"data/pseudo_labels/{name}/sources/{item.id}.png"), sources, SOURCE_PALETTE)
+    data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, items["train"], items["val"])
+    data.save()
+    return data, params
+
+
+def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that judge and draw, with NETWORKS in the place of trained ones."""
+
+    def run(stage: Callable[[], None], *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["stage", *arguments])
+        stage()
+
+    for name in params.rounds:
+        run(evaluate_labels, name)
+    for name, network in NETWORKS.items():
+        shown = {"val": data.val, "train": [] if name == "teacher" else worst(name, data, params.evaluation.panels)}
+        matrix = judge_network(data, network, shown, Path("metrics/predictions", name), name)
+        write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
+    for name in params.rounds:
+        run(panels.main, name)
+    run(summarize.main)
+    run(make_report.main)

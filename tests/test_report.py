@@ -1,0 +1,193 @@
+"""The report: what it compares and lets in, and that it works in a browser without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import edit_params
+from known_answers import judge_everything, make_workspace
+from PIL import Image
+
+from stages import report
+from stages.common.dataset import Dataset
+from stages.common.errors import SesamError
+from stages.common.params import Params, load_params
+from stages.pictures.charts import read_table
+from stages.pictures.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
+from stages.report import Value, compare, flat
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+    monkeypatch.chdir(tmp_path)
+    return make_workspace()
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# what a person does, and sees: each layer's button, then the slider of confidence
+VISIT = """
+<script>
+const errors = [];
+window.onerror = (...what) => errors.push(what.slice(0, 3).join(" "));
+window.onunhandledrejection = event => errors.push(String(event.reason));
+const pause = () => new Promise(done => setTimeout(done, 200));
+const canvases = () => [...document.querySelectorAll("canvas[data-round]")];
+const pixels = canvas => canvas.toDataURL();
+const seen = {layers: {}, legends: {}};
+(async () => {
+  for (const button of document.querySelectorAll("#layers button")) {
+    button.click();
+    await pause();
+    const name = button.textContent;
+    seen.layers[name] = canvases().map(one => [one.dataset.round, one.dataset.layer, pixels(one)]);
+    const legends = [...document.querySelectorAll(".legend")].filter(one => !one.hidden);
+    seen.legends[name] = legends.map(one => one.dataset.kind);
+  }
+  seen.charts = [...document.querySelectorAll(".plotly-graph-div")].map(one => one.querySelectorAll("svg").length);
+  for (const [input, value] of [[gamma, 0], [gamma, 1], [through, 0.5]]) {
+    [...document.querySelectorAll("#layers button")].find(one => one.textContent === "teacher").click();
+    input.value = value;
+    input.dispatchEvent(new Event("input"));
+    await pause();
+    seen[`${input.id} ${value}`] = pixels(canvases().at(-1));
+  }
+  seen.errors = errors;
+  document.body.dataset.seen = JSON.stringify(seen);
+})();
+</script>
+"""
+
+
+def decoded(url: str) -> np.ndarray:
+    """A data URL's pixels, (H, W, 4) uint8."""
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
+        return np.asarray(picture.convert("RGBA"))
+
+
+def visit(page: Path, script: str = VISIT) -> dict:
+    """What a headless browser without a network shows of a page, and what it had to complain of."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    visited = page.with_name("visited.html")
+    visited.write_text(page.read_text().replace("</body>", script + "</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=15000"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'browser'}", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *options, visited.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert found, done.stderr
+    return json.loads(html.unescape(found[1])) | {
+        "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    }
+
+
+def test_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = workspace
+    edit_params(Path(), rounds__r2__teacher="models/teacher", evaluation__panels=2)
+    judge_everything(data, load_params(), monkeypatch)
+    page = Path("metrics/report.html").resolve()
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page.read_text())
+    seen = visit(page)
+    assert seen["errors"] == [] and seen["console"] == []
+    assert list(seen["layers"]) == [
+        *("image", "fine", "weak", "teacher", "teacher's confidence"),
+        *("SAM's masks", "merged", "source", "student", "student's confidence"),
+    ]
+    assert len(seen["charts"]) == 9 and all(seen["charts"])  # each drew something
+    for name, shown in seen["layers"].items():
+        assert len(shown) == 4  # two of each round
+        for of_round, layer, _ in shown:
+            assert layer == ("none" if name.startswith("teacher") and of_round == "r1" else name)
+    assert seen["legends"]["source"] == ["sources"] and seen["legends"]["merged"] == ["classes"]
+    fine = decoded(seen["layers"]["fine"][-1][2])
+    assert (fine[0, :, 3] == 0).all()  # unlabelled pixels let the background through
+    assert (fine[1:, :6, :3] == data.palette[0]).all() and (fine[1:, 6:, :3] == data.palette[1]).all()
+    pale, bold = decoded(seen["gamma 1"]), decoded(seen["gamma 0"])
+    assert (pale[:, :4] == bold[:, :4]).all() and (pale[:, 4:, :3] != bold[:, 4:, :3]).any(-1).all()
+    assert seen["through 0.5"] != seen["gamma 1"]
+
+
+def test_the_browser_tells_errors(tmp_path: Path) -> None:
+    """A check of the check: an error in the page, and one that only the console tells."""
+    page = tmp_path / "page.html"
+    page.write_text('<body><canvas id="gamma"></canvas></body>')
+    seen = visit(page, '<script>document.body.dataset.seen = "{}"; console.error("told"); fails();</script>')
+    assert len(seen["console"]) == 2
+
+
+def test_names_are_text(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes and ids come with the data: what they hold is shown, and does not become a part of the page."""
+    data, params = workspace
+    judge_everything(data, params, monkeypatch)
+    edit_params(Path(), dataset__root="</script><script>alert(1)</script>")
+    shown = [Shown("<b>1", [Layer("</script><i>", "image", grey(np.zeros((2, 2), np.uint8)))], ["<u>"])]
+    for name in params.rounds:
+        write_gallery(Path(f"metrics/gallery/{name}.json"), shown)
+    report.main()
+    page = Path("metrics/report.html").read_text()
+    for raw in ("<b>1", "</script><i>", "<u>", "<script>alert"):
+        assert raw not in page
+
+
+def test_rounds_that_are_no_more_leave_the_gallery(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, params = workspace
+    judge_everything(data, params, monkeypatch)
+    edit_params(Path(), rounds={"r1": {"teacher": "data/weak", "labels": False}})
+    report.main()
+    assert [path.name for path in Path("metrics/gallery").iterdir()] == ["r1.json"]
+
+
+URL = grey(np.zeros((2, 2), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]]",
+        [{"id": "a", "layers": [], "components": []}],
+        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": "https://a.b/c.png"}], "components": []}],
+        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": f'{URL}"'}], "components": []}],
+        [{"id": "a", "layers": [{"name": "a", "kind": "new", "picture": URL}], "components": []}],
+        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": URL}], "components": [], "more": 1}],
+    ],
+)
+def test_a_damaged_gallery_is_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "r1.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(SesamError, match=r"r1\.json"):
+        read_gallery(path)
+
+
+def test_large_pictures_are_made_smaller() -> None:
+    labels = np.zeros((100, 5 * SIDE), np.uint8)
+    labels[:, SIDE:] = 255
+    shown = decoded(label_map(labels, ((1, 2, 3),), 255))
+    assert shown.shape == (20, SIDE, 4)
+    assert shown[0, 0].tolist() == [1, 2, 3, 255] and shown[0, -1, 3] == 0
+
+
+def test_what_differs_from_the_last_commit() -> None:
+    now, then = {"a": {"b": 90.0, "c": None}, "d": [1]}, {"a": {"b": 90, "c": 2}, "e": {}}
+    assert flat(now) == {"a.b": 90.0, "a.c": None, "d": [1]}
+    assert compare(now, then) == [
+        Value("a.b", "90.0", None),
+        Value("a.c", "null", "2"),
+        Value("d", "[1]", "–"),
+        Value("e", "–", "{}"),
+    ]
+    assert all(one.committed is None for one in compare(now, None))
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "iou.csv").write_text("class,IoU\na,1\n")
+    with pytest.raises(SesamError, match=r"iou\.csv has no column series"):
+        read_table(tmp_path / "iou.csv", ("class", "series", "IoU"))
