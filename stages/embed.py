@@ -18,7 +18,7 @@ from stages.common.folders import EMBEDDINGS
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.engine import fit
-from stages.sam.load import load_segmenter
+from stages.sam.load import load_segmenter, weights_of
 from stages.sam.models import model_named
 from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Segmenter
@@ -48,7 +48,9 @@ def main() -> None:
             reading, computing = partial(read, side=segmenter.side), partial(compute, segmenter=segmenter)
             run(batches, reading, computing, cache.save, segmenter.device, params.runtime, "embed")
     images = {item.id: item.sha256 for item in dataset.train}
-    write_json(EMBEDDINGS.with_suffix(".json"), {"engine": made_by, "images": images})
+    write_json(
+        EMBEDDINGS.with_suffix(".json"), {"engine": made_by, "weights": weights_of(params.sam)[1], "images": images}
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 python -m stages.evaluate_labels ROUND
 
-Also writes, beside the round's pseudo-labels, their data set card, and ranking.csv: all images, those that most need
-a look first, which no fine label decides. Scores are of the training images that have a fine label; components and
+Also writes, beside the round's pseudo-labels, ranking.csv: all images, those that most need a look first, which no fine
+label decides. Scores are of the training images that have a fine label; components and
 sources are counted on all.
 """
 
@@ -158,7 +158,7 @@ def report(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """What `judge` found, by names, ready for JSON.
 
     scores: of each label set. classes: of each label set and class. components: of each class, by fate.
-    contested: pixels. confusion: the matrices. See `label_scores`, `class_scores`.
+    contested, sources: pixels. confusion: the matrices. See `label_scores`, `class_scores`.
     """
     matrices = found["matrices"]
     return {
@@ -166,67 +166,9 @@ def report(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
         "classes": {part: dict(zip(classes, class_scores(matrix), strict=True)) for part, matrix in matrices.items()},
         "components": {name: {fate: found["fates"][k, fate] for fate in FATES} for k, name in enumerate(classes)},
         "contested": {kind: found["claims"][kind] for kind in CLAIMS},
+        "sources": dict(zip(SOURCE_NAMES, map(int, found["sources"]), strict=True)),
         "confusion": {part: matrix.tolist() for part, matrix in matrices.items()},
     }
-
-
-def card(data: Dataset, name: str, params: Params, judged: Mapping[str, Any], pixels: np.ndarray) -> str:
-    """The data set card: what the PNGs hold, how good they are, and how they were made.
-
-    judged: see `report`. pixels: (4,) of each source.
-    """
-    merged, by_class = judged["scores"]["merged"], judged["classes"]["merged"]
-    shares = pixels / pixels.sum()
-    of_params = params.model_dump(
-        include={"seed", "weak", "augment", "components", "sampling", "sam", "selection", "merging"}
-    )
-    of_params["round"] = params.rounds[name].model_dump()
-    fine = sum(item.fine for item in data.train)
-    contested = sum(judged["contested"].values())
-    lines = [
-        f"# Pseudo-labels of {data.name}, round {name}",
-        "",
-        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabelled. "
-        "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs, made by SeSAM (arXiv 2604.11170).",
-        "",
-        f"Against the fine labels of {fine} of the images: precision {_digits(merged['precision'])}, "
-        f"recall {_digits(merged['recall'])}, mIoU {_digits(merged['mIoU'])}. "
-        "Components are what SAM was prompted with; refused ones by reason: no mask held the component's weak labels, "
-        "or where it has none, its pixels (missed); the mask was far larger (spilled); it held weak labels of other "
-        "classes (conflict).",
-        "",
-        _row(["id", "class", "colour", "precision", "recall", "IoU", "unlabelled", "components", *FATES]),
-        _row(["---"] * 12),
-    ]
-    for k, (one, colour) in enumerate(zip(data.classes, data.palette, strict=True)):
-        scores, counts = by_class[one], judged["components"][one]
-        cells = [k, one, colour, *(_digits(scores[key]) for key in ("precision", "recall", "IoU", "unlabelled"))]
-        lines.append(_row([*cells, sum(counts.values()), *(counts[fate] for fate in FATES)]))
-    lines += [
-        "",
-        f"Masks of two classes claimed {contested} pixels; the smaller mask won. "
-        + ", ".join(f"{kind} {count}" for kind, count in judged["contested"].items())
-        + " (weak: an annotator's label decided)."
-        if params.merging.sam
-        else "SAM's masks were not used (`merging.sam` is false).",
-        "",
-        "| source | meaning | share of pixels |",
-        "| --- | --- | --- |",
-        *(_row([k, source, f"{part:.1%}"]) for k, (source, part) in enumerate(zip(SOURCE_NAMES, shares, strict=True))),
-        "",
-        "| parameter | value |",
-        "| --- | --- |",
-        *(_row([group, f"`{value}`"]) for group, value in of_params.items()),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _digits(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def main() -> None:
@@ -235,7 +177,6 @@ def main() -> None:
     found = judge_all(data, params, name)
     judged = report(found, data.classes)
     write_json(METRICS / "labels" / f"{name}.json", judged)
-    write_text(pseudo_labels(name) / "README.md", card(data, name, params, judged, found["sources"]))
     write_text(pseudo_labels(name) / RANKING, ranking(found["doubts"]))
     merged = judged["scores"]["merged"]
     print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from stages import panels, summarize
+from stages import card, panels, summarize
 from stages import report as make_report
 from stages.common.dataset import Dataset, Item
 from stages.common.files import sha256, write_json
@@ -66,6 +66,7 @@ def make_workspace() -> tuple[Dataset, Params]:
         items[split] = tuple(
             Item(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
         )
+    write_json(Path("data/embeddings.json"), {"engine": "0" * 64, "weights": "f" * 64, "images": {}})
     for item in items["train"]:
         weak = np.full(SHAPE, 255, np.uint8)
         weak[4, 1], weak[4, 10] = 0, 1
@@ -119,6 +120,7 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
         matrix = judge_network(data, network, shown, Path("metrics/predictions", name), name)
         write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
     for name in params.rounds:
+        run(card.main, name)
         run(panels.main, name)
     run(summarize.main)
     run(make_report.main)

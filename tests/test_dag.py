@@ -304,6 +304,43 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
         explain.main(["nobody"])
 
 
+def test_another_repository_trains_on_the_labels(workspace: Path, tmp_path: Path) -> None:
+    """With DVC and mmsegmentation, as the card says, and nothing of ours."""
+    colleague = pushed_and_cloned(workspace, tmp_path)
+    third = tmp_path / "third"
+    third.mkdir()
+    sh("git", "init", "-q", cwd=third)
+    sh("dvc", "init", "-q", cwd=third)
+    sh("dvc", "import", "-q", str(colleague), "data/pseudo_labels/r2", cwd=third)
+    (third / "cityscapes").symlink_to(workspace / "data/raw/cityscapes")
+    code = (third / "r2/README.md").read_text().split("```python\n")[1].split("```")[0]
+    begin = "config.work_dir"  # what a machine with 2 cores has the time for
+    small = """
+config.model.pretrained = None
+config.model.backbone.depth = 18
+config.model.data_preprocessor.size = (64, 64)
+for part in (config.model.decode_head, config.model.auxiliary_head):
+    part.channels, part.norm_cfg = 8, {"type": "BN"}
+config.model.backbone.norm_cfg = {"type": "BN"}
+config.model.backbone.type = "ResNetV1c"
+config.model.decode_head.update(in_channels=512, c1_in_channels=64, c1_channels=8)
+config.model.auxiliary_head.in_channels = 256
+config.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False)
+for step in config.train_pipeline:
+    if step.type == "RandomCrop":
+        step.crop_size = (64, 64)
+    if step.type == "RandomResize":
+        step.scale = (128, 64)
+config.train_cfg.max_iters = 2
+config.default_hooks.logger.interval = 1
+"""
+    (third / "train.py").write_text(code.replace(begin, small + begin, 1))
+    said = sh(sys.executable, "train.py", cwd=third)
+    losses = [line for line in said.splitlines() if "Iter(train)" in line and "loss:" in line]
+    assert len(losses) == 2 and "nan" not in " ".join(losses)
+    assert list((third / "trained").glob("iter_2.pth"))
+
+
 def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
     """Last: it commits. The scores follow, and for a colleague too there is nothing to run."""
     edit_params(workspace, rounds={"r1": {"teacher": "data/weak", "labels": False}})

@@ -180,10 +180,6 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert summary["hours"] == round(4 * 2.2 / 60, 4) and summary["of_fine"] == round(2.2 / 90, 4)
     assert len(summary) <= 8
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
-    card = Path("data/pseudo_labels/r1/README.md").read_text().splitlines()
-    assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in card
-    assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in card
-    assert "Masks of two classes claimed 56 pixels; the smaller mask won. right 52, wrong 0, weak 4" in "\n".join(card)
 
     assert Path("metrics/plots/training.csv").read_text().splitlines()[:2] == ["step,series,loss", "10,teacher,0.5"]
     lines = Path("metrics/plots/iou.csv").read_text().splitlines()

@@ -1,0 +1,112 @@
+"""The data set cards, and a colleague's repository that trains on the labels with nothing of ours."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from known_answers import judge_everything, make_workspace
+
+from stages.card import Facts, code_version, croissant, readme, values
+from stages.common.dataset import Dataset
+from stages.common.errors import SesamError
+from stages.common.files import read_json, sha256
+from stages.common.params import Params
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+    monkeypatch.chdir(tmp_path)
+    data, params = make_workspace()
+    judge_everything(data, params, monkeypatch)
+    return data, params
+
+
+def test_for_people(workspace: tuple[Dataset, Params]) -> None:
+    card = Path("data/pseudo_labels/r1/README.md").read_text()
+    lines = card.splitlines()
+    assert lines[0] == "# Pseudo-labels of halves, round r1"
+    assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in lines
+    assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in lines
+    assert "Masks of two classes claimed 56 pixels; the smaller mask won. right 52, wrong 0, weak 4" in card
+    assert f"SAM: embedded, SHA-256 {'f' * 64}" in card and "precision 0.875" in card
+    assert "| rounds.r1.teacher | `data/weak` |" in lines and "| selection.tau_weak | `0.7` |" in lines
+    # four of twelve columns, less one weak label
+    assert [line.split(" | ")[-1] for line in lines if line.startswith("| 2 | SAM")] == ["32.3% |"]
+
+
+def test_for_programs(workspace: tuple[Dataset, Params]) -> None:
+    found = read_json(Path("data/pseudo_labels/r1/croissant.json"))
+    assert found["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in found
+    assert [(one["@id"], one["includes"]) for one in found["distribution"]] == [
+        ("labels", "labels/**/*.png"),  # ids have folders
+        ("sources", "sources/**/*.png"),
+    ]
+    for one in found["distribution"]:
+        pictures = set(Path("data/pseudo_labels/r1").glob(one["includes"]))
+        assert len(pictures) == 4
+    classes = found["recordSet"][0]
+    assert [one["classes/name"] for one in classes["data"]] == ["left", "right, far", "nowhere", "never"]
+    about = {one["name"]: one["value"] for one in found["additionalProperty"]}
+    assert about["precision of merged labels"] == 0.875 and about["sampling.num_points"] == 5
+    assert about["IoU of left"] == 0.5 and about["IoU of never"] == "None"
+
+
+def test_which_image_a_label_is_of(workspace: tuple[Dataset, Params]) -> None:
+    with Path("data/pseudo_labels/r1/images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["town/0", "town/1", "2", "3"]
+    assert all(sha256(Path(row["image"])) == row["sha256"] for row in rows)
+
+
+def test_text_of_a_data_set_does_not_break_the_table(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    judged = read_json(Path("metrics/labels/r1.json"))
+    for part in ("classes", "components"):
+        inner = judged[part]["merged"] if part == "classes" else judged[part]
+        inner["a|b"] = inner.pop("left")
+    facts = Facts(
+        Dataset("x", ("a|b", *data.classes[1:]), *list(vars(data).values())[2:]), "r1", params, judged, "", ""
+    )
+    assert "| 0 | a&#124;b | (200, 0, 0) |" in readme(facts)
+    assert json.loads(json.dumps(croissant(facts)))["name"] == "pseudo_labels_x_r1"
+
+
+def test_metrics_of_another_run_are_refused(workspace: tuple[Dataset, Params], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("metrics/labels/r1.json").write_text('{"scores": {}}')
+    from stages import card
+
+    monkeypatch.setattr("sys.argv", ["card", "r1"])
+    with pytest.raises(SesamError, match="is not of this run"):
+        card.main()
+
+
+def test_the_code_is_named(tmp_path: Path) -> None:
+    assert code_version(tmp_path) == "SeSAM 0.1.0"
+
+    def git(*command: str) -> str:
+        command = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command)
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/a.py").write_text("1")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "code")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "metrics.json").write_text("1")
+    git("add", "-A")
+    git("commit", "-qm", "results")  # which are no code
+    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {commit}"
+    (tmp_path / "stages/a.py").write_text("2")
+    assert code_version(tmp_path).endswith("with changes that are not committed")
+
+
+def test_every_param_of_the_labels_is_there(params: Params) -> None:
+    found = values(params, "r1")
+    for group in ("dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging", "rounds.r1"):
+        assert any(key.startswith(f"{group}.") for key in found), group
+    assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
