@@ -9,7 +9,7 @@ export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 demo: $(VENV)/ready
 	dvc repro
 	@dvc metrics show
-	@echo "Look at metrics/panels/ (each step as a picture), data/pseudo_labels/ (the PNGs) and \`dvc plots show\`."
+	@echo "Open metrics/report.html in a browser; metrics/panels/ has each step as a picture, data/pseudo_labels/ the PNGs."
 
 test: $(VENV)/ready
 	ruff check .
