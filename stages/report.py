@@ -110,7 +110,7 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
         data=data,
         weak=params.weak.kind,
         gamma=params.augment.confidence,
-        charts=[(chart.title, as_html(chart)) for chart in drawn],
+        charts=[(chart.title, as_html(chart, f"chart{k}")) for k, chart in enumerate(drawn)],
         params=compare(read_yaml(Path("params.yaml")), then if commit else None),
         commit=commit,
         gallery={name: [[asdict(layer) for layer in one.layers] for one in its] for name, its in rounds.items()},

@@ -29,6 +29,40 @@ def scene():
     return draw_scene(11)
 
 
+# what a checkout has of the pipeline, but nothing that its user sets: params, data, remote, where the cache lies
+PIPELINE = (
+    ".dvc/.gitignore",
+    ".dvcignore",
+    "*.gitignore",
+    "dvc.yaml",
+    "data/corrections",
+    "models/embedded_sam.pth",
+    "presets",
+    "stages",
+)
+
+
+def checked_out(folder: Path) -> Path:
+    """A copy of this checkout's pipeline, with what is not committed."""
+    folder.mkdir()
+    for name in sh("git", "ls-files", "-co", "--exclude-standard", "--", *PIPELINE, cwd=ROOT).splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc/config").write_text("[core]\nanalytics = false\ncheck_update = false\n")
+    return folder
+
+
+def sh(*command: str, cwd: Path, code: int = 0) -> str:
+    """Run a command with this interpreter's folder first on the path; its output."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    git = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = os.environ | git | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a stage module in a folder of its own, with this checkout's code."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}

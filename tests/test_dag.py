@@ -6,16 +6,14 @@ It runs on scenes in Cityscapes' layout: train with fine and coarse labels, trai
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, edit_params
+from conftest import ROOT, checked_out, edit_params, sh
 from makers import cityscapes_image
 from PIL import Image
 
@@ -28,16 +26,6 @@ from stages.demo.scenes import draw_scene
 from stages.weak_labels import weak_label
 
 
-def sh(*command: str, cwd: Path, code: int = 0) -> str:
-    """Run a command with this interpreter's folder first on the path; its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    git = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    env = os.environ | git | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def would_run(workspace: Path) -> set[str]:
     """The stages that `dvc repro` would run."""
     said = sh("dvc", "repro", "--dry", cwd=workspace)
@@ -46,16 +34,6 @@ def would_run(workspace: Path) -> set[str]:
 
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313", "augsburg_000000_000000"]
 VAL = ["frankfurt_000000_000294", "lindau_000000_000019"]
-# what a checkout has of the pipeline, but nothing that its user sets: params, data, remote, where the cache lies
-PIPELINE = (
-    ".dvc/.gitignore",
-    ".dvcignore",
-    "*.gitignore",
-    "dvc.yaml",
-    "data/corrections",
-    "models/embedded_sam.pth",
-    "stages",
-)
 PREDICTED = ("labels", "confidence")
 LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn classes, in their order
 
@@ -75,13 +53,7 @@ def draw_cityscapes(root: Path) -> None:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with tiny params in which `dvc repro` has run, and been committed."""
-    folder = tmp_path_factory.mktemp("dag") / "sesam"
-    folder.mkdir()
-    for name in sh("git", "ls-files", "-co", "--exclude-standard", "--", *PIPELINE, cwd=ROOT).splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc/config").write_text("[core]\nanalytics = false\ncheck_update = false\n")
+    folder = checked_out(tmp_path_factory.mktemp("dag") / "sesam")
     draw_cityscapes(folder / "data/raw/cityscapes")
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
     shutil.copy(ROOT / "presets/cityscapes.yaml", folder / "params.yaml")

@@ -143,6 +143,9 @@ def test_rounds_that_are_no_more_leave_the_gallery(workspace, monkeypatch: pytes
     edit_params(Path(), rounds={"r1": {"teacher": "data/weak", "labels": False}})
     report.main()
     assert [path.name for path in Path("metrics/gallery").iterdir()] == ["r1.json"]
+    once = Path("metrics/report.html").read_bytes()
+    report.main()
+    assert Path("metrics/report.html").read_bytes() == once
 
 
 URL = grey(np.zeros((2, 2), np.uint8))

@@ -126,8 +126,8 @@ def costs(hours: float, networks: dict[str, float | None]) -> go.Figure:
     return figure.update_yaxes(title="mIoU", range=[0, 1])
 
 
-def as_html(chart: Chart) -> str:
-    """A chart as a piece of a page that has Plotly's script."""
+def as_html(chart: Chart, name: str) -> str:
+    """A chart as a piece of a page that has Plotly's script; name: its element's, which else would be random."""
     figure = chart.figure.update_layout(
         template="plotly_white",
         height=chart.figure.layout.height or 360,
@@ -135,4 +135,4 @@ def as_html(chart: Chart) -> str:
         legend={"orientation": "h", "y": 1.12},
     )
     settings = {"displayModeBar": False, "responsive": True}
-    return figure.to_html(full_html=False, include_plotlyjs=False, config=settings)
+    return figure.to_html(full_html=False, include_plotlyjs=False, config=settings, div_id=name)
