@@ -3,6 +3,7 @@
     make ablations                              # everything: hours on a CPU
     make ablations ROWS="fine scribble" SEEDS="0 1"
     python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
+    python -m benchmarks.ablations --rows sam-sam2 --weights sam2=/models/sam2.1-hiera-large/model.safetensors
 
 Every row is params.yaml with a few changes, for each seed one experiment. What was found is kept in
 docs/ablations.json (benchmarks/ablation_results.py): experiments that were run with the same code and params, here or
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -22,7 +24,9 @@ import numpy as np
 
 from benchmarks.ablation_results import DOCS, Figures, Results, Row, git
 from stages.common.errors import SesamError, run_stage
+from stages.common.files import sha256
 from stages.common.params import Params, load_params
+from stages.sam.models import MODELS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -79,6 +83,25 @@ def steps() -> list[Row]:
         "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELLING),
     }
     return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
+
+
+def other_sams(files: Mapping[str, Path]) -> list[Row]:
+    """Other models in the first round, where their weights can be had; files: those of models that are not fetched."""
+    rows = []
+    for name, model in MODELS.items():
+        weights: tuple[str, ...] = ()
+        if name in files:
+            weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
+        if model.checkpoint or "://" in (model.address or ""):
+            rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights, ONE_ROUND)))
+    return rows
+
+
+def weights_file(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if name not in MODELS or not Path(path).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no MODEL=FILE; models are {', '.join(MODELS)}")
+    return name, Path(path)
 
 
 def training() -> list[Row]:
@@ -311,15 +334,19 @@ def write(params: Params, groups: dict[str, list[Row]]) -> None:
     about = {
         "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` the students of the rounds.",
         "Steps": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
+        "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
         "Training": "Scribbles. To compare with: `scribble, SeSAM` above.",
         "Labels": "Scribbles, labels of round 1, no network trained on them.",
     }
     for title, several in groups.items():
         if not any(found[row.name] for row in several):
             continue
-        networks = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Training": ("r1", "r2", "r3")}.get(
-            title, ()
-        )
+        networks = {
+            "Supervision": ("teacher", "r1", "r2"),
+            "Steps": ("r1",),
+            "Other SAMs": ("r1",),
+            "Training": ("r1", "r2", "r3"),
+        }.get(title, ())
         lines += [f"## {title}", "", about[title], "", *table(several, found, commits, networks), ""]
     lines += draw(params, found)
     (DOCS / "ablations.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -328,17 +355,25 @@ def write(params: Params, groups: dict[str, list[Row]]) -> None:
 
 def main() -> None:
     params = load_params()
-    groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
-    known = {row.name: row for rows in groups.values() for row in rows}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=sorted(known), default=list(known), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone; all but other SAMs, if not given")
+    parser.add_argument(
+        "--weights", nargs="+", type=weights_file, default=[], metavar="MODEL=FILE", help="of other SAMs"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--write-only", action="store_true", help="write the tables of what has been run")
     options = parser.parse_args()
+    groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
+    usual = [row for rows in groups.values() for row in rows]
+    groups["Other SAMs"] = other_sams(dict(options.weights))
+    known = {row.name: row for rows in groups.values() for row in rows}
+    if unknown := set(options.rows or ()) - known.keys():
+        parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")
     check(params)
     if not options.write_only:
-        run_missing([known[name] for name in options.rows], options.seeds, options.jobs)
+        chosen = usual if options.rows is None else [known[name] for name in options.rows]
+        run_missing(chosen, options.seeds, options.jobs)
     write(params, groups)
 
 

@@ -44,7 +44,7 @@ from stages.demo.scenes import draw_scene
 from stages.prompts import sample_points
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import Job, SamSegmenter, fit
+from stages.sam.engine import Job, SamSegmenter
 from stages.sam.pipeline import Compute, Read, Write, batches_of, run
 from stages.sam.segmenter import Candidates
 
@@ -170,7 +170,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
                     write(*what)
         return count / (time.perf_counter() - started)
 
-    read = partial(sam_masks.read, prompts=folder / "prompts", cache=cache, side=segmenter.side)
+    read = partial(sam_masks.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit)
     compute = partial(sam_masks.compute, segmenter=segmenter)
     write = partial(sam_masks.write, folder=folder / "masks", cache=None)
     if device.type == "cuda":
@@ -178,7 +178,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     whole = rate(read, compute, write, len(items))
     found = read_json(folder / "masks" / "0.json")["components"]
     _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
-    image = fit(read_image(Path(items[0].image)), segmenter.side)
+    image = segmenter.fit(read_image(Path(items[0].image)))
 
     def encode(items: list[Item]) -> list[tuple[Item, np.ndarray]]:
         return [(item, made.numpy()) for item, made in zip(items, segmenter.encode([image] * len(items)), strict=True)]

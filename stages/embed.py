@@ -17,15 +17,14 @@ from stages.common.files import write_json
 from stages.common.folders import EMBEDDINGS
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache, engine
-from stages.sam.engine import fit
 from stages.sam.load import load_segmenter, weights_of
 from stages.sam.models import model_named
 from stages.sam.pipeline import batches_of, run
-from stages.sam.segmenter import Segmenter
+from stages.sam.segmenter import Fit, Segmenter
 
 
-def read(item: Item, side: int) -> tuple[Item, Tensor]:
-    return item, fit(item_image(item), side)
+def read(item: Item, fit: Fit) -> tuple[Item, Tensor]:
+    return item, fit(item_image(item))
 
 
 def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tuple[Item, np.ndarray]]:
@@ -45,7 +44,7 @@ def main() -> None:
             print(f"embed: {line}", flush=True)
         if keep:
             batches = batches_of(dataset.train, lambda item: item not in cache, segmenter.batch)
-            reading, computing = partial(read, side=segmenter.side), partial(compute, segmenter=segmenter)
+            reading, computing = partial(read, fit=segmenter.fit), partial(compute, segmenter=segmenter)
             run(batches, reading, computing, cache.save, segmenter.device, params.runtime, "embed")
     images = {item.id: item.sha256 for item in dataset.train}
     write_json(

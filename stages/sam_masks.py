@@ -18,11 +18,10 @@ from stages.common.folders import of_round
 from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
 from stages.sam.cache import EmbeddingCache, engine
-from stages.sam.engine import fit
 from stages.sam.load import load_segmenter
 from stages.sam.models import model_named
 from stages.sam.pipeline import batches_of, run
-from stages.sam.segmenter import Candidates, Prompt, Segmenter
+from stages.sam.segmenter import Candidates, Fit, Prompt, Segmenter
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:
@@ -46,9 +45,9 @@ class Loaded(NamedTuple):
     image: Tensor | None
 
 
-def read(item: Item, prompts: Path, cache: EmbeddingCache, side: int) -> Loaded:
+def read(item: Item, prompts: Path, cache: EmbeddingCache, fit: Fit) -> Loaded:
     embedding = cache.load(item)
-    image = fit(item_image(item), side) if embedding is None else None
+    image = fit(item_image(item)) if embedding is None else None
     document = read_prompts(prompts / f"{item.id}.json", item)
     numbers = [component["number"] for component in document["components"]]
     return Loaded(item, numbers, component_prompts(document), embedding, image)
@@ -103,7 +102,7 @@ def main() -> None:
         keep, _ = cache.room_for(dataset.train, model_named(params.sam.model).embedding_bytes, params.runtime.cache_gb)
         run(
             batches_of(dataset.train, missing.__contains__, segmenter.batch),
-            partial(read, prompts=of_round(name, "prompts"), cache=cache, side=segmenter.side),
+            partial(read, prompts=of_round(name, "prompts"), cache=cache, fit=segmenter.fit),
             partial(compute, segmenter=segmenter),
             partial(write, folder=folder, cache=cache if keep else None),
             segmenter.device,

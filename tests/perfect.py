@@ -6,6 +6,7 @@ A pipeline that loses labels with it loses them by its own rules.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,11 +24,12 @@ class PerfectSam:
     Its first candidate is right; beside it lie the whole image and nothing, with lower predicted IoU.
     """
 
-    side, device, batch = 256, torch.device("cpu"), 1
+    device, batch = torch.device("cpu"), 1
+    fit = staticmethod(partial(fit, side=256))
 
     def __init__(self, known: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """known: images (H, W, 3) uint8 RGB, and their fine labels (H, W) uint8, 255 = none."""
-        self.number = {fit(image, self.side).numpy().tobytes(): k for k, (image, _) in enumerate(known)}
+        self.number = {self.fit(image).numpy().tobytes(): k for k, (image, _) in enumerate(known)}
         self.components = [label(fine, background=255, connectivity=2) for _, fine in known]
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:

@@ -13,12 +13,14 @@ from dvc.utils.hydra import apply_overrides
 
 from benchmarks import ablation_results
 from benchmarks.ablation_results import RESULTS, Result, Results, Row, git
-from benchmarks.ablations import labels, spread, steps, supervision, table, training
+from benchmarks.ablations import labels, other_sams, spread, steps, supervision, table, training
 from stages.common.errors import SesamError
 from stages.common.params import load_params
 
 PARAMS = load_params(ROOT / "presets/demo.yaml")
-ROWS = [*supervision(PARAMS), *steps(), *training(), *labels()]
+SAM2 = {"sam2": ROOT / "params.yaml"}  # any file
+OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2"))]
+ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *OTHERS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

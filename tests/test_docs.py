@@ -209,5 +209,5 @@ def test_what_is_named_is_there() -> None:
         links = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
         lost += [f"{document}: {target}" for target in links if not (here / target).exists()]
         files = re.findall(r"`((?:stages|tests|benchmarks|presets|docs)/[\w/.]*\w)`", text)
-        lost += [f"{document}: {name}" for name in files if not (ROOT / name).exists()]
+        lost += [f"{document}: {name}" for name in files if "NAME" not in name and not (ROOT / name).exists()]
     assert lost == []

@@ -35,7 +35,7 @@ from stages.prompts import sample_points
 from stages.sam import encoder
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import Job, SamSegmenter, fit, load_sam
+from stages.sam.engine import Job, SamSegmenter, load_sam
 from stages.sam.load import fetch, load_segmenter, weights_of
 from stages.sam.memory import AtOnce
 from stages.sam.models import MODELS
@@ -75,7 +75,7 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
 
 
 def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
-    embeddings = segmenter.encode([fit(image, segmenter.side)])
+    embeddings = segmenter.encode([segmenter.fit(image)])
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
 
@@ -105,7 +105,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     image, predictor = photo(size), SamPredictor(sam)
     predictor.set_image(image)
     segmenter = SamSegmenter(sam, CPU)
-    (embedding,) = segmenter.encode([fit(image, segmenter.side)])
+    (embedding,) = segmenter.encode([segmenter.fit(image)])
     expected = predictor.features[0]
     assert (embedding - expected).abs().max() <= expected.abs().max() * 2**-10  # float16's rounding
     predictor.features = embedding[None].float()
@@ -128,7 +128,7 @@ def test_several_images_are_decoded_together(sam) -> None:
     prompts = [make_prompts("points", sizes[0]), [], make_prompts("points", sizes[2], 3)]
     segmenter = SamSegmenter(sam, CPU)
     segmenter.prompts.number, segmenter.images.number = 3, 2
-    embeddings = segmenter.encode([fit(image, segmenter.side) for image in images])
+    embeddings = segmenter.encode([segmenter.fit(image) for image in images])
     together = segmenter.decode(embeddings, sizes, prompts)
     assert [len(found) for found in together] == [4, 0, 3]
     for k, image in enumerate(images):
@@ -281,7 +281,7 @@ def test_embeddings_take_as_much_as_is_said(model: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT)
     params = load_params(ROOT / "presets/demo.yaml")
     segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
-    (made,) = segmenter.encode([fit(draw_scene(1).image, segmenter.side)])
+    (made,) = segmenter.encode([segmenter.fit(draw_scene(1).image)])
     assert made.nbytes == MODELS[model].embedding_bytes
 
 
@@ -349,7 +349,7 @@ def test_superpixels_find_what_has_one_colour(kind: str) -> None:
     block[20:70, 30:90] = True
     image = np.where(block[..., None], (200, 30, 30), (120, 120, 120)) + rng.integers(0, 9, (96, 128, 3))
     superpixels = Superpixels()
-    embeddings = superpixels.encode([fit(image.astype(np.uint8), superpixels.side)])
+    embeddings = superpixels.encode([superpixels.fit(image.astype(np.uint8))])
     prompt = {
         "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),
         "box": Prompt(box=np.array([28, 18, 92, 72])),

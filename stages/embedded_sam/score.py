@@ -22,7 +22,7 @@ from stages.demo.scenes import draw_scene
 from stages.embedded_sam.examples import read_labelled
 from stages.prompts import sample_points
 from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import fit, load_sam
+from stages.sam.engine import load_sam
 from stages.sam.pyramid import build_pyramid_sam
 from stages.sam.segmenter import Prompt, Segmenter
 
@@ -51,7 +51,7 @@ def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]
         found = [region for _, region in components(labels, min_area=MIN_AREA)]
         unsure = np.zeros_like(labels)
         prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in found]
-        (decoded,) = segmenter.decode(segmenter.encode([fit(image, segmenter.side)]), [shape], [prompts])
+        (decoded,) = segmenter.decode(segmenter.encode([segmenter.fit(image)]), [shape], [prompts])
         for region, candidates in zip(found, decoded, strict=True):
             target = region.whole(shape)
             masks = np.stack([decode_mask(encode_counts(counts, shape), shape) for counts in candidates.counts]) & known

@@ -29,7 +29,7 @@ PROMPTS = {"cpu": 4, "cuda": 128}  # decoded at once; no param, for another numb
 
 
 def fit(image: np.ndarray, side: int) -> Tensor:
-    """An image (H, W, 3) uint8 RGB of any size resized as SamPredictor does, for `Segmenter.encode`."""
+    """An image (H, W, 3) uint8 RGB of any size with its longer side at `side` pixels, as SamPredictor resizes it."""
     return torch.from_numpy(ResizeLongestSide(side).apply_image(image))
 
 
@@ -50,6 +50,7 @@ class SamSegmenter:
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
+        self.fit = partial(fit, side=self.side)
         self.batch = runtime.batch if runtime and device.type == "cuda" else 1
         self.images = AtOnce("images", self.batch)
         self.prompts = AtOnce("prompts", PROMPTS[device.type])
@@ -74,7 +75,7 @@ class SamSegmenter:
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         jobs = [Job(i, sizes[i], prompt) for i, several in enumerate(prompts) for prompt in several]
         found: dict[int, Candidates] = {}
-        for group in _alike([job.prompt for job in jobs]):
+        for group in alike([job.prompt for job in jobs]):
             done = self.prompts.map(partial(self._decode, features), [jobs[k] for k in group])
             found |= dict(zip(group, done, strict=True))
         ordered = iter([found[k] for k in range(len(jobs))])
@@ -152,7 +153,7 @@ class _Autocast(nn.Module):
             return self.encoder(images).float()
 
 
-def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
+def alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The prompts' numbers grouped by the number of points, in order; one batch needs equal numbers."""
     groups: dict[int, list[int]] = {}
     for k, prompt in enumerate(prompts):

@@ -20,7 +20,7 @@ def fetch(name: str) -> Path:
     """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
     model = model_named(name)
     if model.address is None:
-        raise SesamError(f"{name} has no weights to fetch.")
+        raise SesamError(f"{name} has no weights that are fetched.")
     if "://" not in model.address:
         return Path(model.address)
     folder, file = pooch.os_cache("sesam"), model.address.rsplit("/", 1)[1]
@@ -39,8 +39,13 @@ def weights_of(sam: SamParams) -> tuple[Path | None, str]:
     that the params name.
     """
     model = model_named(sam.model)
-    if model.address is None:
+    if model.address is None and not model.checkpoint:
         return None, ""
+    if model.address is None and sam.checkpoint is None:
+        raise SesamError(
+            f"params.yaml: sam.model {sam.model} has weights that are not fetched. Set sam.checkpoint to the "
+            "model.safetensors in its folder, and sam.sha256."
+        )
     path = fetch(sam.model) if sam.checkpoint is None else Path(sam.checkpoint)
     expected = sam.sha256 or model.sha256
     if not path.is_file():

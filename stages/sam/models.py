@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 class Model:
     """load(weights, device, sam, runtime) loads it. embedding_bytes: of an image, on disk.
 
-    address: of its published weights, an URL or a path in the repository; None if it has no weights.
-    sha256: theirs.
+    address: of its published weights, an URL or a path in the repository; None if it has no weights, or, with
+    `checkpoint`, none that are fetched: `sam.checkpoint` names them. sha256: theirs.
     """
 
     load: Callable[[Path | None, torch.device, SamParams, Runtime | None], Segmenter]
     embedding_bytes: int
     address: str | None = None
     sha256: str | None = None
+    checkpoint: bool = False
 
 
 def _load_vit(
@@ -52,6 +53,14 @@ def _load_embedded(weights: Path | None, device: torch.device, sam: SamParams, r
 
     assert weights is not None  # its entry has an address
     return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)
+
+
+def _load_transformers(
+    family: str, weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None
+) -> Segmenter:
+    from stages.sam.huggingface import load_family
+
+    return load_family(family, weights, device, sam, runtime)
 
 
 def _load_superpixels(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
@@ -87,6 +96,16 @@ MODELS = {
         _META + "sam_vit_h_4b8939.pth",
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
+    **{
+        name: Model(partial(_load_transformers, family), 2 * values, checkpoint=True)
+        for name, family, values in (
+            ("sam2", "sam2", 32 * 256**2 + 64 * 128**2 + 256 * 64**2),
+            ("sam3_tracker", "sam3_tracker", 32 * 288**2 + 64 * 144**2 + 256 * 72**2),
+            ("sam_hq_b", "sam_hq", (256 + 768) * 64**2),
+            ("sam_hq_l", "sam_hq", (256 + 1024) * 64**2),
+            ("sam_hq_h", "sam_hq", (256 + 1280) * 64**2),
+        )
+    },
     "superpixels": Model(_load_superpixels, 2 * 3 * 256**2),  # no SAM: the null hypothesis
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Fit = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,15 @@ class Candidates:
 class Segmenter(Protocol):
     """What the stages need of a SAM-like model."""
 
-    side: int  # of its input, pixels
     device: torch.device
     batch: int  # images that it best encodes together
 
+    @property
+    def fit(self) -> Fit:
+        """Brings an image to the size that `encode` takes; other processes and threads call it."""
+
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """Images (h, w, 3) uint8 RGB whose longer side is `side`, each to its embedding, float16 on the CPU."""
+        """What `fit` made of images, each to its embedding: a tensor of any shape, float16 on the CPU."""
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]

@@ -8,6 +8,7 @@ candidates. What a pipeline gains with it, it owes to its own rules and not to S
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from skimage.segmentation import slic
 from torch import Tensor
 
 from stages.common.masks import mask_counts
+from stages.sam.engine import fit
 from stages.sam.segmenter import Candidates, Prompt
 
 SIDE = 256  # pixels of the longer side
@@ -82,9 +84,10 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
 class Superpixels:
     """A Segmenter whose embedding of an image is its hierarchy."""
 
-    side, batch = SIDE, 1
+    batch = 1
 
     def __init__(self) -> None:
+        self.fit = partial(fit, side=SIDE)
         self.device = torch.device("cpu")  # nothing here runs on a GPU
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
