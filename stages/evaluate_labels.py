@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from stages.common.command_line import round_of_command_line
 from stages.common.components import read_selected
@@ -98,17 +99,25 @@ def ranking(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def rank_correlation(scores: Sequence[float], errors: Sequence[float | None]) -> float | None:
+    """Spearman's, over the images whose error is known."""
+    pairs = [(score, error) for score, error in zip(scores, errors, strict=True) if error is not None]
+    if len(pairs) < 3 or any(len(set(column)) == 1 for column in zip(*pairs, strict=True)):
+        return None
+    return round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
+
+
 def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam: bool = True) -> dict[str, Any]:
     """What a round made of some images; with `sam` false no mask was used, and none is counted.
 
     matrices: of each label set its confusion with the fine labels, (K, K + 1) int64. fates: components by
     (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels. doubts: of
-    each image, see `doubt`.
+    each image, see `doubt`. errors: of each, the share of finely labelled pixels without their label; None without any.
     """
     matrices: dict[str, Any] = {}
     counts: Counter[tuple[int, str]] = Counter()
     claims, sources = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
-    doubts = []
+    doubts, errors = [], []
     for item in items:
         sets = dict(label_sets(name, item, threshold))
         selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes) if sam else []
@@ -117,8 +126,10 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
         doubts.append({"id": item.id} | doubt(sets["merged"], sets["weak"], predicted, claimed, selected))
         kinds = item_label(pseudo_labels(name) / "sources", item)
         sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
+        fine = item_fine("train", item)
+        known = fine != UNLABELLED
+        errors.append(float((sets["merged"] != fine)[known].mean()) if known.any() else None)
         if item.fine:
-            fine = item_fine("train", item)
             for part, labels in sets.items():
                 matrices[part] = matrices.get(part, 0) + confusion(fine, labels, classes)
             at = claimed & (fine != UNLABELLED)
@@ -130,7 +141,14 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
                     "wrong": int((at & ~drawn & ~right).sum()),
                 }
             )
-    return {"matrices": matrices, "fates": counts, "claims": claims, "sources": sources, "doubts": doubts}
+    return {
+        "matrices": matrices,
+        "fates": counts,
+        "claims": claims,
+        "sources": sources,
+        "doubts": doubts,
+        "errors": errors,
+    }
 
 
 def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
@@ -150,7 +168,7 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
         },
         **{key: sum((part[key] for part in parts), start=Counter()) for key in ("fates", "claims")},
         "sources": sum(part["sources"] for part in parts),
-        "doubts": [row for part in parts for row in part["doubts"]],
+        **{key: [one for part in parts for one in part[key]] for key in ("doubts", "errors")},
     }
 
 
@@ -158,7 +176,8 @@ def report(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """What `judge` found, by names, ready for JSON.
 
     scores: of each label set. classes: of each label set and class. components: of each class, by fate.
-    contested, sources: pixels. confusion: the matrices. See `label_scores`, `class_scores`.
+    contested, sources: pixels. confusion: the matrices. See `label_scores`, `class_scores`. ranking: Spearman's
+    correlation of the ranking's score with the true error, None if there are not three images that differ.
     """
     matrices = found["matrices"]
     return {
@@ -167,6 +186,7 @@ def report(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
         "components": {name: {fate: found["fates"][k, fate] for fate in FATES} for k, name in enumerate(classes)},
         "contested": {kind: found["claims"][kind] for kind in CLAIMS},
         "sources": dict(zip(SOURCE_NAMES, map(int, found["sources"]), strict=True)),
+        "ranking": rank_correlation([row["score"] for row in found["doubts"]], found["errors"]),
         "confusion": {part: matrix.tolist() for part, matrix in matrices.items()},
     }
 

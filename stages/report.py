@@ -99,6 +99,7 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
                 for name, judged in labels.items()
                 for part, scores in judged["scores"].items()
             ],
+            "ranking": {name: judged["ranking"] for name, judged in labels.items()},
             "hours": summary["hours"],
             "of_fine": summary["of_fine"],
         }

@@ -26,7 +26,7 @@ from stages.common.masks import encode_mask
 from stages.common.params import Merging, Minutes, Params
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.evaluate import loss_curve
-from stages.evaluate_labels import contested, doubt, judge, judge_all, ranking
+from stages.evaluate_labels import contested, doubt, judge, judge_all, rank_correlation, ranking
 from stages.pictures.tiles import fitted, with_masks
 
 K = 4
@@ -148,6 +148,12 @@ def test_annotation_hours() -> None:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
     monkeypatch.chdir(tmp_path)
     return make_workspace()
+
+
+def test_rank_correlation() -> None:
+    assert rank_correlation([0.1, 0.2, 0.9], [0.0, 0.3, 0.4]) == 1
+    assert rank_correlation([0.1, 0.9, 0.2, 0.5], [0.3, 0.0, 0.2, None]) == -1
+    assert rank_correlation([0.1, 0.2], [0.1, 0.2]) is rank_correlation([0.1] * 3, [0.1, 0.2, 0.3]) is None
 
 
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
