@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +115,18 @@ def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int
 
 
 # The loss
+
+
+def test_a_disk_that_may_not_be_written_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(SesamError, match="models/student/r1 cannot be written: Read-only file system"):
+        train(task(params), params)
 
 
 def test_three_source_loss_by_hand():

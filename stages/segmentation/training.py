@@ -80,7 +80,7 @@ class Task:
 
 def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
-    with for_one_process(WORK / task.name), disk_trouble_named(task.model):
+    with disk_trouble_named(task.model), for_one_process(WORK / task.name):
         _train(task, params)
 
 
