@@ -15,6 +15,7 @@ from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
 from stages.common.files import read_json, sha256
 from stages.common.params import Params
+from stages.common.ranking import worst
 
 
 @pytest.fixture
@@ -110,3 +111,14 @@ def test_every_param_of_the_labels_is_there(params: Params) -> None:
     for group in ("dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging", "rounds.r1"):
         assert any(key.startswith(f"{group}.") for key in found), group
     assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "id,score\n", "id,score\n2,0.5\n", "id,score\n2,1\n3,1\n9,1\ntown/0,1\ntown/1,1\n"]
+)
+def test_a_ranking_of_other_images_is_refused(workspace: tuple[Dataset, Params], damage: str) -> None:
+    data, _ = workspace
+    assert [item.id for item in worst("r1", data, 2)] == ["2", "3"]
+    Path("data/pseudo_labels/r1/ranking.csv").write_text(damage)
+    with pytest.raises(SesamError, match=r"ranking\.csv does not rank the 4 training images"):
+        worst("r1", data, 2)

@@ -14,14 +14,14 @@ from stages.common.folders import RANKING, pseudo_labels
 def worst(name: str, data: Dataset, count: int) -> list[Item]:
     """The first `count` training images of the round's ranking.
 
-    SesamError if the file cannot be read, or ranks images that the data set does not have.
+    SesamError if the file cannot be read, or does not rank the training images, each once.
     """
     path = pseudo_labels(name) / RANKING
     try:
-        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()))][:count]
+        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()))]
     except (UnicodeDecodeError, KeyError, csv.Error):
         raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
     items = {item.id: item for item in data.train}
-    if unknown := [k for k in ids if k not in items]:
-        raise SesamError(f"{path} ranks {unknown[0]!r}, which is no training image. Run `dvc repro`.")
-    return [items[k] for k in ids]
+    if sorted(ids) != sorted(items):
+        raise SesamError(f"{path} does not rank the {len(items)} training images, each once. Run `dvc repro`.")
+    return [items[k] for k in ids[:count]]
