@@ -28,7 +28,7 @@ from stages.common.yaml_file import read_yaml
 from stages.pictures.charts import as_html, charts
 from stages.pictures.gallery import Shown, read_gallery
 from stages.pictures.tiles import Colour
-from stages.summarize import title
+from stages.summarize import tables, title
 
 TEMPLATE = Path(__file__).parent / "pictures" / "report.html"
 
@@ -91,7 +91,8 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
     summary = read_json(METRICS / "summary.json")
     commit, then = committed_params()
     try:
-        drawn = charts(METRICS / "plots", summary["hours"], {title(name): networks[name]["mIoU"] for name in networks})
+        scores = {title(name): judged["mIoU"] for name, judged in networks.items()}
+        drawn = charts(tables(networks, labels, data.classes), summary["hours"], scores)
         content: dict[str, Any] = {
             "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
             "labels": [

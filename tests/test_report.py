@@ -21,7 +21,6 @@ from stages import report
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
 from stages.common.params import Params, load_params
-from stages.pictures.charts import read_table
 from stages.pictures.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
 from stages.report import Value, compare, flat
 
@@ -188,9 +187,3 @@ def test_what_differs_from_the_last_commit() -> None:
         Value("e", "–", "{}"),
     ]
     assert all(one.committed is None for one in compare(now, None))
-
-
-def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "iou.csv").write_text("class,IoU\na,1\n")
-    with pytest.raises(SesamError, match=r"iou\.csv has no column series"):
-        read_table(tmp_path / "iou.csv", ("class", "series", "IoU"))

@@ -1,17 +1,14 @@
-"""The report's charts, of the tables that `summarize` writes, by Plotly."""
+"""The report's charts, of the tables that `summarize` makes, by Plotly."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from stages.common.errors import SesamError
-
-Row = dict[str, str]
+Row = dict[str, Any]
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header and rows
 
 COLOURS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 FATES = {"kept": "#2ca02c", "missed": "#d62728", "spilled": "#ff7f0e", "conflict": "#9467bd"}
@@ -23,28 +20,12 @@ class Chart(NamedTuple):
     figure: go.Figure
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
-    """A CSV's rows; SesamError if it cannot be read or lacks one of the columns."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise SesamError(f"{path} cannot be read ({problem}). Run `dvc repro summarize`.") from None
-    if missing := set(columns) - set(reader.fieldnames or ()):
-        raise SesamError(f"{path} has no column {', '.join(sorted(missing))}. Run `dvc repro summarize`.")
-    return rows
-
-
-def charts(folder: Path, hours: float | None, networks: dict[str, float | None]) -> list[Chart]:
-    """All charts. folder: metrics/plots. hours: of annotation. networks: each network's mIoU by its title."""
-    loss = read_table(folder / "training.csv", ("step", "series", "loss"))
-    iou = read_table(folder / "iou.csv", ("class", "series", "IoU"))
-    sets = read_table(folder / "labels.csv", ("labels", "series", "share"))
-    by_class = read_table(folder / "label_classes.csv", ("class", "series", "share"))
-    components = read_table(folder / "components.csv", ("class", "round", "series", "components"))
-    contested = read_table(folder / "contested.csv", ("round", "series", "pixels"))
-    matrices = read_table(folder / "confusion.csv", ("series", "actual", "predicted", "share"))
+def charts(tables: Mapping[str, Table], hours: float | None, networks: Mapping[str, float | None]) -> list[Chart]:
+    """All charts. tables: as `summarize` makes them. hours: of annotation. networks: each one's mIoU by its title."""
+    loss, iou, sets, by_class, components, contested, matrices = (
+        [dict(zip(tables[name][0], row, strict=True)) for row in tables[name][1]]
+        for name in ("training", "iou", "labels", "label_classes", "components", "contested", "confusion")
+    )
     found = [
         Chart("Training loss", lines(loss, "step", "loss")),
         Chart("IoU of each class, validation images", bars(iou, "class", "IoU")),
@@ -116,7 +97,7 @@ def heat_maps(rows: Sequence[Row]) -> go.Figure:
     return figure.update_layout(updatemenus=[menu] if series else [], height=520)
 
 
-def costs(hours: float, networks: dict[str, float | None]) -> go.Figure:
+def costs(hours: float, networks: Mapping[str, float | None]) -> go.Figure:
     known = {name: score for name, score in networks.items() if score is not None}
     figure = go.Figure()
     for (name, score), colour in zip(known.items(), COLOURS * len(networks), strict=False):
