@@ -26,8 +26,8 @@ from stages.pictures.panels import train_panel, val_panel
 from stages.pictures.tiles import with_masks
 
 
-def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset) -> list[Layer]:
-    """What a round made of a training image. student, confidence: (H, W) uint8, the round's student's."""
+def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset, sam: bool) -> list[Layer]:
+    """What a round made of a training image. student, confidence: (H, W) uint8, its student's. sam: its masks count."""
 
     def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
         picture = label_map(labels, data.palette, UNLABELLED)
@@ -40,8 +40,11 @@ def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: 
     if found.predicted is not None:
         several.append(classes("teacher", found.predicted, found.confidence))
         several.append(Layer("teacher's confidence", "confidence", grey(found.confidence)))
+    if sam:
+        several.append(
+            Layer("SAM's masks", "classes", photograph(with_masks(found.image, found.selected, data.palette)))
+        )
     several += [
-        Layer("SAM's masks", "classes", photograph(with_masks(found.image, found.selected, data.palette))),
         classes("merged", found.merged),
         Layer("source", "sources", label_map(found.sources, SOURCE_PALETTE, NONE)),
         classes("student", student, confidence),
@@ -75,8 +78,10 @@ def main() -> None:
             found, (student, confidence) = load(item, name, data, params), predictions(name, "train", item)
             with whole(folder / "train" / f"{item.id}.png") as unfinished:
                 train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
-            components = list_components(found, params.selection)
-            gallery.append(Shown(item.id, layers(found, student, confidence, data), components))
+            sam = params.merging.sam
+            components = list_components(found, params.selection) if sam else []
+            gallery.append(Shown(item.id, layers(found, student, confidence, data, sam), components))
+            del found  # its masks, before those of the next are read
             bar.update()
         for item in validating:
             with whole(folder / "val" / f"{item.id}.png") as unfinished:

@@ -8,6 +8,7 @@ need a look, as layers, with the outcome of each component.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from stages.common.params import Params, load_params
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.common.yaml_file import read_yaml
 from stages.pictures.charts import as_html, charts
-from stages.pictures.gallery import Shown, read_gallery
+from stages.pictures.gallery import LAYERS, Shown, read_gallery
 from stages.pictures.tiles import Colour
 from stages.summarize import tables, title
 
@@ -65,9 +66,9 @@ def committed_params() -> tuple[str | None, Mapping[str, Any]]:
     return (commit.strip(), params) if isinstance(params, Mapping) else (None, {})
 
 
-def compare(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> list[Value]:
+def compare(params: Mapping[str, Any], committed: Mapping[str, Any]) -> list[Value]:
     """Every param, with the committed value where it differs; one that only one of them has is "–" in the other."""
-    now, then = flat(params), flat(params if committed is None else committed)
+    now, then = flat(params), flat(committed)
 
     def text(values: Mapping[str, Any], key: str) -> str:
         if key not in values:
@@ -80,6 +81,11 @@ def compare(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> l
     ]
 
 
+def _decisive(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `runtime`, which changes no result, and which therefore makes no new report."""
+    return {group: value for group, value in params.items() if group != "runtime"}
+
+
 def legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> list[tuple[str, str]]:
     return [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(names, palette, strict=True)]
 
@@ -89,7 +95,7 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
     networks = {name: read_json(METRICS / "networks" / f"{name}.json") for name in ("teacher", *params.rounds)}
     labels = {name: read_json(METRICS / "labels" / f"{name}.json") for name in params.rounds}
     summary = read_json(METRICS / "summary.json")
-    commit, then = committed_params()
+    now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
     try:
         scores = {title(name): judged["mIoU"] for name, judged in networks.items()}
         drawn = charts(tables(networks, labels, data.classes), summary["hours"], scores)
@@ -107,19 +113,21 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
     except (KeyError, TypeError, ValueError):
         raise SesamError(f"The files in {METRICS} are not those of one run. Run `dvc repro`.") from None
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template.filters["quote"] = shlex.quote
     return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         content,
         data=data,
         weak=params.weak.kind,
         gamma=params.augment.confidence,
         charts=[(chart.title, as_html(chart, f"chart{k}")) for k, chart in enumerate(drawn)],
-        params=compare(read_yaml(Path("params.yaml")), then if commit else None),
+        params=compare(*(_decisive(one) for one in (now, then if commit else now))),
         commit=commit,
         gallery={name: [[asdict(layer) for layer in one.layers] for one in its] for name, its in rounds.items()},
-        # a round without a teacher has fewer
-        names=max(
-            ([layer.name for layer in one.layers] for its in rounds.values() for one in its), key=len, default=[]
-        ),
+        names=[
+            name
+            for name in LAYERS
+            if name in {layer.name for its in rounds.values() for one in its for layer in one.layers}
+        ],
         rounds=rounds,
         legends={
             "classes": legend(data.classes, data.palette),

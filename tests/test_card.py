@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from known_answers import judge_everything, make_workspace
 
-from stages.card import Facts, code_version, croissant, readme, values
+from stages.card import readme
+from stages.cards.croissant import croissant
+from stages.cards.facts import Facts, code_version, values
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
 from stages.common.files import read_json, sha256
@@ -42,14 +44,16 @@ def test_for_people(workspace: tuple[Dataset, Params]) -> None:
 def test_for_programs(workspace: tuple[Dataset, Params]) -> None:
     found = read_json(Path("data/pseudo_labels/r1/croissant.json"))
     assert found["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in found
-    assert [(one["@id"], one["includes"]) for one in found["distribution"]] == [
+    *folders, table = found["distribution"]
+    assert table["sha256"] == sha256(Path("data/pseudo_labels/r1/images.csv"))
+    assert [(one["@id"], one["includes"]) for one in folders] == [
         ("labels", "labels/**/*.png"),  # ids have folders
         ("sources", "sources/**/*.png"),
     ]
-    for one in found["distribution"]:
+    for one in folders:
         pictures = set(Path("data/pseudo_labels/r1").glob(one["includes"]))
         assert len(pictures) == 4
-    classes = found["recordSet"][0]
+    classes = next(one for one in found["recordSet"] if one["@id"] == "classes")
     assert [one["classes/name"] for one in classes["data"]] == ["left", "right, far", "nowhere", "never"]
     about = {one["name"]: one["value"] for one in found["additionalProperty"]}
     assert about["precision of merged labels"] == 0.875 and about["sampling.num_points"] == 5

@@ -69,7 +69,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def as_the_lab_sets_it(folder: Path) -> None:
     """What step 3 tells to set, as small as a test can be."""
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
-    groups = {group: small[group] for group in ("network", "teacher", "student", "components", "sam", "runtime")}
+    groups = {group: small[group] for group in ("network", "teacher", "student", "components", "sam")}
     edit_params(
         folder,
         **groups,

@@ -186,4 +186,4 @@ def test_what_differs_from_the_last_commit() -> None:
         Value("d", "[1]", "–"),
         Value("e", "–", "{}"),
     ]
-    assert all(one.committed is None for one in compare(now, None))
+    assert all(one.committed is None for one in compare(now, now))

@@ -53,6 +53,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def library_version(name: str) -> str:
+    """The version that is installed; an empty text if none is."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def digest_of(path: Path) -> str:
     """Hex digest of a file, or of a folder's files with their names; SesamError if it is missing."""
     path = ROOT / path if path.parts[0] == "stages" else path

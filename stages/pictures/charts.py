@@ -34,9 +34,12 @@ def charts(tables: Mapping[str, Table], hours: float | None, networks: Mapping[s
     ]
     for name in dict.fromkeys(row["round"] for row in components):
         of_round = [row for row in components if row["round"] == name]
+        if not any(row["components"] for row in of_round):
+            continue  # merging.sam is false
         title = f"{name}: components by what became of SAM's masks"
         found.append(Chart(title, bars(of_round, "class", "components", FATES)))
-    found.append(Chart("Pixels that masks of two classes claimed", bars(contested, "round", "pixels", CLAIMS)))
+    if any(row["pixels"] for row in contested):
+        found.append(Chart("Pixels that masks of two classes claimed", bars(contested, "round", "pixels", CLAIMS)))
     found.append(Chart("Share of each actual class given each class", heat_maps(matrices)))
     if hours is not None:
         found.append(Chart("Validation mIoU over hours of annotation", costs(hours, networks)))

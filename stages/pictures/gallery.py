@@ -20,6 +20,14 @@ from stages.common.files import read_json, write_json
 from stages.common.images import full_palette
 from stages.pictures.tiles import Colour
 
+LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
+    *("image", "fine", "weak", "teacher", "teacher's confidence"),
+    *("SAM's masks", "merged", "source", "student", "student's confidence"),
+)
+LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
+    *("image", "fine", "weak", "teacher", "teacher's confidence"),
+    *("SAM's masks", "merged", "source", "student", "student's confidence"),
+)
 SIDE = 640  # pixels of a picture's longer side, at most
 _STRICT = ConfigDict(extra="forbid")
 _DataUrl = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]  # it leads nowhere else

@@ -16,16 +16,22 @@ import torch
 from torch import Tensor
 
 from stages.common.dataset import Item
-from stages.common.files import disk_trouble_named, fingerprint, whole
+from stages.common.files import disk_trouble_named, fingerprint, sha256, whole
 from stages.common.folders import EMBEDDINGS
-from stages.common.made_of import code_of, versions
+from stages.common.made_of import code_of, library_version, versions
 from stages.common.params import SamParams
 from stages.sam.load import weights_of
+from stages.sam.models import model_named
 
 
 def engine(sam: SamParams) -> str:
     """The fingerprint of what decides an embedding besides its image."""
-    return fingerprint(sam.model, sam.precision, weights_of(sam)[1], code_of("embed", "stages/sam"), versions())
+    weights, digest = weights_of(sam)
+    decisive = [sam.model, sam.precision, digest, code_of("embed", "stages/sam"), versions()]
+    if weights is not None and model_named(sam.model).checkpoint:  # it is built by a library, of the file beside it
+        config = weights.with_name("config.json")
+        decisive += [library_version("transformers"), sha256(config) if config.is_file() else ""]
+    return fingerprint(*decisive)
 
 
 class EmbeddingCache:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,7 @@ class HuggingFaceSegmenter:
         self.shapes = _shapes(model)
         self.batch = runtime.batch if runtime and device.type == "cuda" else 1
         self.images = AtOnce("images", self.batch)
+        self.prompts = AtOnce("prompts", PROMPTS[device.type])
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -110,12 +110,12 @@ class HuggingFaceSegmenter:
             read = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
         found: dict[int, Candidates] = {}
         for group in alike(prompts):
-            # a mask prompt is one of the whole image, so they come one by one
-            several = 1 if prompts[group[0]].mask is not None else PROMPTS[self.device.type]
-            rest = iter(group)
-            while part := list(islice(rest, several)):
-                some = self._masks(read, size, [prompts[k] for k in part])
-                found |= dict(zip(part, some, strict=True))
+            work = partial(self._masks, read, size)
+            if prompts[group[0]].mask is not None:  # of the whole image, so they come one by one
+                done = [one for k in group for one in work([prompts[k]])]
+            else:
+                done = self.prompts.map(work, [prompts[k] for k in group])
+            found |= dict(zip(group, done, strict=True))
         return [found[k] for k in range(len(prompts))]
 
     def _masks(self, read: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
@@ -175,9 +175,11 @@ def load_family(
         ) from None
     assert weights is not None  # its entry needs them
     family = FAMILIES[name]
+    if weights.name != "model.safetensors":  # the one that the library reads, whatever else lies beside it
+        raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
     try:
         model, report = getattr(transformers, family.model).from_pretrained(
-            weights.parent, local_files_only=True, use_safetensors=True, output_loading_info=True
+            weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         missing = [*report["missing_keys"], *report["mismatched_keys"]]
     except Exception as problem:  # the library raises whatever its files lead to
