@@ -104,6 +104,8 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
         "pseudo_labels/r2": "pseudo_labels/r1",
     }
     for line in lines:
+        if line.startswith("dvc exp run -S "):
+            continue  # what the first of the queue does too
         command = re.sub("|".join(places), lambda told: places[told[0]], line)
         where = lab
         if line.startswith("dvc import"):

@@ -135,5 +135,6 @@ def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:
     alone = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
     weak[35:39, 40:59] = 1  # another component comes before it
     both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
-    assert both[1] == alone[0] and both[0]["class"] == 1
+    assert [one["number"] for one in both] == [1, 2] and both[0]["class"] == 1
+    assert both[1] == alone[0] | {"number": 2}
     assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1]["points"] != alone[0]["points"]
