@@ -23,7 +23,6 @@ from stages.common.files import read_json, write_json, write_text
 from stages.common.folders import EMBEDDINGS, METRICS, pseudo_labels
 from stages.common.sources import SOURCE_NAMES
 
-FATES = ("kept", "missed", "spilled", "conflict")  # as evaluate_labels counts them
 TRAINING = Template("""\
 import csv
 from pathlib import Path
@@ -90,11 +89,11 @@ def readme(facts: Facts) -> str:
         scores, counts = by_class[one], judged["components"][one]
         cells = [k, one, colour, *(_digits(scores[key]) for key in ("precision", "recall", "IoU", "unlabelled"))]
         if facts.params.merging.sam:
-            cells += [sum(counts.values()), *(counts[fate] for fate in FATES)]
+            cells += [sum(counts.values()), *counts.values()]
         rows.append(_row(cells))
     contested = judged["contested"]
     used = facts.params.merging.sam
-    columns = ["components", *FATES] if used else []
+    columns = ["components", *judged["components"][data.classes[0]]] if used else []
     lines = [
         f"# {facts.title}",
         "",

@@ -34,8 +34,8 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # see `predict`
 def judge(data: Dataset, predict: Predict, shown: Mapping[str, Sequence[Item]], folder: Path, title: str) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
-    shown: images of each split whose predicted classes go to folder/SPLIT/ID.png and whose confidence goes to
-    folder/confidence/SPLIT/ID.png, 0 to 255.
+    shown: images of each split whose predicted classes go to folder/SPLIT/ID.png; of training images the confidence
+    goes to folder/confidence/ID.png, 0 to 255.
     """
     total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
     work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
@@ -46,7 +46,8 @@ def judge(data: Dataset, predict: Predict, shown: Mapping[str, Sequence[Item]], 
                 total += confusion(item_fine("val", item), predicted, len(data.classes))
             if item in shown[split]:
                 write_label(folder / split / f"{item.id}.png", predicted, data.palette)
-                write_gray(folder / "confidence" / split / f"{item.id}.png", confidence)
+                if split == "train":
+                    write_gray(folder / "confidence" / f"{item.id}.png", confidence)
             bar.update()
     return total
 

@@ -53,15 +53,10 @@ def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: 
     return several
 
 
-def predictions(network: str, split: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
-    """A network's classes and confidence that `evaluate` kept, both (H, W) uint8."""
-    folder = METRICS / "predictions" / network
-    return item_label(folder / split, item), item_label(folder / "confidence" / split, item)
-
-
 def val_page(name: str, item: Item, data: Dataset) -> Image.Image:
     networks = {"network of the weak labels": "teacher", f"student {name}": name}
-    predicted = {title: predictions(network, "val", item)[0] for title, network in networks.items()}
+    kept = METRICS / "predictions"
+    predicted = {title: item_label(kept / network / "val", item) for title, network in networks.items()}
     return val_panel(item_image(item), item_fine("val", item), predicted, data)
 
 
@@ -75,7 +70,8 @@ def main() -> None:
         progress(len(training) + len(validating), f"panels {name}") as bar,
     ):
         for item in training:
-            found, (student, confidence) = load(item, name, data, params), predictions(name, "train", item)
+            found, kept = load(item, name, data, params), METRICS / "predictions" / name
+            student, confidence = item_label(kept / "train", item), item_label(kept / "confidence", item)
             with whole(folder / "train" / f"{item.id}.png") as unfinished:
                 train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
             sam = params.merging.sam

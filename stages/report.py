@@ -23,7 +23,7 @@ from stages.common.dataset import Dataset
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import read_json, write_text
 from stages.common.folders import GALLERY, METRICS
-from stages.common.params import Params, load_params
+from stages.common.params import Params, flat, load_params
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.common.yaml_file import read_yaml
 from stages.pictures.charts import as_html, charts
@@ -40,17 +40,6 @@ class Value(NamedTuple):
     key: str
     value: str
     committed: str | None
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested params by dotted keys, as `dvc exp run -S` takes them."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def committed_params() -> tuple[str | None, Mapping[str, Any]]:
@@ -97,8 +86,8 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
     summary = read_json(METRICS / "summary.json")
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
     try:
-        scores = {title(name): judged["mIoU"] for name, judged in networks.items()}
-        drawn = charts(tables(networks, labels, data.classes), summary["hours"], scores)
+        reached = {title(name): judged["mIoU"] for name, judged in networks.items()}
+        drawn = charts(tables(networks, labels, data.classes), summary["hours"], reached)
         content: dict[str, Any] = {
             "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
             "labels": [

@@ -72,8 +72,7 @@ def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, dict
 def write(
     item: Item, found: dict[int, Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
 ) -> None:
-    """An image's candidates, by component number, as JSON: COCO run lengths and predicted IoU; a new embedding to the
-    cache."""
+    """An image's candidates by component number: COCO run lengths and predicted IoU; a new embedding to the cache."""
     if cache and fresh is not None:
         cache.save(item, fresh)
     shape = (item.height, item.width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_weights_of_another_family_are_refused(saved: tuple[str, Path]) -> None:
 
 def test_without_the_library_it_is_told(saved: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     name, folder = saved
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SesamError, match=r"pip install -c constraints\.txt -e '\.\[transformers\]'"):
         MODELS[name].load(folder / "model.safetensors", CPU, params_of(name, folder), None)
 

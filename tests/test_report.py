@@ -20,9 +20,9 @@ from PIL import Image
 from stages import report
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
-from stages.common.params import Params, load_params
+from stages.common.params import Params, flat, load_params
 from stages.pictures.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
-from stages.report import Value, compare, flat
+from stages.report import Value, compare
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from stages.common.dataset import Dataset, Item
-from stages.common.params import Params
+from stages.common.params import Params, flat
 
 GROUPS = ("seed", "dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging")
 TERMS = {
@@ -72,19 +72,8 @@ def code_version(root: Path = Path(__file__).parents[2]) -> str:
 
 def values(params: Params, name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
-    groups = {**params.model_dump(include=set(GROUPS)), f"rounds.{name}": params.rounds[name].model_dump()}
-    found: dict[str, Any] = {}
-    for group in sorted(groups, key=[*GROUPS, f"rounds.{name}"].index):
-        _flatten(group, groups[group], found)
-    return found
-
-
-def _flatten(key: str, value: Any, into: dict[str, Any]) -> None:
-    if isinstance(value, Mapping):
-        for part, inner in value.items():
-            _flatten(f"{key}.{part}", inner, into)
-    else:
-        into[key] = value
+    found = params.model_dump(include=set(GROUPS))
+    return flat({group: found[group] for group in GROUPS} | {f"rounds.{name}": params.rounds[name].model_dump()})
 
 
 def path_in(root: str, item: Item) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -272,6 +273,17 @@ class Params(Group):
         if self.weak.kind == "fine" and self.weak.origin != FINE_LABELS:
             raise ValueError(f"weak.kind fine means the fine labels themselves; weak.origin must be {FINE_LABELS}")
         return self
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested params by dotted keys, as `dvc exp run -S` takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,10 +19,6 @@ from stages.common.files import read_json, write_json
 from stages.common.images import full_palette
 from stages.pictures.tiles import Colour
 
-LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
-    *("image", "fine", "weak", "teacher", "teacher's confidence"),
-    *("SAM's masks", "merged", "source", "student", "student's confidence"),
-)
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
     *("image", "fine", "weak", "teacher", "teacher's confidence"),
     *("SAM's masks", "merged", "source", "student", "student's confidence"),
@@ -61,7 +56,7 @@ def write_gallery(path: Path, images: Sequence[Shown]) -> None:
 def read_gallery(path: Path) -> list[Shown]:
     """A round's images; SesamError if the file holds anything else than `write_gallery` writes."""
     try:
-        return TypeAdapter(list[Shown]).validate_json(json.dumps(read_json(path)))
+        return TypeAdapter(list[Shown]).validate_python(read_json(path))
     except ValidationError as problem:
         where = ".".join(map(str, problem.errors()[0]["loc"])) or "all of it"
         message = f"{path} is damaged ({where}: {problem.errors()[0]['msg']}). Run `dvc repro panels`."

@@ -7,6 +7,7 @@ all of its prompts, and only the part of the grid that holds image is scaled up.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
@@ -14,6 +15,16 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 MASK_LOGIT = 8.0  # what a mask prompt says inside the mask; minus that outside
+
+
+def shrink(mask: np.ndarray, resized: tuple[int, int], side: int, cells: tuple[int, int]) -> Tensor:
+    """A mask (H, W) bool as a prompt encoder takes it, `cells` bool; any pixel of a cell counts, so thin parts stay.
+
+    resized: (height, width) of the image in the model's input of `side` pixels; the rest is padding.
+    """
+    inside = [max(1, round(n * of / side)) for n, of in zip(resized, cells, strict=True)]
+    small = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), inside)[0] > 0
+    return F.pad(small, (0, cells[1] - inside[1], 0, cells[0] - inside[0]))
 
 
 def mask_prompt(masks: Tensor) -> Tensor:

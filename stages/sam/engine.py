@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.utils.transforms import ResizeLongestSide
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from stages.common.errors import SesamError
 from stages.common.params import Precision, Runtime
-from stages.sam.decoder import Decoder, mask_prompt
+from stages.sam.decoder import Decoder, mask_prompt, shrink
 from stages.sam.encoder import Compiled, ViTEncoder
 from stages.sam.memory import AtOnce
 from stages.sam.segmenter import Candidates, Prompt
@@ -125,12 +124,8 @@ class SamSegmenter:
         return sparse, dense[:1]  # without a mask prompt it says the same for all
 
     def _shrink(self, mask: np.ndarray) -> Tensor:
-        """A mask (H, W) as the prompt encoder takes it: any pixel of a cell counts, so that thin parts stay."""
-        height, width = self.sam.prompt_encoder.mask_input_size
-        rows, columns = self.resize.get_preprocess_shape(*mask.shape, self.side)
-        cells = (max(1, round(rows * height / self.side)), max(1, round(columns * width / self.side)))
-        small = F.adaptive_max_pool2d(torch.from_numpy(mask)[None].float(), cells)[0] > 0
-        return F.pad(small, (0, width - cells[1], 0, height - cells[0]))
+        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
+        return shrink(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
 
 
 class Job(NamedTuple):

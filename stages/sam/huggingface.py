@@ -21,7 +21,7 @@ from torch import Tensor
 from stages.common.errors import SesamError
 from stages.common.masks import mask_counts
 from stages.common.params import Precision, Runtime, SamParams
-from stages.sam.decoder import mask_prompt
+from stages.sam.decoder import mask_prompt, shrink
 from stages.sam.engine import PROMPTS, alike
 from stages.sam.memory import AtOnce
 from stages.sam.segmenter import Candidates, Prompt
@@ -133,12 +133,9 @@ class HuggingFaceSegmenter:
         scale = np.array([columns / size[1], rows / size[0]])
         first = prompts[0]
         if first.mask is not None:
-            height, width = (4 * cells for cells in self.shapes[-1 if self.family.square else 0][1:])
-            cells = (max(1, round(rows * height / self.side)), max(1, round(columns * width / self.side)))
-            mask = torch.from_numpy(first.mask)[None].float()
-            small = torch.nn.functional.adaptive_max_pool2d(mask, cells) > 0
-            padded = torch.nn.functional.pad(small, (0, width - cells[1], 0, height - cells[0]))
-            return {"input_masks": mask_prompt(padded).to(self.device)}
+            _, height, width = self.shapes[-1 if self.family.square else 0]
+            small = shrink(first.mask, (rows, columns), self.side, (4 * height, 4 * width))
+            return {"input_masks": mask_prompt(small[None]).to(self.device)}
         if first.points is not None:
             points = np.stack([one.points * scale for one in prompts if one.points is not None])
             return {"input_points": torch.as_tensor(points, dtype=torch.float32, device=self.device)[None]}
