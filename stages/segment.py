@@ -10,7 +10,7 @@ Images that are labelled already are left out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,14 +55,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
     return ((image.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=Path, help="a folder; images below it at any depth")
     parser.add_argument("--model", type=Path, required=True, help="a trained network's folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tile", type=int, default=1024, help="pixels; larger is better where memory allows")
     parser.add_argument("--overlap", type=int, default=256, help="pixels of neighbouring tiles")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not LEAST_OVERLAP <= options.overlap <= options.tile // 2:
         raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {options.tile // 2} pixels.")
     if not options.images.is_dir():

@@ -19,6 +19,12 @@ from stages.demo.scenes import draw_scene
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first, so that no worker has one left alone at the end."""
+    longest = ("test_dag.py", "test_docs.py", "test_faults.py", "test_sam_stages.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="session")
 def params() -> Params:
     return load_params(ROOT / "presets/demo.yaml")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, edit_params
 from PIL import Image
 
 from stages import card, panels, summarize
@@ -55,7 +55,8 @@ def on_workers(params: Params, count: int) -> Params:
 def make_workspace() -> tuple[Dataset, Params]:
     """In the current folder, all that the stages left that come before those that judge."""
     shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
-    params = on_workers(load_params(), 1)
+    edit_params(Path(), runtime__workers=1)
+    params = load_params()
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
         for i in ids:

@@ -78,6 +78,7 @@ def as_the_lab_sets_it(folder: Path) -> None:
         dataset__palette=None,
         weak__origin=str(folder / "data/raw/annotated"),
         rounds={"r1": {"teacher": "data/weak", "labels": False}},
+        runtime__workers=1,
     )
     for one in ("teacher", "student"):
         edit_params(folder, **{f"{one}__iterations": 2, f"{one}__batch": 2, f"{one}__crop": [64, 64]})
@@ -102,6 +103,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
         " ID ": " 0 ",
         "FOLDER": "data/raw/mine/images/val",
         "pseudo_labels/r2": "pseudo_labels/r1",
+        "-S sampling.num_points=7": "-S evaluation.panels=2",  # which repeats pictures alone
     }
     for line in lines:
         if line.startswith("dvc exp run -S ") or "--name n3" in line:
@@ -123,7 +125,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
             assert "n7" in said
             assert max(map(len, said.splitlines())) <= 120 and "…" not in said  # readable
         if line.startswith("dvc exp apply"):
-            assert load_params(lab / "params.yaml").sampling.num_points == 7
+            assert load_params(lab / "params.yaml").evaluation.panels == 2
     assert (lab / "metrics/report.html").stat().st_size > 4e6
     fine = lab / "data/raw/mine/labels/val/3.png"
     assert read_label(lab / "labelled/labels/3.png").shape == read_label(fine).shape

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
+from stages import segment
+from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
 from stages.segment import in_tiles, overlay, spans
@@ -56,15 +58,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_of_images(trained: Path, tmp_path: Path) -> None:
+def test_a_folder_of_images(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     sizes = {"a.png": (60, 70), "street/b.jpg": (150, 40), "street/deep/c.jpeg": (30, 200)}
     for name, size in sizes.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
-    command = ("stages.segment", "in", "--model", str(trained), "--out", "out", "--tile", "64", "--overlap", "16")
-    done = run(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    command = ("in", "--model", str(trained), "--out", "out", "--tile", "64", "--overlap", "16")
+    segment.main(command)
     for name, size in sizes.items():
         labels = read_label((tmp_path / "out/labels" / name).with_suffix(".png"))
         with Image.open((tmp_path / "out/overlays" / name).with_suffix(".png")) as picture:
@@ -74,10 +78,9 @@ def test_a_folder_of_images(trained: Path, tmp_path: Path) -> None:
     expected = in_tiles(image, lambda part: predict(model, part, cpu)[0], 64, 16)
     assert np.array_equal(read_label(tmp_path / "out/labels/a.png"), expected)
     (tmp_path / "out/labels/a.png").unlink()
-    done = run(*command, cwd=tmp_path)
-    assert "2 images are labelled already" in done.stdout and np.array_equal(
-        read_label(tmp_path / "out/labels/a.png"), expected
-    )
+    segment.main(command)
+    assert "2 images are labelled already" in capsys.readouterr().out
+    assert np.array_equal(read_label(tmp_path / "out/labels/a.png"), expected)
 
 
 @pytest.mark.parametrize(
@@ -90,10 +93,13 @@ def test_a_folder_of_images(trained: Path, tmp_path: Path) -> None:
         (("one",), "network.json is missing"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_what_is_wrong_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("empty/a.txt", "twice/a.png", "twice/a.jpg", "one/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    done = run("stages.segment", *arguments, "--model", "none", "--out", "out", cwd=tmp_path)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(SesamError, match=said):
+        segment.main([*arguments, "--model", "none", "--out", "out"])
     assert not (tmp_path / "out").exists()
