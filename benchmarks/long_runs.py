@@ -110,7 +110,7 @@ def main() -> None:
         params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
         params["dataset"]["root"] = "mine"
         params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
-        params["teacher"] |= {"iterations": 20, "batch": 2, "crop": [64, 64]}
+        params["teacher"] |= {"iterations": options.images // 2, "batch": 2, "crop": [64, 64]}
         params["network"] |= {"width": 4, "head_width": 8}
         params["runtime"]["workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

@@ -62,6 +62,33 @@ def test_what_is_accepted_pycocotools_decodes(rle: str) -> None:
         assert decode_mask(rle, (4, 6)).sum() == counts[1::2].sum()
 
 
+def compressed(differences: list[int]) -> str:
+    """Numbers as COCO writes them, the lowest five bits first, 48 the first character."""
+    characters = []
+    for number in differences:
+        while not -16 <= number < 16:
+            characters.append(number & 31 | 32)
+            number >>= 5
+        characters.append(number & 31)
+    return "".join(chr(48 + one) for one in characters)
+
+
+def test_counts_whose_sum_wraps_around_to_what_fits(tmp_path: Path) -> None:
+    """Counts that rise, fall and stay until they are 2 ** 64 + 24 together, which 64 bits have as 24."""
+    step, rising, missing = 2**34 - 1, 46340, 2**64 + 24
+    counts, differences = [0], [0]
+    while missing:
+        previous = counts[-2] if len(counts) > 2 else 0
+        count = min(missing, max(step, previous + (step if len(counts) < rising else -step)))
+        counts.append(count)
+        differences.append(count - previous)
+        missing -= count
+    assert min(counts) >= 0 and run_lengths(compressed(differences)).tolist() == counts
+    (tmp_path / "a.json").write_text(json.dumps(component(PROMPTS, rle=compressed(differences))))
+    with pytest.raises(SesamError, match="run lengths do not fit"):
+        read_prompts(tmp_path / "a.json", ITEM)
+
+
 @pytest.mark.parametrize("kind", READ)
 def test_what_the_stages_write_is_read(kind: str, tmp_path: Path) -> None:
     document, read = READ[kind]

@@ -52,6 +52,7 @@ const seen = {layers: {}, legends: {}};
     seen.legends[name] = legends.map(one => one.dataset.kind);
   }
   seen.charts = [...document.querySelectorAll(".plotly-graph-div")].map(one => one.querySelectorAll("svg").length);
+  seen.wider = [...document.querySelectorAll(".charts > *")].filter(one => one.scrollWidth > one.clientWidth).length;
   for (const [input, value] of [[gamma, 0], [gamma, 1], [through, 0.5]]) {
     [...document.querySelectorAll("#layers button")].find(one => one.textContent === "teacher").click();
     input.value = value;
@@ -79,7 +80,12 @@ def visit(page: Path, script: str = VISIT) -> dict:
     visited = page.with_name("visited.html")
     visited.write_text(page.read_text().replace("</body>", script + "</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=15000"]
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'browser'}", "--dump-dom"]
+    options += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={page.parent / 'browser'}",
+        "--dump-dom",
+        "--window-size=1300,900",
+    ]
     done = subprocess.run([CHROMIUM, *options, visited.as_uri()], capture_output=True, text=True, timeout=120)
     found = re.search(r'data-seen="([^"]*)"', done.stdout)
     assert found, done.stderr
@@ -101,6 +107,7 @@ def test_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPat
         *("SAM's masks", "merged", "source", "student", "student's confidence"),
     ]
     assert len(seen["charts"]) == 9 and all(seen["charts"])  # each drew something
+    assert seen["wider"] == 0  # and none more than its place
     for name, shown in seen["layers"].items():
         assert len(shown) == 4  # two of each round
         for of_round, layer, _ in shown:

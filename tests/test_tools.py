@@ -285,6 +285,17 @@ def test_faulty_json(name: str, tmp_path: Path) -> None:
     assert counts[True] >= 20
 
 
+@pytest.mark.parametrize("counts", [[2**70], [2**63 - 1, 2**63 - 1, 2 + WIDTH * HEIGHT], [-1, WIDTH * HEIGHT + 1], []])
+def test_run_lengths_that_do_not_fit(counts: list[int], tmp_path: Path) -> None:
+    """Nor where their sum, as a machine's integers have it, does."""
+    document = coco()
+    document["annotations"][-1]["segmentation"]["counts"] = counts
+    refused(write(tmp_path / "coco.json", document))
+    start = cvat().index('rle="') + 5
+    text = cvat()[:start] + ",".join(map(str, counts)) + cvat()[cvat().index('"', start) :]
+    refused(write(tmp_path / "cvat.xml", text))
+
+
 def refused(path: Path) -> None:
     with pytest.raises((SesamError, Faulty), match=path.name):
         draw(path)

@@ -71,8 +71,6 @@ def _shapes(one: _Annotation, name: str) -> list[Shape]:
 
 
 def _mask(rle: _Rle) -> np.ndarray:
-    counts = run_lengths(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
+    counts = run_lengths(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
-    if counts.size == 0 or counts.min() < 0 or counts.sum() != height * width:
-        raise ValueError(f"run lengths that do not fit {width}x{height} pixels")
-    return of_runs(counts).reshape(width, height).T  # column by column
+    return of_runs(counts, width, height).T  # column by column

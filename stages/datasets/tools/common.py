@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import unquote
@@ -39,6 +39,9 @@ def id_of(name: str, ids: Collection[str]) -> str | None:
     return None
 
 
-def of_runs(counts: np.ndarray) -> np.ndarray:
-    """The pixels, bool, of run lengths that fit, the first of no mask."""
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+def of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
+    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask; ValueError if they are not."""
+    # Python's own sum: NumPy's would wrap around to what fits
+    if not counts or min(counts) < 0 or sum(counts) != height * width:
+        raise ValueError(f"run lengths that do not fit {width}x{height} pixels")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)

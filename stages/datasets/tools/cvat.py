@@ -38,19 +38,17 @@ def _shape(one: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
         corners = box_corners(left, top, right, bottom, float(one.get("rotation", "0")))
         return Shape(one.attrib["label"], "polygon", corners)
     if one.tag == "mask":
-        counts = np.array([int(number) for number in one.attrib["rle"].split(",")])
+        counts = [int(number) for number in one.attrib["rle"].split(",")]
         window = [int(one.attrib[side]) for side in ("left", "top", "width", "height")]
         return Shape(one.attrib["label"], "mask", pixels=partial(_mask, counts, window, size))
     return None
 
 
-def _mask(counts: np.ndarray, window: list[int], size: tuple[int, int]) -> np.ndarray:
+def _mask(counts: list[int], window: list[int], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of a window of the image, row by row, the first of no mask."""
     left, top, width, height = window
-    if min(window) < 0 or left + width > size[1] or top + height > size[0] or counts.min() < 0:
+    if min(window) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError("a mask that reaches out of its image")
-    if counts.sum() != width * height:
-        raise ValueError(f"a mask whose run lengths do not fit {width}x{height} pixels")
     mask = np.zeros(size, bool)
-    mask[top : top + height, left : left + width] = of_runs(counts).reshape(height, width)
+    mask[top : top + height, left : left + width] = of_runs(counts, height, width)
     return mask
