@@ -179,7 +179,7 @@ def test_two_workers_make_the_bytes_that_one_made(workspace: Path, params_restor
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
     edit_params(workspace, runtime__workers=2)
     once = ("demo_data@demo", "prepare", "weak_labels")  # networks: test_segmentation.py
-    of_r1 = ("predict", "prompts", "sam_masks", "select_masks", "merge_labels", "evaluate_labels")
+    of_r1 = ("prompts", "sam_masks", "select_masks", "merge_labels")
     first = [f"{stage}@r1" for stage in of_r1]
     output = sh("dvc", "repro", "-sf", *once, *first, cwd=workspace)
     assert all(f"Running stage '{stage}'" in output for stage in (*once, *first))
@@ -307,16 +307,14 @@ config.default_hooks.logger.interval = 1
     assert list((third / "trained").glob("iter_2.pth"))
 
 
-def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
-    """Last: it commits. The scores follow, and for a colleague too there is nothing to run."""
+def test_a_round_is_taken_away_and_comes_back(workspace: Path, params_restored) -> None:
+    """The scores follow."""
     edit_params(workspace, rounds={"r1": {"teacher": "data/weak", "labels": False}})
     output = sh("dvc", "repro", cwd=workspace)
     run = [line.split("stages.")[1] for line in output.splitlines() if line.startswith("> python")]
     assert run == ["summarize", "report"]
     assert "r2" not in (workspace / "metrics/summary.json").read_text()
-    colleague = pushed_and_cloned(workspace, tmp_path)
-    assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
-    sh("git", "checkout", "-q", "HEAD~1", "params.yaml", cwd=workspace)
+    sh("git", "checkout", "-q", "HEAD", "params.yaml", cwd=workspace)
     output = sh("dvc", "repro", cwd=workspace)
     run = {line.split("stages.")[1].split()[0] for line in output.splitlines() if line.startswith("> python")}
     assert run <= {"evaluate_labels", "evaluate", "summarize"}  # masks, labels and networks come from the run cache
