@@ -1,6 +1,6 @@
 """Memory and open files of every per-image stage over many images: they must not grow with their number.
 
-    python -m benchmarks.long_runs --images 2000     (about ten minutes of two cores)
+    python -m benchmarks.long_runs --images 2000     (about four minutes of two cores)
 
 The images are small crops of drawn scenes, so that the number of images counts and not their size. Each stage runs in a
 process of its own, as DVC runs it; memory and descriptors of it and its workers are sampled, and the second half of

@@ -187,6 +187,13 @@ def test_two_workers_make_the_bytes_that_one_made(workspace: Path, params_restor
         assert path.read_bytes() == content, path
 
 
+def test_an_experiment(workspace: Path) -> None:
+    output = sh("dvc", "exp", "run", "-S", "selection.tau_weak=0.99", "merge_labels@r1", cwd=workspace)
+    assert "Running stage 'merge_labels@r1'" in output and "Running stage 'prompts@r1'" not in output
+    sh("git", "checkout", "-q", ".", cwd=workspace)
+    sh("dvc", "checkout", cwd=workspace)
+
+
 def test_going_back_to_earlier_params_runs_nothing(workspace: Path, params_restored) -> None:
     masks = workspace / "data/rounds/r1/masks" / f"{TRAIN[0]}.json"
     before, params = masks.read_bytes(), (workspace / "params.yaml").read_text()
@@ -307,14 +314,16 @@ config.default_hooks.logger.interval = 1
     assert list((third / "trained").glob("iter_2.pth"))
 
 
-def test_a_round_is_taken_away_and_comes_back(workspace: Path, params_restored) -> None:
-    """The scores follow."""
+def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
+    """Last: it commits. The scores follow, and for a colleague too there is nothing to run."""
     edit_params(workspace, rounds={"r1": {"teacher": "data/weak", "labels": False}})
     output = sh("dvc", "repro", cwd=workspace)
     run = [line.split("stages.")[1] for line in output.splitlines() if line.startswith("> python")]
     assert run == ["summarize", "report"]
     assert "r2" not in (workspace / "metrics/summary.json").read_text()
-    sh("git", "checkout", "-q", "HEAD", "params.yaml", cwd=workspace)
+    colleague = pushed_and_cloned(workspace, tmp_path)
+    assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
+    sh("git", "checkout", "-q", "HEAD~1", "params.yaml", cwd=workspace)
     output = sh("dvc", "repro", cwd=workspace)
     run = {line.split("stages.")[1].split()[0] for line in output.splitlines() if line.startswith("> python")}
     assert run <= {"evaluate_labels", "evaluate", "summarize"}  # masks, labels and networks come from the run cache

@@ -149,9 +149,9 @@ def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
         raise _damaged(path, f"it is of another image than {item.id}, {item.width}x{item.height}")
     if len({component["number"] for component in document["components"]}) < len(document["components"]):
         raise _damaged(path, "two components have one number")
+    pixels = item.height * item.width
     for rle in _every_rle(document):
         counts = run_lengths(rle)
-        pixels = item.height * item.width
         if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:  # each, or their sum might wrap around
             raise _damaged(path, f"run lengths do not fit {item.width}x{item.height} pixels")
     return document

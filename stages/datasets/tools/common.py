@@ -40,7 +40,10 @@ def id_of(name: str, ids: Collection[str]) -> str | None:
 
 
 def of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask; ValueError if they are not."""
+    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask.
+
+    ValueError if they do not fit that size.
+    """
     # Python's own sum: NumPy's would wrap around to what fits
     if not counts or min(counts) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not fit {width}x{height} pixels")
