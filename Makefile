@@ -4,12 +4,20 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test ablations faults fuzz clean
+.PHONY: demo photographs test ablations faults fuzz clean
 
 demo: $(VENV)/ready
 	dvc repro
 	@dvc metrics show
 	@echo "Open metrics/report.html in a browser; metrics/panels/ has each step as a picture, data/pseudo_labels/ the PNGs."
+
+# a folder of your own, as presets/idd.yaml has one: make photographs DATA=/path/to/it CLASSES=road,car
+photographs: $(VENV)/ready
+	pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[photographs]"
+	cp presets/idd.yaml params.yaml
+	dvc exp run -S dataset.root=$(DATA) -S 'dataset.classes=[$(CLASSES)]' -S dataset.palette=null -S dataset.subset=null
+	@dvc metrics show
+	@echo "Open metrics/report.html in a browser."
 
 test: $(VENV)/ready
 	ruff check .

@@ -14,7 +14,7 @@ from stages.common.errors import SesamError
 from stages.embedded_sam import train
 from stages.embedded_sam.examples import Example, draw_example, find_photographs, read_labelled
 from stages.embedded_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
-from stages.sam.pyramid import EfficientNetLite0
+from stages.sam.embedded import EfficientNetLite0
 
 
 @pytest.fixture

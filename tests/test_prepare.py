@@ -179,7 +179,7 @@ def test_yaml_that_nobody_means(tmp_path: Path, text: str, said: str) -> None:
 
 def test_every_preset_is_valid() -> None:
     presets = sorted((ROOT / "presets").glob("*.yaml"))
-    assert {path.stem for path in presets} >= {"demo", "folder", "cityscapes", "ade20k", "voc", "camvid"}
+    assert {path.stem for path in presets} >= {"demo", "folder", "cityscapes", "ade20k", "voc", "camvid", "idd"}
     for path in presets:
         params = load_params(path)
         assert params.model_dump(mode="json", exclude_unset=True) == params.model_dump(mode="json"), "a key is left out"

@@ -122,7 +122,7 @@ def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
     edit_params(workspace, runtime__cache_gb=0.001)
     embed.main()
-    assert "16 embeddings of 0.26 MB, 0.0042 GB, are more than runtime.cache_gb (0.001)" in capsys.readouterr().out
+    assert "16 embeddings of 0.41 MB, 0.0066 GB, are more than runtime.cache_gb (0.001)" in capsys.readouterr().out
     sam_masks.main()
     without = outputs(workspace)
     assert list((workspace / "data/embeddings").rglob("*.npy")) == []

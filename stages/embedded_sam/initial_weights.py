@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from segment_anything.modeling import Sam
 
-from stages.sam.pyramid import WIDTH
+from stages.sam.embedded import WIDTH
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from stages.common.regions import bounded, skeleton
 from stages.embedded_sam.examples import Example, Photograph
 from stages.sam.decoder import mask_prompt
-from stages.sam.pyramid import IMAGE_SIZE as SIZE
+from stages.sam.embedded import IMAGE_SIZE as SIZE
 
 MIN_AREA = 64  # pixels of a target, at least: a cell of the encoder's grid
 PADDING = 127  # the value of what is no image: 0 once normalised, as Sam.preprocess pads

@@ -23,7 +23,6 @@ from stages.embedded_sam.examples import read_labelled
 from stages.prompts import sample_points
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import load_sam
-from stages.sam.pyramid import build_pyramid_sam
 from stages.sam.segmenter import Prompt, Segmenter
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
@@ -77,11 +76,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*", help="with images/val and labels/val; none: drawn scenes")
     parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values that are no class")
     parser.add_argument("--checkpoint", type=Path, default=Path("models/embedded_sam.pth"))
-    parser.add_argument("--pyramid", action="store_true", help="the checkpoint is of stages/sam/pyramid.py")
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    build = build_pyramid_sam if options.pyramid else build_embedded_sam
-    segmenter = load_sam(build, options.checkpoint, torch.device("cpu"))
+    segmenter = load_sam(build_embedded_sam, options.checkpoint, torch.device("cpu"))
     for folder in options.folders:
         print(folder, score(segmenter, read_labelled(folder, options.void)))
     if not options.folders:

@@ -32,13 +32,13 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import fingerprint, sha256, whole
 from stages.demo import canvas, classes, objects, scenes
 from stages.embedded_sam import decoding, examples, initial_weights, losses, samples, score
-from stages.sam import decoder, pyramid
+from stages.sam import decoder, embedded
 from stages.sam.engine import SamSegmenter
 
 SEED = (7_000_001, 1)  # the demo draws with (seed, split)
 # what decides the weights, beside this file: a stopped training goes on only if none of it has changed
 SCENE_CODE = (canvas, classes, objects, scenes, regions)
-SAM_CODE = (examples, samples, decoding, initial_weights, losses, pyramid, decoder)
+SAM_CODE = (examples, samples, decoding, initial_weights, losses, embedded, decoder)
 SAVE_EVERY, SCORE_EVERY = 100, 500  # steps
 POINTS, POINTS_SHARES = (1, 2, 3, 5, 8), (0.1, 0.1, 0.1, 0.6, 0.1)  # mostly 5, as the pipeline prompts
 
@@ -147,7 +147,7 @@ def main() -> None:
     count = sum(map(len, photographs.values()))
     print(f"{count} photographs, {len(drawn)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
-    sam = pyramid.build_pyramid_sam()
+    sam = embedded.build_embedded_sam()
     initial_weights.initialise_prompt_attention(sam)
     load_backbone(sam.image_encoder.backbone, options.backbone)
     sam.image_encoder.to(memory_format=torch.channels_last)  # the faster layout for convolutions on a CPU

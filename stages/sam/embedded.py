@@ -1,17 +1,18 @@
-"""The embedded SAM: segment-anything's prompt encoder and mask decoder around a compact encoder.
+"""The embedded SAM: segment-anything's prompt encoder and mask decoder around EfficientNet-Lite0.
 
-Small enough for a CPU (256 x 256 input, stride 8, 128 channels), trained on drawn scenes. models/embedded_sam.md is
-its model card.
+Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained by `python -m stages.embedded_sam.train` on
+photographs and drawn scenes. models/embedded_sam.md is its model card.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
 from torch import nn
 
-IMAGE_SIZE = 256  # pixels, longest side
+IMAGE_SIZE = 320  # pixels, longest side
 STRIDE = 8
 WIDTH = 128
 
@@ -19,8 +20,8 @@ WIDTH = 128
 def build_embedded_sam() -> Sam:
     """The embedded SAM with fresh weights, in train mode."""
     grid = IMAGE_SIZE // STRIDE
-    sam = Sam(
-        image_encoder=CompactEncoder(),
+    return Sam(
+        image_encoder=PyramidEncoder(),
         prompt_encoder=PromptEncoder(
             embed_dim=WIDTH,
             image_embedding_size=(grid, grid),
@@ -34,33 +35,106 @@ def build_embedded_sam() -> Sam:
             iou_head_depth=3,
             iou_head_hidden_dim=WIDTH,
         ),
+        pixel_mean=[127.0] * 3,  # EfficientNet-Lite's
+        pixel_std=[128.0] * 3,
     )
-    return sam
 
 
-class CompactEncoder(nn.Module):
-    """A residual network: (B, 3, 256, 256) float, normalised, to (B, 128, 32, 32) float."""
+class PyramidEncoder(nn.Module):
+    """(B, 3, 320, 320) float, normalised, to (B, 128, 40, 40) float: features of strides 4 to 32, all brought to 8."""
 
     img_size = IMAGE_SIZE  # read by Sam.preprocess and SamPredictor
 
     def __init__(self) -> None:
         super().__init__()
+        self.backbone = EfficientNetLite0()
+        four, eight, sixteen, thirty_two = EfficientNetLite0.CHANNELS
+        inputs = (4 * four, eight, sixteen, thirty_two)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in inputs)
         self.layers = nn.Sequential(
-            _convolution(5, 32, stride=2),
-            _convolution(32, 64, stride=2),
-            _Block(64, 1),
-            _Block(64, 1),
-            _convolution(64, WIDTH, stride=2),
-            *(_Block(WIDTH, dilation) for dilation in (1, 2, 4, 8, 1, 2, 4, 8)),
+            *(_Block(WIDTH, dilation) for dilation in (1, 2, 1)),
             nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
             LayerNorm2d(WIDTH),  # as SAM's own encoder ends
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # two channels of coordinates: what a ViT has as position embeddings
-        axis = torch.linspace(-1, 1, IMAGE_SIZE, device=images.device, dtype=images.dtype)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy")).expand(len(images), -1, -1, -1)
-        return self.layers(torch.cat([images, grid], dim=1))
+        finest, *others = self.backbone(images)
+        features = [F.pixel_unshuffle(finest, 2), *others]
+        laterals = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
+        size = laterals[0].shape[2:]
+        x = laterals[0] + laterals[1]
+        for coarse in laterals[2:]:
+            x = x + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        return self.layers(torch.relu(x))
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6) up to its last stage.
+
+    Its tensors come in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32,
+    of CHANNELS channels.
+    """
+
+    CHANNELS = (24, 40, 112, 320)
+    # expansion, kernel, stride, channels, blocks
+    STAGES = (
+        (1, 3, 1, 16, 1),
+        (6, 3, 2, 24, 2),
+        (6, 5, 2, 40, 2),
+        (6, 3, 2, 80, 3),
+        (6, 5, 1, 112, 3),
+        (6, 5, 2, 192, 4),
+        (6, 3, 1, 320, 1),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = 32
+        self.stem = nn.Sequential(*_same(3, 3, channels, 2), _norm(channels), nn.ReLU6(inplace=True))
+        stages = []
+        for expansion, kernel, stride, outputs, blocks in self.STAGES:
+            several = []
+            for k in range(blocks):
+                several.append(_InvertedResidual(channels, outputs, expansion, kernel, stride if k == 0 else 1))
+                channels = outputs
+            stages.append(nn.Sequential(*several))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x, features = self.stem(images), []
+        for stage, (*_, outputs, _) in zip(self.stages, self.STAGES, strict=True):
+            x = stage(x)
+            if outputs in self.CHANNELS:
+                features.append(x)
+        return features
+
+
+class _InvertedResidual(nn.Module):
+    """Widened, convolved channel by channel, narrowed (Sandler et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide, layers = inputs * expansion, []
+        if expansion > 1:
+            layers += [nn.Conv2d(inputs, wide, 1, bias=False), _norm(wide), nn.ReLU6(inplace=True)]
+        layers += [*_same(kernel, wide, wide, stride, groups=wide), _norm(wide), nn.ReLU6(inplace=True)]
+        layers += [nn.Conv2d(wide, outputs, 1, bias=False), _norm(outputs)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = inputs == outputs and stride == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+def _same(kernel: int, inputs: int, outputs: int, stride: int, groups: int = 1) -> list[nn.Module]:
+    """A convolution padded as TensorFlow does, where the published weights were trained: more at the far edges."""
+    pad = kernel - stride
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2), convolution]
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class _Block(nn.Module):
@@ -79,9 +153,9 @@ class _Block(nn.Module):
         return torch.relu(x + self.layers(x))
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
     )

@@ -74,9 +74,9 @@ _VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 MODELS = {
     "embedded": Model(
         _load_embedded,
-        2 * 128 * 32**2,
+        2 * 128 * 40**2,
         "models/embedded_sam.pth",
-        "aa5f33cbb18eec22a8e5076b8fb85e3197e2e0fd07129ef372aac5105af05666",
+        "2d4a85f049ef3700bb5ab656cdfcda60586faa2fb6f4c462850fceeea798defa",
     ),
     "vit_b": Model(
         partial(_load_vit, "vit_b"),
