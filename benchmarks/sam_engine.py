@@ -39,13 +39,13 @@ from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.images import read_image
 from stages.common.masks import decode_mask, encode_mask
 from stages.common.params import Runtime, Sampling
+from stages.common.pipeline import Compute, Read, Write, batches_of, run
 from stages.common.regions import components
 from stages.demo.scenes import draw_scene
 from stages.prompts import sample_points
 from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter
-from stages.sam.pipeline import Compute, Read, Write, batches_of, run
 from stages.sam.segmenter import Candidates
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}

@@ -16,10 +16,10 @@ from stages.common.errors import run_stage
 from stages.common.files import write_json
 from stages.common.folders import EMBEDDINGS
 from stages.common.params import load_params
+from stages.common.pipeline import batches_of, run
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.load import load_segmenter, weights_of
 from stages.sam.models import model_named
-from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Fit, Segmenter
 
 

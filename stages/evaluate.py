@@ -13,9 +13,10 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from stages.common.dataset import Dataset, Item, item_fine, item_image
 from stages.common.device import pick_device
@@ -23,32 +24,58 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import METRICS, network, training_log
 from stages.common.images import write_gray, write_label
-from stages.common.parallel import progress
-from stages.common.params import load_params
+from stages.common.params import Runtime, load_params
+from stages.common.pipeline import batches_of, run
 from stages.common.ranking import worst
 from stages.common.scores import class_iou, confusion, network_scores, rounded
 
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # see `predict` in stages/segmentation/network.py
+Work = tuple[str, Item]  # of a split
 
 
-def judge(data: Dataset, predict: Predict, shown: Mapping[str, Sequence[Item]], folder: Path, title: str) -> np.ndarray:
+class Judging(NamedTuple):
+    """What becomes of a prediction: the matrix over `data`'s classes, and of `shown`, by split, files in `folder`."""
+
+    data: Dataset
+    shown: Mapping[str, Sequence[Item]]
+    folder: Path
+
+
+def read(work: Work) -> tuple[Work, np.ndarray]:
+    return work, item_image(work[1])
+
+
+def compute(loaded: list[tuple[Work, np.ndarray]], predict: Predict) -> list[tuple[Work, np.ndarray, np.ndarray]]:
+    return [(work, *predict(image)) for work, image in loaded]
+
+
+def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Judging) -> np.ndarray | None:
+    """The confusion matrix of a validation image, (K, K + 1) int64; files of an image that is shown."""
+    (split, item), (data, shown, folder) = work, judging
+    if item in shown[split]:
+        write_label(folder / split / f"{item.id}.png", predicted, data.palette)
+        if split == "train":
+            write_gray(folder / "confidence" / f"{item.id}.png", confidence)
+    return confusion(item_fine("val", item), predicted, len(data.classes)) if split == "val" else None
+
+
+def judge(predict: Predict, judging: Judging, device: torch.device, runtime: Runtime, title: str) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
-    shown: images of each split whose predicted classes go to folder/SPLIT/ID.png; of training images the confidence
-    goes to folder/confidence/ID.png, 0 to 255.
+    Of images that are shown predicted classes go to folder/SPLIT/ID.png; of training images the confidence goes to
+    folder/confidence/ID.png, 0 to 255.
     """
-    total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
-    work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
-    with progress(len(work), title) as bar:
-        for split, item in work:
-            predicted, confidence = predict(item_image(item))
-            if split == "val":
-                total += confusion(item_fine("val", item), predicted, len(data.classes))
-            if item in shown[split]:
-                write_label(folder / split / f"{item.id}.png", predicted, data.palette)
-                if split == "train":
-                    write_gray(folder / "confidence" / f"{item.id}.png", confidence)
-            bar.update()
+    data, classes = judging.data, len(judging.data.classes)
+    total = np.zeros((classes, classes + 1), np.int64)
+
+    def add(matrix: np.ndarray | None) -> None:
+        if matrix is not None:
+            np.add(total, matrix, out=total)
+
+    work = [("val", item) for item in data.val] + [("train", item) for item in judging.shown["train"]]
+    batches = batches_of(work, lambda one: True, 1)  # one image each: no prediction depends on another image
+    computing, writing = partial(compute, predict=predict), partial(write, judging=judging)
+    run(batches, read, computing, writing, device, runtime, title, add)
     return total
 
 
@@ -84,7 +111,8 @@ def main() -> None:
     few = params.evaluation.panels
     shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
     with whole_folder(METRICS / "predictions" / name) as folder:
-        matrix = judge(data, partial(networks.predict, model, device=device), shown, folder, f"evaluate {name}")
+        predict = partial(networks.predict, model, device=device)
+        matrix = judge(predict, Judging(data, shown, folder), device, params.runtime, f"evaluate {name}")
     scores = report(matrix, data.classes, loss_curve(training_log(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")

@@ -8,7 +8,9 @@ python -m stages.predict ROUND
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,8 +26,21 @@ from stages.common.made_of import made_of
 from stages.common.parallel import progress
 from stages.common.params import NO_TEACHER
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray, palette: Palette) -> None:
+
+def read(item: Item) -> tuple[Item, np.ndarray]:
+    return item, item_image(item)
+
+
+def compute(
+    loaded: list[tuple[Item, np.ndarray]], predict: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[Item, np.ndarray, np.ndarray]]:
+    return [(item, *predict(image)) for item, image in loaded]
+
+
+def write(item: Item, classes: np.ndarray, confidence: np.ndarray, folder: Path, palette: Palette) -> None:
     """An image's prediction, both (H, W) uint8; the confidence comes last and says that all is there."""
     write_label(folder / "labels" / f"{item.id}.png", classes, palette)
     write_gray(folder / "confidence" / f"{item.id}.png", confidence)
@@ -34,7 +49,7 @@ def write(folder: Path, item: Item, classes: np.ndarray, confidence: np.ndarray,
 def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
     """The prediction of a round without a teacher."""
     shape = (item.height, item.width)
-    write(folder, item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), palette)
+    write(item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), folder, palette)
 
 
 def main() -> None:
@@ -47,6 +62,7 @@ def main() -> None:
                 bar.update()
         return
     # here: torch and mmsegmentation take longer to import than a round without them
+    from stages.common.pipeline import batches_of, run
     from stages.segmentation.network import load_network, predict
 
     device = pick_device(params.runtime)
@@ -56,14 +72,17 @@ def main() -> None:
             f"params.yaml: rounds.{name}.teacher is a network of the classes {', '.join(known)}; those of the data set "
             f"are {', '.join(dataset.classes)}. Name one that was trained on it."
         )
-    with (
-        whole_folder(out, made_of("predict", name)) as folder,
-        progress(len(dataset.train), f"predictions {name}") as bar,
-    ):
-        for item in dataset.train:
-            if not (folder / "confidence" / f"{item.id}.png").exists():
-                write(folder, item, *predict(model, item_image(item), device), dataset.palette)
-            bar.update()
+    with whole_folder(out, made_of("predict", name)) as folder:
+        # one image a batch: what is predicted does not depend on what else is in it
+        run(
+            batches_of(dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1),
+            read,
+            partial(compute, predict=partial(predict, model, device=device)),
+            partial(write, folder=folder, palette=dataset.palette),
+            device,
+            params.runtime,
+            f"predictions {name}",
+        )
 
 
 if __name__ == "__main__":

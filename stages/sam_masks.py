@@ -17,10 +17,10 @@ from stages.common.files import whole_folder, write_json
 from stages.common.folders import of_round
 from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
+from stages.common.pipeline import batches_of, run
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.load import load_segmenter
 from stages.sam.models import model_named
-from stages.sam.pipeline import batches_of, run
 from stages.sam.segmenter import Candidates, Fit, Prompt, Segmenter
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, edit_params
 from PIL import Image
 
@@ -21,8 +22,8 @@ from stages.common.masks import encode_mask
 from stages.common.params import Params, load_params
 from stages.common.ranking import worst
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from stages.evaluate import Judging, report
 from stages.evaluate import judge as judge_network
-from stages.evaluate import report
 from stages.evaluate_labels import main as evaluate_labels
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
@@ -118,7 +119,8 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
         run(evaluate_labels, name)
     for name, network in NETWORKS.items():
         shown = {"val": data.val, "train": [] if name == "teacher" else worst(name, data, params.evaluation.panels)}
-        matrix = judge_network(data, network, shown, Path("metrics/predictions", name), name)
+        judging = Judging(data, shown, Path("metrics/predictions", name))
+        matrix = judge_network(network, judging, torch.device("cpu"), params.runtime, name)
         write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
     for name in params.rounds:
         run(card.main, name)

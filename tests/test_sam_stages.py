@@ -18,12 +18,12 @@ from conftest import ROOT, edit_params
 from PIL import Image
 
 from stages import embed, sam_masks
+from stages.common import pipeline
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json, sha256, write_json
 from stages.common.masks import encode_mask
 from stages.demo.scenes import draw_scene
-from stages.sam import pipeline
 
 IMAGES = 16
 

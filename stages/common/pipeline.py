@@ -18,7 +18,7 @@ from stages.common.params import Runtime
 Batch = Sequence[Any]
 Read = Callable[[Any], Any]  # an item
 Compute = Callable[[list[Any]], Sequence[tuple[Any, ...]]]  # what was read of a batch
-Write = Callable[..., None]  # one of the tuples
+Write = Callable[..., Any]  # one of the tuples
 
 
 def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
@@ -39,35 +39,38 @@ def run(
     device: torch.device,
     runtime: Runtime,
     title: str,
+    collect: Callable[[Any], object] | None = None,
 ) -> None:
     """For each batch of items: write(*what) for what in compute([read(item) for item in batch]).
 
     On a GPU worker processes read and write while this one computes: `read` and `write`
     must be picklable. On a CPU every core works on a batch of its own from reading to
-    writing, which keeps it busier than all cores on one batch. The first error is
-    raised here when what had begun is done.
+    writing, which keeps it busier than all cores on one batch. What `write` returns goes
+    to `collect`, in this process, one after the other in the items' order. The first error
+    is raised here when what had begun is done.
     """
     with progress(sum(map(len, batches)), title) as bar:
         stream = _with_workers if device.type == "cuda" else _with_threads
-        for count in stream(batches, read, compute, write, runtime.workers):
-            bar.update(count)
+        for result in stream(batches, read, compute, write, runtime.workers):
+            if collect:
+                collect(result)
+            bar.update()
 
 
-def _with_threads(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[int]:
-    def whole(batch: Batch) -> int:
-        for what in compute([read(item) for item in batch]):
-            write(*what)
-        return len(batch)
+def _with_threads(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[Any]:
+    def whole(batch: Batch) -> list[Any]:
+        return [write(*what) for what in compute([read(item) for item in batch])]
 
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from _finished(pool, (pool.submit(whole, batch) for batch in batches), 2 * workers)
+            for several in _finished(pool, (pool.submit(whole, batch) for batch in batches), 2 * workers):
+                yield from several
     finally:
         torch.set_num_threads(threads)
 
 
-def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[int]:
+def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[Any]:
     loader = DataLoader(
         _Reading(batches, read),
         batch_size=None,
@@ -76,29 +79,23 @@ def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write:
         pin_memory=torch.cuda.is_available(),
     )
 
-    def submitted() -> Iterator[Future[int]]:
+    def submitted() -> Iterator[Future[Any]]:
         for loaded in loader:
             for problem in loaded:
                 if isinstance(problem, SesamError):
                     raise problem
-            results = compute(loaded)
-            yield from (pool.submit(_write, write, what) for what in results)
+            yield from (pool.submit(write, *what) for what in compute(loaded))
 
     # spawn: a fork would copy this process with its threads and its GPU
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         yield from _finished(pool, submitted(), 16 * workers)
 
 
-def _write(write: Write, what: tuple[Any, ...]) -> int:
-    write(*what)
-    return 1
-
-
 def _finished(
-    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[int]], most: int
-) -> Iterator[int]:
+    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[Any]], most: int
+) -> Iterator[Any]:
     """The futures' results; never more than `most` are waited for."""
-    waiting: deque[Future[int]] = deque()
+    waiting: deque[Future[Any]] = deque()
     try:
         for future in futures:
             waiting.append(future)
