@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +25,9 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stages.common import made_of
-from stages.common.dataset import Dataset, Item
+from stages import predict as predict_stage
+from stages.common import made_of, pipeline
+from stages.common.dataset import Dataset, Item, item_image
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
 from stages.common.files import sha256
@@ -450,6 +453,29 @@ def test_predict(tmp_path: Path):
     share = expected.seg_logits.data.softmax(0).amax(0).numpy()
     assert (classes == expected.pred_sem_seg.data[0].numpy()).all() and len(np.unique(classes)) > 1
     assert (confidence == np.floor(255 * share)).all() and len(np.unique(confidence)) > 1
+
+
+def test_the_stage_predicts_the_same_in_threads_and_in_processes(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = MODELS.build(network_config(NETWORK, 3))
+    torch.nn.init.normal_(made.decode_head.conv_seg.weight, std=9)
+    save_network(Path("models/teacher"), NETWORK, CLASSES, PALETTE, made)
+    edit_params(Path(), rounds={"r1": {"teacher": "models/teacher", "labels": False}}, runtime__device="cpu")
+    monkeypatch.setattr(sys, "argv", ["predict", "r1"])
+    found = []
+    for way in (pipeline._with_threads, pipeline._with_workers):
+        monkeypatch.setattr(pipeline, "_with_threads", way)
+        predict_stage.main()
+        found.append({path: path.read_bytes() for path in Path("data/rounds/r1/predictions").rglob("*.png")})
+        shutil.rmtree("data/rounds/r1/predictions")
+    assert len(found[0]) == 2 * len(data.train) and found[0] == found[1]
+    model = load_network(Path("models/teacher"), CPU)
+    for item in data.train:
+        classes, confidence = predict(model, item_image(item), CPU)
+        for kind, expected in (("labels", classes), ("confidence", confidence)):
+            content = found[0][Path(f"data/rounds/r1/predictions/{kind}/{item.id}.png")]
+            assert np.array_equal(np.array(Image.open(io.BytesIO(content))), expected)
 
 
 def test_mmsegmentation_loads_it_by_itself(tmp_path: Path):
