@@ -30,6 +30,7 @@ from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
 from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
+from stages.common.strokes import stroke
 from stages.datasets.annotations import Annotation, find_annotations, is_annotated, read_annotation
 from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, message, some
 from stages.datasets.values import Meaning, absent, meaning_of, occurring
@@ -78,13 +79,11 @@ def coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
 def scribble(region: Region, config: Scribble) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
     core = skeleton(np.maximum(region.depth - config.margin * region.depth.max(), 0))
-    drawn = np.zeros(region.mask.shape, np.uint8)
-    if core.cells.any():
-        path = core.pixels[longest_path(core.cells)]
-        spare = round(len(path) * (1 - config.length) / 2)
-        path = path[spare : len(path) - spare]
-        cv2.polylines(drawn, [path.reshape(-1, 1, 2).astype(np.int32)], False, 1, config.thickness)
-    return drawn.astype(bool)
+    if not core.cells.any():
+        return np.zeros_like(region.mask)
+    path = core.pixels[longest_path(core.cells)]
+    spare = round(len(path) * (1 - config.length) / 2)
+    return stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
 
 
 def dot(region: Region, config: Point) -> np.ndarray:

@@ -10,7 +10,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from conftest import edit_params, run
@@ -40,7 +39,7 @@ def expected() -> np.ndarray:
     labels = np.full(SHAPE, 255, np.uint8)
     labels[2:10, 3:20] = 0  # the polygon, and
     labels[30:38, 5:15] = 0  # the box
-    cv2.line(labels, (11, 15), (39, 15), 1, 3)
+    labels[14:17, 10:41] = 1  # the line, three pixels wide
     labels[MASK] = 1
     for x, y in ((50, 5), (55, 8)):
         labels[y, x - 1 : x + 2] = labels[y - 1 : y + 2, x] = 2
@@ -106,7 +105,8 @@ def label_studio() -> list[dict[str, Any]]:
 
     left, top, right, bottom = BOX
     (x, y), (x2, y2) = percent(left, top), percent(right, bottom)
-    stroke = cv2.line(np.zeros(SHAPE, np.uint8), (11, 15), (39, 15), 1, 3) > 0
+    stroke = np.zeros(SHAPE, bool)
+    stroke[14:17, 10:41] = True
     results = [
         *(result("keypointlabels", "dot", x=percent(*point)[0], y=percent(*point)[1], width=0.3) for point in POINTS),
         result("polygonlabels", "left", points=[percent(*point) for point in POLYGON], closed=True),

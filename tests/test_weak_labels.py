@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stages.common.regions import Region, connected
+from stages.common.strokes import stroke
 from stages.weak_labels import longest_path, weak_label
 
 KINDS = ("coarse", "scribble", "point")
@@ -49,6 +50,18 @@ def test_no_boundary_pixel_of_a_large_region(params, kind: str) -> None:
     fine[10:50, 10:70] = 3
     drawn = weak_label(fine, params.weak.model_copy(update={"kind": kind})) == 3
     assert drawn.any() and not drawn[10].any() and not drawn[:, 69].any()
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 3, 4, 5, 8])
+def test_a_stroke_is_as_wide_as_it_is_told(thickness: int) -> None:
+    level, slope = (
+        stroke((60, 90), np.array(line), thickness) for line in ([[20, 30], [70, 30]], [[20, 10], [60, 50]])
+    )
+    assert (level[:, 40:50].sum(0) == thickness).all()
+    assert level[:, :15].sum() == level[:, 76:].sum() == 0  # round ends, no longer than that
+    assert abs(slope.sum() / np.hypot(40, 40) - thickness) <= 1
+    point = stroke((20, 20), np.array([[10, 10]]), thickness)
+    assert point.any(0).sum() == point.any(1).sum() == thickness
 
 
 def path_in(skeleton: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from stages.common.errors import SesamError
 from stages.common.files import read_bytes
 from stages.common.labels import UNLABELLED
+from stages.common.strokes import stroke
 from stages.datasets.faults import SIZES, UNREADABLE, VALUES, Faulty
 from stages.datasets.layouts import files_below
 from stages.datasets.shapes import FAR, Drawing, draw_shapes
@@ -194,8 +195,8 @@ def draw_strokes(
         if name not in classes:
             strange.add(repr(tag))
             continue
-        line = np.array(points).clip(-FAR, FAR).astype(np.int32).reshape(-1, 1, 2)
-        cv2.polylines(drawn, [line], False, classes.index(name), thickness)
+        line = np.array(points).clip(-FAR, FAR)
+        drawn[stroke(size, line, thickness)] = classes.index(name)
     return drawn, sorted(strange)
 
 

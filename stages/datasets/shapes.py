@@ -20,6 +20,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from stages.common.labels import UNLABELLED
+from stages.common.strokes import stroke
 
 FAR = 2**14  # pixels; OpenCV draws nothing right beyond, and pycocotools walks along every edge
 Kind = Literal["point", "line", "polygon", "mask"]
@@ -92,7 +93,7 @@ def _draw(labels: np.ndarray, shape: Shape, k: int, thickness: int, radius: int)
         if len(points) >= 3:
             labels[coco.decode(coco.frPyObjects([flat], height, width))[..., 0] > 0] = k
     elif shape.kind == "line" and len(points) > 1:
-        cv2.polylines(labels, [pixels.reshape(-1, 1, 2)], False, k, thickness)
+        labels[stroke(labels.shape, pixels, thickness)] = k
     else:
         for x, y in pixels.tolist():
             cv2.circle(labels, (x, y), radius, k, cv2.FILLED)
