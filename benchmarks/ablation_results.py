@@ -20,8 +20,7 @@ from dvc.utils.hydra import apply_overrides
 from stages.common.errors import SesamError
 from stages.common.files import fingerprint, write_json
 
-DOCS = Path("docs")
-RESULTS = DOCS / "ablations.json"
+RESULTS = Path("docs/ablations.json")
 PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
 Figures = dict[str, list[float]]  # by name, of every seed
 
@@ -49,25 +48,26 @@ class Result:
 
 
 class Results:
-    """All results, by row and seed."""
+    """All results, by row and seed, and the file that keeps them."""
 
-    def __init__(self, by_row: dict[str, dict[int, Result]]) -> None:
-        self.by_row = by_row
+    def __init__(self, by_row: dict[str, dict[int, Result]], path: Path = RESULTS) -> None:
+        self.by_row, self.path = by_row, path
 
     @classmethod
-    def load(cls) -> Results:
-        """Those of docs/ablations.json; SesamError if it cannot be read."""
-        if not RESULTS.exists():
-            return cls({})
+    def load(cls, path: Path = RESULTS) -> Results:
+        """Those of a file; SesamError if it cannot be read."""
+        if not path.exists():
+            return cls({}, path)
         try:
-            raw = json.loads(RESULTS.read_text(encoding="utf-8"))
-            return cls({row: {int(seed): Result(**one) for seed, one in seeds.items()} for row, seeds in raw.items()})
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found = {row: {int(seed): Result(**one) for seed, one in seeds.items()} for row, seeds in raw.items()}
         except (ValueError, TypeError, AttributeError) as problem:
-            raise SesamError(f"{RESULTS} cannot be read ({problem}). Take it from git, or delete it.") from None
+            raise SesamError(f"{path} cannot be read ({problem}). Take it from git, or delete it.") from None
+        return cls(found, path)
 
     def save(self) -> None:
         write_json(
-            RESULTS,
+            self.path,
             {
                 row: {str(seed): asdict(one) for seed, one in sorted(seeds.items())}
                 for row, seeds in sorted(self.by_row.items())

@@ -4,6 +4,7 @@
     make ablations ROWS="fine scribble" SEEDS="0 1"
     python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
     python -m benchmarks.ablations --rows sam-sam2 --weights sam2=/models/sam2.1-hiera-large/model.safetensors
+    python -m benchmarks.ablations --out docs/idd.md       # of another data set, whose preset is params.yaml
 
 Every row is params.yaml with a few changes, for each seed one experiment. What was found is kept in
 docs/ablations.json (benchmarks/ablation_results.py): experiments that were run with the same code and params, here or
@@ -22,7 +23,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from benchmarks.ablation_results import DOCS, Figures, Results, Row, git
+from benchmarks.ablation_results import RESULTS, Figures, Results, Row, git
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256
 from stages.common.params import Params, load_params
@@ -141,10 +142,14 @@ def check(params: Params) -> None:
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:
         raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
-    if params.weak.origin != "data/fine/train" or params.dataset.subset is not None:
+    if params.weak.origin != "data/fine/train":
         raise SesamError(
-            "params.yaml: the ablations compare weak labels drawn from fine ones, on all images: "
-            "weak.origin must be data/fine/train and dataset.subset null."
+            "params.yaml: the ablations compare weak labels drawn from fine ones: weak.origin must be data/fine/train."
+        )
+    if params.dataset.subset is not None and params.evaluation.minutes.fine:
+        raise SesamError(
+            "params.yaml: the ablations compare with fine labels of a share of all images, by evaluation.minutes: "
+            "dataset.subset must be null."
         )
     made = {f"data/raw/{name}" for name in params.draw}
     paths = {"dataset.root": params.dataset.root, "sam.checkpoint": params.sam.checkpoint}
@@ -172,9 +177,8 @@ def queued() -> dict[str, str]:
     return {row[1]: row[-1] for row in rows if len(row) >= 5 and row[-1] in ("Queued", "Running", "Failed", "Success")}
 
 
-def run_missing(rows: list[Row], seeds: list[int], jobs: int) -> None:
+def run_missing(rows: list[Row], seeds: list[int], jobs: int, results: Results) -> None:
     """Queue and run what has not been run; SesamError if an experiment fails."""
-    results = Results.load()
 
     def still_missing() -> dict[str, tuple[Row, int]]:
         results.collect(rows)
@@ -243,15 +247,15 @@ def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], n
     return lines
 
 
-def draw(params: Params, found: dict[str, Figures]) -> list[str]:
+def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
     """The pictures of the rows that were run; their lines in the document."""
     lines = []
 
     def save(figure: Figure, name: str, title: str) -> None:
         figure.tight_layout()
-        figure.savefig(DOCS / f"ablations_{name}.png", dpi=110)
+        figure.savefig(out.with_name(f"{out.stem}_{name}.png"), dpi=110)
         plt.close(figure)
-        lines.extend([f"![{title}](ablations_{name}.png)", ""])
+        lines.extend([f"![{title}]({out.stem}_{name}.png)", ""])
 
     sweeps = {
         "points": ("points a prompt, N", [(str(n), f"points-{n}") for n in POINTS]),
@@ -314,9 +318,8 @@ def draw(params: Params, found: dict[str, Figures]) -> list[str]:
     return lines
 
 
-def write(params: Params, groups: dict[str, list[Row]]) -> None:
-    """docs/ablations.md and its pictures."""
-    results = Results.load()
+def write(params: Params, groups: dict[str, list[Row]], results: Results, out: Path) -> None:
+    """The document `out` and its pictures."""
     rows = [row for several in groups.values() for row in several]
     results.collect(rows)
     results.save()
@@ -348,9 +351,9 @@ def write(params: Params, groups: dict[str, list[Row]]) -> None:
             "Training": ("r1", "r2", "r3"),
         }.get(title, ())
         lines += [f"## {title}", "", about[title], "", *table(several, found, commits, networks), ""]
-    lines += draw(params, found)
-    (DOCS / "ablations.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    print("ablations: wrote docs/ablations.md")
+    lines += draw(params, found, out)
+    out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"ablations: wrote {out}")
 
 
 def main() -> None:
@@ -362,6 +365,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
+    parser.add_argument("--out", type=Path, default=RESULTS.with_suffix(".md"), help="with NAME.json beside it")
     parser.add_argument("--write-only", action="store_true", help="write the tables of what has been run")
     options = parser.parse_args()
     groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
@@ -371,10 +375,11 @@ def main() -> None:
     if unknown := set(options.rows or ()) - known.keys():
         parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")
     check(params)
+    results = Results.load(options.out.with_suffix(".json"))
     if not options.write_only:
         chosen = usual if options.rows is None else [known[name] for name in options.rows]
-        run_missing(chosen, options.seeds, options.jobs)
-    write(params, groups)
+        run_missing(chosen, options.seeds, options.jobs, results)
+    write(params, groups, results, options.out)
 
 
 if __name__ == "__main__":
