@@ -39,7 +39,7 @@ from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.images import read_image
 from stages.common.masks import decode_mask, encode_mask
 from stages.common.params import Runtime, Sampling
-from stages.common.pipeline import Compute, Read, Write, batches_of, run
+from stages.common.pipeline import Steps, batches_of, run
 from stages.common.regions import components
 from stages.demo.scenes import draw_scene
 from stages.prompts import sample_points
@@ -148,7 +148,12 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     """The stage's own read, compute and write, without the steps that are not named."""
     device = torch.device(options.device)
     runtime = Runtime(
-        device=options.device, workers=options.workers, batch=options.batch, compile="compile" in steps, cache_gb=1e3
+        device=options.device,
+        engine="local",
+        workers=options.workers,
+        batch=options.batch,
+        compile="compile" in steps,
+        cache_gb=1e3,
     )
     sam = make_sam(options.model, options.checkpoint)
     kind = SamSegmenter if "tiles" in steps else WholeMasks
@@ -156,26 +161,29 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     if "attention" not in steps:
         segmenter.encoder = sam.image_encoder
     if "side by side" not in steps:
-        segmenter.batch = segmenter.images.number = 1
+        segmenter.images.number = 1
     cache = EmbeddingCache(fingerprint(*sorted(steps)), folder / "embeddings")
 
-    def rate(read: Read, compute: Compute, write: Write, count: int) -> float:
-        batches = batches_of(items[:count], lambda item: True, segmenter.batch)
+    def rate(work: Steps, count: int) -> float:
+        batches = batches_of(items[:count], lambda item: True, segmenter.images.number)
         started = time.perf_counter()
         if "side by side" in steps:
-            run(batches, read, compute, write, device, runtime, "benchmark")
+            run(batches, lambda: work, runtime, "benchmark")
         else:
             for batch in batches:
-                for what in compute([read(item) for item in batch]):
-                    write(*what)
+                for what in work.compute([work.read(item) for item in batch]):
+                    work.write(*what)
         return count / (time.perf_counter() - started)
 
-    read = partial(sam_masks.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit)
-    compute = partial(sam_masks.compute, segmenter=segmenter)
-    write = partial(sam_masks.write, folder=folder / "masks", cache=None)
+    masks = Steps(
+        partial(sam_masks.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit),
+        partial(sam_masks.compute, segmenter=segmenter),
+        partial(sam_masks.write, folder=folder / "masks", cache=None),
+        device,
+    )
     if device.type == "cuda":
-        rate(read, compute, write, 2 * segmenter.batch)  # compile, choose kernels
-    whole = rate(read, compute, write, len(items))
+        rate(masks, 2 * options.batch)  # compile, choose kernels
+    whole = rate(masks, len(items))
     found = read_json(folder / "masks" / "0.json")["components"]
     _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
     image = segmenter.fit(read_image(Path(items[0].image)))
@@ -183,8 +191,8 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     def encode(items: list[Item]) -> list[tuple[Item, np.ndarray]]:
         return [(item, made.numpy()) for item, made in zip(items, segmenter.encode([image] * len(items)), strict=True)]
 
-    encoder = rate(_same, encode, cache.save, len(items))
-    return {"encoder": encoder, "decoder": rate(read, compute, write, len(items)), "whole": whole}
+    encoder = rate(Steps(_same, encode, cache.save, device), len(items))
+    return {"encoder": encoder, "decoder": rate(masks, len(items)), "whole": whole}
 
 
 def _same(item: Item) -> Item:

@@ -27,7 +27,7 @@ from stages.common.images import read_label, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.masks import encode_mask
 from stages.common.parallel import per_image
-from stages.common.params import Params, load_params
+from stages.common.params import Params, Runtime, load_params
 from stages.common.regions import components
 from stages.demo.classes import PALETTE
 from stages.demo.scenes import draw_scene
@@ -91,11 +91,11 @@ def timed(path: Path, work: Callable[[Path], None]) -> float:
     return time.perf_counter() - started
 
 
-def measure(name: str, work: Callable[[Path], None], paths: list[Path], workers: int) -> tuple[float, float]:
-    """Images per second of `workers` processes side by side, without their start; and the peak of memory, GiB."""
+def measure(name: str, work: Callable[[Path], None], paths: list[Path], runtime: Runtime) -> tuple[float, float]:
+    """Images per second of `runtime.workers` processes side by side, without their start; the peak of memory, GiB."""
     with peak_memory() as peak:
-        seconds = per_image(partial(timed, work=work), paths, workers, name)
-    return workers / float(np.mean(seconds)), peak() / 2**30
+        seconds = per_image(partial(timed, work=work), paths, runtime, name)
+    return runtime.workers / float(np.mean(seconds)), peak() / 2**30
 
 
 def main() -> None:
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     params = load_params(Path("presets/cityscapes.yaml"))
+    runtime = params.runtime.model_copy(update={"workers": options.workers})
     with tempfile.TemporaryDirectory() as folder:
         paths = scenes(Path(folder), options.images)
         counts = [len(components(read_label(path), min_area=params.weak.min_area)) for path in paths]
@@ -117,7 +118,7 @@ def main() -> None:
             plain = None
             for name, work in [plainly, *ours]:
                 some = paths if plain else paths[: options.plain_images]
-                rate, memory = measure(name, partial(work, params=params), some, options.workers)
+                rate, memory = measure(name, partial(work, params=params), some, runtime)
                 plain = plain or rate
                 found.append(f"| {name} | {rate:.3g} | {rate / plain:.1f} | {memory:.2f} |")
     print("\n".join(["| | images a second | times | memory GiB |", "| --- | --- | --- | --- |", *found]))

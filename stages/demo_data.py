@@ -36,7 +36,7 @@ def main() -> None:
     wanted = params.draw[name]
     items = [(split, k) for split in ("train", "val") for k in range(getattr(wanted, split))]
     with whole_folder(Path("data/raw") / name) as folder:
-        per_image(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime.workers, "demo_data")
+        per_image(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime, "demo_data")
 
 
 if __name__ == "__main__":

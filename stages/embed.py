@@ -15,8 +15,8 @@ from stages.common.dataset import Dataset, Item, item_image
 from stages.common.errors import run_stage
 from stages.common.files import write_json
 from stages.common.folders import EMBEDDINGS
-from stages.common.params import load_params
-from stages.common.pipeline import batches_of, run
+from stages.common.params import Params, load_params
+from stages.common.pipeline import Steps, batch_size, batches_of, run
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.load import load_segmenter, weights_of
 from stages.sam.models import model_named
@@ -32,20 +32,24 @@ def compute(loaded: list[tuple[Item, Tensor]], segmenter: Segmenter) -> list[tup
     return [(item, made.numpy()) for item, made in zip(items, segmenter.encode(images), strict=True)]
 
 
+def steps(params: Params, cache: EmbeddingCache) -> Steps:
+    segmenter = load_segmenter(params)
+    computing = partial(compute, segmenter=segmenter)
+    return Steps(partial(read, fit=segmenter.fit), computing, cache.save, segmenter.device)
+
+
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
     made_by = engine(params.sam)
     cache = EmbeddingCache(made_by)
     if any(item not in cache for item in dataset.train):
-        segmenter = load_segmenter(params)
         each = model_named(params.sam.model).embedding_bytes
         keep, lines = cache.room_for(dataset.train, each, params.runtime.cache_gb)
         for line in lines:
             print(f"embed: {line}", flush=True)
         if keep:
-            batches = batches_of(dataset.train, lambda item: item not in cache, segmenter.batch)
-            reading, computing = partial(read, fit=segmenter.fit), partial(compute, segmenter=segmenter)
-            run(batches, reading, computing, cache.save, segmenter.device, params.runtime, "embed")
+            batches = batches_of(dataset.train, lambda item: item not in cache, batch_size(params.runtime))
+            run(batches, partial(steps, params, cache), params.runtime, "embed")
     images = {item.id: item.sha256 for item in dataset.train}
     write_json(
         EMBEDDINGS.with_suffix(".json"), {"engine": made_by, "weights": weights_of(params.sam)[1], "images": images}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from stages.common.dataset import Dataset, Item, item_fine, item_image
 from stages.common.device import pick_device
@@ -25,7 +24,7 @@ from stages.common.files import whole_folder, write_json
 from stages.common.folders import METRICS, network, training_log
 from stages.common.images import write_gray, write_label
 from stages.common.params import Runtime, load_params
-from stages.common.pipeline import batches_of, run
+from stages.common.pipeline import Load, Steps, batches_of, run
 from stages.common.ranking import worst
 from stages.common.scores import class_iou, confusion, network_scores, rounded
 
@@ -59,8 +58,16 @@ def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Ju
     return confusion(item_fine("val", item), predicted, len(data.classes)) if split == "val" else None
 
 
-def judge(predict: Predict, judging: Judging, device: torch.device, runtime: Runtime, title: str) -> np.ndarray:
-    """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
+def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:
+    from stages.segmentation.network import load_network, predict
+
+    device = pick_device(runtime)
+    computing = partial(compute, predict=partial(predict, load_network(network, device), device=device))
+    return Steps(read, computing, partial(write, judging=judging), device)
+
+
+def judge(load: Load, judging: Judging, runtime: Runtime, title: str) -> np.ndarray:
+    """Confusion matrix, (K, K + 1) int64, of a network over the validation images; load: `steps` with a network.
 
     Of images that are shown predicted classes go to folder/SPLIT/ID.png; of training images the confidence goes to
     folder/confidence/ID.png, 0 to 255.
@@ -74,8 +81,7 @@ def judge(predict: Predict, judging: Judging, device: torch.device, runtime: Run
 
     work = [("val", item) for item in data.val] + [("train", item) for item in judging.shown["train"]]
     batches = batches_of(work, lambda one: True, 1)  # one image each: no prediction depends on another image
-    computing, writing = partial(compute, predict=predict), partial(write, judging=judging)
-    run(batches, read, computing, writing, device, runtime, title, add)
+    run(batches, load, runtime, title, add)
     return total
 
 
@@ -98,21 +104,18 @@ def loss_curve(log: Path) -> list[list[float]]:
 
 
 def main() -> None:
-    from stages.segmentation import network as networks
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="teacher, or a key of `rounds` in params.yaml")
     name = parser.parse_args().name
     params, data = load_params(), Dataset.load()
     if name not in ("teacher", *params.rounds):
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    device = pick_device(params.runtime)
-    model = networks.load_network(network(name), device)
     few = params.evaluation.panels
     shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
     with whole_folder(METRICS / "predictions" / name) as folder:
-        predict = partial(networks.predict, model, device=device)
-        matrix = judge(predict, Judging(data, shown, folder), device, params.runtime, f"evaluate {name}")
+        judging = Judging(data, shown, folder)
+        load = partial(steps, network(name), judging, params.runtime)
+        matrix = judge(load, judging, params.runtime, f"evaluate {name}")
     scores = report(matrix, data.classes, loss_curve(training_log(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")

@@ -159,7 +159,7 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     threshold, sam = params.augment.confidence, params.merging.sam
     work = partial(judge, classes=len(data.classes), name=name, threshold=threshold, sam=sam)
     title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
-    parts = per_image(work, batches, params.runtime.workers, title)
+    parts = per_image(work, batches, params.runtime, title)
     nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
     return {
         "matrices": {

@@ -86,7 +86,7 @@ def main() -> None:
         work = partial(
             process, labels_folder=labels, sources_folder=sources, name=name, params=params, palette=dataset.palette
         )
-        per_image(work, dataset.train, params.runtime.workers, f"merge_labels {name}")
+        per_image(work, dataset.train, params.runtime, f"merge_labels {name}")
         check_complete(labels, dataset.train)
         check_complete(sources, dataset.train)
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_image
-from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import of_round
@@ -24,10 +23,12 @@ from stages.common.images import Palette, write_gray, write_label
 from stages.common.labels import UNLABELLED
 from stages.common.made_of import made_of
 from stages.common.parallel import progress
-from stages.common.params import NO_TEACHER
+from stages.common.params import NO_TEACHER, Params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stages.common.pipeline import Steps
 
 
 def read(item: Item) -> tuple[Item, np.ndarray]:
@@ -52,17 +53,11 @@ def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
     write(item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), folder, palette)
 
 
-def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
-    dataset, out = Dataset.load(), of_round(name, "predictions")
-    if params.rounds[name].teacher == NO_TEACHER:
-        with whole_folder(out) as folder, progress(len(dataset.train), f"predictions {name}: no teacher") as bar:
-            for item in dataset.train:
-                write_nothing(item, folder, dataset.palette)
-                bar.update()
-        return
-    # here: torch and mmsegmentation take longer to import than a round without them
-    from stages.common.pipeline import batches_of, run
+def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> Steps:
+    """With the round's teacher; SesamError if it is no network of the data set's classes."""
+    # here: torch and mmsegmentation take longer to import than a round without a teacher
+    from stages.common.device import pick_device
+    from stages.common.pipeline import Steps
     from stages.segmentation.network import load_network, predict
 
     device = pick_device(params.runtime)
@@ -72,17 +67,25 @@ def main() -> None:
             f"params.yaml: rounds.{name}.teacher is a network of the classes {', '.join(known)}; those of the data set "
             f"are {', '.join(dataset.classes)}. Name one that was trained on it."
         )
+    computing = partial(compute, predict=partial(predict, model, device=device))
+    return Steps(read, computing, partial(write, folder=folder, palette=dataset.palette), device)
+
+
+def main() -> None:
+    name, params = round_of_command_line(__doc__.splitlines()[0])
+    dataset, out = Dataset.load(), of_round(name, "predictions")
+    if params.rounds[name].teacher == NO_TEACHER:
+        with whole_folder(out) as folder, progress(len(dataset.train), f"predictions {name}: no teacher") as bar:
+            for item in dataset.train:
+                write_nothing(item, folder, dataset.palette)
+                bar.update()
+        return
+    from stages.common.pipeline import batches_of, run
+
     with whole_folder(out, made_of("predict", name)) as folder:
         # one image a batch: what is predicted does not depend on what else is in it
-        run(
-            batches_of(dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1),
-            read,
-            partial(compute, predict=partial(predict, model, device=device)),
-            partial(write, folder=folder, palette=dataset.palette),
-            device,
-            params.runtime,
-            f"predictions {name}",
-        )
+        batches = batches_of(dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1)
+        run(batches, partial(steps, params, name, dataset, folder), params.runtime, f"predictions {name}")
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def main() -> None:
                 palette=palette,
                 config=params.components,
             )
-            found[split] = per_image(check, pairs[split], params.runtime.workers, f"prepare {split}")
+            found[split] = per_image(check, pairs[split], params.runtime, f"prepare {split}")
         items = {split: [one.item for one in found[split] if one.item] for split in SPLITS}
         leaked, twice = same_images(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:

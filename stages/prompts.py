@@ -107,7 +107,7 @@ def main() -> None:
     dataset = Dataset.load()
     with whole_folder(of_round(name, "prompts")) as folder:
         work = partial(process, folder=folder, params=params, name=name)
-        counts = per_image(work, dataset.train, params.runtime.workers, f"prompts {name}")
+        counts = per_image(work, dataset.train, params.runtime, f"prompts {name}")
     print(f"prompts {name}: {sum(counts)} components")
 
 

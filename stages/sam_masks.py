@@ -17,7 +17,8 @@ from stages.common.files import whole_folder, write_json
 from stages.common.folders import of_round
 from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
-from stages.common.pipeline import batches_of, run
+from stages.common.params import Params
+from stages.common.pipeline import Steps, batch_size, batches_of, run
 from stages.sam.cache import EmbeddingCache, engine
 from stages.sam.load import load_segmenter
 from stages.sam.models import model_named
@@ -90,6 +91,16 @@ def write(
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": components})
 
 
+def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> Steps:
+    segmenter = load_segmenter(params)
+    return Steps(
+        partial(read, prompts=prompts, cache=cache, fit=segmenter.fit),
+        partial(compute, segmenter=segmenter),
+        partial(write, folder=folder, cache=cache if keep else None),
+        segmenter.device,
+    )
+
+
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset, cache = Dataset.load(), EmbeddingCache(engine(params.sam))
@@ -97,17 +108,10 @@ def main() -> None:
         missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
         if len(missing) < len(dataset.train):
             print(f"sam_masks {name}: {len(dataset.train) - len(missing)} images are done already")
-        segmenter = load_segmenter(params)
         keep, _ = cache.room_for(dataset.train, model_named(params.sam.model).embedding_bytes, params.runtime.cache_gb)
-        run(
-            batches_of(dataset.train, missing.__contains__, segmenter.batch),
-            partial(read, prompts=of_round(name, "prompts"), cache=cache, fit=segmenter.fit),
-            partial(compute, segmenter=segmenter),
-            partial(write, folder=folder, cache=cache if keep else None),
-            segmenter.device,
-            params.runtime,
-            f"sam_masks {name}",
-        )
+        batches = batches_of(dataset.train, missing.__contains__, batch_size(params.runtime))
+        load = partial(steps, params, of_round(name, "prompts"), folder, cache, keep)
+        run(batches, load, params.runtime, f"sam_masks {name}")
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main() -> None:
     dataset = Dataset.load()
     with whole_folder(of_round(name, "selected")) as folder:
         work = partial(process, folder=folder, name=name, selection=params.selection)
-        counts = per_image(work, dataset.train, params.runtime.workers, f"select_masks {name}")
+        counts = per_image(work, dataset.train, params.runtime, f"select_masks {name}")
     kept, of = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {name}: SAM's mask kept for {kept} of {of} components")
 

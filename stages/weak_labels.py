@@ -28,7 +28,7 @@ from stages.common.images import Palette, write_label
 from stages.common.invariants import check_classes, check_complete
 from stages.common.labels import UNLABELLED
 from stages.common.parallel import per_image
-from stages.common.params import FINE_LABELS, Coarse, Point, Scribble, Weak, load_params
+from stages.common.params import FINE_LABELS, Coarse, Point, Runtime, Scribble, Weak, load_params
 from stages.common.regions import Region, components, deepest, skeleton
 from stages.common.strokes import stroke
 from stages.datasets.annotations import Annotation, find_annotations, is_annotated, read_annotation
@@ -163,7 +163,7 @@ def convert(
     return Drawn(occurring(label), bool((label != UNLABELLED).all()))
 
 
-def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, workers: int, onto: bool = False) -> None:
+def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, runtime: Runtime, onto: bool = False) -> None:
     """Write the annotations at `origin` as weak labels, of every image; SesamError telling every fault.
 
     onto: write them onto the weak labels that are there, of the images that have any.
@@ -174,7 +174,7 @@ def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, worker
     meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
     names, palette = dataset.classes, dataset.palette
     work = partial(convert, folder=folder, weak=weak, classes=names, palette=palette, meaning=meaning, onto=onto)
-    done = per_image(work, jobs, workers, "corrections" if onto else "weak_labels")
+    done = per_image(work, jobs, runtime, "corrections" if onto else "weak_labels")
     faults += [one for one in done if not isinstance(one, Drawn)]
     if faults:
         raise SesamError(message(str(origin) if onto else f"{origin} (weak.origin)", faults))
@@ -195,10 +195,10 @@ def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, worker
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
-    weak, workers = params.weak, params.runtime.workers
+    weak = params.weak
     with whole_folder(WEAK_LABELS) as folder:
         if Path(weak.origin) != FINE:
-            convert_all(dataset, Path(weak.origin), folder, weak, workers)
+            convert_all(dataset, Path(weak.origin), folder, weak, params.runtime)
         elif without := [item.id for item in dataset.train if not item.fine]:
             raise SesamError(
                 f"{len(without)} training images have no fine labels to draw weak ones from, first {without[0]}. "
@@ -206,9 +206,9 @@ def main() -> None:
             )
         else:
             work = partial(draw, folder=folder, weak=weak, palette=dataset.palette)
-            per_image(work, dataset.train, workers, "weak_labels")
+            per_image(work, dataset.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
-            convert_all(dataset, CORRECTIONS, folder, weak, workers, onto=True)
+            convert_all(dataset, CORRECTIONS, folder, weak, params.runtime, onto=True)
         check_complete(folder, dataset.train)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from stages.common.files import sha256, write_json
 from stages.common.images import write_gray, write_label
 from stages.common.masks import encode_mask
 from stages.common.params import Params, load_params
+from stages.common.pipeline import Steps
 from stages.common.ranking import worst
 from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
-from stages.evaluate import Judging, report
+from stages.evaluate import Judging, compute, read, report, write
 from stages.evaluate import judge as judge_network
 from stages.evaluate_labels import main as evaluate_labels
 
@@ -120,7 +122,8 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
     for name, network in NETWORKS.items():
         shown = {"val": data.val, "train": [] if name == "teacher" else worst(name, data, params.evaluation.panels)}
         judging = Judging(data, shown, Path("metrics/predictions", name))
-        matrix = judge_network(network, judging, torch.device("cpu"), params.runtime, name)
+        steps = Steps(read, partial(compute, predict=network), partial(write, judging=judging), torch.device("cpu"))
+        matrix = judge_network(lambda steps=steps: steps, judging, params.runtime, name)
         write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
     for name in params.rounds:
         run(card.main, name)

@@ -24,7 +24,7 @@ class PerfectSam:
     Its first candidate is right; beside it lie the whole image and nothing, with lower predicted IoU.
     """
 
-    device, batch = torch.device("cpu"), 1
+    device = torch.device("cpu")
     fit = staticmethod(partial(fit, side=256))
 
     def __init__(self, known: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -30,6 +30,7 @@ NEVER_LISTED = {
     "stages/common/device.py": "which processor",
     "stages/common/made_of.py": "what is listed, for resuming",
     "stages/sam/cache.py": "keeps embeddings",
+    "stages/common/on_ray.py": "worker processes on Ray",
     "stages/common/pipeline.py": "reads, computes and writes at the same time",
     "stages/sam/memory.py": "how much at once on a GPU",
     "stages/sam/load.py": "files that are checked by their SHA-256",

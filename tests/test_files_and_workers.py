@@ -10,15 +10,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from stages.common.errors import SesamError
+from stages.common.errors import DiskError, SesamError
 from stages.common.files import whole, whole_folder, write_text
 from stages.common.parallel import per_image
+from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
+
+TWO = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(update={"workers": 2})
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
@@ -134,16 +138,41 @@ def die(item: int) -> int:
     return item
 
 
-def complain(item: int) -> int:
-    raise SesamError(f"item {item} is bad")
+def complain(item: int, folder: Path) -> None:
+    if item % 2 == 0:
+        raise SesamError(f"item {item} is bad")
+    (folder / str(item)).touch()
 
 
 def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
-    assert per_image(abs, range(-9, 0), 2, "order") == list(range(9, 0, -1))
+    assert per_image(abs, range(-9, 0), TWO, "order") == list(range(9, 0, -1))
     with pytest.raises(SesamError, match="killed"):
-        per_image(die, range(8), 2, "kill")
-    with pytest.raises(SesamError, match="item 0 is bad"):
-        per_image(complain, range(8), 2, "complain")
+        per_image(die, range(8), TWO, "kill")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_items_are_told_together_and_the_others_are_done(tmp_path: Path, workers: int) -> None:
+    runtime = TWO.model_copy(update={"workers": workers})
+    with pytest.raises(SesamError) as told:
+        per_image(partial(complain, folder=tmp_path), range(60), runtime, "complain")
+    lines = str(told.value).splitlines()
+    assert lines[0] == "30 images failed:" and lines[1:3] == ["  item 0 is bad", "  item 2 is bad"]
+    assert len(lines) == 22 and lines[-1] == "  and 10 more"
+    assert sorted(int(name) for name in names(tmp_path)) == list(range(1, 60, 2))
+    with pytest.raises(SesamError, match=r"^item 4 is bad$"):
+        per_image(partial(complain, folder=tmp_path), range(3, 6), runtime, "complain")
+
+
+def test_a_full_disk_ends_the_work_at_once() -> None:
+    begun: list[int] = []
+
+    def full(item: int) -> None:
+        begun.append(item)
+        raise DiskError("full")
+
+    with pytest.raises(DiskError):
+        per_image(full, range(9), TWO.model_copy(update={"workers": 1}), "full")
+    assert begun == [0]
 
 
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,13 +256,16 @@ WORKERS = """
 import os, time
 from pathlib import Path
 from stages.common.parallel import per_image
+from stages.common.params import Runtime
+
+RUNTIME = Runtime(device="cpu", engine="local", workers=2, batch=1, compile=False, cache_gb=0)
 
 def work(k):
     Path(f"worker-{os.getpid()}").touch()
     time.sleep(60)
 
 if __name__ == "__main__":
-    per_image(work, range(4), 2, "work")
+    per_image(work, range(4), RUNTIME, "work")
 """
 
 

@@ -8,12 +8,12 @@ import shutil
 import signal
 import sys
 import threading
-from functools import partial
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, edit_params
 from PIL import Image
 
@@ -142,10 +142,11 @@ def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def segmenter(params):
         made = load(params)
-        made.batch = made.images.number = 5
+        made.images.number = 5
         return made
 
     monkeypatch.setattr(sam_masks, "load_segmenter", segmenter)
+    monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
 
 
 def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +179,8 @@ def test_the_first_error_ends_the_work() -> None:
         return [(item,) for item in items]
 
     written: list[int] = []
-    work = partial(pipeline._with_threads, [[k] for k in range(100)], int, compute, written.append)
+    steps = pipeline.Steps(int, compute, written.append, torch.device("cpu"))
     with pytest.raises(SesamError, match="three"):
-        list(work(2))
+        list(pipeline.stream([[k] for k in range(100)], steps, 2))
     assert {0, 1, 2} <= set(written) and len(written) < 20
     assert pipeline.batches_of([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]

@@ -5,9 +5,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+SHOWN = 20  # of many bad items
+
 
 class SesamError(Exception):
     """Bad input. The message says which file or key, what is wrong, what was expected, what to do."""
+
+
+class DiskError(SesamError):
+    """Nothing more can be written, of this item or another."""
+
+
+class BadItems:
+    """Those of many that failed, to be told together when the others are done."""
+
+    def __init__(self) -> None:
+        self.first: list[SesamError] = []
+        self.number = 0
+
+    def add(self, problem: SesamError) -> None:
+        self.number += 1
+        if self.number <= SHOWN:
+            self.first.append(problem)
+
+    def tell(self) -> None:
+        """SesamError with what was added, if anything was."""
+        if self.number == 1:
+            raise self.first[0]
+        if self.number:
+            rest = [f"and {self.number - SHOWN} more"] if self.number > SHOWN else []
+            raise SesamError("\n  ".join([f"{self.number} images failed:", *map(str, self.first), *rest]))
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from stages.common.errors import SesamError
+from stages.common.errors import DiskError, SesamError
 
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -23,7 +23,7 @@ DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
 
 @contextmanager
 def disk_trouble_named(path: Path) -> Iterator[None]:
-    """A full, read-only or forbidden disk as a SesamError that names `path`."""
+    """A full, read-only or forbidden disk as a DiskError that names `path`."""
     try:
         yield
     except OSError as problem:
@@ -31,7 +31,7 @@ def disk_trouble_named(path: Path) -> Iterator[None]:
             raise  # np.save's on a full disk has no number
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
-        raise SesamError(
+        raise DiskError(
             f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. Nothing of "
             "it was written. Make room, or let this user write there, and run again."
         ) from None

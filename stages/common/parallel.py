@@ -10,39 +10,73 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from stages.common.errors import SesamError
+from stages.common.errors import BadItems, DiskError, SesamError
+from stages.common.params import Runtime
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def per_image(function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str) -> list[Result]:
-    """[function(item) for item in items] with `workers` processes; results in the items' order.
+def per_image(function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str) -> list[Result]:
+    """[function(item) for item in items] in worker processes, here or Ray's; results in the items' order.
 
-    `function` must be picklable (a top-level function or a functools.partial of one).
-    An exception in a worker is raised here; SesamError if a worker is killed.
+    `function` must be picklable (a top-level function or a functools.partial of one). A SesamError leaves the other
+    items as they are, all are told in one when the rest is done, but for a disk's. Any other exception in a worker is
+    raised here; SesamError if a worker is killed.
     """
+    bad, good = BadItems(), []
     with progress(len(items), title) as bar:
-        if workers <= 1 or len(items) <= 1:
-            return [_counted(function(item), bar) for item in items]
-        # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
-        context = multiprocessing.get_context("spawn")
-        chunk = max(1, min(4, len(items) // (4 * workers)))
-        with ProcessPoolExecutor(min(workers, len(items)), context, _one_thread) as pool:
-            try:
-                return [_counted(result, bar) for result in pool.map(function, items, chunksize=chunk)]
-            except BrokenProcessPool:
-                raise SesamError(
-                    f"{title}: a worker process was killed, perhaps for want of memory. "
-                    f"Run again with fewer than {workers} runtime.workers."
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for result in _results(partial(attempt, function), items, runtime, title):
+            if isinstance(result, SesamError):
+                bad.add(result)
+            else:
+                good.append(result)
+            bar.update()
+    bad.tell()
+    return good
+
+
+def attempt(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
+    """What the function returns, or the SesamError that it raises of this item."""
+    try:
+        return function(item)
+    except DiskError:
+        raise
+    except SesamError as problem:
+        return problem
+
+
+def _results(
+    function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str
+) -> Iterator[Result]:
+    if runtime.engine == "ray":
+        from stages.common import on_ray
+
+        yield from on_ray.per_item(function, items, runtime)
+        return
+    workers = min(runtime.workers, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
+    context = multiprocessing.get_context("spawn")
+    chunk = max(1, min(4, len(items) // (4 * workers)))
+    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+        try:
+            yield from pool.map(function, items, chunksize=chunk)
+        except BrokenProcessPool:
+            raise SesamError(
+                f"{title}: a worker process was killed, perhaps for want of memory. "
+                f"Run again with fewer than {workers} runtime.workers."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -52,11 +86,6 @@ def progress(total: int, title: str) -> Iterator[tqdm[Any]]:
     with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
         yield bar
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
-
-
-def _counted(result: Result, bar: tqdm[Any]) -> Result:
-    bar.update()
-    return result
 
 
 def end_with_parent() -> None:

@@ -235,6 +235,7 @@ class Runtime(Group):
     """What must not change a result; no stage lists this group."""
 
     device: Literal["auto", "cpu", "cuda"]
+    engine: Literal["local", "ray"] = Field(description="where the work on images runs: this machine, or Ray's workers")
     workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
     batch: Positive = Field(description="images that SAM encodes at once on a GPU")
     compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")

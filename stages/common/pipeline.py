@@ -6,19 +6,32 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from stages.common.errors import SesamError
-from stages.common.parallel import end_with_parent, progress
+from stages.common.device import pick_device
+from stages.common.errors import BadItems, SesamError
+from stages.common.parallel import attempt, end_with_parent, progress
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
-Read = Callable[[Any], Any]  # an item
-Compute = Callable[[list[Any]], Sequence[tuple[Any, ...]]]  # what was read of a batch
-Write = Callable[..., Any]  # one of the tuples
+
+
+class Steps(NamedTuple):
+    """What becomes of a batch of items: write(*what) for what in compute([read(item) for item in batch]).
+
+    On a GPU worker processes read and write: `read` and `write` must be picklable.
+    """
+
+    read: Callable[[Any], Any]
+    compute: Callable[[list[Any]], Sequence[tuple[Any, ...]]]
+    write: Callable[..., Any]
+    device: torch.device
+
+
+Load = Callable[[], Steps]  # with a model on this process's device; picklable where Ray's workers call it
 
 
 def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
@@ -31,35 +44,60 @@ def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -
     return [batch for batch in batches if any(map(wanted, batch))]
 
 
+def batch_size(runtime: Runtime) -> int:
+    """Images that SAM encodes together: `runtime.batch` on a GPU, one on a CPU."""
+    if runtime.engine == "ray":
+        from stages.common import on_ray
+
+        gpu = on_ray.has_gpus(runtime)
+    else:
+        gpu = pick_device(runtime).type == "cuda"
+    return runtime.batch if gpu else 1
+
+
 def run(
     batches: Sequence[Batch],
-    read: Read,
-    compute: Compute,
-    write: Write,
-    device: torch.device,
+    load: Load,
     runtime: Runtime,
     title: str,
     collect: Callable[[Any], object] | None = None,
 ) -> None:
-    """For each batch of items: write(*what) for what in compute([read(item) for item in batch]).
+    """Take every batch of items through the steps that `load` makes, here or on Ray's workers.
 
-    On a GPU worker processes read and write while this one computes: `read` and `write`
-    must be picklable. On a CPU every core works on a batch of its own from reading to
-    writing, which keeps it busier than all cores on one batch. What `write` returns goes
-    to `collect`, in this process, one after the other in the items' order. The first error
-    is raised here when what had begun is done.
+    What `write` returns goes to `collect`, in this process, one after the other in the items' order. An item that
+    cannot be read leaves the others as they are: all that cannot are told in one SesamError when the rest is done. Any
+    other error is raised when what had begun is done.
     """
+    bad = BadItems()
     with progress(sum(map(len, batches)), title) as bar:
-        stream = _with_workers if device.type == "cuda" else _with_threads
-        for result in stream(batches, read, compute, write, runtime.workers):
-            if collect:
+        if runtime.engine == "ray":
+            from stages.common import on_ray
+
+            results = on_ray.stream(batches, load, runtime)
+        else:
+            results = stream(batches, load(), runtime.workers) if batches else iter(())
+        for result in results:
+            if isinstance(result, SesamError):
+                bad.add(result)
+            elif collect:
                 collect(result)
             bar.update()
+    bad.tell()
 
 
-def _with_threads(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[Any]:
+def stream(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
+    """For every item what `write` returned, or the SesamError of an item that cannot be read.
+
+    On a GPU worker processes read and write while this one computes. On a CPU every core works on a batch of its own
+    from reading to writing, which keeps it busier than all cores on one batch.
+    """
+    return (_with_workers if steps.device.type == "cuda" else _with_threads)(batches, steps, workers)
+
+
+def _with_threads(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
     def whole(batch: Batch) -> list[Any]:
-        return [write(*what) for what in compute([read(item) for item in batch])]
+        loaded, bad = _apart([attempt(steps.read, item) for item in batch])
+        return [*bad, *(steps.write(*what) for what in (steps.compute(loaded) if loaded else ()))]
 
     threads = torch.get_num_threads()
     try:
@@ -70,9 +108,9 @@ def _with_threads(batches: Sequence[Batch], read: Read, compute: Compute, write:
         torch.set_num_threads(threads)
 
 
-def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write: Write, workers: int) -> Iterator[Any]:
+def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
     loader = DataLoader(
-        _Reading(batches, read),
+        _Reading(batches, steps.read),
         batch_size=None,
         collate_fn=list,
         num_workers=workers,
@@ -80,11 +118,13 @@ def _with_workers(batches: Sequence[Batch], read: Read, compute: Compute, write:
     )
 
     def submitted() -> Iterator[Future[Any]]:
-        for loaded in loader:
-            for problem in loaded:
-                if isinstance(problem, SesamError):
-                    raise problem
-            yield from (pool.submit(write, *what) for what in compute(loaded))
+        for several in loader:
+            loaded, bad = _apart(several)
+            for problem in bad:
+                told: Future[Any] = Future()
+                told.set_result(problem)
+                yield told
+            yield from (pool.submit(steps.write, *what) for what in (steps.compute(loaded) if loaded else ()))
 
     # spawn: a fork would copy this process with its threads and its GPU
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
@@ -110,17 +150,17 @@ def _finished(
 class _Reading(Dataset[list[Any]]):
     """A DataLoader's data set: batch by batch, what `read` makes of its items, or the SesamError that it raised."""
 
-    def __init__(self, batches: Sequence[Batch], read: Read) -> None:
+    def __init__(self, batches: Sequence[Batch], read: Callable[[Any], Any]) -> None:
         self.batches, self.read = batches, read
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, k: int) -> list[Any]:
-        return [self._read(item) for item in self.batches[k]]
+        return [attempt(self.read, item) for item in self.batches[k]]
 
-    def _read(self, item: Any) -> Any:
-        try:
-            return self.read(item)
-        except SesamError as problem:
-            return problem
+
+def _apart(several: list[Any]) -> tuple[list[Any], list[SesamError]]:
+    """What was read, and what could not be."""
+    bad = [one for one in several if isinstance(one, SesamError)]
+    return [one for one in several if not isinstance(one, SesamError)], bad

@@ -50,8 +50,7 @@ class SamSegmenter:
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
         self.fit = partial(fit, side=self.side)
-        self.batch = runtime.batch if runtime and device.type == "cuda" else 1
-        self.images = AtOnce("images", self.batch)
+        self.images = AtOnce("images", runtime.batch if runtime and device.type == "cuda" else 1)
         self.prompts = AtOnce("prompts", PROMPTS[device.type])
 
     @torch.inference_mode()

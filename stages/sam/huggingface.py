@@ -76,8 +76,7 @@ class HuggingFaceSegmenter:
         self.processor = getattr(transformers, family.processor)(size=size, **padded)
         self.fit = partial(fit, processor=self.processor)
         self.shapes = _shapes(model)
-        self.batch = runtime.batch if runtime and device.type == "cuda" else 1
-        self.images = AtOnce("images", self.batch)
+        self.images = AtOnce("images", runtime.batch if runtime and device.type == "cuda" else 1)
         self.prompts = AtOnce("prompts", PROMPTS[device.type])
 
     @torch.inference_mode()

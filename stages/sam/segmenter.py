@@ -41,7 +41,6 @@ class Segmenter(Protocol):
     """What the stages need of a SAM-like model."""
 
     device: torch.device
-    batch: int  # images that it best encodes together
 
     @property
     def fit(self) -> Fit:

@@ -84,8 +84,6 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
 class Superpixels:
     """A Segmenter whose embedding of an image is its hierarchy."""
 
-    batch = 1
-
     def __init__(self) -> None:
         self.fit = partial(fit, side=SIDE)
         self.device = torch.device("cpu")  # nothing here runs on a GPU

@@ -1,0 +1,128 @@
+"""The work on images on Ray: the same bytes as in local processes; workers that are killed; images that are bad."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from stages.common import on_ray
+from stages.common.errors import SesamError
+from stages.common.parallel import per_image
+from stages.common.params import Runtime
+from stages.common.pipeline import Steps, run
+
+ray = pytest.importorskip("ray")
+RUNTIME = Runtime(device="cpu", engine="ray", workers=2, batch=1, compile=False, cache_gb=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_cluster() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Workers find the tests' functions, and work in the folder of the one that asks them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path
+
+
+def square(item: int) -> int:
+    with Path(f"begun-{item}").open("a") as file:
+        file.write("x")
+    return item * item
+
+
+def kill_once(item: int) -> int:
+    """Kills its process at item 5, but for the second time."""
+    if item == 5 and not Path("killed").exists():
+        Path("killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(item)
+
+
+def kill_always(item: int) -> int:
+    if item == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def bad(item: int) -> int:
+    if item % 10 == 5:
+        raise SesamError(f"item {item} is bad")
+    return square(item)
+
+
+def wrong(item: int) -> int:
+    raise ZeroDivisionError("wrong")
+
+
+def steps(read) -> Steps:
+    """Writes what `read` makes of an item to a file."""
+    Path(f"loaded-{os.getpid()}").touch()
+
+    def write(item: int) -> int:
+        Path(f"written-{item}").write_text(str(item))
+        return item
+
+    return Steps(read, lambda loaded: [(one,) for one in loaded], write, torch.device("cpu"))
+
+
+def written() -> set[int]:
+    return {int(path.name.split("-")[1]) for path in Path().glob("written-*")}
+
+
+SQUARES = [k * k for k in range(40)]
+
+
+def test_one_function_over_many_images() -> None:
+    assert per_image(square, range(40), RUNTIME, "square") == SQUARES
+    assert all(Path(f"begun-{k}").read_text() == "x" for k in range(40))
+    assert per_image(kill_once, range(40), RUNTIME, "kill") == SQUARES  # what was begun was done again
+    with pytest.raises(SesamError, match=r"Ray lost 3 workers over the images from \d on"):
+        per_image(kill_always, range(40), RUNTIME, "kill")
+    with pytest.raises(SesamError, match=r"4 images failed:\n  item 5 is bad\n  item 15 is bad"):
+        per_image(bad, range(40), RUNTIME, "bad")
+    with pytest.raises(ZeroDivisionError, match="wrong"):
+        per_image(wrong, range(4), RUNTIME, "wrong")
+
+
+def no_model() -> Steps:
+    raise SesamError("the weights are missing")
+
+
+def test_a_model_a_worker() -> None:
+    batches, collected = [[k, k + 1] for k in range(0, 40, 2)], []
+    run(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
+    assert collected == SQUARES and written() == set(SQUARES)  # nothing missing, nothing double
+    assert 2 <= len(list(Path().glob("loaded-*"))) <= 3
+    with pytest.raises(SesamError, match="Ray lost 3 workers over the images from 4 on"):
+        run(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
+
+    for file in Path().glob("written-*"):
+        file.unlink()
+    with pytest.raises(SesamError, match="4 images failed:\n  item 5 is bad"):
+        run(batches, partial(steps, bad), RUNTIME, "bad")
+    assert written() == {k * k for k in range(40) if k % 10 != 5}
+    with pytest.raises(SesamError, match=r"^the weights are missing$"):
+        run([[1]], no_model, RUNTIME, "none")
+
+
+def test_without_ray_and_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        with pytest.raises(SesamError, match=r"runtime\.engine is ray, which is not installed"):
+            on_ray.connect(RUNTIME)
+    with pytest.raises(SesamError, match="Ray knows of no GPU"):
+        on_ray.has_gpus(RUNTIME.model_copy(update={"device": "cuda"}))
