@@ -154,6 +154,8 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         batch=options.batch,
         compile="compile" in steps,
         cache_gb=1e3,
+        processes=1,
+        launcher="torchrun",
     )
     sam = make_sam(options.model, options.checkpoint)
     kind = SamSegmenter if "tiles" in steps else WholeMasks

@@ -164,7 +164,7 @@ def start(stage: Stage, disturb: Callable[[], None]) -> tuple[int, int]:
         os.dup2(saying, 1)
         os.dup2(saying, 2)
         sys.argv = [stage.module, *stage.arguments]
-        stages.segmentation.training.CHECKPOINT_SECONDS = 0
+        stages.segmentation.hooks.CHECKPOINT_SECONDS = 0
         signal.signal(signal.SIGINT, signal.default_int_handler)
         disturb()
         runpy.run_module(stage.module, run_name="__main__", alter_sys=True)

@@ -20,7 +20,9 @@ from stages.common.params import Runtime
 from stages.common.pipeline import Steps, run
 
 ray = pytest.importorskip("ray")
-RUNTIME = Runtime(device="cpu", engine="ray", workers=2, batch=1, compile=False, cache_gb=1)
+RUNTIME = Runtime(
+    device="cpu", engine="ray", workers=2, batch=1, compile=False, cache_gb=1, processes=1, launcher="torchrun"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

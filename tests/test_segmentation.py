@@ -33,7 +33,7 @@ from stages.common.errors import SesamError
 from stages.common.files import sha256
 from stages.common.images import write_label
 from stages.common.params import LossWeights, Params, load_params
-from stages.segmentation import training
+from stages.segmentation import hooks, training
 from stages.segmentation.backbones import load_pretrained
 from stages.segmentation.data import InOrder, TrainingSamples
 from stages.segmentation.loss import three_source_loss
@@ -272,6 +272,13 @@ def test_sampler_skips():
     assert len(sampler) == 4
 
 
+def test_processes_share_every_batch():
+    parts = [InOrder(16, 8, rank, 2) for rank in range(2)]
+    assert [list(part) for part in parts] == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+    parts[1].skip(4)  # one iteration's
+    assert list(parts[1]) == [12, 13, 14, 15]
+
+
 # Training
 
 
@@ -292,19 +299,19 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
 
     three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": 3})})
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-        interrupted.setattr(training, "CHECKPOINT_SECONDS", 0)
-        interrupted.setattr(training.Record, "before_train_iter", _stop_at(13))
+        interrupted.setattr(hooks, "CHECKPOINT_SECONDS", 0)
+        interrupted.setattr(hooks.Record, "before_train_iter", _stop_at(13))
         train(task(three), three)
     assert Path("models/.work/test/checkpoint.pth").exists()
     seen = []
-    monkeypatch.setattr(training.Record, "before_train_iter", _noting(seen))
+    monkeypatch.setattr(hooks.Record, "before_train_iter", _noting(seen))
     train(task(three), three)
     assert seen == list(range(10, 20))
     assert weights() == uninterrupted
     assert Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes() == log
 
 
-_seed_iteration = training.Record.before_train_iter
+_seed_iteration = hooks.Record.before_train_iter
 
 
 def _stop_at(iteration: int):
@@ -333,15 +340,15 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
 
     def interrupted() -> None:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(training, "CHECKPOINT_SECONDS", 0)
-            patch.setattr(training.Record, "before_train_iter", _stop_at(11))
+            patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
+            patch.setattr(hooks.Record, "before_train_iter", _stop_at(11))
             train(task(params), params)
         assert Path("models/.work/test/checkpoint.pth").exists()
 
     def starts_at() -> int:
         seen: list[int] = []
         with monkeypatch.context() as patch:
-            patch.setattr(training.Record, "before_train_iter", _noting(seen))
+            patch.setattr(hooks.Record, "before_train_iter", _noting(seen))
             train(task(params), params)
         return seen[0]
 
@@ -375,14 +382,14 @@ def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_pa
 
 
 def test_a_training_that_diverges_stops_and_says_so(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
-    loss = training.Record.after_train_iter
+    loss = hooks.Record.after_train_iter
 
     def diverged(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if batch_idx == 6:
             outputs = outputs | {"loss": torch.tensor(float("nan"))}
         loss(self, runner, batch_idx, data_batch, outputs)
 
-    monkeypatch.setattr(training.Record, "after_train_iter", diverged)
+    monkeypatch.setattr(hooks.Record, "after_train_iter", diverged)
     with pytest.raises(
         SesamError, match=r"iteration 7 is nan: the training has diverged\. Lower student\.learning_rate"
     ):

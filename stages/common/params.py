@@ -239,6 +239,8 @@ class Runtime(Group):
     workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
     batch: Positive = Field(description="images that SAM encodes at once on a GPU")
     compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")
+    processes: Positive = Field(description="of a training, one a GPU; its batch is shared out among them")
+    launcher: Literal["torchrun", "srun"] = Field(description="starts them; srun: those of a Slurm job")
     cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
 
 

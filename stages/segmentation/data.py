@@ -93,10 +93,16 @@ class TrainingSamples(Dataset[dict[str, Any]]):
 
 
 class InOrder(Sampler[int]):
-    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on."""
+    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on.
 
-    def __init__(self, count: int) -> None:
-        self.left = range(count)
+    Of several processes that share each batch of `batch` samples, process `rank` has its part of every one.
+    """
+
+    def __init__(self, count: int, batch: int = 1, rank: int = 0, processes: int = 1) -> None:
+        self.left: Sequence[int] = range(count)
+        if processes > 1:
+            part = batch // processes
+            self.left = [t for t in self.left if t % batch // part == rank]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
@@ -22,14 +23,14 @@ def three_source_loss(
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W) integer;
     weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
-    a source without labelled pixels is 0.
+    a source without labelled pixels is 0. Of several processes each has its own part of the batch: what the processes
+    return has as its mean the loss of the whole batch, as their gradients have.
     """
     entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none")
-    each = []
-    for source in SOURCES.values():
-        chosen = (sources == source) & (labels != UNLABELLED)
-        each.append((entropy * chosen).sum() / chosen.sum().clamp(min=1))
-    means = torch.stack(each)
+    chosen = [(sources == source) & (labels != UNLABELLED) for source in SOURCES.values()]
+    sums, pixels = torch.stack([(entropy * one).sum() for one in chosen]), torch.stack([one.sum() for one in chosen])
+    all_reduce(pixels)
+    means = sums * get_world_size() / pixels.clamp(min=1)
     return (weights * means).sum(), means
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import shutil
-import sqlite3
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from dvclive import Live
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import barrier, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
@@ -25,13 +25,14 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import disk_trouble_named, for_one_process, keep_if_made_of, mark_of, whole
+from stages.common.files import disk_trouble_named, for_one_process, keep_if_made_of, mark_of
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
 from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
 from stages.segmentation.backbones import load_pretrained
 from stages.segmentation.data import InOrder, TrainingSamples
+from stages.segmentation.hooks import Checkpoint, Record
 from stages.segmentation.loss import SOURCES
 from stages.segmentation.network import (
     ShiftedDepthwise,
@@ -40,10 +41,9 @@ from stages.segmentation.network import (
     network_config,
     save_network,
 )
+from stages.segmentation.processes import joined, launch, launched
 
 WORK = Path("models/.work")
-LOG_EVERY = 10  # iterations
-CHECKPOINT_SECONDS = 120
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
     "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
@@ -80,19 +80,35 @@ class Task:
 
 def train(task: Task, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
-    with disk_trouble_named(task.model), for_one_process(WORK / task.name):
-        _train(task, params)
-
-
-def _train(task: Task, params: Params) -> None:
+    if params.runtime.processes > 1 and not launched():
+        launch(params.runtime, f"stages.{task.stage}", [task.round] if task.round else [])
+        return
     device = pick_device(params.runtime)
+    with (
+        joined(device),
+        disk_trouble_named(task.model),
+        for_one_process(WORK / task.name) if is_main_process() else nullcontext(),
+    ):
+        _train(task, params, device)
+
+
+def _train(task: Task, params: Params, device: torch.device) -> None:
+    rank, processes = get_dist_info()
+    if task.schedule.batch % processes:
+        group = "teacher" if task.round is None else "student"
+        raise SesamError(
+            f"params.yaml: {group}.batch is {task.schedule.batch}, which {processes} processes cannot share. Set it to "
+            "a multiple of runtime.processes."
+        )
     if params.network.precision != "float32" and device.type == "cpu":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     dataset = Dataset.load()
     seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
     work = WORK / task.name
     _check_labels(task, dataset)
-    keep_if_made_of(work, made_of(task.stage, task.round))
+    if rank == 0:
+        keep_if_made_of(work, made_of(task.stage, task.round))
+    barrier()
     samples = TrainingSamples(
         dataset.train,
         len(dataset.classes),
@@ -104,7 +120,7 @@ def _train(task: Task, params: Params) -> None:
     )
     config = network_config(params.network, len(dataset.classes))
     started = time.monotonic()
-    bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False)
+    bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False, disable=rank > 0)
     with bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
         hooks = [Record(task, seed, bar), Checkpoint(work)]
@@ -114,16 +130,20 @@ def _train(task: Task, params: Params) -> None:
         if device.type == "cpu":
             workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
         runner = _runner(model, samples, task, work, workers, hooks, optimizer)
-        runner.model.to(device)  # mmengine takes a GPU whenever there is one
+        if processes == 1:
+            runner.model.to(device)  # mmengine takes a GPU whenever there is one
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if device.type == "cpu":
             _keep_freed_memory()
-            for name, conv in dilated_depthwise(runner.model).items():
-                runner.model.set_submodule(name, ShiftedDepthwise(conv))
+            for name, conv in dilated_depthwise(model).items():
+                model.set_submodule(name, ShiftedDepthwise(conv))
         try:
             runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-    save_network(task.model, params.network, dataset.classes, dataset.palette, runner.model)
+    if rank > 0:
+        return
+    save_network(task.model, params.network, dataset.classes, dataset.palette, model)
     shutil.rmtree(work)
     mark_of(work).unlink(missing_ok=True)
     print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
@@ -197,11 +217,23 @@ def _runner(
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
     checkpoint = work / Checkpoint.NAME
+    rank, processes = get_dist_info()
+    distributed: dict[str, Any] = {}
+    if processes > 1:
+        gpus = torch.cuda.is_available()
+        # PyTorch's SyncBatchNorm is for GPUs; on CPUs every process normalises by its part of the batch
+        wrapper = {"broadcast_buffers": False, **({} if gpus else {"device_ids": None})}
+        config = {"model_wrapper_cfg": wrapper, "sync_bn": "torch" if gpus else None}
+        distributed = {"launcher": "pytorch", "cfg": config}
     return Runner(
         model=model,
         work_dir=str(work / "mmengine"),
         train_dataloader=DataLoader(
-            samples, schedule.batch, sampler=InOrder(len(samples)), num_workers=workers, collate_fn=pseudo_collate
+            samples,
+            schedule.batch // processes,
+            sampler=InOrder(len(samples), schedule.batch, rank, processes),
+            num_workers=workers,
+            collate_fn=pseudo_collate,
         ),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
         optim_wrapper=optimizer,
@@ -215,86 +247,5 @@ def _runner(
         experiment_name=f"{task.name}-{time.monotonic_ns()}",
         randomness={"seed": 0},  # of no effect: the weights and every iteration are seeded on their own
         log_level="ERROR",
+        **distributed,
     )
-
-
-class Record(Hook):
-    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
-
-    The log is kept in the checkpoints and written anew on resuming.
-    """
-
-    def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
-        self.task, self.seed, self.bar = task, seed, bar
-        self.rows: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
-
-    def before_train(self, runner: Runner) -> None:
-        try:
-            self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
-        except sqlite3.Error as problem:
-            raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
-        for row in self.rows:
-            self._write(row)
-        self.bar.initial = self.bar.n = runner.iter
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
-        torch.manual_seed(seed_of(self.seed, "iteration", batch_idx) % 2**63)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
-        if not math.isfinite(loss := float(outputs["loss"])):
-            group = "teacher" if self.task.round is None else "student"
-            raise SesamError(
-                f"{self.task.name}: the loss of iteration {batch_idx + 1} is {loss}: the training has diverged. Lower "
-                f"{group}.learning_rate ({self.task.schedule.learning_rate:g})."
-            )
-        for name, value in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.bar.update()
-        if (batch_idx + 1) % LOG_EVERY == 0:
-            means = {name: value / LOG_EVERY for name, value in self.sums.items()}
-            row: dict[str, float] = {
-                "step": batch_idx + 1,
-                "loss": means["loss"],
-                "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # the heads'
-            }
-            if self.task.sources is not None:
-                row |= {f"loss_{source}": means[source] for source in SOURCES}
-            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            self.rows.append(row)
-            self.sums = {}
-            self._write(row)
-
-    def after_train(self, runner: Runner) -> None:
-        self.live.end()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rows"] = self.rows
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        self.rows = checkpoint["rows"]
-
-    def _write(self, row: dict[str, float]) -> None:
-        self.live.step = int(row["step"])
-        for name, value in row.items():
-            if name != "step":
-                self.live.log_metric(name, value)
-        self.live.make_summary()
-
-
-class Checkpoint(Hook):
-    """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
-
-    priority = "VERY_LOW"  # after the learning rate's step
-    NAME = "checkpoint.pth"
-
-    def __init__(self, work: Path) -> None:
-        self.path = work / self.NAME
-        self.last = time.monotonic()
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
-        if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS:
-            return
-        with whole(self.path) as unfinished:
-            runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)
-        self.last = time.monotonic()

@@ -1,0 +1,117 @@
+"""What happens around the iterations of a training: seeds, the log, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from dvclive import Live
+from mmengine.dist import all_reduce_dict, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from stages.common.errors import SesamError
+from stages.common.files import whole
+from stages.common.seeds import seed_of
+from stages.segmentation.loss import SOURCES
+
+if TYPE_CHECKING:
+    from stages.segmentation.training import Task
+
+LOG_EVERY = 10  # iterations
+CHECKPOINT_SECONDS = 120
+
+
+class Record(Hook):
+    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
+
+    The log is kept in the checkpoints and written anew on resuming.
+    """
+
+    def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
+        self.task, self.seed, self.bar = task, seed, bar
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        self.bar.initial = self.bar.n = runner.iter
+        if not is_main_process():
+            return
+        try:
+            self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
+        except sqlite3.Error as problem:
+            raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
+        for row in self.rows:
+            self._write(row)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        process = (get_rank(),) if get_rank() else ()
+        torch.manual_seed(seed_of(self.seed, "iteration", batch_idx, *process) % 2**63)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
+        if not math.isfinite(loss := float(outputs["loss"])):
+            group = "teacher" if self.task.round is None else "student"
+            raise SesamError(
+                f"{self.task.name}: the loss of iteration {batch_idx + 1} is {loss}: the training has diverged. Lower "
+                f"{group}.learning_rate ({self.task.schedule.learning_rate:g})."
+            )
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.bar.update()
+        if (batch_idx + 1) % LOG_EVERY == 0:
+            sums = {name: torch.tensor(value) for name, value in self.sums.items()}
+            all_reduce_dict(sums, "mean")
+            means = {name: float(value) / LOG_EVERY for name, value in sums.items()}
+            row: dict[str, float] = {
+                "step": batch_idx + 1,
+                "loss": means["loss"],
+                "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # the heads'
+            }
+            if self.task.sources is not None:
+                row |= {f"loss_{source}": means[source] for source in SOURCES}
+            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            self.rows.append(row)
+            self.sums = {}
+            self._write(row)
+
+    def after_train(self, runner: Runner) -> None:
+        if is_main_process():
+            self.live.end()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rows"] = self.rows
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        self.rows = checkpoint["rows"]
+
+    def _write(self, row: dict[str, float]) -> None:
+        if not is_main_process():
+            return
+        self.live.step = int(row["step"])
+        for name, value in row.items():
+            if name != "step":
+                self.live.log_metric(name, value)
+        self.live.make_summary()
+
+
+class Checkpoint(Hook):
+    """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
+
+    priority = "VERY_LOW"  # after the learning rate's step
+    NAME = "checkpoint.pth"
+
+    def __init__(self, work: Path) -> None:
+        self.path = work / self.NAME
+        self.last = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
+        if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS or not is_main_process():
+            return
+        with whole(self.path) as unfinished:
+            runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)
+        self.last = time.monotonic()

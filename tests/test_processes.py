@@ -1,0 +1,126 @@
+"""A training in two processes on a CPU, over Gloo: the samples and the loss of one; interrupted, the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, edit_params
+from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
+
+from stages.common.errors import SesamError
+from stages.common.params import Runtime, load_params
+from stages.segmentation import training
+from stages.segmentation.loss import three_source_loss
+from stages.segmentation.processes import launch
+
+RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime
+ITERATIONS = 30
+
+
+def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """A Python program in processes, in the current folder, one thread each."""
+    Path("program.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, "program.py"], env=environment, capture_output=True, text=True, check=False)
+
+
+HALVES = """
+import torch
+import torch.distributed as processes
+from stages.segmentation import training
+from stages.segmentation.loss import three_source_loss
+processes.init_process_group("gloo")
+rank = processes.get_rank()
+logits, labels, sources, weights = torch.load("batch.pt")
+part = slice(2 * rank, 2 * rank + 2)
+mine = logits[part].requires_grad_()
+loss, means = three_source_loss(mine, labels[part], sources[part], weights)
+loss.backward()
+torch.save((loss.detach(), means.detach(), mine.grad), f"{rank}.pt")
+"""
+
+
+def test_the_loss_of_two_processes_is_that_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though one of them has more labelled pixels of a source than the other, or all."""
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, 8, 8, generator=generator)
+    labels = torch.randint(0, 3, (4, 8, 8), generator=generator)
+    sources = torch.randint(0, 4, (4, 8, 8), generator=generator)
+    labels[0, :6], sources[2:] = 255, torch.where(sources[2:] == 2, 1, sources[2:])
+    weights = torch.tensor([1.0, 0.5, 0.3])
+    torch.save((logits, labels, sources, weights), "batch.pt")
+    done = run(HALVES, 2)
+    assert done.returncode == 0, done.stderr
+    logits.requires_grad_()
+    loss, means = three_source_loss(logits, labels, sources, weights)
+    loss.backward()
+    parts = [torch.load(f"{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close(sum(part[0] for part in parts) / 2, loss.detach())
+    torch.testing.assert_close(sum(part[1] for part in parts) / 2, means.detach())
+    torch.testing.assert_close(torch.cat([part[2] for part in parts]) / 2, logits.grad)
+
+
+STOPPED = """
+from stages.segmentation import hooks
+hooks.CHECKPOINT_SECONDS = 0
+seed = hooks.Record.before_train_iter
+def stop(self, runner, batch_idx, data_batch=None):
+    if batch_idx == 13:
+        raise SystemExit("stopped")
+    seed(self, runner, batch_idx, data_batch)
+hooks.Record.before_train_iter = stop
+import sys
+from stages import train_student
+sys.argv = ["train_student", "r1"]
+train_student.main()
+"""
+
+
+def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    tiny = {"iterations": ITERATIONS, "batch": 4, "crop": [32, 40], "learning_rate": 0.02}
+    changes = {f"student__{key}": value for key, value in tiny.items()}
+    edit_params(Path(), network__width=4, network__head_width=8, runtime__device="cpu", **changes)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def trained(processes: int) -> tuple[bytes, list[float]]:
+        edit_params(Path(), runtime__processes=processes)
+        command = [sys.executable, "-m", "stages.train_student", "r1"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"models/student/r1: {ITERATIONS} iterations in ") == 1
+        log = Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
+        return Path("models/student/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
+
+    (_, one), (weights, two) = trained(1), trained(2)
+    assert len(one) == len(two) == ITERATIONS // 10
+    # each normalises by its own half of a batch, and drops out by itself: the same but for that
+    assert two == pytest.approx(one, rel=0.25) and one[-1] < one[0] and two[-1] < two[0]
+
+    for folder in ("models/student", "metrics/training"):
+        shutil.rmtree(folder)
+    assert run(STOPPED, 2).returncode != 0
+    assert Path("models/.work/student-r1/checkpoint.pth").exists() and not Path("models/student").exists()
+    assert trained(2) == (weights, two)
+
+
+def test_what_cannot_be_launched_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    slurm = Runtime.model_validate(RUNTIME.model_dump() | {"processes": 2, "launcher": "srun"})
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SesamError, match=r"runtime\.launcher is srun, but this machine has no Slurm"):
+        launch(slurm, "stages.train_student", ["r1"])
+
+
+def test_a_batch_that_cannot_be_shared_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(training, "get_dist_info", lambda: (0, 3))
+    params = load_params()
+    with pytest.raises(SesamError, match=r"student\.batch is 8, which 3 processes cannot share"):
+        training.train(task(params), params)
