@@ -75,14 +75,17 @@ def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     dataset, out = Dataset.load(), of_round(name, "predictions")
     if params.rounds[name].teacher == NO_TEACHER:
-        with whole_folder(out) as folder, progress(len(dataset.train), f"predictions {name}: no teacher") as bar:
+        with (
+            whole_folder(out, packed=True) as folder,
+            progress(len(dataset.train), f"predictions {name}: no teacher") as bar,
+        ):
             for item in dataset.train:
                 write_nothing(item, folder, dataset.palette)
                 bar.update()
         return
     from stages.common.pipeline import batches_of, run
 
-    with whole_folder(out, made_of("predict", name)) as folder:
+    with whole_folder(out, made_of("predict", name), packed=True) as folder:
         # one image a batch: what is predicted does not depend on what else is in it
         batches = batches_of(dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1)
         run(batches, partial(steps, params, name, dataset, folder), params.runtime, f"predictions {name}")

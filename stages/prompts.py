@@ -105,7 +105,7 @@ def process(item: Item, folder: Path, params: Params, name: str) -> int:
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
-    with whole_folder(of_round(name, "prompts")) as folder:
+    with whole_folder(of_round(name, "prompts"), packed=True) as folder:
         work = partial(process, folder=folder, params=params, name=name)
         counts = per_image(work, dataset.train, params.runtime, f"prompts {name}")
     print(f"prompts {name}: {sum(counts)} components")

@@ -104,7 +104,7 @@ def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, ke
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset, cache = Dataset.load(), EmbeddingCache(engine(params.sam))
-    with whole_folder(of_round(name, "masks"), made_of("sam_masks", name)) as folder:
+    with whole_folder(of_round(name, "masks"), made_of("sam_masks", name), packed=True) as folder:
         missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
         if len(missing) < len(dataset.train):
             print(f"sam_masks {name}: {len(dataset.train) - len(missing)} images are done already")

@@ -108,7 +108,7 @@ def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[
 def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
-    with whole_folder(of_round(name, "selected")) as folder:
+    with whole_folder(of_round(name, "selected"), packed=True) as folder:
         work = partial(process, folder=folder, name=name, selection=params.selection)
         counts = per_image(work, dataset.train, params.runtime, f"select_masks {name}")
     kept, of = (sum(column) for column in zip(*counts, strict=True))

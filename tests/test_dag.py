@@ -19,6 +19,7 @@ from PIL import Image
 
 from stages import explain
 from stages.common.errors import SesamError
+from stages.common.files import read_json
 from stages.common.images import read_label
 from stages.common.params import load_params
 from stages.demo.classes import CLASSES
@@ -195,7 +196,7 @@ def test_an_experiment(workspace: Path) -> None:
 
 
 def test_going_back_to_earlier_params_runs_nothing(workspace: Path, params_restored) -> None:
-    masks = workspace / "data/rounds/r1/masks" / f"{TRAIN[0]}.json"
+    masks = workspace / "data/rounds/r1/masks/0000.zip"
     before, params = masks.read_bytes(), (workspace / "params.yaml").read_text()
     edit_params(workspace, sampling__num_points=7)
     assert "Running stage 'sam_masks@r1'" in sh("dvc", "repro", "sam_masks@r1", cwd=workspace)
@@ -255,7 +256,7 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
         return capsys.readouterr().out
 
     text = said("--round", "r1")
-    components = json.loads(Path(f"data/rounds/r1/selected/{name}.json").read_text())["components"]
+    components = read_json(Path(f"data/rounds/r1/selected/{name}.json"))["components"]
     lines = [line for line in text.splitlines() if not line.startswith(" ")]
     for number, (one, line) in enumerate(zip(components, lines, strict=False), 1):
         kept = "no mask kept" if one["candidate"] is None else f"mask {one['candidate'] + 1} kept"

@@ -17,6 +17,7 @@ NEVER_LISTED = {
     "stages/segmentation/__init__.py": "imports mmsegmentation without its messages",
     "stages/common/errors.py": "messages",
     "stages/common/files.py": "whole files and folders, or none",
+    "stages/common/shards.py": "many files in few, and out of them again",
     "stages/common/folders.py": "where artefacts lie; dvc.yaml says the same",
     "stages/common/images.py": "reads and writes pixels as they are",
     "stages/common/dataset.py": "hands on what stands in the manifest and the label files",

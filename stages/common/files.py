@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from stages.common.errors import DiskError, SesamError
+from stages.common.shards import member, pack
 
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -83,12 +84,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; SesamError if it is missing, cannot be read, or is no file (a pipe would never end)."""
+    """What a file holds, also one that was packed with its artefact.
+
+    SesamError if it is missing, cannot be read, or is no file (a pipe would never end).
+    """
     try:
         if path.exists() and not path.is_file():
             raise SesamError(f"{path} is no file. Remove it, and put the file there.")
         return path.read_bytes()
     except FileNotFoundError:
+        if (packed := member(path)) is not None:
+            return packed
         raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.") from None
     except OSError as problem:
         raise SesamError(f"{path} cannot be read ({problem.strerror}).") from None
@@ -190,8 +196,10 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterator[Path]:
+def whole_folder(path: Path, made_of: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
+
+    packed: its files in a few archives, out of which `read_bytes` reads them.
 
     Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`. SesamError
     if another process fills it.
@@ -206,10 +214,18 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None) -> Iterat
             left.unlink()
         try:
             yield unfinished
+            done = unfinished
+            if packed:
+                done = path.parent / f".{path.name}.packed.partial"
+                shutil.rmtree(done, ignore_errors=True)
+                done.mkdir()
+                pack(unfinished, done)
             shutil.rmtree(before, ignore_errors=True)
             if path.exists():
                 path.replace(before)  # killed while it removes thousands of files, it would leave half of them
-            unfinished.replace(path)
+            done.replace(path)
+            if packed:
+                shutil.rmtree(unfinished)
             mark_of(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
             shutil.rmtree(before, ignore_errors=True)
         finally:

@@ -1,0 +1,85 @@
+"""Many small files of an artefact in a few archives, which DVC tracks and pushes far faster.
+
+An artefact's folder holds 0000.zip, 0001.zip, …, of FILES files each, in the order of their names, not compressed,
+without dates or modes. Equal files make equal archives, whoever wrote them and in whatever order.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from stages.common.errors import SesamError
+
+FILES = 1000  # an archive
+_HEADER = struct.Struct("<26xHH")  # before a file's name and extra field: their lengths end it
+
+
+def pack(folder: Path, into: Path) -> None:
+    """Archives of all files below `folder` in the empty folder `into`, on disk when this returns."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for k in range(0, len(names) or 1, FILES):
+        with (into / f"{k // FILES:04d}.zip").open("wb") as file:
+            with ZipFile(file, "w", ZIP_STORED) as archive:
+                for name in names[k : k + FILES]:
+                    archive.writestr(ZipInfo(name), (folder / name).read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def member(path: Path) -> bytes | None:
+    """What a file holds that was packed with its artefact; None if it was not. SesamError if the archive is damaged."""
+    for folder in path.parents:
+        first = folder / "0000.zip"
+        if first.exists():
+            place = _places(folder, first.stat().st_mtime_ns).get(path.relative_to(folder).as_posix())
+            return _read(place) if place else None
+    return None
+
+
+class _Place(NamedTuple):
+    """Where a file lies in an archive. Not a ZipFile: a forked worker would share its place in the file."""
+
+    archive: Path
+    start: int
+    size: int
+    check: int
+
+
+@lru_cache(16)
+def _places(folder: Path, written: int) -> dict[str, _Place]:
+    found = {}
+    for path in sorted(folder.glob("*.zip")):
+        try:
+            with ZipFile(path) as archive:
+                for one in archive.infolist():
+                    if one.compress_type != ZIP_STORED:
+                        raise BadZipFile(f"{one.filename} is compressed")
+                    found[one.filename] = _Place(path, one.header_offset, one.file_size, one.CRC)
+        except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
+            raise _damaged(path, str(problem)) from None
+    return found
+
+
+def _read(place: _Place) -> bytes:
+    try:
+        with place.archive.open("rb") as file:
+            file.seek(place.start)
+            header = file.read(_HEADER.size)
+            if len(header) == _HEADER.size:
+                file.seek(sum(_HEADER.unpack(header)), 1)
+            content = file.read(place.size)
+    except OSError as problem:
+        raise _damaged(place.archive, str(problem.strerror)) from None
+    if zlib.crc32(content) != place.check:
+        raise _damaged(place.archive, "its check sums do not fit")
+    return content
+
+
+def _damaged(path: Path, reason: str) -> SesamError:
+    return SesamError(f"{path} is damaged ({reason}). Delete it and run `dvc repro`.")
