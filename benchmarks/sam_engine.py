@@ -153,6 +153,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         workers=options.workers,
         batch=options.batch,
         compile="compile" in steps,
+        cache=None,
         cache_gb=1e3,
         processes=1,
         launcher="torchrun",

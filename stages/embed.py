@@ -1,7 +1,7 @@
 """SAM's image encoder over every training image, once for all rounds and prompts.
 
 The artefact is an index, data/embeddings.json; the embeddings themselves lie in a
-cache beside it that may be deleted at any time.
+cache, usually beside it, that may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.common.files import write_json
 from stages.common.folders import EMBEDDINGS
 from stages.common.params import Params, load_params
 from stages.common.pipeline import Steps, batch_size, batches_of, run
-from stages.sam.cache import EmbeddingCache, engine
+from stages.sam.cache import EmbeddingCache, cache_folder, engine
 from stages.sam.load import load_segmenter, weights_of
 from stages.sam.models import model_named
 from stages.sam.segmenter import Fit, Segmenter
@@ -41,7 +41,7 @@ def steps(params: Params, cache: EmbeddingCache) -> Steps:
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
     made_by = engine(params.sam)
-    cache = EmbeddingCache(made_by)
+    cache = EmbeddingCache(made_by, cache_folder(params.runtime))
     if any(item not in cache for item in dataset.train):
         each = model_named(params.sam.model).embedding_bytes
         keep, lines = cache.room_for(dataset.train, each, params.runtime.cache_gb)

@@ -19,7 +19,7 @@ from stages.common.made_of import made_of
 from stages.common.masks import decode_mask, encode_counts
 from stages.common.params import Params
 from stages.common.pipeline import Steps, batch_size, batches_of, run
-from stages.sam.cache import EmbeddingCache, engine
+from stages.sam.cache import EmbeddingCache, cache_folder, engine
 from stages.sam.load import load_segmenter
 from stages.sam.models import model_named
 from stages.sam.segmenter import Candidates, Fit, Prompt, Segmenter
@@ -103,7 +103,7 @@ def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, ke
 
 def main() -> None:
     name, params = round_of_command_line(__doc__)
-    dataset, cache = Dataset.load(), EmbeddingCache(engine(params.sam))
+    dataset, cache = Dataset.load(), EmbeddingCache(engine(params.sam), cache_folder(params.runtime))
     with whole_folder(of_round(name, "masks"), made_of("sam_masks", name), packed=True) as folder:
         missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
         if len(missing) < len(dataset.train):

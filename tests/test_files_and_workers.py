@@ -258,9 +258,8 @@ from pathlib import Path
 from stages.common.parallel import per_image
 from stages.common.params import Runtime
 
-RUNTIME = Runtime(
-    device="cpu", engine="local", workers=2, batch=1, compile=False, cache_gb=0, processes=1, launcher="torchrun"
-)
+some = {"batch": 1, "compile": False, "cache": None, "cache_gb": 0, "processes": 1, "launcher": "torchrun"}
+RUNTIME = Runtime(device="cpu", engine="local", workers=2, **some)
 
 def work(k):
     Path(f"worker-{os.getpid()}").touch()

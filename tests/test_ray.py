@@ -16,12 +16,12 @@ from conftest import ROOT
 from stages.common import on_ray
 from stages.common.errors import SesamError
 from stages.common.parallel import per_image
-from stages.common.params import Runtime
+from stages.common.params import load_params
 from stages.common.pipeline import Steps, run
 
 ray = pytest.importorskip("ray")
-RUNTIME = Runtime(
-    device="cpu", engine="ray", workers=2, batch=1, compile=False, cache_gb=1, processes=1, launcher="torchrun"
+RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(
+    update={"device": "cpu", "engine": "ray", "workers": 2}
 )
 
 

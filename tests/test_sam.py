@@ -27,13 +27,13 @@ from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import sha256
 from stages.common.masks import decode_mask, encode_counts, encode_mask
-from stages.common.params import SamParams, load_params
+from stages.common.params import Runtime, SamParams, load_params
 from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
 from stages.embedded_sam.score import SAMPLING, SEED, score
 from stages.prompts import sample_points
 from stages.sam import encoder
-from stages.sam.cache import EmbeddingCache, engine
+from stages.sam.cache import EmbeddingCache, cache_folder, engine
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter, load_sam
 from stages.sam.load import fetch, load_segmenter, weights_of
@@ -274,6 +274,21 @@ def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None
     assert lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.cache_gb is 0.0006"
     assert caches[2].load(item) is not None
     assert len(caches[3].room_for([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
+
+
+def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load_params(ROOT / "presets/demo.yaml").runtime
+    for folder, expected in (
+        (tmp_path, Path("data/embeddings")),
+        (tmp_path / ".dvc/tmp/exps/tmpabc", tmp_path / "data/embeddings"),
+        (tmp_path / ".dvc/tmp/exps/standalone/tmpabc/below", tmp_path / "data/embeddings"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        assert cache_folder(runtime) == expected
+    assert cache_folder(runtime.model_copy(update={"cache": "/scratch/sam"})) == Path("/scratch/sam")
+    with pytest.raises(ValidationError, match="must be an absolute path"):
+        Runtime.model_validate(runtime.model_dump() | {"cache": "scratch/sam"})
 
 
 @pytest.mark.parametrize("model", ["embedded", "superpixels"])

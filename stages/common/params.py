@@ -239,9 +239,17 @@ class Runtime(Group):
     workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
     batch: Positive = Field(description="images that SAM encodes at once on a GPU")
     compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")
+    cache: str | None = Field(description="absolute folder of SAM's embeddings; none: data/embeddings of this checkout")
+    cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
     processes: Positive = Field(description="of a training, one a GPU; its batch is shared out among them")
     launcher: Literal["torchrun", "srun"] = Field(description="starts them; srun: those of a Slurm job")
-    cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
+
+    @field_validator("cache", mode="after")
+    @classmethod
+    def _wherever_it_is_asked(cls, value: str | None) -> str | None:
+        if value is not None and not Path(value).is_absolute():
+            raise ValueError("experiments run in folders of their own; it must be an absolute path")
+        return value
 
 
 class Params(Group):

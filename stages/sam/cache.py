@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from stages.common.dataset import Item
 from stages.common.files import disk_trouble_named, fingerprint, sha256, whole
 from stages.common.folders import EMBEDDINGS
 from stages.common.made_of import code_of, library_version, versions
-from stages.common.params import SamParams
+from stages.common.params import Runtime, SamParams
 from stages.sam.load import weights_of
 from stages.sam.models import model_named
 
@@ -34,10 +35,20 @@ def engine(sam: SamParams) -> str:
     return fingerprint(*decisive)
 
 
+def cache_folder(runtime: Runtime) -> Path:
+    """`runtime.cache`, or data/embeddings of this checkout, also for DVC's experiments in folders of their own."""
+    if runtime.cache is not None:
+        return Path(runtime.cache)
+    for folder in Path.cwd().parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2] / EMBEDDINGS
+    return EMBEDDINGS
+
+
 class EmbeddingCache:
     """Embeddings of one engine fingerprint, float16, one file an image."""
 
-    def __init__(self, engine: str, root: Path = EMBEDDINGS) -> None:
+    def __init__(self, engine: str, root: Path) -> None:
         self.root, self.folder = root, root / engine[:16]
 
     def __contains__(self, item: Item) -> bool:
@@ -78,7 +89,7 @@ class EmbeddingCache:
             (folder for folder in self.root.iterdir() if folder.is_dir() and folder != self.folder),
             key=lambda folder: folder.stat().st_mtime,
         )
-        sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in others}
+        sizes = {folder: _size(folder) for folder in others}
         lines = []
         for folder in others:
             if total + sum(sizes.values()) <= limit_gb * 1e9:
@@ -98,3 +109,12 @@ class EmbeddingCache:
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.npy"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files, but for those that another experiment takes away meanwhile."""
+    total = 0
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
