@@ -50,11 +50,11 @@ class Sample(NamedTuple):
     files: int
 
 
-def make_images(folder: Path, count: int) -> None:
-    """`count` images to train on, and as many to validate on: crops of scenes, each with a label."""
+def make_images(folder: Path, count: int, validation: int) -> None:
+    """`count` images to train on, and `validation` to validate on: crops of scenes, each with a label."""
     scenes = [draw_scene((7, k)) for k in range(20)]
     rng = np.random.default_rng(0)
-    for split, number in (("train", count), ("val", count)):
+    for split, number in (("train", count), ("val", validation)):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for k in range(number):
@@ -104,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_images(folder / "mine", options.images)
+        make_images(folder / "mine", options.images, options.images)
         (folder / "models").mkdir()
         (folder / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
         params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
