@@ -76,7 +76,7 @@ MODELS = {
         _load_embedded,
         2 * 128 * 40**2,
         "models/embedded_sam.pth",
-        "2d4a85f049ef3700bb5ab656cdfcda60586faa2fb6f4c462850fceeea798defa",
+        "16f8356893ef47a2a41b55628bcd4374a5522fb34d0ca5bd114d58c55fee81e1",
     ),
     "vit_b": Model(
         partial(_load_vit, "vit_b"),
