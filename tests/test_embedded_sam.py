@@ -152,6 +152,11 @@ def test_a_training_goes_on_where_it_was(
     first = next(iter(torch.load(backbone, weights_only=True).values()))
     assert not torch.equal(whole["image_encoder.backbone.stem.1.weight"].float(), first)  # it was trained
     assert sum(value.numel() for value in whole.values()) * 2 < 12e6  # bytes in float16
+    options += ["--start", str(tmp_path / "whole.pth")]
+    further = run("further.pth")
+    weights = [key for key, value in further.items() if value.is_floating_point() and "running" not in key]
+    assert 0 < max((further[key] - whole[key]).abs().max() for key in weights) < 0.01  # from where that one ended: learning rates begin small
+    options = options[:-2]
     torch.save({"a": torch.zeros(3)}, backbone)
     with pytest.raises(SesamError, match="does not hold the weights of EfficientNet-Lite0"):
         run("other.pth")

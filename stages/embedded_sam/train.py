@@ -3,10 +3,10 @@
     python -m stages.embedded_sam.train PHOTOGRAPHS --out embedded_sam.pth --judge /path/to/labelled
 
 PHOTOGRAPHS holds images/SET/ID.jpg and regions/SET/ID.png, region numbers from 1 (or ID.1.png, ID.2.png, … of several
-people). The encoder starts from ImageNet weights. Two things shorten the long plateau of training a SAM: it starts
-with attention to where the prompt is (`initial_weights`), and the first steps leave out the attention from the image
-to the prompts, which makes a prompt cheap (`decoding`). Stopped, it goes on where it was, with more or fewer `--steps`
-if need be.
+people). The encoder starts from ImageNet weights, or all of the SAM from one that was trained before (`--start
+models/embedded_sam.pth`). Two things shorten the long plateau of training a SAM: it starts with attention to where the
+prompt is (`initial_weights`), and the first steps leave out the attention from the image to the prompts, which makes a
+prompt cheap (`decoding`). Stopped, it goes on where it was, with more or fewer `--steps` if need be.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stages.common.files import fingerprint, sha256, whole
 from stages.demo import canvas, classes, objects, scenes
 from stages.embedded_sam import decoding, examples, initial_weights, losses, samples, score
 from stages.sam import decoder, embedded
-from stages.sam.engine import SamSegmenter
+from stages.sam.engine import SamSegmenter, load_sam
 
 SEED = (7_000_001, 1)  # the demo draws with (seed, split)
 # what decides the weights, beside this file: a stopped training goes on only if none of it has changed
@@ -99,6 +99,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="weights of an embedded SAM to go on from, without shared steps")
     parser.add_argument("--backbone", type=Path, help="EfficientNet-Lite0's weights; none: those of its package")
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--share-drawn", type=float, default=0.25, help="of the images")
@@ -109,7 +110,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--judge", type=Path, nargs="*", default=[], help="folders with images/val and labels/val")
     parser.add_argument("--void", type=int, nargs="*", default=[255], help="their label values that are no class")
     parser.add_argument("--workers", type=int, default=1)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.start:
+        options.shared_steps = 0
+    return options
 
 
 def schedule(step: int, steps: int) -> float:
@@ -147,9 +151,12 @@ def main() -> None:
     count = sum(map(len, photographs.values()))
     print(f"{count} photographs, {len(drawn)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
-    sam = embedded.build_embedded_sam()
-    initial_weights.initialise_prompt_attention(sam)
-    load_backbone(sam.image_encoder.backbone, options.backbone)
+    if options.start:
+        sam = load_sam(embedded.build_embedded_sam, options.start, torch.device("cpu")).sam
+    else:
+        sam = embedded.build_embedded_sam()
+        initial_weights.initialise_prompt_attention(sam)
+        load_backbone(sam.image_encoder.backbone, options.backbone)
     sam.image_encoder.to(memory_format=torch.channels_last)  # the faster layout for convolutions on a CPU
     pretrained = list(sam.image_encoder.backbone.parameters())
     new = [one for name, one in sam.named_parameters() if not name.startswith("image_encoder.backbone")]
@@ -162,8 +169,9 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, learning_rate_factor)
     iou_log, first_step = [], 0
     checkpoint = options.out.with_suffix(".state")
-    free = ("out", "steps", "workers", "judge", "void", "photographs", "backbone")
+    free = ("out", "steps", "workers", "judge", "void", "photographs", "backbone", "start")
     decisive_options = {key: value for key, value in vars(options).items() if key not in free}
+    decisive_options["start"] = options.start and sha256(options.start)
     code = [sha256(Path(inspect.getfile(module))) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
     made_of = fingerprint(decisive_options, code, {name: len(one) for name, one in photographs.items()})
     if checkpoint.exists():
