@@ -174,8 +174,8 @@ def test_no_training_stage_sees_fine_labels() -> None:
         assert "data/dataset/train.json" in deps[name]
 
 
-def test_two_workers_make_the_bytes_that_one_made(workspace: Path, params_restored) -> None:
-    made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json")]
+def test_two_workers_and_ray_make_the_bytes_that_one_made(workspace: Path, params_restored) -> None:
+    made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json", ".zip")]
     before = {p: p.read_bytes() for p in made}
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
     edit_params(workspace, runtime__workers=2)
@@ -184,6 +184,10 @@ def test_two_workers_make_the_bytes_that_one_made(workspace: Path, params_restor
     first = [f"{stage}@r1" for stage in of_r1]
     output = sh("dvc", "repro", "-sf", *once, *first, cwd=workspace)
     assert all(f"Running stage '{stage}'" in output for stage in (*once, *first))
+    for path, content in before.items():
+        assert path.read_bytes() == content, path
+    edit_params(workspace, runtime__engine="ray")
+    sh("dvc", "repro", "-sf", "prompts@r1", "sam_masks@r1", cwd=workspace)  # tasks, workers with a model
     for path, content in before.items():
         assert path.read_bytes() == content, path
 
