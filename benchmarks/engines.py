@@ -2,8 +2,8 @@
 
     python -m benchmarks.engines --images 200 --workers 2
 
-Each engine makes the masks of so many images and of twice as many; the rate is of the difference. Their files must be the
-same.
+Each engine makes the masks of so many images and of twice as many; the rate is of the difference. Their files must be
+the same.
 """
 
 from __future__ import annotations
