@@ -10,8 +10,7 @@ Images that are labelled already are left out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +20,8 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole
 from stages.common.images import full_palette, read_image, write_label
 from stages.common.parallel import progress
+from stages.common.spans import LEAST_OVERLAP, spans
 from stages.datasets.layouts import IMAGE_SUFFIXES, files_below
-
-LEAST_OVERLAP = 2
-
-
-def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice, slice]]:
-    """How tiles cover an axis of `length` pixels: where a tile lies, where its middle lies, and that in the tile.
-
-    The middles divide the axis: each pixel is in one, and at least overlap / 2 from its tile's edges but at the border.
-    """
-    if length <= tile:
-        yield slice(0, length), slice(0, length), slice(0, length)
-        return
-    count = -(-(length - overlap) // (tile - overlap))
-    starts = [round(k * (length - tile) / (count - 1)) for k in range(count)]
-    edges = [0, *((one + tile + other) // 2 for one, other in pairwise(starts)), length]
-    for start, (first, last) in zip(starts, pairwise(edges), strict=True):
-        yield slice(start, start + tile), slice(first, last), slice(first - start, last - start)
 
 
 def in_tiles(image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int) -> np.ndarray:

@@ -18,7 +18,8 @@ from stages import segment
 from stages.common.errors import SesamError
 from stages.common.images import read_label
 from stages.common.params import load_params
-from stages.segment import in_tiles, overlay, spans
+from stages.common.spans import spans
+from stages.segment import in_tiles, overlay
 from stages.segmentation.network import load_network, network_config, predict, save_network
 
 NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})

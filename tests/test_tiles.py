@@ -1,0 +1,101 @@
+"""Images cut into tiles, and labels of tiles joined: the same pixels, whatever the sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import edit_params, folder_dataset, run  # noqa: F401
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from stages import tiles
+from stages.common.dataset import Dataset
+from stages.common.errors import SesamError
+from stages.common.images import read_image, read_label, write_label
+
+PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.data())
+def test_joined_tiles_are_what_was_cut(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, data: st.DataObject
+) -> None:
+    folder, overlap = tmp_path_factory.mktemp("tiles"), data.draw(st.integers(2, tile // 2))
+    labels = np.random.default_rng(0).integers(0, 3, (height, width)).astype(np.uint8)
+    write_label(folder / "whole/labels/train/a b/one.png", labels, PALETTE)
+    tiles.main(["cut", f"{folder}/whole", "--out", f"{folder}/cut", "--tile", f"{tile}", "--overlap", f"{overlap}"])
+    for path in (folder / "cut").rglob("*.png"):
+        top, left = map(int, path.stem.split("-"))
+        assert np.array_equal(read_label(path), labels[top : top + tile, left : left + tile])
+    tiles.main(["join", f"{folder}/cut/labels/train", "--out", f"{folder}/joined"])
+    joined = folder / "joined/a b/one.png"
+    assert np.array_equal(read_label(joined), labels)
+    assert Image.open(joined).getpalette()[:9] == [value for colour in PALETTE for value in colour]
+
+
+def test_an_edge_is_not_what_counts(tmp_path: Path) -> None:
+    """Tiles that are wrong at their edges, but not those of the image."""
+    labels = np.zeros((50, 60), np.uint8)
+    labels[10:30, 5:55] = 1
+    write_label(tmp_path / "whole/one.png", labels, PALETTE)
+    tiles.main(["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "cut"), "--tile", "32", "--overlap", "8"])
+    for path in (tmp_path / "cut/one").iterdir():
+        part = read_label(path)
+        top, left = map(int, path.stem.split("-"))
+        wrong = np.full_like(part, 2)
+        inner = tuple(
+            slice(0 if begin == 0 else 4, length if begin + length == whole else length - 4)
+            for begin, length, whole in zip((top, left), part.shape, labels.shape, strict=True)
+        )
+        wrong[inner] = part[inner]
+        write_label(path, wrong, PALETTE)
+    tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
+    assert np.array_equal(read_label(tmp_path / "joined/one.png"), labels)
+
+
+def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
+    write_label(tmp_path / "whole/one.png", np.zeros((50, 60), np.uint8), PALETTE)
+    cut = ["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "cut"), "--tile", "32", "--overlap", "8"]
+    for arguments, message in (
+        ([*cut[:-1], "20"], "--overlap must be 2 to half of --tile, 16 pixels"),
+        (["cut", str(tmp_path / "none"), *cut[2:]], "none is no folder"),
+        (["join", str(tmp_path / "whole"), "--out", str(tmp_path / "joined")], "holds no tiles, NAME/ROW-COLUMN.png"),
+    ):
+        with pytest.raises(SesamError, match=message):
+            tiles.main(arguments)
+    tiles.main(cut)
+    with pytest.raises(SesamError, match="cut is there already"):
+        tiles.main(cut)
+    middle = tmp_path / "cut/one/000018-000014.png"
+    write_label(middle, np.zeros((5, 5), np.uint8), PALETTE)
+    with pytest.raises(SesamError, match=r"000018-000014\.png is 5x5 pixels of one channel, not 32x32"):
+        tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
+    middle.unlink()
+    with pytest.raises(SesamError, match=r"cut/one has no tile 000018-000014\.png"):
+        tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
+    assert not (tmp_path / "joined").exists()
+
+
+def test_tiles_are_a_data_set(folder_dataset: Path) -> None:  # noqa: F811
+    """Images, fine labels and what annotators drew, cut; prepared and read as of images of their own."""
+    whole = folder_dataset / "mine"
+    weak = folder_dataset / "weak"
+    for path in sorted((whole / "labels/train").iterdir()):
+        write_label(weak / path.name, np.where(read_label(path) == 0, 0, 255), PALETTE)
+    sizes = {path.stem: read_image(path).shape[:2] for path in (whole / "images/train").iterdir()}
+    for name in ("mine", "weak"):
+        out = f"{folder_dataset}/cut/{name}"
+        tiles.main(["cut", f"{folder_dataset}/{name}", "--out", out, "--tile", "16", "--overlap", "4"])
+    edit_params(folder_dataset, dataset__root="cut/mine", weak__origin="cut/weak")
+    for stage in ("prepare", "weak_labels"):
+        done = run(f"stages.{stage}", cwd=folder_dataset)
+        assert done.returncode == 0, done.stderr
+    items = Dataset.load(folder_dataset / "data/dataset").train
+    assert len(items) > len(sizes) and {item.id.split("/")[0] for item in items} == sizes.keys()
+    tiles.main(["join", str(folder_dataset / "data/weak"), "--out", str(folder_dataset / "joined")])
+    for name in sizes:
+        assert np.array_equal(read_label(folder_dataset / f"joined/{name}.png"), read_label(weak / f"{name}.png"))
