@@ -13,9 +13,10 @@ demo: $(VENV)/ready
 
 # a folder of your own, as presets/idd.yaml has one: make photographs DATA=/path/to/it CLASSES=road,car
 photographs: $(VENV)/ready
+	@test -n "$(DATA)" -a -n "$(CLASSES)" || { echo "say where and what: make photographs DATA=/path/to/it CLASSES=road,car"; exit 1; }
 	pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[photographs]"
 	cp presets/idd.yaml params.yaml
-	dvc exp run -S dataset.root=$(DATA) -S 'dataset.classes=[$(CLASSES)]' -S dataset.palette=null -S dataset.subset=null
+	dvc exp run -S "dataset.root=$(DATA)" -S 'dataset.classes=[$(CLASSES)]' -S dataset.palette=null -S dataset.subset=null
 	@dvc metrics show
 	@echo "Open metrics/report.html in a browser."
 

@@ -22,7 +22,7 @@ from stages.common.device import pick_device
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import METRICS, network, training_log
-from stages.common.images import write_gray, write_label
+from stages.common.images import Palette, write_gray, write_label
 from stages.common.params import Runtime, load_params
 from stages.common.pipeline import Load, Steps, batches_of, run
 from stages.common.ranking import worst
@@ -33,10 +33,14 @@ Work = tuple[str, Item]  # of a split
 
 
 class Judging(NamedTuple):
-    """What becomes of a prediction: the matrix over `data`'s classes, and of `shown`, by split, files in `folder`."""
+    """What becomes of a prediction: a matrix over so many classes, and files of the ids in `shown`, by split.
 
-    data: Dataset
-    shown: Mapping[str, Sequence[Item]]
+    Predicted classes go to folder/SPLIT/ID.png, of training images the confidence to folder/confidence/ID.png.
+    """
+
+    classes: int
+    palette: Palette
+    shown: Mapping[str, frozenset[str]]
     folder: Path
 
 
@@ -50,12 +54,12 @@ def compute(loaded: list[tuple[Work, np.ndarray]], predict: Predict) -> list[tup
 
 def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Judging) -> np.ndarray | None:
     """The confusion matrix of a validation image, (K, K + 1) int64; files of an image that is shown."""
-    (split, item), (data, shown, folder) = work, judging
-    if item in shown[split]:
-        write_label(folder / split / f"{item.id}.png", predicted, data.palette)
+    (split, item), (classes, palette, shown, folder) = work, judging
+    if item.id in shown[split]:
+        write_label(folder / split / f"{item.id}.png", predicted, palette)
         if split == "train":
             write_gray(folder / "confidence" / f"{item.id}.png", confidence)
-    return confusion(item_fine("val", item), predicted, len(data.classes)) if split == "val" else None
+    return confusion(item_fine("val", item), predicted, classes) if split == "val" else None
 
 
 def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:
@@ -66,20 +70,14 @@ def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:
     return Steps(read, computing, partial(write, judging=judging), device)
 
 
-def judge(load: Load, judging: Judging, runtime: Runtime, title: str) -> np.ndarray:
-    """Confusion matrix, (K, K + 1) int64, of a network over the validation images; load: `steps` with a network.
-
-    Of images that are shown predicted classes go to folder/SPLIT/ID.png; of training images the confidence goes to
-    folder/confidence/ID.png, 0 to 255.
-    """
-    data, classes = judging.data, len(judging.data.classes)
+def judge(load: Load, work: Sequence[Work], classes: int, runtime: Runtime, title: str) -> np.ndarray:
+    """Confusion matrix, (K, K + 1) int64, of a network over the validation images of `work`; load: see `steps`."""
     total = np.zeros((classes, classes + 1), np.int64)
 
     def add(matrix: np.ndarray | None) -> None:
         if matrix is not None:
             np.add(total, matrix, out=total)
 
-    work = [("val", item) for item in data.val] + [("train", item) for item in judging.shown["train"]]
     batches = batches_of(work, lambda one: True, 1)  # one image each: no prediction depends on another image
     run(batches, load, runtime, title, add)
     return total
@@ -110,12 +108,13 @@ def main() -> None:
     params, data = load_params(), Dataset.load()
     if name not in ("teacher", *params.rounds):
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    few = params.evaluation.panels
+    few, classes = params.evaluation.panels, len(data.classes)
     shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
+    work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
+    ids = {split: frozenset(item.id for item in items) for split, items in shown.items()}
     with whole_folder(METRICS / "predictions" / name) as folder:
-        judging = Judging(data, shown, folder)
-        load = partial(steps, network(name), judging, params.runtime)
-        matrix = judge(load, judging, params.runtime, f"evaluate {name}")
+        load = partial(steps, network(name), Judging(classes, data.palette, ids, folder), params.runtime)
+        matrix = judge(load, work, classes, params.runtime, f"evaluate {name}")
     scores = report(matrix, data.classes, loss_curve(training_log(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")

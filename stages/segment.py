@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SesamError(f"{options.images}: two images are called {twice.with_suffix('')}. Rename one.")
+    Image.MAX_IMAGE_PIXELS = None  # tiles are for images that Pillow would refuse as too large
     # slow to import, and not needed to tell what is wrong above
     import torch
 

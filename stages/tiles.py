@@ -1,7 +1,7 @@
 """Images too large for a network or a SAM, cut into tiles for the pipeline, and its labels joined again.
 
     python -m stages.tiles cut /data/aerial --out data/raw/aerial --tile 1024 --overlap 256
-    python -m stages.tiles join data/pseudo_labels/r2/labels --out aerial_labels
+    python -m stages.tiles join data/pseudo_labels/r2/labels --cut data/raw/aerial --out aerial_labels
 
 `cut` keeps the folders of a data set (images/train, labels/train, annotators' PNGs) and makes of each file NAME.png a
 folder NAME of PNGs, which `dataset.kind: folder` takes as images of their own. `join` puts these together again:
@@ -12,57 +12,63 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
 
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole, whole_folder
-from stages.common.images import open_image
+from stages.common.files import read_json, whole, whole_folder, write_json
+from stages.common.images import check_upright, open_image
 from stages.common.parallel import progress
-from stages.common.spans import LEAST_OVERLAP, middles, starts
+from stages.common.spans import LEAST_OVERLAP, spans, starts
 from stages.datasets.layouts import IMAGE_SUFFIXES, files_below
 
 TILE = re.compile(r"(\d+)-(\d+)")  # a tile's name: its first row and column
+CUT = "tiles.json"  # beside what was cut: the tiles' side and overlap, and of each folder of tiles the image's size
+MODES = ("L", "P", "RGB")  # as which tiles are written; anything else becomes RGB
 
 
-def cut(path: Path, folder: Path, tile: int, overlap: int) -> int:
-    """Write an image's tiles to folder/ROW-COLUMN.png, modes and palettes as they are; how many."""
+class Cut(BaseModel):
+    """What `cut` did. sizes: of a folder of tiles, height and width of the image."""
+
+    tile: Annotated[int, Field(ge=4, le=1 << 16)]
+    overlap: Annotated[int, Field(ge=LEAST_OVERLAP)]
+    sizes: dict[str, tuple[Annotated[int, Field(ge=1, le=1 << 20)], Annotated[int, Field(ge=1, le=1 << 20)]]]
+
+
+def cut(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
+    """Write an image's tiles to folder/ROW-COLUMN.png, palettes as they are; the image's height and width."""
     with open_image(path) as image:
-        count = 0
+        check_upright(path, image)
+        picture = image if image.mode in MODES else image.convert("RGB")
         for top in starts(image.height, tile, overlap):
             for left in starts(image.width, tile, overlap):
                 box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
                 with whole(folder / f"{top:06d}-{left:06d}.png") as unfinished:
-                    image.crop(box).save(unfinished, format="PNG")
-                count += 1
-    return count
+                    picture.crop(box).save(unfinished, format="PNG")
+        return image.height, image.width
 
 
-def join(tiles: Sequence[Path], out: Path) -> None:
-    """Write the label whose tiles, of one channel, these are; SesamError if one is missing or does not fit."""
-    places = {tuple(int(part) for part in path.stem.split("-")): path for path in tiles}
-    rows, columns = (sorted({place[axis] for place in places}) for axis in (0, 1))
-    with open_image(tiles[0]) as first:
-        tile_height, tile_width, palette = first.height, first.width, first.getpalette()
-    height, width = rows[-1] + tile_height, columns[-1] + tile_width
-    labels = np.empty((height, width), np.uint8)
-    for top, (first_row, last_row) in zip(rows, middles(rows, tile_height, height), strict=True):
-        for left, (first_column, last_column) in zip(columns, middles(columns, tile_width, width), strict=True):
-            if (top, left) not in places:
-                raise SesamError(f"{tiles[0].parent} has no tile {top:06d}-{left:06d}.png. Make the labels again.")
-            with open_image(places[top, left]) as image:
-                part = np.array(image)
-            if part.shape != (tile_height, tile_width):
+def join(folder: Path, size: tuple[int, int], done: Cut, out: Path) -> None:
+    """Write the label, of `size`, whose tiles lie in a folder; SesamError if one is missing or does not fit."""
+    labels, palette = np.empty(size, np.uint8), None
+    across = list(spans(size[1], done.tile, done.overlap))
+    for rows, middle_rows, inside_rows in spans(size[0], done.tile, done.overlap):
+        for columns, middle_columns, inside_columns in across:
+            path = folder / f"{rows.start:06d}-{columns.start:06d}.png"
+            with open_image(path) as image:
+                part, palette = np.array(image), palette or image.getpalette()
+            expected = rows.stop - rows.start, columns.stop - columns.start
+            if part.shape != expected:
                 raise SesamError(
-                    f"{places[top, left]} is {part.shape[1]}x{part.shape[0]} pixels of one channel, not "
-                    f"{tile_width}x{tile_height} as the others. Make the labels again."
+                    f"{path} is {'x'.join(str(side) for side in part.shape[::-1])}; expected are {expected[1]}x"
+                    f"{expected[0]} pixels of one channel. Make the labels again."
                 )
-            inside = part[first_row - top : last_row - top, first_column - left : last_column - left]
-            labels[first_row:last_row, first_column:last_column] = inside
+            labels[middle_rows, middle_columns] = part[inside_rows, inside_columns]
     picture = Image.fromarray(labels, mode="P" if palette else "L")
     if palette:
         picture.putpalette(palette)
@@ -76,26 +82,35 @@ def cut_all(options: argparse.Namespace) -> None:
     paths = [path for path in files_below(options.folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise SesamError(f"{options.folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    names = [path.relative_to(options.folder).with_suffix("").as_posix() for path in paths]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SesamError(f"{options.folder}: two images are called {twice}. Rename one.")
     if options.out.exists():
         raise SesamError(f"{options.out} is there already. Remove it, or name another folder.")
-    count = 0
+    sizes = {}
     with whole_folder(options.out) as folder, progress(len(paths), "cut") as bar:
-        for path in paths:
-            count += cut(path, folder / path.relative_to(options.folder).with_suffix(""), options.tile, options.overlap)
+        for path, name in zip(paths, names, strict=True):
+            sizes[name] = cut(path, folder / name, options.tile, options.overlap)
             bar.update()
-    print(f"{options.out}: {count} tiles")
+        write_json(folder / CUT, {"tile": options.tile, "overlap": options.overlap, "sizes": sizes})
 
 
 def join_all(options: argparse.Namespace) -> None:
-    folders = defaultdict(list)
-    for path in files_below(options.folder):
-        if path.suffix == ".png" and TILE.fullmatch(path.stem):
-            folders[path.parent].append(path)
-    if not folders:
+    try:
+        done = Cut.model_validate(read_json(options.cut / CUT))
+    except ValidationError:
+        raise SesamError(f"{options.cut / CUT} is not what `cut` wrote. Cut the images again.") from None
+    found = {path.parent for path in files_below(options.folder) if path.suffix == ".png" and TILE.fullmatch(path.stem)}
+    if not found:
         raise SesamError(f"{options.folder} holds no tiles, NAME/ROW-COLUMN.png.")
-    with progress(len(folders), "join") as bar:
-        for folder, tiles in folders.items():
-            join(tiles, options.out / f"{folder.relative_to(options.folder)}.png")
+    with progress(len(found), "join") as bar:
+        for folder in sorted(found):
+            name = folder.relative_to(options.folder).as_posix()
+            sizes = {size for one, size in done.sizes.items() if f"/{one}".endswith(f"/{name}")}
+            if len(sizes) != 1:
+                raise SesamError(f"{options.cut / CUT} has {len(sizes)} sizes for {name}; expected is one.")
+            join(folder, sizes.pop(), done, options.out / f"{name}.png")
             bar.update()
 
 
@@ -110,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     other = ways.add_parser("join", help="label PNGs of tiles")
     other.set_defaults(work=join_all)
     other.add_argument("folder", type=Path)
+    other.add_argument("--cut", type=Path, required=True, help="the folder that `cut` wrote")
     for way in (one, other):
         way.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)

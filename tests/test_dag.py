@@ -187,7 +187,8 @@ def test_two_workers_and_ray_make_the_bytes_that_one_made(workspace: Path, param
     for path, content in before.items():
         assert path.read_bytes() == content, path
     edit_params(workspace, runtime__engine="ray")
-    sh("dvc", "repro", "-sf", "prompts@r1", "sam_masks@r1", cwd=workspace)  # tasks, workers with a model
+    output = sh("dvc", "repro", "-sf", "prompts@r1", "sam_masks@r1", cwd=workspace)  # tasks, workers with a model
+    assert output.count("Ray: 1 nodes, 2 CPUs") == 2
     for path, content in before.items():
         assert path.read_bytes() == content, path
 
@@ -200,7 +201,7 @@ def test_an_experiment(workspace: Path) -> None:
 
 
 def test_going_back_to_earlier_params_runs_nothing(workspace: Path, params_restored) -> None:
-    masks = workspace / "data/rounds/r1/masks/0000.zip"
+    masks = workspace / "data/rounds/r1/masks/files-0000.zip"
     before, params = masks.read_bytes(), (workspace / "params.yaml").read_text()
     edit_params(workspace, sampling__num_points=7)
     assert "Running stage 'sam_masks@r1'" in sh("dvc", "repro", "sam_masks@r1", cwd=workspace)

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 
 from stages.common.errors import DiskError, SesamError
-from stages.common.files import whole, whole_folder, write_text
+from stages.common.files import read_bytes, whole, whole_folder, write_text
 from stages.common.parallel import per_image
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
@@ -173,6 +173,33 @@ def test_a_full_disk_ends_the_work_at_once() -> None:
     with pytest.raises(DiskError):
         per_image(full, range(9), TWO.model_copy(update={"workers": 1}), "full")
     assert begun == [0]
+
+
+STAGE = """
+from stages.common.errors import run_stage
+def main():
+    print(main.__module__)
+if __name__ == "__main__":
+    run_stage(main)
+"""
+
+
+def test_a_stage_is_known_by_its_name_to_other_processes(tmp_path: Path) -> None:
+    """Ray's workers have a __main__ of their own."""
+    (tmp_path / "some_stage.py").write_text(STAGE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "some_stage"]
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"some_stage\n"
+
+
+def test_unfinished_files_of_replaced_workers_are_in_no_artefact(tmp_path: Path) -> None:
+    for packed in (False, True):
+        with whole_folder(tmp_path / "artefact", packed=packed) as folder:
+            write_text(folder / "1.json", "one")
+            (folder / ".unfinished-dead.json").write_text("half")
+        assert len(names(tmp_path / "artefact")) == 1
+        with pytest.raises(SesamError, match="is missing"):
+            read_bytes(tmp_path / "artefact/.unfinished-dead.json")
 
 
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ ITERATIONS = 30
 def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
     """A Python program in processes, in the current folder, one thread each."""
     Path("program.py").write_text(program)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "stages.segmentation.processes", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, "program.py"], env=environment, capture_output=True, text=True, check=False)
 
@@ -77,7 +77,15 @@ def stop(self, runner, batch_idx, data_batch=None):
         raise SystemExit("stopped")
     seed(self, runner, batch_idx, data_batch)
 hooks.Record.before_train_iter = stop
-import sys
+import os, sys
+from pathlib import Path
+from stages.segmentation.data import TrainingSamples
+sample = TrainingSamples.__getitem__
+def noted(self, t):
+    with Path("seen-" + os.environ["RANK"]).open("a") as file:
+        print(t, file=file)
+    return sample(self, t)
+TrainingSamples.__getitem__ = noted
 from stages import train_student
 sys.argv = ["train_student", "r1"]
 train_student.main()
@@ -108,6 +116,9 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     for folder in ("models/student", "metrics/training"):
         shutil.rmtree(folder)
     assert run(STOPPED, 2).returncode != 0
+    seen = [{int(t) for t in Path(f"seen-{rank}").read_text().split()} for rank in range(2)]
+    assert all(t % 4 // 2 == rank for rank in range(2) for t in seen[rank])  # halves of every batch of four
+    assert min(map(max, seen)) >= 4 * 12
     assert Path("models/.work/student-r1/checkpoint.pth").exists() and not Path("models/student").exists()
     assert trained(2) == (weights, two)
 
@@ -124,3 +135,25 @@ def test_a_batch_that_cannot_be_shared_is_told(data, monkeypatch: pytest.MonkeyP
     params = load_params()
     with pytest.raises(SesamError, match=r"student\.batch is 8, which 3 processes cannot share"):
         training.train(task(params), params)
+    monkeypatch.setattr(training, "get_dist_info", lambda: (0, 8))
+    with pytest.raises(SesamError, match=r"student\.batch must be 2 or more for each of runtime\.processes on a CPU"):
+        training.train(task(params), params)
+
+
+WRONG = """
+import sys
+from stages.common.errors import SesamError
+from stages.segmentation.processes import joined
+import torch
+with joined(torch.device("cpu")):
+    if torch.distributed.get_rank() == 1:
+        raise SesamError("this label is wrong")
+    torch.distributed.barrier()
+"""
+
+
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(WRONG, 2)
+    assert done.returncode == 1 and "error: this label is wrong" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -104,7 +104,7 @@ def no_model() -> Steps:
     raise SesamError("the weights are missing")
 
 
-def test_a_model_a_worker() -> None:
+def test_a_model_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, collected = [[k, k + 1] for k in range(0, 40, 2)], []
     run(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
     assert collected == SQUARES and written() == set(SQUARES)  # nothing missing, nothing double
@@ -119,6 +119,9 @@ def test_a_model_a_worker() -> None:
     assert written() == {k * k for k in range(40) if k % 10 != 5}
     with pytest.raises(SesamError, match=r"^the weights are missing$"):
         run([[1]], no_model, RUNTIME, "none")
+    with monkeypatch.context() as patch, pytest.raises(SesamError, match=r"Ray's workers do not start \(.*elsewhere"):
+        patch.setattr(Path, "cwd", lambda: Path("/elsewhere"))  # as on a node that lacks the checkout
+        run([[1]], partial(steps, square), RUNTIME, "nowhere")
 
 
 def test_without_ray_and_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,6 +274,10 @@ def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None
     assert lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.cache_gb is 0.0006"
     assert caches[2].load(item) is not None
     assert len(caches[3].room_for([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("x" * 10**6)
+    assert caches[3].room_for([item], 250_000, 0.0003)[0]
+    assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # embeddings alone make room
 
 
 def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

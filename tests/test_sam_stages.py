@@ -79,7 +79,7 @@ def outputs(folder: Path, name: str = "masks") -> dict[str, bytes]:
     made = folder / "data/rounds/r1" / name
     if name == UNFINISHED or not made.exists():
         return {path.name: path.read_bytes() for path in made.glob("[0-9]*.json")}
-    with ZipFile(made / "0000.zip") as archive:
+    with ZipFile(made / "files-0000.zip") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 

@@ -475,7 +475,7 @@ def test_the_stage_predicts_the_same_in_threads_and_in_processes(
     for way in (pipeline._with_threads, pipeline._with_workers):
         monkeypatch.setattr(pipeline, "_with_threads", way)
         predict_stage.main()
-        with ZipFile("data/rounds/r1/predictions/0000.zip") as archive:
+        with ZipFile("data/rounds/r1/predictions/files-0000.zip") as archive:
             found.append({name: archive.read(name) for name in archive.namelist()})
         shutil.rmtree("data/rounds/r1/predictions")
     assert len(found[0]) == 2 * len(data.train) and found[0] == found[1]

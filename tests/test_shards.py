@@ -35,10 +35,10 @@ def test_the_same_archives_in_whatever_order_and_whenever(tmp_path: Path) -> Non
         (tmp_path / f"packed{number}").mkdir()
         shards.pack(tmp_path / f"loose{number}", tmp_path / f"packed{number}")
     found = archives(tmp_path / "packed0")
-    assert list(sorted(found)) == ["0000.zip", "0001.zip"] and found == archives(tmp_path / "packed1")
+    assert list(sorted(found)) == ["files-0000.zip", "files-0001.zip"] and found == archives(tmp_path / "packed1")
     for name in NAMES:
         assert read_bytes(tmp_path / "packed0" / name) == f"of {name}".encode()
-    with ZipFile(tmp_path / "packed0/0001.zip") as archive:  # as anybody reads it
+    with ZipFile(tmp_path / "packed0/files-0001.zip") as archive:  # as anybody reads it
         assert archive.namelist() == sorted(NAMES)[1000:] and archive.testzip() is None
     with pytest.raises(SesamError, match="labels/none is missing"):
         read_bytes(tmp_path / "packed0/labels/none")
@@ -63,11 +63,15 @@ def test_damaged_archives_are_told(tmp_path: Path) -> None:
     good = tmp_path / "good"
     good.mkdir()
     shards.pack(tmp_path / "loose", good)
-    content = (good / "0000.zip").read_bytes()
+    content = (good / "files-0000.zip").read_bytes()
     place = content.index(b"of 1.json")
     with ZipFile(tmp_path / "deflated.zip", "w", ZIP_DEFLATED) as archive:
         archive.writestr("1.json", "x" * 1000)
+    far = bytearray(content)
+    entry = content.index(b"PK\x01\x02")
+    far[entry + 20 : entry + 28] = b"\xfe\xff\xff\x7f" * 2  # sizes of the first file
     damaged = {
+        "far larger": bytes(far),
         "check sums": content[:place] + b"OF" + content[place + 2 :],
         "cut off": content[:-30],
         "nothing": b"",
@@ -75,7 +79,7 @@ def test_damaged_archives_are_told(tmp_path: Path) -> None:
     }
     for name, what in damaged.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "0000.zip").write_bytes(what)
+        (tmp_path / name / "files-0000.zip").write_bytes(what)
         with pytest.raises(SesamError, match=r"0000\.zip is damaged .*Delete it and run `dvc repro`"):
             read_bytes(tmp_path / name / "1.json")
     assert read_bytes(good / "2.json") == b"of 2.json"
@@ -93,7 +97,7 @@ def test_a_packed_folder_goes_on_where_it_was_interrupted(tmp_path: Path, monkey
                 raise KeyboardInterrupt
 
     def killed(folder: Path, into: Path) -> None:
-        (into / "0000.zip").write_bytes(b"half")
+        (into / "files-0000.zip").write_bytes(b"half")
         raise KeyboardInterrupt
 
     begun: list[int] = []

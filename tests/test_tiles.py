@@ -14,6 +14,7 @@ from PIL import Image
 from stages import tiles
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
+from stages.common.files import write_json
 from stages.common.images import read_image, read_label, write_label
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
@@ -31,7 +32,7 @@ def test_joined_tiles_are_what_was_cut(
     for path in (folder / "cut").rglob("*.png"):
         top, left = map(int, path.stem.split("-"))
         assert np.array_equal(read_label(path), labels[top : top + tile, left : left + tile])
-    tiles.main(["join", f"{folder}/cut/labels/train", "--out", f"{folder}/joined"])
+    tiles.main(["join", f"{folder}/cut/labels/train", "--cut", f"{folder}/cut", "--out", f"{folder}/joined"])
     joined = folder / "joined/a b/one.png"
     assert np.array_equal(read_label(joined), labels)
     assert Image.open(joined).getpalette()[:9] == [value for colour in PALETTE for value in colour]
@@ -53,31 +54,45 @@ def test_an_edge_is_not_what_counts(tmp_path: Path) -> None:
         )
         wrong[inner] = part[inner]
         write_label(path, wrong, PALETTE)
-    tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
+    tiles.main(["join", str(tmp_path / "cut"), "--cut", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
     assert np.array_equal(read_label(tmp_path / "joined/one.png"), labels)
 
 
 def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
     write_label(tmp_path / "whole/one.png", np.zeros((50, 60), np.uint8), PALETTE)
     cut = ["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "cut"), "--tile", "32", "--overlap", "8"]
-    for arguments, message in (
-        ([*cut[:-1], "20"], "--overlap must be 2 to half of --tile, 16 pixels"),
-        (["cut", str(tmp_path / "none"), *cut[2:]], "none is no folder"),
-        (["join", str(tmp_path / "whole"), "--out", str(tmp_path / "joined")], "holds no tiles, NAME/ROW-COLUMN.png"),
-    ):
+    join = ["join", str(tmp_path / "cut"), "--cut", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")]
+
+    def told(arguments: list[str], message: str) -> None:
         with pytest.raises(SesamError, match=message):
             tiles.main(arguments)
+
+    told([*cut[:-1], "20"], "--overlap must be 2 to half of --tile, 16 pixels")
+    told(["cut", str(tmp_path / "none"), *cut[2:]], "none is no folder")
+    Image.new("RGB", (4, 4)).save(tmp_path / "whole/one.jpg")
+    told(cut, "two images are called one")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "whole/one.jpg").unlink()
+    Image.new("RGB", (4, 4)).save(tmp_path / "whole/two.jpg", exif=turned)
+    told(cut, "two.jpg is stored turned or mirrored")
+    assert not (tmp_path / "cut").exists()
+    Image.new("CMYK", (4, 4)).save(tmp_path / "whole/two.jpg")
     tiles.main(cut)
-    with pytest.raises(SesamError, match="cut is there already"):
-        tiles.main(cut)
-    middle = tmp_path / "cut/one/000018-000014.png"
+    told(cut, "cut is there already")
+    told(["join", str(tmp_path / "whole"), *join[2:]], "holds no tiles, NAME/ROW-COLUMN.png")
+    middle, last = (tmp_path / f"cut/one/{name}.png" for name in ("000018-000014", "000018-000028"))
     write_label(middle, np.zeros((5, 5), np.uint8), PALETTE)
-    with pytest.raises(SesamError, match=r"000018-000014\.png is 5x5 pixels of one channel, not 32x32"):
-        tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
+    told(join, r"000018-000014\.png is 5x5; expected are 32x32 pixels of one channel")
     middle.unlink()
-    with pytest.raises(SesamError, match=r"cut/one has no tile 000018-000014\.png"):
-        tiles.main(["join", str(tmp_path / "cut"), "--out", str(tmp_path / "joined")])
-    assert not (tmp_path / "joined").exists()
+    told(join, r"000018-000014\.png is missing")
+    last.rename(middle)
+    told(join, r"000018-000028\.png is missing")
+    write_json(tmp_path / "cut/tiles.json", {"tile": 32, "overlap": 8, "sizes": {"three": [1, 1]}})
+    told(join, "has 0 sizes for one")
+    (tmp_path / "cut/tiles.json").write_text("[]")
+    told(join, r"tiles\.json is not what `cut` wrote")
+    assert not (tmp_path / "joined/one.png").exists()
 
 
 def test_tiles_are_a_data_set(folder_dataset: Path) -> None:  # noqa: F811
@@ -96,6 +111,7 @@ def test_tiles_are_a_data_set(folder_dataset: Path) -> None:  # noqa: F811
         assert done.returncode == 0, done.stderr
     items = Dataset.load(folder_dataset / "data/dataset").train
     assert len(items) > len(sizes) and {item.id.split("/")[0] for item in items} == sizes.keys()
-    tiles.main(["join", str(folder_dataset / "data/weak"), "--out", str(folder_dataset / "joined")])
+    cut = str(folder_dataset / "cut/weak")
+    tiles.main(["join", str(folder_dataset / "data/weak"), "--cut", cut, "--out", str(folder_dataset / "joined")])
     for name in sizes:
         assert np.array_equal(read_label(folder_dataset / f"joined/{name}.png"), read_label(weak / f"{name}.png"))

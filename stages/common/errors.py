@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 
 SHOWN = 20  # of many bad items
 
@@ -39,6 +40,10 @@ class BadItems:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's main(): a SesamError ends it with its message alone and exit code 1."""
+    spec = sys.modules["__main__"].__spec__
+    if main.__module__ == "__main__" and spec is not None:
+        # other processes, Ray's too, find the stage's functions by their module's name, which is not __main__ there
+        main = getattr(import_module(spec.name), main.__name__)
     try:
         main()
     except SesamError as error:

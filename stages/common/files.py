@@ -16,8 +16,9 @@ from typing import Any
 from uuid import uuid4
 
 from stages.common.errors import DiskError, SesamError
-from stages.common.shards import member, pack
+from stages.common.shards import member, pack, stored_in
 
+SEVERAL_MACHINES = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -68,6 +69,8 @@ def whole(path: Path) -> Iterator[Path]:
 @cache  # once in a process
 def _sweep(folder: Path) -> None:
     """Remove the unfinished files that killed processes left in a folder; those of living ones are locked."""
+    if SEVERAL_MACHINES in os.environ:  # a lock may not be seen on another one
+        return
     for left in folder.glob(f"{UNFINISHED}*"):
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +109,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as problem:
-        raise SesamError(f"{path} cannot be read as JSON ({problem}). Delete it and run `dvc repro`.") from None
+        raise SesamError(
+            f"{path} cannot be read as JSON ({problem}). Delete {stored_in(path)} and run `dvc repro`."
+        ) from None
 
 
 def sha256(path: Path) -> str:
@@ -140,6 +145,7 @@ def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
             return
         changed = [name for name in {**before, **made_of} if before.get(name) != made_of.get(name)]
         print(f"{folder} begins anew: since it was interrupted, {', '.join(changed)} changed", flush=True)
+        mark.unlink()  # first: what is half removed is not to be gone on with
     _empty(folder)
     write_json(mark, made_of)
 
@@ -187,6 +193,11 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
+def _remove_unfinished(folder: Path) -> None:
+    for left in folder.rglob(f"{UNFINISHED}*"):
+        left.unlink()
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_dir() and not path.is_symlink():
@@ -210,10 +221,10 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None, packed: b
             _empty(unfinished)
         else:
             keep_if_made_of(unfinished, made_of)
-        for left in unfinished.rglob(f"{UNFINISHED}*"):  # by a killed process
-            left.unlink()
+        _remove_unfinished(unfinished)  # by a killed process
         try:
             yield unfinished
+            _remove_unfinished(unfinished)  # by workers that were killed and replaced
             done = unfinished
             if packed:
                 done = path.parent / f".{path.name}.packed.partial"
@@ -224,10 +235,10 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None, packed: b
             if path.exists():
                 path.replace(before)  # killed while it removes thousands of files, it would leave half of them
             done.replace(path)
-            if packed:
-                shutil.rmtree(unfinished)
             mark_of(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
             shutil.rmtree(before, ignore_errors=True)
+            if packed:
+                shutil.rmtree(unfinished, ignore_errors=True)
         finally:
             if made_of is None:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -21,12 +21,17 @@ Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged. content: its bytes, if known."""
     with open_image(path, content) as image:
-        if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-            raise SesamError(
-                f"{path} is stored turned or mirrored (its EXIF orientation says so), and its label may not be. Store "
-                "it upright, without that entry."
-            )
+        check_upright(path, image)
         return np.array(image.convert("RGB"))
+
+
+def check_upright(path: Path, image: Image.Image) -> None:
+    """SesamError if an image is stored turned: its label might not be."""
+    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+        raise SesamError(
+            f"{path} is stored turned or mirrored (its EXIF orientation says so), and its label may not be. Store "
+            "it upright, without that entry."
+        )
 
 
 def read_label(path: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common.errors import SesamError
+from stages.common.files import SEVERAL_MACHINES
 from stages.common.params import Runtime
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def connect(runtime: Runtime) -> Any:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **here)
     except (ConnectionError, RuntimeError, ValueError) as problem:
-        raise SesamError(f"Ray cannot be reached at {address} (RAY_ADDRESS): {problem}") from None
+        where = f"be reached at {address} (RAY_ADDRESS)" if address else "start on this machine"
+        raise SesamError(f"Ray cannot {where}: {problem}") from None
+    resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    print(f"Ray: {nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs", flush=True)
     return ray
 
 
@@ -74,10 +78,7 @@ def per_item(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runt
 
 
 def _work(folder: Path, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    import cv2
-
-    cv2.setNumThreads(1)
-    os.chdir(folder)
+    _settle(folder)
     return [function(item) for item in items]
 
 
@@ -86,18 +87,17 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
     ray, gpus = connect(runtime), has_gpus(runtime)
     resources = ray.cluster_resources()
     number = int(resources["GPU" if gpus else "CPU"])
-    cpus = max(1, min(runtime.workers, int(resources["CPU"]) // number)) if gpus else 1
-    kind = ray.remote(num_cpus=cpus, num_gpus=int(gpus))(_Worker)
+    kind = ray.remote(num_cpus=1, num_gpus=int(gpus))(_Worker)
     # on a GPU every part starts processes that read and write: few parts
     size = max(1, min(512 if gpus else 8, len(batches) // (4 * number)))
     parts = [batches[k : k + size] for k in range(0, len(batches), size)]
     shared = ray.put(load)
-    todo, tries, following = deque(range(len(parts))), [0] * len(parts), 0
+    todo, tries, failed_starts, following = deque(range(len(parts))), [0] * len(parts), 0, 0
     done: dict[int, list[Any]] = {}
     running: dict[Any, tuple[Any, int | None]] = {}  # a call: its worker, and its part or, while it starts, none
 
     def start() -> None:
-        worker = kind.remote(Path.cwd(), shared, cpus)
+        worker = kind.remote(Path.cwd(), shared, runtime.workers if gpus else 1)
         running[worker.ready.remote()] = (worker, None)
 
     for _ in range(min(number, len(parts))):
@@ -108,13 +108,21 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
         try:
             result = _result(ray, call)
         except ray.exceptions.RayError as problem:  # killed, or its node lost; the others do what it had begun
-            if part is not None:
+            if part is None:
+                failed_starts += 1
+                if failed_starts == TRIES:
+                    raise SesamError(
+                        f"Ray's workers do not start ({_reason(problem)}). Every node needs this environment, and the "
+                        f"checkout at {Path.cwd()}."
+                    ) from None
+            else:
                 tries[part] += 1
                 if tries[part] == TRIES:
                     raise _lost(parts[part][0][0], problem) from None
                 todo.appendleft(part)
             start()
             continue
+        failed_starts = 0
         if part is not None:
             done[part] = result
         if todo:
@@ -125,15 +133,21 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
             following += 1
 
 
+def _settle(folder: Path) -> None:
+    """Have a worker's process work where the stage does."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    os.environ[SEVERAL_MACHINES] = "1"
+    os.chdir(folder)
+
+
 class _Worker:
     """A process with a model."""
 
-    def __init__(self, folder: Path, load: Load, cpus: int) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
-        os.chdir(folder)
-        self.load, self.cpus = load, cpus
+    def __init__(self, folder: Path, load: Load, processes: int) -> None:
+        _settle(folder)
+        self.load, self.processes = load, processes
         self.steps: Steps | None = None
 
     def ready(self) -> None:
@@ -144,7 +158,7 @@ class _Worker:
 
         if self.steps is None:
             self.steps = self.load()
-        return list(pipeline.stream(batches, self.steps, self.cpus))
+        return list(pipeline.stream(batches, self.steps, self.processes))
 
 
 def _result(ray: Any, call: Any) -> Any:
@@ -155,9 +169,12 @@ def _result(ray: Any, call: Any) -> Any:
         raise problem.cause from None
 
 
+def _reason(problem: Exception) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
+
+
 def _lost(item: Any, problem: Exception) -> SesamError:
-    reason = (str(problem).strip().splitlines() or [""])[0]
     return SesamError(
         f"Ray lost {TRIES} workers over the images from {getattr(item, 'id', item)} on, perhaps for want of memory "
-        f"({reason}). Run again to go on, with fewer workers a node."
+        f"({_reason(problem)}). Run again to go on, with fewer workers a node."
     )

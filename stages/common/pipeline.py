@@ -6,6 +6,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 import torch
@@ -128,7 +129,13 @@ def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Itera
 
     # spawn: a fork would copy this process with its threads and its GPU
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        yield from _finished(pool, submitted(), 16 * workers)
+        try:
+            yield from _finished(pool, submitted(), 16 * workers)
+        except BrokenProcessPool:
+            raise SesamError(
+                "A process that writes files was killed, perhaps for want of memory. Run again, with fewer than "
+                f"{workers} runtime.workers."
+            ) from None
 
 
 def _finished(

@@ -1,7 +1,7 @@
 """Many small files of an artefact in a few archives, which DVC tracks and pushes far faster.
 
-An artefact's folder holds 0000.zip, 0001.zip, …, of FILES files each, in the order of their names, not compressed,
-without dates or modes. Equal files make equal archives, whoever wrote them and in whatever order.
+An artefact's folder holds files-0000.zip, files-0001.zip, …, of FILES files each, in the order of their names, not
+compressed, without dates or modes. Equal files make equal archives, whoever wrote them and in whatever order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pack(folder: Path, into: Path) -> None:
     """Archives of all files below `folder` in the empty folder `into`, on disk when this returns."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for k in range(0, len(names) or 1, FILES):
-        with (into / f"{k // FILES:04d}.zip").open("wb") as file:
+        with (into / f"files-{k // FILES:04d}.zip").open("wb") as file:
             with ZipFile(file, "w", ZIP_STORED) as archive:
                 for name in names[k : k + FILES]:
                     archive.writestr(ZipInfo(name), (folder / name).read_bytes())
@@ -35,11 +35,20 @@ def pack(folder: Path, into: Path) -> None:
 def member(path: Path) -> bytes | None:
     """What a file holds that was packed with its artefact; None if it was not. SesamError if the archive is damaged."""
     for folder in path.parents:
-        first = folder / "0000.zip"
+        first = folder / "files-0000.zip"
         if first.exists():
             place = _places(folder, first.stat().st_mtime_ns).get(path.relative_to(folder).as_posix())
             return _read(place) if place else None
     return None
+
+
+def stored_in(path: Path) -> Path:
+    """The archive that holds a file which was packed with its artefact, or would; else the file itself."""
+    if not path.exists():
+        for folder in path.parents:
+            if (folder / "files-0000.zip").exists():
+                return folder
+    return path
 
 
 class _Place(NamedTuple):
@@ -54,12 +63,15 @@ class _Place(NamedTuple):
 @lru_cache(16)
 def _places(folder: Path, written: int) -> dict[str, _Place]:
     found = {}
-    for path in sorted(folder.glob("*.zip")):
+    for path in sorted(folder.glob("files-*.zip")):
         try:
             with ZipFile(path) as archive:
+                length = path.stat().st_size
                 for one in archive.infolist():
                     if one.compress_type != ZIP_STORED:
                         raise BadZipFile(f"{one.filename} is compressed")
+                    if not 0 <= one.header_offset <= one.header_offset + one.file_size <= length:
+                        raise BadZipFile(f"{one.filename} would lie outside of it")
                     found[one.filename] = _Place(path, one.header_offset, one.file_size, one.CRC)
         except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
             raise _damaged(path, str(problem)) from None

@@ -112,6 +112,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     if options.start:
+        if not options.start.is_file():
+            raise SesamError(f"{options.start} (--start) is missing.")
         options.shared_steps = 0
     return options
 

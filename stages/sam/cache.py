@@ -6,6 +6,7 @@ missing is computed again where it is needed.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from stages.common.made_of import code_of, library_version, versions
 from stages.common.params import Runtime, SamParams
 from stages.sam.load import weights_of
 from stages.sam.models import model_named
+
+ENGINE = re.compile("[0-9a-f]{16}")  # a folder of embeddings: how its engine's fingerprint begins
 
 
 def engine(sam: SamParams) -> str:
@@ -60,8 +63,8 @@ class EmbeddingCache:
         return None if found is None else torch.from_numpy(found)
 
     def save(self, item: Item, embedding: np.ndarray) -> None:
-        """Keep an embedding; on disk when this returns."""
-        with whole(self._path(item)) as unfinished:
+        """Keep an embedding; on disk when this returns, unless another experiment makes room meanwhile."""
+        with suppress(FileNotFoundError), whole(self._path(item)) as unfinished:
             np.save(unfinished, embedding)
 
     def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
@@ -85,16 +88,18 @@ class EmbeddingCache:
 
     def _make_room(self, total: int, limit_gb: float) -> list[str]:
         """Remove other engines' folders, oldest first, until they and `total` bytes keep to the limit; a line each."""
-        others = sorted(
-            (folder for folder in self.root.iterdir() if folder.is_dir() and folder != self.folder),
-            key=lambda folder: folder.stat().st_mtime,
-        )
-        sizes = {folder: _size(folder) for folder in others}
+        sizes, ages = {}, {}
+        for folder in self.root.iterdir():
+            if ENGINE.fullmatch(folder.name) and folder.is_dir() and folder != self.folder:
+                with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
+                    sizes[folder] = sum(file.stat().st_size for file in folder.iterdir())
+                    ages[folder] = folder.stat().st_mtime
+        others = sorted(ages, key=lambda folder: ages[folder])
         lines = []
         for folder in others:
             if total + sum(sizes.values()) <= limit_gb * 1e9:
                 break
-            with disk_trouble_named(folder):
+            with disk_trouble_named(folder), suppress(FileNotFoundError):
                 shutil.rmtree(folder)
             size = f"{sizes.pop(folder) / 1e9:.2g} GB"
             lines.append(f"removed {folder}, {size} of an earlier engine: runtime.cache_gb is {limit_gb:g}")
@@ -109,12 +114,3 @@ class EmbeddingCache:
 
     def _path(self, item: Item) -> Path:
         return self.folder / f"{item.sha256}.npy"
-
-
-def _size(folder: Path) -> int:
-    """Bytes of a folder's files, but for those that another experiment takes away meanwhile."""
-    total = 0
-    for file in folder.iterdir():
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total

@@ -1,10 +1,16 @@
-"""A training in several processes, one a GPU, by the launchers that mmengine knows: torchrun, Slurm's srun."""
+"""A training in several processes, one a GPU, by the launchers that mmengine knows: torchrun, Slurm's srun.
+
+`python -m stages.segmentation.processes` is torchrun without its report of a failure: the process has told it.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,16 +30,24 @@ def launched() -> bool:
 
 def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
     """`python -m module arguments` in `runtime.processes` processes; SesamError if they cannot be, or one fails."""
-    work = ["-m", module, *arguments]
+    work, environment = ["-m", module, *arguments], dict(os.environ)
+    if runtime.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU whenever there is one
     if runtime.launcher == "torchrun":
-        one = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={runtime.processes}"]
-        command, environment = [*one, *work], dict(os.environ)
+        gpus = torch.cuda.device_count()
+        if runtime.device != "cpu" and 0 < gpus < runtime.processes:
+            raise SesamError(
+                f"params.yaml: runtime.processes is {runtime.processes}, and this machine has {gpus} GPUs. Set it to "
+                "at most so many."
+            )
+        one = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.processes}"]
+        command = [*one, *work]
     else:
         # which nodes and GPUs is for the Slurm job to say
         command = ["srun", f"--ntasks={runtime.processes}", "--kill-on-bad-exit=1", sys.executable, *work]
-        environment = {**os.environ, BY_SRUN: "1"}
+        environment[BY_SRUN] = "1"
     try:
-        code = subprocess.run(command, env=environment, check=False).returncode
+        code = subprocess.run(command, env=environment, check=False, preexec_fn=_end_with_parent).returncode
     except FileNotFoundError:
         raise SesamError(
             "params.yaml: runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun."
@@ -44,19 +58,50 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
         )
 
 
+def _end_with_parent() -> None:
+    """Have Linux tell the launcher to end, and with it the training, when this stage is killed."""
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """In a process that was launched: the group of all of them, over NCCL, or Gloo on CPUs."""
+    """In a process that was launched: the group of all of them, over NCCL, or Gloo on CPUs.
+
+    An error ends the process at once: to leave the group in order it would wait for the others, and they for it.
+    """
     if not launched():
         yield
         return
-    if device.type == "cuda":
-        init_dist("slurm" if BY_SRUN in os.environ else "pytorch", "nccl")
-    elif BY_SRUN in os.environ:
-        raise SesamError("params.yaml: runtime.launcher srun trains on GPUs, and this process has none. Take torchrun.")
-    else:
-        torch.distributed.init_process_group("gloo")
     try:
+        if device.type == "cuda":
+            init_dist("slurm" if BY_SRUN in os.environ else "pytorch", "nccl")
+        elif BY_SRUN in os.environ:
+            raise SesamError("params.yaml: runtime.launcher srun trains on GPUs, and here is none. Take torchrun.")
+        else:
+            torch.distributed.init_process_group("gloo")
         yield
-    finally:
-        torch.distributed.destroy_process_group()
+    except SesamError as problem:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        os._exit(1)
+    except BaseException as problem:
+        if not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another that ended
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    try:
+        torchrun(sys.argv[1:])
+    except ChildFailedError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

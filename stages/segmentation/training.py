@@ -94,12 +94,14 @@ def train(task: Task, params: Params) -> None:
 
 def _train(task: Task, params: Params, device: torch.device) -> None:
     rank, processes = get_dist_info()
+    group = "teacher" if task.round is None else "student"
     if task.schedule.batch % processes:
-        group = "teacher" if task.round is None else "student"
         raise SesamError(
             f"params.yaml: {group}.batch is {task.schedule.batch}, which {processes} processes cannot share. Set it to "
             "a multiple of runtime.processes."
         )
+    if device.type == "cpu" and task.schedule.batch < 2 * processes:  # a batch normalisation of one value
+        raise SesamError(f"params.yaml: {group}.batch must be 2 or more for each of runtime.processes on a CPU.")
     if params.network.precision != "float32" and device.type == "cpu":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     dataset = Dataset.load()
@@ -129,7 +131,7 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
         workers = params.runtime.workers
         if device.type == "cpu":
             workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
-        runner = _runner(model, samples, task, work, workers, hooks, optimizer)
+        runner = _runner(model, samples, task, work, workers, hooks, optimizer, device)
         if processes == 1:
             runner.model.to(device)  # mmengine takes a GPU whenever there is one
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -209,6 +211,7 @@ def _runner(
     workers: int,
     hooks: list[Hook],
     optimizer: dict[str, Any],
+    device: torch.device,
 ) -> Runner:
     schedule = task.schedule
     warmup = min(WARMUP, schedule.iterations // 10)
@@ -220,7 +223,7 @@ def _runner(
     rank, processes = get_dist_info()
     distributed: dict[str, Any] = {}
     if processes > 1:
-        gpus = torch.cuda.is_available()
+        gpus = device.type == "cuda"
         # PyTorch's SyncBatchNorm is for GPUs; on CPUs every process normalises by its part of the batch
         wrapper = {"broadcast_buffers": False, **({} if gpus else {"device_ids": None})}
         config = {"model_wrapper_cfg": wrapper, "sync_bn": "torch" if gpus else None}
