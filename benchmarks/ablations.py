@@ -330,8 +330,8 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
         "# Supervision levels and ablations",
         "",
         f"Written by `make ablations` on {data}: students of {params.student.iterations} iterations each, the network "
-        f"of the weak labels alone (`teacher`) of {params.teacher.iterations}. Networks are judged on validation images "
-        "(mIoU), the merged labels of a row's last round on training images; mean ± standard "
+        f"of the weak labels alone (`teacher`) of {params.teacher.iterations}. Networks are judged on validation "
+        "images (mIoU), the merged labels of a row's last round on training images; mean ± standard "
         "deviation over seeds. `commit` is that whose code and params a row was run with.",
         "",
     ]

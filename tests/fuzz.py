@@ -37,11 +37,13 @@ from PIL import Image
 from stages.common.components import read_candidates, read_prompts, read_selected
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
+from stages.common.files import read_bytes
 from stages.common.images import read_image, read_label
 from stages.common.labels import UNLABELLED
 from stages.common.masks import encode_mask
 from stages.common.params import Params, load_params
 from stages.common.regions import components
+from stages.common.shards import pack
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
 from stages.datasets.faults import Faulty
 from stages.datasets.values import meaning_of, read_values
@@ -202,6 +204,23 @@ def embedding(path: Path, original: bytes) -> None:
     EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
 
 
+PACKED = {"a.json": b"{}" * 40, "b c/d.json": bytes(range(256))}
+
+
+def archive(path: Path, original: bytes) -> None:
+    for name, content in PACKED.items():
+        assert read_bytes(path.parent / name) == content, "another file"
+
+
+def packed(folder: Path) -> bytes:
+    for name, content in PACKED.items():
+        (folder / "loose" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "loose" / name).write_bytes(content)
+    (folder / "packed").mkdir()
+    pack(folder / "loose", folder / "packed")
+    return (folder / "packed/files-0000.zip").read_bytes()
+
+
 def log(path: Path, original: bytes) -> None:
     assert all(isinstance(step, int) and isinstance(loss, float) for step, loss in loss_curve(path.parents[2]))
 
@@ -266,6 +285,7 @@ def targets(folder: Path) -> list[Target]:
         Target("params", "params.yaml", presets, params, 2),
         Target("network", "network/network.json", (content["network.json"],), network, 0.3),
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
+        Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
         Target("embedding", f"{'e' * 16}/{'0' * 64}.npy", (array.getvalue(),), embedding),
         Target("log", "log/plots/metrics/loss.tsv", (b"step\tloss\n10\t1.5\n20\t0.5\n",), log),
     ]  # fmt: skip
