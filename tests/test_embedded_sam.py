@@ -157,7 +157,12 @@ def test_a_training_goes_on_where_it_was(
     weights = [key for key, value in further.items() if value.is_floating_point() and "running" not in key]
     moved = max(float((further[key] - whole[key]).abs().max()) for key in weights)
     assert 0 < moved < 0.01  # from where that one ended: learning rates begin small
-    options = options[:-2]
+    options += ["--average"]
+    mean = run("mean.pth")
+    for key in weights:
+        torch.testing.assert_close(mean[key], (whole[key] + further[key]) / 2, atol=2e-3, rtol=2e-3)
+    assert not torch.equal(mean[weights[0]], further[weights[0]])
+    options = options[:-3]
     torch.save({"a": torch.zeros(3)}, backbone)
     with pytest.raises(SesamError, match="does not hold the weights of EfficientNet-Lite0"):
         run("other.pth")

@@ -100,6 +100,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="weights of an embedded SAM to go on from, without shared steps")
+    parser.add_argument("--average", action="store_true", help="write the mean of the start's and the end's weights")
     parser.add_argument("--backbone", type=Path, help="EfficientNet-Lite0's weights; none: those of its package")
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--share-drawn", type=float, default=0.25, help="of the images")
@@ -115,6 +116,8 @@ def parse_options() -> argparse.Namespace:
         if not options.start.is_file():
             raise SesamError(f"{options.start} (--start) is missing.")
         options.shared_steps = 0
+    elif options.average:
+        raise SesamError("--average is of a training that has a --start.")
     return options
 
 
@@ -153,8 +156,10 @@ def main() -> None:
     count = sum(map(len, photographs.values()))
     print(f"{count} photographs, {len(drawn)} scenes drawn in {time.time() - started:.0f} s", flush=True)
 
+    before: dict[str, torch.Tensor] = {}
     if options.start:
         sam = load_sam(embedded.build_embedded_sam, options.start, torch.device("cpu")).sam
+        before = {key: value.clone() for key, value in sam.state_dict().items()}
     else:
         sam = embedded.build_embedded_sam()
         initial_weights.initialise_prompt_attention(sam)
@@ -203,6 +208,10 @@ def main() -> None:
             linear = "" if linear_iou is None else f" (best linear {linear_iou:.3f})"
             print(f"step {step + 1}: IoU {np.mean(iou_log[-50:]):.3f}{linear}, {minutes:.1f} min", flush=True)
         last = step + 1 == options.steps
+        if last and options.average:
+            # two ends of one path, of which the mean is often the better one (Wortsman et al. 2022, model soups)
+            ends = sam.state_dict()
+            sam.load_state_dict({k: (v + ends[k]) / 2 if v.is_floating_point() else ends[k] for k, v in before.items()})
         if (step + 1) % SCORE_EVERY == 0 or last:
             segmenter = SamSegmenter(sam, torch.device("cpu"))
             for name, pictures in judged.items():

@@ -76,7 +76,7 @@ MODELS = {
         _load_embedded,
         2 * 128 * 40**2,
         "models/embedded_sam.pth",
-        "16f8356893ef47a2a41b55628bcd4374a5522fb34d0ca5bd114d58c55fee81e1",
+        "8466ca2f08954706318568023779cc8d49665eb9a629cf755937dc0d3105ca1b",
     ),
     "vit_b": Model(
         partial(_load_vit, "vit_b"),
