@@ -187,8 +187,7 @@ def test_two_workers_and_ray_make_the_bytes_that_one_made(workspace: Path, param
     for path, content in before.items():
         assert path.read_bytes() == content, path
     edit_params(workspace, runtime__engine="ray")
-    output = sh("dvc", "repro", "-sf", "prompts@r1", "sam_masks@r1", cwd=workspace)  # tasks, workers with a model
-    assert output.count("Ray: 1 nodes, 2 CPUs") == 2
+    assert "Ray: 1 nodes, 2 CPUs" in sh("dvc", "repro", "-sf", "sam_masks@r1", cwd=workspace)
     for path, content in before.items():
         assert path.read_bytes() == content, path
 

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, edit_params
 from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
+from stages import train_student
 from stages.common.errors import SesamError
 from stages.common.params import Runtime, load_params
 from stages.segmentation import training
@@ -99,16 +100,22 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def trained(processes: int) -> tuple[bytes, list[float]]:
-        edit_params(Path(), runtime__processes=processes)
+    def found() -> tuple[bytes, list[float]]:
+        log = Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
+        return Path("models/student/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
+
+    def trained() -> tuple[bytes, list[float]]:
         command = [sys.executable, "-m", "stages.train_student", "r1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(f"models/student/r1: {ITERATIONS} iterations in ") == 1
-        log = Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
-        return Path("models/student/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
+        return found()
 
-    (_, one), (weights, two) = trained(1), trained(2)
+    monkeypatch.setattr(sys, "argv", ["train_student", "r1"])
+    train_student.main()
+    _, one = found()
+    edit_params(Path(), runtime__processes=2)
+    weights, two = trained()
     assert len(one) == len(two) == ITERATIONS // 10
     # each normalises by its own half of a batch, and drops out by itself: the same but for that
     assert two == pytest.approx(one, rel=0.25) and one[-1] < one[0] and two[-1] < two[0]
@@ -120,7 +127,7 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     assert all(t % 4 // 2 == rank for rank in range(2) for t in seen[rank])  # halves of every batch of four
     assert min(map(max, seen)) >= 4 * 12
     assert Path("models/.work/student-r1/checkpoint.pth").exists() and not Path("models/student").exists()
-    assert trained(2) == (weights, two)
+    assert trained() == (weights, two)
 
 
 def test_what_cannot_be_launched_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
