@@ -45,6 +45,7 @@ mine = logits[part].requires_grad_()
 loss, means = three_source_loss(mine, labels[part], sources[part], weights)
 loss.backward()
 torch.save((loss.detach(), means.detach(), mine.grad), f"{rank}.pt")
+processes.destroy_process_group()
 """
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.common import shards
 from stages.common.errors import SesamError
-from stages.common.files import read_bytes, whole_folder, write_text
+from stages.common.files import read_bytes, read_json, whole_folder, write_text
 
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
 
@@ -83,6 +83,12 @@ def test_damaged_archives_are_told(tmp_path: Path) -> None:
         with pytest.raises(SesamError, match=r"0000\.zip is damaged .*Delete it and run `dvc repro`"):
             read_bytes(tmp_path / name / "1.json")
     assert read_bytes(good / "2.json") == b"of 2.json"
+    fill(tmp_path / "bad", ["a.json"])
+    (tmp_path / "bad packed").mkdir()
+    shards.pack(tmp_path / "bad", tmp_path / "bad packed")
+    for folder, advice in (("bad", "Delete it"), ("bad packed", "Delete .*bad packed")):
+        with pytest.raises(SesamError, match=rf"a\.json cannot be read as JSON .*{advice} and run `dvc repro`"):
+            read_json(tmp_path / folder / "a.json")
 
 
 def test_a_packed_folder_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json
-from stages.common.shards import stored_in
+from stages.common.shards import where
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ClassId = Annotated[int, Field(ge=0, le=254)]
@@ -167,4 +167,4 @@ def _inside(points: list[list[int]], item: Item) -> bool:
 
 
 def _damaged(path: Path, reason: str) -> SesamError:
-    return SesamError(f"{path} is damaged: {reason}. Delete {stored_in(path)} and run `dvc repro`.")
+    return SesamError(f"{path} is damaged: {reason}. Delete {where(path)} and run `dvc repro`.")

@@ -20,7 +20,7 @@ from stages.common.files import read_bytes, read_json, write_json
 from stages.common.folders import FINE, MANIFEST, of_round
 from stages.common.images import read_image, read_label
 from stages.common.labels import UNLABELLED
-from stages.common.shards import stored_in
+from stages.common.shards import where
 
 SPLITS = ("train", "val")
 
@@ -131,7 +131,7 @@ def item_label(folder: str | Path, item: Item) -> np.ndarray:
     if values.shape != (item.height, item.width):
         raise SesamError(
             f"{path} is {values.shape[1]}x{values.shape[0]} pixels, its image {item.width}x{item.height}. "
-            f"Delete {stored_in(path)} and run `dvc repro`."
+            f"Delete {where(path)} and run `dvc repro`."
         )
     return values
 

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from stages.common.errors import DiskError, SesamError
-from stages.common.shards import member, pack, stored_in
+from stages.common.shards import member, pack, where
 
 SEVERAL_MACHINES = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as problem:
         raise SesamError(
-            f"{path} cannot be read as JSON ({problem}). Delete {stored_in(path)} and run `dvc repro`."
+            f"{path} cannot be read as JSON ({problem}). Delete {where(path)} and run `dvc repro`."
         ) from None
 
 

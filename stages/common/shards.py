@@ -42,13 +42,13 @@ def member(path: Path) -> bytes | None:
     return None
 
 
-def stored_in(path: Path) -> Path:
-    """The archive that holds a file which was packed with its artefact, or would; else the file itself."""
+def where(path: Path) -> str:
+    """What to delete to have a damaged file made again, in words: it, or the folder whose archives hold it."""
     if not path.exists():
         for folder in path.parents:
             if (folder / "files-0000.zip").exists():
-                return folder
-    return path
+                return str(folder)
+    return "it"
 
 
 class _Place(NamedTuple):
