@@ -165,6 +165,7 @@ def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.Monke
     expected = outputs(workspace)
     assert len(expected) == IMAGES
     shutil.rmtree(workspace / "data/rounds/r1/masks")
+    edit_params(workspace, runtime__workers=2)
     sam_masks.main()
     assert outputs(workspace) == expected
 
