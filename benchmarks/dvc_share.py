@@ -1,6 +1,6 @@
 """What DVC itself costs over many images: the wall time of `dvc repro`, stage by stage, less that of its command.
 
-    python -m benchmarks.dvc_share --images 20000     (an hour of two cores and 3 GB of disk)
+    python -m benchmarks.dvc_share --images 20000
 
 The images are small crops of drawn scenes, with superpixels in the place of SAM, so that DVC's share is rather too
 large than too small. The run is in a clone of this repository's last commit, with a cache of its own.
