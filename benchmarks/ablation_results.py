@@ -17,34 +17,25 @@ from typing import Any
 import yaml
 from dvc.utils.hydra import apply_overrides
 
+from benchmarks.ablation_rows import Row
 from stages.common.errors import SesamError
 from stages.common.files import fingerprint, write_json
 
 RESULTS = Path("docs/ablations.json")
 PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
-Figures = dict[str, list[float]]  # by name, of every seed
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table. changes: as `dvc exp run -S` takes them. target: the last stage to run; None: all."""
-
-    name: str
-    title: str
-    changes: tuple[str, ...] = ()
-    target: str | None = None
+Figures = dict[str, list[Any]]  # by name, of every seed
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of a row and a seed. made_of: digest of the code and params. commit: where they stand.
+    """Of a row and a seed. made_of: digest of the code and params. commit: the last that changed this code.
 
-    figures: mIoU of each network by name, and each round's merged labels, as rN precision.
+    figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class.
     """
 
     made_of: str
     commit: str
-    figures: dict[str, float]
+    figures: dict[str, float | None]
 
 
 class Results:
@@ -90,7 +81,7 @@ class Results:
                 except Exception:  # Hydra's, of many kinds: that commit's params had no such key
                     continue
                 if params == meant:
-                    made = Result(digest(base, params), git("rev-parse", "--short", base), figures_of(commit, row))
+                    made = Result(digest(base, params), last_change(base), figures_of(commit, row))
                     self.by_row.setdefault(row.name, {})[int(seed)] = made
 
     def is_current(self, row: Row, seed: int) -> bool:
@@ -102,7 +93,7 @@ class Results:
 
     def chosen(self, row: Row) -> list[Result]:
         """A row's results of now; if there is none, those of the earlier commit that has most, never two commits'."""
-        seeds = self.by_row.get(row.name, {})
+        seeds = dict(sorted(self.by_row.get(row.name, {}).items()))
         if current := [one for seed, one in seeds.items() if self.is_current(row, seed)]:
             return current
         commits = [one.commit for one in seeds.values()]
@@ -119,16 +110,18 @@ class Results:
         return " ".join(dict.fromkeys(one.commit for one in self.chosen(row)))
 
 
-def figures_of(commit: str, row: Row) -> dict[str, float]:
+def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     """What a finished experiment found."""
     rounds = list(params_of(commit)["rounds"])
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     if row.target is None:
         summary = read(commit, "metrics/summary.json")
         found = {name: summary[name] for name in ("teacher", *rounds)}
     for name in rounds:
-        merged = read(commit, f"metrics/labels/{name}.json")["scores"]["merged"]
+        judged = read(commit, f"metrics/labels/{name}.json")
+        merged = judged["scores"]["merged"]
         found |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
+        found |= {f"{name} IoU {one}": scores["IoU"] for one, scores in judged["classes"]["merged"].items()}
     return found
 
 
@@ -143,13 +136,24 @@ def read(commit: str, path: str) -> dict[str, Any]:
     return json.loads(git("show", f"{commit}:{path}"))
 
 
-@cache
-def made_of(commit: str) -> dict[str, str]:
-    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists, by git's hashes."""
+def stages_and_code(commit: str) -> tuple[dict[str, Any], list[str]]:
+    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists for them."""
     listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
     stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
     code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith("stages/")})
-    paths = [*code, "models/embedded_sam.pth"]
+    return stages, [*code, "models/embedded_sam.pth"]
+
+
+@cache
+def last_change(commit: str) -> str:
+    """The last commit, up to a given one, that changed what decides a result besides params."""
+    return git("log", "-1", "--format=%h", commit, "--", "dvc.yaml", *stages_and_code(commit)[1])
+
+
+@cache
+def made_of(commit: str) -> dict[str, str]:
+    """`stages_and_code`, the files by git's hashes."""
+    stages, paths = stages_and_code(commit)
     hashes = git("rev-parse", *(f"{commit}:{path}" for path in paths), check=False).splitlines()
     return {"stages": json.dumps(stages), **dict(zip(paths, hashes, strict=False))}
 

@@ -4,7 +4,8 @@
 
 FOLDER has images/val and labels/val; the SAM is that of params.yaml. Every component of a class of at least 64 pixels
 is prompted with 5 points of its skeleton, as the pipeline prompts, and the mask with the highest predicted IoU judged
-by its F1. Writes a table to the screen, and with --out a picture.
+by its F1. Prints a table; --out docs/NAME_robustness.md keeps it, with a picture beside it, where the ablations that
+benchmarks/ablations.py writes to docs/NAME.md take it up.
 """
 
 from __future__ import annotations
@@ -80,21 +81,27 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with images/val and labels/val")
     parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values that are no class")
     parser.add_argument("--images", type=int, default=50, help="the first so many")
-    parser.add_argument("--out", type=Path, help="a picture, .png")
+    parser.add_argument("--out", type=Path, help="the table's file, .md, and beside it a picture, .png")
     options = parser.parse_args()
     pictures = read_labelled(options.folder, options.void)[: options.images]
     segmenter = load_segmenter(load_params())
-    print(f"| {options.folder.name}, {len(pictures)} images: F1 at severity | 0 | 1 | 2 | 3 | 4 | 5 |")
-    print("| --- " * 7 + "|")
     found: dict[str, list[float]] = {}
     for name, corrupt in CORRUPTIONS.items():
         found[name] = [
             score(segmenter, [(corrupt(image, severity), labels) for image, labels in pictures])["f1"]
             for severity in range(6)
         ]
-        print(f"| {name} | {' | '.join(f'{value:.3f}' for value in found[name])} |", flush=True)
+    lines = [
+        f"| {options.folder.name}, {len(pictures)} images: F1 at severity | 0 | 1 | 2 | 3 | 4 | 5 |",
+        "| --- " * 7 + "|",
+    ]
+    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} |" for name, values in found.items()]
+    print("\n".join(lines))
     if options.out:
-        draw(found, options.out)
+        draw(found, options.out.with_suffix(".png"))
+        about = "F1 of SAM's masks, prompted by 5 points on each component, on images with less contrast or in fog."
+        picture = f"![F1 over severity]({options.out.with_suffix('.png').name})"
+        options.out.write_text("\n".join((about, "", *lines, "", picture)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from conftest import ROOT
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks import ablation_results
-from benchmarks.ablation_results import RESULTS, Result, Results, Row, git
-from benchmarks.ablations import labels, other_sams, spread, steps, supervision, table, training
+from benchmarks.ablation_document import by_class, gains, preset, spread, table
+from benchmarks.ablation_results import RESULTS, Result, Results, git
+from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
 from stages.common.errors import SesamError
 from stages.common.params import load_params
 
@@ -38,6 +39,7 @@ def test_names_differ() -> None:
 def test_spread() -> None:
     assert spread([0.5, 0.7]) == "0.600 ± 0.141" and spread([0.5]) == "0.500"
     assert spread(None) == spread([]) == spread([0.5, None]) == "–"
+    assert spread([100.0, 101.0], 1) == "100.5 ± 0.7"
 
 
 def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None:
@@ -46,6 +48,40 @@ def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None
     commits = {"one": "abc123", "two": ""}
     lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, commits, ("teacher", "r1", "r2"))
     assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 1 | abc123 | `a=1` |"]
+
+
+def test_gains_are_of_the_same_seed() -> None:
+    found = {row.name: {} for row in ROWS} | {
+        "fine": {"r1": [0.5, 0.6]},
+        "scribble": {
+            "r1 mIoU": [0.7, 0.7],
+            "r2 mIoU": [0.8, 0.8],
+            "teacher": [0.4, 0.4],
+            "r1": [0.1, 0.1],
+            "r2": [0.5, 0.57],
+        },
+        "scribble-no-sam": {"r1": [0.45, 0.45]},
+        "point": {"r1 mIoU": [0.7], "teacher": [0.4], "r1": [0.45]},
+    }
+    assert gains(found)[2:] == [
+        "| scribble | 97.5 ± 3.5 | 13.5 ± 4.9 | 8.5 ± 4.9 |",
+        "| point | – | 5.0 | – |",  # not with fine labels' seeds
+    ]
+
+
+def test_classes_of_the_last_rounds_labels() -> None:
+    one = {f"{r} mIoU": [0.5] for r in ("r1", "r2")}
+    one |= {"r1 IoU car": [0.1], "r1 IoU sky": [0.2], "r2 IoU car": [0.3], "r2 IoU sky": [None]}
+    lines = by_class([Row("one", "One"), Row("older", "Older")], {"one": one, "older": {"r1 mIoU": [0.5]}})
+    assert lines[2:5] == ["| IoU of labels | car | sky |", "| --- | --- | --- |", "| One | 0.300 | – |"]
+
+
+def test_the_document_names_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    idd = load_params(ROOT / "presets/idd.yaml")
+    elsewhere = idd.model_copy(update={"dataset": idd.dataset.model_copy(update={"root": "/data/mine"})})
+    assert preset(elsewhere) == "`presets/idd.yaml`"
+    assert preset(idd.model_copy(update={"rounds": {}})) == "params for idd"
 
 
 @pytest.fixture
@@ -69,9 +105,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def committed(message: str) -> str:
     git("add", "-A")
     git("commit", "-q", "--allow-empty", "-m", message)
-    for cached in (ablation_results.made_of, ablation_results.changed_params):
+    for cached in (ablation_results.made_of, ablation_results.changed_params, ablation_results.last_change):
         cached.cache_clear()  # HEAD is another
     return git("rev-parse", "HEAD")
+
+
+LABELS = {
+    "scores": {"merged": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}},
+    "classes": {"merged": {"road": {"IoU": 0.7}}},
+}
 
 
 def experiment(name: str, params: str, mean: float) -> None:
@@ -79,7 +121,7 @@ def experiment(name: str, params: str, mean: float) -> None:
     base = git("rev-parse", "HEAD")
     Path("params.yaml").write_text(params)
     for path, content in (
-        ("metrics/labels/r1.json", {"scores": {"merged": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}),
+        ("metrics/labels/r1.json", LABELS),
         ("metrics/summary.json", {"teacher": 0.1, "r1": mean}),
     ):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +152,12 @@ def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repositor
         "r1 precision": [0.9],
         "r1 recall": [0.8],
         "r1 mIoU": [0.7],
+        "r1 IoU road": [0.7],
     }
     Path("docs/page.md").write_text("text")  # neither this nor the next is a part of what decides a result
     Path("stages/summarize.py").write_text("2")
     committed("docs")
-    assert collected().is_current(ROW, 0)
+    assert collected().is_current(ROW, 0) and results.commit(ROW) == git("rev-parse", "--short", "HEAD~1")
     git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/row-s0"))
     assert collected().is_current(ROW, 0)  # as after a clone
 

@@ -1,0 +1,219 @@
+"""The document of the ablations: tables and pictures of what has been run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks.ablation_results import Figures, Results
+from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, TAUS, UNTAUGHT, Row
+from stages.common.params import Params, load_params
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+
+def spread(values: Sequence[float | None] | None, digits: int = 3) -> str:
+    """Mean ± standard deviation over seeds."""
+    known = [value for value in values or () if value is not None]
+    if not known or len(known) < len(values or ()):
+        return "–"
+    return f"{np.mean(known):.{digits}f}" + (f" ± {deviation(known):.{digits}f}" if len(known) > 1 else "")
+
+
+def deviation(values: list[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+LABEL_HEAD = ("precision", "recall", "mIoU")
+
+
+def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], networks: tuple[str, ...]) -> list[str]:
+    """A table of the rows that were run: scores of the last round's labels, mIoU of the networks, at which commit."""
+    lines = [
+        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'commit', 'params'])} |",
+        "| --- " * (7 + len(networks)) + "|",
+    ]
+    for row in rows:
+        values = found[row.name]
+        if values:
+            last = last_round(values)
+            cells = [row.title, *(spread(values[f"{last} {one}"]) for one in LABEL_HEAD)]
+            shown = values if UNTAUGHT not in row.changes else {**values, "teacher": None}
+            cells += [spread(shown.get(name)) for name in networks]
+            changes = " ".join(row.changes).replace("|", r"\|")
+            cells += [str(len(values[f"{last} mIoU"])), commits[row.name], f"`{changes}`" if changes else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def last_round(values: Figures) -> str:
+    return [name for name in ("r1", "r2", "r3") if f"{name} mIoU" in values][-1]
+
+
+def gains(found: dict[str, Figures]) -> list[str]:
+    """A table of what the last student has over other networks, seed by seed, of the weak kinds that were run."""
+    lines = [
+        "| last student of SeSAM | of fine labels, % | above its teacher, points | above the one without SAM, points |",
+        "| --- | --- | --- | --- |",
+    ]
+    for kind in KINDS:
+        if values := found[kind]:
+            last = values[last_round(values)]
+            fine, without = found["fine"].get("r1", []), found[f"{kind}-no-sam"].get("r1", [])
+            cells = [
+                [100 * one / other for one, other in of_same_seed(last, fine)],
+                [100 * (one - other) for one, other in of_same_seed(last, values["teacher"])],
+                [100 * (one - other) for one, other in of_same_seed(last, without)],
+            ]
+            lines.append(f"| {kind} | {' | '.join(spread(cell, 1) for cell in cells)} |")
+    return lines
+
+
+def of_same_seed(values: list[float], others: list[float]) -> list[tuple[float, float]]:
+    """Pairs; none if the two were not run with as many seeds."""
+    return list(zip(values, others, strict=True)) if len(values) == len(others) else []
+
+
+def by_class(rows: list[Row], found: dict[str, Figures]) -> list[str]:
+    """A table of the IoU of each class of the last round's labels, of the rows of which it is known."""
+    known = {row.title: found[row.name] for row in rows if any(" IoU " in name for name in found[row.name])}
+    if not known:
+        return []
+    mark = "r1 IoU "
+    classes = [name.removeprefix(mark) for name in next(iter(known.values())) if name.startswith(mark)]
+    lines = [f"| IoU of labels | {' | '.join(classes)} |", "| --- " * (1 + len(classes)) + "|"]
+    for title, values in known.items():
+        cells = [spread(values.get(f"{last_round(values)} IoU {name}")) for name in classes]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return ["By class:", "", *lines, ""]
+
+
+def preset(params: Params) -> str:
+    """The preset that the params are but for where the data lies, or the data set's name."""
+    for path in sorted(Path("presets").glob("*.yaml")):
+        other = load_params(path)
+        there = other.dataset.model_copy(update={"root": params.dataset.root})
+        same = {"dataset": there, "runtime": params.runtime, "seed": params.seed}
+        if other.model_copy(update=same) == params:
+            return f"`{path}`"
+    return f"params for {Path(params.dataset.root).name}"
+
+
+def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
+    """The pictures of the rows that were run; their lines in the document."""
+    lines = []
+
+    def save(figure: Figure, name: str, title: str) -> None:
+        figure.tight_layout()
+        figure.savefig(out.with_name(f"{out.stem}_{name}.png"), dpi=110)
+        plt.close(figure)
+        lines.extend([f"![{title}]({out.stem}_{name}.png)", ""])
+
+    sweeps = {
+        "points": ("points a prompt, N", [(str(n), f"points-{n}") for n in POINTS]),
+        "thresholds": ("(τ1, τ2)", [(f"({one}, {two})", f"tau-{one}-{two}") for one, two in TAUS]),
+    }
+    for name, (axis, marks) in sweeps.items():
+        if all(found[row] for _, row in marks):
+            figure, axes = plt.subplots(figsize=(5, 3.2))
+            for measure in ("precision", "recall"):
+                values = [found[row][f"r1 {measure}"] for _, row in marks]
+                bars = [deviation(one) for one in values]
+                axes.errorbar(
+                    [mark for mark, _ in marks],
+                    [np.mean(one) for one in values],
+                    bars,
+                    marker="o",
+                    capsize=3,
+                    label=measure,
+                )
+            axes.set(xlabel=axis, ylabel="merged labels of round 1")
+            axes.legend()
+            save(figure, name, f"Precision and recall over {axis}")
+
+    minutes, fine = params.evaluation.minutes, found["fine"].get("r1")
+    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
+    if fine and kinds and minutes.fine:
+        figure, axes = plt.subplots(figsize=(5, 3.2))
+        mean, off = float(np.mean(fine)), deviation(fine)
+        axes.axhline(mean, color="black", label="fine labels, all images")
+        axes.axhspan(mean - off, mean + off, color="black", alpha=0.1)
+        drawn: dict[str, list[tuple[str, list[float] | None]]] = {
+            "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
+            "without SAM": [(kind, found[f"{kind}-no-sam"].get("r1")) for kind in kinds],
+            "weak labels alone": [(kind, found[kind]["teacher"]) for kind in kinds],
+            "fine labels, fewer images": [
+                (kind, found[f"fine-for-{kind}"].get("r1")) for kind in kinds if f"fine-for-{kind}" in found
+            ],
+        }
+        for name, series in drawn.items():
+            known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in series if values)
+            if known:
+                means = [float(np.mean(values)) for *_, values in known]
+                bars = [deviation(values) for *_, values in known]
+                axes.errorbar([share for share, *_ in known], means, bars, marker="o", capsize=3, label=name)
+        for kind in kinds:
+            axes.annotate(
+                kind,
+                (getattr(minutes, kind) / minutes.fine, np.mean(found[kind]["r2"])),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+            )
+        axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
+        shares = [getattr(minutes, kind) / minutes.fine for kind in kinds]
+        axes.set_xticks(shares, [f"{share:.1%}" for share in shares])
+        axes.minorticks_off()
+        axes.margins(0.15)
+        axes.legend(fontsize=7)
+        save(figure, "hours", "mIoU over annotation hours")
+    return lines
+
+
+def write(params: Params, groups: dict[str, list[Row]], results: Results, out: Path) -> None:
+    """The document `out` and its pictures."""
+    rows = [row for several in groups.values() for row in several]
+    results.collect(rows)
+    results.save()
+    found = {row.name: results.figures(row) for row in rows}
+    commits = {row.name: results.commit(row) for row in rows}
+    lines = [
+        "# Supervision levels and ablations",
+        "",
+        f"Written by `benchmarks/ablations.py` with {preset(params)}: students of {params.student.iterations} "
+        "iterations each, the network of the weak labels alone (`teacher`) of "
+        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's last round on training images; mean ± standard "
+        "deviation over seeds. `commit` is the last that changed the code that a row was run with, `params` what the "
+        "row changes.",
+        "",
+    ]
+    about = {
+        "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` the students of the rounds.",
+        "Steps": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
+        "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
+        "Training": "Scribbles. To compare with: `scribble, SeSAM` above.",
+        "Labels": "Scribbles, labels of round 1, no network trained on them.",
+    }
+    for title, several in groups.items():
+        if not any(found[row.name] for row in several):
+            continue
+        networks = {
+            "Supervision": ("teacher", "r1", "r2"),
+            "Steps": ("r1",),
+            "Other SAMs": ("r1",),
+            "Training": ("r1", "r2", "r3"),
+        }.get(title, ())
+        lines += [f"## {title}", "", about[title], "", *table(several, found, commits, networks), ""]
+        if title == "Supervision":
+            lines += [*gains(found), "", *by_class(several, found)]
+    lines += draw(params, found, out)
+    if (robustness := out.with_name(f"{out.stem}_robustness.md")).exists():
+        lines += ["## Robustness", "", robustness.read_text(encoding="utf-8")]
+    out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"ablations: wrote {out}")

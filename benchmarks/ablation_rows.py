@@ -1,0 +1,115 @@
+"""The rows of the ablations: each is params.yaml with a few changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.common.files import sha256
+from stages.common.params import Params
+from stages.sam.models import MODELS
+
+KINDS = ("coarse", "scribble", "point")
+SCRIBBLE = "weak.kind=scribble"
+ONE_ROUND = "~rounds.r2"
+UNTAUGHT = "teacher.iterations=10"  # where the teacher is no part of the row
+LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
+TEACHER = "rounds.r1.teacher=models/teacher"  # of the weak labels; it prompts
+LABELLING = "rounds.r1.labels=true"  # and labels
+TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
+POINTS = (1, 3, 5, 7, 9)
+STRATEGIES = ("random", "confident", "deepest")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table. changes: as `dvc exp run -S` takes them. target: the last stage to run; None: all."""
+
+    name: str
+    title: str
+    changes: tuple[str, ...] = ()
+    target: str | None = None
+
+
+def supervision(params: Params) -> list[Row]:
+    """What annotators draw, and what the pipeline makes of it."""
+    fine = ("weak.kind=fine", "merging.sam=false", UNTAUGHT, ONE_ROUND)
+    rows = [Row("fine", "fine labels", fine)]
+    minutes = params.evaluation.minutes
+    for kind in KINDS:
+        weak = f"weak.kind={kind}"
+        rows += [
+            Row(kind, f"{kind}, SeSAM", (weak,)),
+            Row(
+                f"{kind}-no-sam",
+                f"{kind} without SAM: weak labels and their teacher's confident predictions",
+                (weak, "merging.sam=false", TEACHER, LABELLING, ONE_ROUND),
+            ),
+        ]
+        if minutes.fine and (each := getattr(minutes, kind)):
+            share = each / minutes.fine
+            title = f"fine labels of the {share:.1%} of the images that the hours of {kind} pay for"
+            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={share:.4f}")))
+    return rows
+
+
+def steps() -> list[Row]:
+    """One step of the first round changed, its student trained."""
+    changes = {
+        "no-separation": ("without separation, a prompt a class", "components.separate=false"),
+        "no-selection": (
+            "without selection, the best predicted IoU",
+            "selection.tau_mask=0",
+            "selection.tau_weak=0",
+            "selection.max_conflict=1",
+        ),
+        "box": ("boxes as prompts", "sampling.prompt=box"),
+        "mask": ("masks as prompts", "sampling.prompt=mask"),
+        "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
+        "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
+        "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELLING),
+    }
+    return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
+
+
+def other_sams(files: Mapping[str, Path]) -> list[Row]:
+    """Other models in the first round, where their weights can be had; files: those of models that are not fetched."""
+    rows = []
+    for name, model in MODELS.items():
+        weights: tuple[str, ...] = ()
+        if name in files:
+            weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
+        if model.checkpoint or "://" in (model.address or ""):
+            rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights, ONE_ROUND)))
+    return rows
+
+
+def training() -> list[Row]:
+    """Rounds, and how the student is trained; two rounds unless said."""
+    third = "+rounds.r3={teacher: models/student/r2, labels: false}"
+    return [
+        Row("three-rounds", "a third round", (SCRIBBLE, third)),
+        Row("labelling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.labels=true")),
+        Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.start=teacher")),
+        Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
+        Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),
+    ]
+
+
+def labels() -> list[Row]:
+    """Changes to the first round's labels alone."""
+
+    def row(name: str, title: str, *changes: str) -> Row:
+        return Row(name, title, (SCRIBBLE, *changes, ONE_ROUND), LABELS_ALONE)
+
+    taught = "a teacher of the weak labels"  # the confident strategy and τ1 are about its predictions
+    rows = [row(f"points-{n}", f"N = {n}", f"sampling.num_points={n}") for n in POINTS]
+    for strategy in STRATEGIES:
+        rows.append(
+            row(f"strategy-{strategy}", f"{strategy} points, {taught}", f"sampling.strategy={strategy}", TEACHER)
+        )
+    for one, two in TAUS:
+        thresholds = (f"selection.tau_mask={one}", f"selection.tau_weak={two}")
+        rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
+    return rows
