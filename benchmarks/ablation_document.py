@@ -188,9 +188,9 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
         "",
         f"Written by `benchmarks/ablations.py` with {preset(params)}: students of {params.student.iterations} "
         "iterations each, the network of the weak labels alone (`teacher`) of "
-        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's last round on training images; mean ± standard "
-        "deviation over seeds. `commit` is the last that changed the code that a row was run with, `params` what the "
-        "row changes.",
+        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's "
+        "last round on training images; mean ± standard deviation over seeds. `commit` is the last that changed the "
+        "code that a row was run with, `params` what the row changes.",
         "",
     ]
     about = {
