@@ -95,10 +95,10 @@ def by_class(rows: list[Row], found: dict[str, Figures]) -> list[str]:
 
 
 def preset(params: Params) -> str:
-    """The preset that the params are but for where the data lies, or the data set's name."""
+    """The preset that the params are, but for where the data lies and its values for void; or the data set's name."""
     for path in sorted(Path("presets").glob("*.yaml")):
         other = load_params(path)
-        there = other.dataset.model_copy(update={"root": params.dataset.root})
+        there = other.dataset.model_copy(update={"root": params.dataset.root, "ignore": params.dataset.ignore})
         same = {"dataset": there, "runtime": params.runtime, "seed": params.seed}
         if other.model_copy(update=same) == params:
             return f"`{path}`"

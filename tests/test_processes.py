@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,28 +79,47 @@ def test_the_loss_of_two_processes_is_that_of_the_batch_and_an_error_ends_both(
     torch.testing.assert_close(torch.cat([part[2] for part in parts]) / 2, logits.grad)
 
 
-STOPPED = """
-from stages.segmentation import hooks
-hooks.CHECKPOINT_SECONDS = 0
-seed = hooks.Record.before_train_iter
-def stop(self, runner, batch_idx, data_batch=None):
-    if batch_idx == 13:
-        raise SystemExit("stopped")
-    seed(self, runner, batch_idx, data_batch)
-hooks.Record.before_train_iter = stop
-import os, sys
+KILLED = """
+import os, signal, sys, time
 from pathlib import Path
+from stages import train_student
+from stages.segmentation import hooks
 from stages.segmentation.data import TrainingSamples
-sample = TrainingSamples.__getitem__
+from stages.segmentation.processes import launched
+hooks.CHECKPOINT_SECONDS = 0
+seed, sample = hooks.Record.before_train_iter, TrainingSamples.__getitem__
+def kill_the_stage(self, runner, batch_idx, data_batch=None):
+    if batch_idx == 13:
+        if os.environ["RANK"] == "0":
+            os.kill(int(os.environ["STAGE"]), signal.SIGKILL)
+        time.sleep(60)
+        Path("went on").touch()
+    seed(self, runner, batch_idx, data_batch)
 def noted(self, t):
     with Path("seen-" + os.environ["RANK"]).open("a") as file:
         print(t, file=file)
     return sample(self, t)
-TrainingSamples.__getitem__ = noted
-from stages import train_student
-sys.argv = ["train_student", "r1"]
-train_student.main()
+hooks.Record.before_train_iter, TrainingSamples.__getitem__ = kill_the_stage, noted
+if launched():
+    Path("process-" + os.environ["RANK"]).write_text(str(os.getpid()))
+    sys.argv = ["train_student", "r1"]
+    train_student.main()
+else:
+    os.environ["STAGE"] = str(os.getpid())
+    from stages.common.params import load_params
+    from stages.segmentation.processes import launch
+    launch(load_params().runtime, "program", [])
 """
+
+
+def ended(process: int) -> bool:
+    """Whether a process ends within half a minute; what has ended and nobody has asked for has."""
+    for _ in range(300):
+        state = Path(f"/proc/{process}/stat")
+        if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -130,7 +151,13 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
 
     for folder in ("models/student", "metrics/training"):
         shutil.rmtree(folder)
-    assert run(STOPPED, 2).returncode != 0
+    Path("program.py").write_text(KILLED)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path.cwd()}")
+    stage = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, check=False)
+    assert stage.returncode == -signal.SIGKILL, stage.stderr
+    # nothing goes on by itself: its processes hold the unfinished work, and the GPUs
+    assert all(ended(int(Path(f"process-{rank}").read_text())) for rank in range(2))
+    assert not Path("went on").exists()
     seen = [{int(t) for t in Path(f"seen-{rank}").read_text().split()} for rank in range(2)]
     assert all(t % 4 // 2 == rank for rank in range(2) for t in seen[rank])  # halves of every batch of four
     assert min(map(max, seen)) >= 4 * 12
