@@ -21,7 +21,9 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker has one left alone at the end."""
-    longest = ("test_dag.py", "test_docs.py", "test_faults.py", "test_sam_stages.py")
+    longest = [
+        f"test_{name}.py" for name in ("dag", "docs", "processes", "ray", "segmentation", "sam_stages", "faults")
+    ]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 

@@ -118,7 +118,7 @@ def test_a_model_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SesamError, match="2 images failed:\n  item 5 is bad\n  item 15 is bad"):
         run([[4, 5, 6, 15, 7]], partial(steps, bad), RUNTIME, "bad")
     assert written() == {16, 36, 49}
-    monkeypatch.setattr(on_ray, "TRIES", 2)
+    monkeypatch.setattr(on_ray, "TRIES", 1)
     with monkeypatch.context() as patch, pytest.raises(SesamError, match=r"Ray's workers do not start \(.*elsewhere"):
         patch.setattr(Path, "cwd", lambda: Path("/elsewhere"))  # as on a node that lacks the checkout
         run([[1]], partial(steps, square), RUNTIME, "nowhere")
