@@ -21,7 +21,7 @@ import yaml
 
 from benchmarks.long_runs import ROOT, make_images
 
-BEFORE = ("prepare", "weak_labels", "predict r1", "prompts r1")
+BEFORE = ("prepare", "weak_labels", "embed", "predict r1", "prompts r1")
 
 
 def run(stage: str, folder: Path) -> float:
