@@ -58,6 +58,22 @@ def test_whatever_is_in_them(tmp_path_factory: pytest.TempPathFactory, files: di
         assert read_bytes(folder / "packed" / path.relative_to(folder / "loose")) == path.read_bytes()
 
 
+def test_however_many_archives_a_process_holds_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "FILES", 2)
+    names = sorted(f"{k}.json" for k in range(401))
+    fill(tmp_path / "loose", names)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    shards.pack(tmp_path / "loose", packed)
+    assert len(list(packed.iterdir())) == 201
+    for name in [*names, *names[::7]]:
+        assert read_bytes(packed / name) == f"of {name}".encode()
+    held = shards._places.cache_info()
+    assert held.currsize <= held.maxsize == 64
+    for missing in (".json", "1.jso", "99.jsonx", "é"):  # before all, between, behind all
+        assert shards.member(packed / missing) is None
+
+
 def test_damaged_archives_are_told(tmp_path: Path) -> None:
     fill(tmp_path / "loose", ["1.json", "2.json"])
     good = tmp_path / "good"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from stages.common.errors import SesamError
 
 FILES = 1000  # an archive
+_FIRST, _EMPTY = b"PK\3\4", b"PK\5\6"  # how an archive with files begins, and one without
 _HEADER = struct.Struct("<26xHH")  # before a file's name and extra field: their lengths end it
 
 
@@ -37,7 +39,10 @@ def member(path: Path) -> bytes | None:
     for folder in path.parents:
         first = folder / "files-0000.zip"
         if first.exists():
-            place = _places(folder, first.stat().st_mtime_ns).get(path.relative_to(folder).as_posix())
+            begins, archives = _archives(folder, first.stat().st_mtime_ns)
+            name = path.relative_to(folder).as_posix()
+            k = bisect_right(begins, name) - 1
+            place = _places(archives[k], archives[k].stat().st_mtime_ns).get(name) if k >= 0 else None
             return _read(place) if place else None
     return None
 
@@ -61,20 +66,39 @@ class _Place(NamedTuple):
 
 
 @lru_cache(16)
-def _places(folder: Path, written: int) -> dict[str, _Place]:
-    found = {}
-    for path in sorted(folder.glob("files-*.zip")):
+def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
+    """The archives of a folder in the order of their first files' names, and these."""
+    begins: list[tuple[str, Path]] = []
+    for path in folder.glob("files-*.zip"):
         try:
-            with ZipFile(path) as archive:
-                length = path.stat().st_size
-                for one in archive.infolist():
-                    if one.compress_type != ZIP_STORED:
-                        raise BadZipFile(f"{one.filename} is compressed")
-                    if not 0 <= one.header_offset <= one.header_offset + one.file_size <= length:
-                        raise BadZipFile(f"{one.filename} would lie outside of it")
-                    found[one.filename] = _Place(path, one.header_offset, one.file_size, one.CRC)
-        except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
+            with path.open("rb") as file:
+                header = file.read(_HEADER.size)
+                if header[: len(_FIRST)] == _FIRST and len(header) == _HEADER.size:
+                    length, _ = _HEADER.unpack(header)
+                    begins.append((file.read(length).decode(), path))
+                elif header[: len(_EMPTY)] != _EMPTY:
+                    raise ValueError("it is no archive")
+        except (OSError, ValueError) as problem:
             raise _damaged(path, str(problem)) from None
+    begins.sort()
+    return [name for name, _ in begins], [path for _, path in begins]
+
+
+@lru_cache(64)  # archives: so that a process holds a few of them, however many there are
+def _places(path: Path, written: int) -> dict[str, _Place]:
+    """Where the files of an archive lie."""
+    found = {}
+    try:
+        with ZipFile(path) as archive:
+            length = path.stat().st_size
+            for one in archive.infolist():
+                if one.compress_type != ZIP_STORED:
+                    raise BadZipFile(f"{one.filename} is compressed")
+                if not 0 <= one.header_offset <= one.header_offset + one.file_size <= length:
+                    raise BadZipFile(f"{one.filename} would lie outside of it")
+                found[one.filename] = _Place(path, one.header_offset, one.file_size, one.CRC)
+    except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
+        raise _damaged(path, str(problem)) from None
     return found
 
 
