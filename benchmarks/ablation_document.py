@@ -76,7 +76,7 @@ def gains(found: dict[str, Figures]) -> list[str]:
 
 
 def of_same_seed(values: list[float], others: list[float]) -> list[tuple[float, float]]:
-    """Pairs; none if the two were not run with as many seeds."""
+    """Pairs, in the order of the seeds; none if one of the two has been run with fewer."""
     return list(zip(values, others, strict=True)) if len(values) == len(others) else []
 
 

@@ -93,7 +93,6 @@ def kill_the_stage(self, runner, batch_idx, data_batch=None):
         if os.environ["RANK"] == "0":
             os.kill(int(os.environ["STAGE"]), signal.SIGKILL)
         time.sleep(60)
-        Path("went on").touch()
     seed(self, runner, batch_idx, data_batch)
 def noted(self, t):
     with Path("seen-" + os.environ["RANK"]).open("a") as file:
@@ -157,7 +156,6 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     assert stage.returncode == -signal.SIGKILL, stage.stderr
     # nothing goes on by itself: its processes hold the unfinished work, and the GPUs
     assert all(ended(int(Path(f"process-{rank}").read_text())) for rank in range(2))
-    assert not Path("went on").exists()
     seen = [{int(t) for t in Path(f"seen-{rank}").read_text().split()} for rank in range(2)]
     assert all(t % 4 // 2 == rank for rank in range(2) for t in seen[rank])  # halves of every batch of four
     assert min(map(max, seen)) >= 4 * 12
