@@ -108,8 +108,10 @@ def join_all(options: argparse.Namespace) -> None:
         for folder in sorted(found):
             name = folder.relative_to(options.folder).as_posix()
             sizes = {size for one, size in done.sizes.items() if f"/{one}".endswith(f"/{name}")}
-            if len(sizes) != 1:
-                raise SesamError(f"{options.cut / CUT} has {len(sizes)} sizes for {name}; expected is one.")
+            if not sizes:
+                raise SesamError(f"{options.cut / CUT} has no image {name}. Name the folder that it was cut into.")
+            if len(sizes) > 1:
+                raise SesamError(f"{options.cut / CUT} has images {name} of several sizes. Rename one and cut again.")
             join(folder, sizes.pop(), done, options.out / f"{name}.png")
             bar.update()
 
