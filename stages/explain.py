@@ -154,6 +154,7 @@ def explain_pixel(found: Explained, x: int, y: int, data: Dataset, params: Param
 
     label, source = int(found.merged[y, x]), int(found.sources[y, x])
     kept = [one for one in found.components if one.kept is not None and one.candidates[one.kept].mask[y, x]]
+    kept.reverse()  # of masks of one size the last is painted last
     kept.sort(key=lambda one: int(one.candidates[one.kept or 0].mask.sum()))
     lines = [f"Pixel ({x}, {y}) of {found.item.id}, round {name}: {named(label)}, from {SOURCE_NAMES[source]}."]
     if source == WEAK:

@@ -4,7 +4,7 @@
     python -m stages.export r2 --to label-studio --out to_do --worst 50
 
 Each connected piece of a class is one mask, so that what comes back untouched is what went out. Where the tool has room
-for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them.
+for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them, if it has one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import base64
 import io
 import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -25,35 +25,33 @@ from stages.common.dataset import Dataset, Item, item_label, item_predictions
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole, write_json
 from stages.common.folders import pseudo_labels
-from stages.common.params import load_params
+from stages.common.masks import mask_counts
+from stages.common.params import NO_TEACHER, load_params
 from stages.common.ranking import worst
 from stages.common.regions import Region, components
 from stages.common.sources import SOURCE_NAMES
 
 
 class Piece(NamedTuple):
-    """A connected piece of a class. source: where most of its pixels come from; confidence: the teacher's, 0 to 1."""
+    """A connected piece of a class. about: `source`, where most of its pixels come from, and `confidence`, if known."""
 
     name: str
     region: Region
-    source: str
-    confidence: float
+    about: dict[str, str | float]
 
 
-def pieces(labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray, classes: Sequence[str]) -> list[Piece]:
-    """The pieces of a label map with its sources and the teacher's confidence; all (H, W) uint8."""
+def pieces(
+    labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray | None, classes: Sequence[str]
+) -> list[Piece]:
+    """The pieces of a label map with its sources and the teacher's confidence, None without one; all (H, W) uint8."""
     found = []
     for k, region in components(labels, 8, 1):
         of = np.bincount(sources[region.window][region.mask], minlength=len(SOURCE_NAMES))
-        sure = float(confidence[region.window][region.mask].mean()) / 255
-        found.append(Piece(classes[k], region, SOURCE_NAMES[int(of.argmax())], round(sure, 3)))
+        about: dict[str, str | float] = {"source": SOURCE_NAMES[int(of.argmax())]}
+        if confidence is not None:
+            about["confidence"] = round(float(confidence[region.window][region.mask].mean()) / 255, 3)
+        found.append(Piece(classes[k], region, about))
     return found
-
-
-def runs(mask: np.ndarray) -> list[int]:
-    """Run lengths of (N,) bool, the first of no mask."""
-    lengths = np.diff([0, *(np.flatnonzero(np.diff(mask)) + 1), mask.size]).tolist()
-    return [0, *lengths] if mask[0] else lengths
 
 
 class Drawn(NamedTuple):
@@ -68,7 +66,7 @@ class Drawn(NamedTuple):
         return self.item.height, self.item.width
 
 
-def to_cvat(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """annotations.xml, CVAT for images 1.1; CVAT takes the image of a task that has the name's file name."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
@@ -80,16 +78,16 @@ def to_cvat(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
             window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
             about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
             about |= {key: str(value) for key, value in window.items()}
-            about["rle"] = ", ".join(map(str, runs(piece.region.mask.ravel())))
+            about["rle"] = ", ".join(map(str, mask_counts(piece.region.mask.T)))
             mask = ElementTree.SubElement(image, "mask", about)
-            for name, value in (("source", piece.source), ("confidence", piece.confidence)):
+            for name, value in piece.about.items():
                 ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
     ElementTree.indent(root)
     with whole(out / "annotations.xml") as unfinished:
         ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
 
 
-def to_label_studio(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """tasks.json, each with an annotation of brushes, and labels.xml, the project's labelling interface."""
     tasks = []
     for one in drawn:
@@ -101,8 +99,8 @@ def to_label_studio(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -
                 "from_name": "labels",
                 "to_name": "image",
                 **sides,
-                "score": piece.confidence,
-                "meta": {"text": [piece.source]},
+                **({"score": piece.about["confidence"]} if "confidence" in piece.about else {}),
+                "meta": {"text": [piece.about["source"]]},
                 "value": {"format": "rle", "rle": brush(piece.region.whole(one.shape)), "brushlabels": [piece.name]},
             }
             for number, piece in enumerate(one.pieces)
@@ -123,8 +121,7 @@ def to_label_studio(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -
 def brush(mask: np.ndarray) -> list[int]:
     """A mask (H, W) bool in the bytes of Label Studio's brush: see `decode_brush` in stages/datasets/tools."""
     bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
-    lengths = runs(mask.ravel())
-    for k, length in enumerate(lengths):
+    for k, length in enumerate(mask_counts(mask.T).tolist()):
         value = f"{255 * (k % 2):08b}"
         for start in range(0, 4 * length, 1 << 16):
             bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
@@ -133,7 +130,7 @@ def brush(mask: np.ndarray) -> list[int]:
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def to_labelme(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """ID.json beside which labelme expects the image."""
     for one in drawn:
         shapes: list[dict[str, Any]] = []
@@ -147,7 +144,7 @@ def to_labelme(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> Non
                     "label": piece.name,
                     "points": corners,
                     "group_id": None,
-                    "description": f"{piece.source}, confidence {piece.confidence}",
+                    "description": ", ".join(f"{key} {value}" for key, value in piece.about.items()),
                     "shape_type": "mask",
                     "flags": {},
                     "mask": base64.b64encode(file.getvalue()).decode(),
@@ -164,7 +161,7 @@ def to_labelme(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> Non
         write_json(out / f"{one.item.id}.json", about | {"shapes": shapes})
 
 
-def to_coco(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_coco(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """instances.json with run lengths; category ids are class ids from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -182,14 +179,14 @@ def to_coco(drawn: Sequence[Drawn], classes: Sequence[str], out: Path) -> None:
                     "area": piece.region.area,
                     "bbox": [piece.region.left, piece.region.top, width, height],
                     "iscrowd": 0,
-                    "attributes": {"source": piece.source, "confidence": piece.confidence},
+                    "attributes": piece.about,
                 }
             )
     categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
     write_json(out / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
 
 
-FORMS: dict[str, Callable[[Sequence[Drawn], Sequence[str], Path], None]] = {
+FORMS: dict[str, Callable[[Iterable[Drawn], Sequence[str], Path], None]] = {
     "cvat": to_cvat,
     "label-studio": to_label_studio,
     "labelme": to_labelme,
@@ -216,15 +213,16 @@ def main() -> None:
         chosen = [item.id for item in worst(options.round, dataset, max(1, options.worst))]
     if unknown := [k for k in chosen if k not in items]:
         raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
-    folder = pseudo_labels(options.round)
-    drawn = []
-    for item in (items[k] for k in chosen):
+    folder, taught = pseudo_labels(options.round), params.rounds[options.round].teacher != NO_TEACHER
+
+    def drawn(item: Item) -> Drawn:
         labels, sources = (item_label(folder / part, item) for part in ("labels", "sources"))
-        confidence = item_predictions(options.round, item)[1]
+        confidence = item_predictions(options.round, item)[1] if taught else None
         name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
-        drawn.append(Drawn(item, name, pieces(labels, sources, confidence, dataset.classes)))
-    FORMS[options.to](drawn, dataset.classes, options.out)
-    print(f"export: {sum(len(one.pieces) for one in drawn)} masks of {len(drawn)} images in {options.out}")
+        return Drawn(item, name, pieces(labels, sources, confidence, dataset.classes))
+
+    FORMS[options.to]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
+    print(f"export: {len(chosen)} images in {options.out}")
 
 
 if __name__ == "__main__":

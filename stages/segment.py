@@ -50,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {options.tile // 2} pixels.")
     if not options.images.is_dir():
         raise SesamError(f"{options.images} is no folder.")
-    paths = [path for path in files_below(options.images) if path.suffix.lower() in IMAGE_SUFFIXES]
+    paths = [
+        path
+        for path in files_below(options.images)
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and options.out.resolve() not in path.resolve().parents  # what an earlier run made
+    ]
     if not paths:
         raise SesamError(f"{options.images} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     names = [path.relative_to(options.images).with_suffix(".png") for path in paths]

@@ -166,12 +166,23 @@ def convert(
 def convert_all(dataset: Dataset, origin: Path, folder: Path, weak: Weak, runtime: Runtime, onto: bool = False) -> None:
     """Write the annotations at `origin` as weak labels, of every image; SesamError telling every fault.
 
-    onto: write them onto the weak labels that are there, of the images that have any.
+    onto: they are corrections of merged labels, whose PNGs hold class ids: write them onto the weak labels that are
+    there, of the images that have any.
     """
-    found = find_annotations(origin, dataset.kind, {item.id for item in dataset.train})
+    known = {item.id for item in dataset.train}
+    found = find_annotations(origin, dataset.kind, known)
+    others = sorted(found.keys() - known)
+    if not found or (len(others) == len(found) and not onto):
+        raise SesamError(
+            f"{origin} annotates no image of the data set; expected PNG, XML or JSON files. An image of this data set "
+            f"is called {min(known)}."
+        )
+    if others and onto:
+        print(f"warning: {origin}: corrections of no training image: {some(others)}.", file=sys.stderr)
     faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found and not onto]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
-    meaning = meaning_of(dataset.kind, len(dataset.classes), list(dataset.ignore))
+    values = ("folder", [UNLABELLED]) if onto else (dataset.kind, list(dataset.ignore))
+    meaning = meaning_of(values[0], len(dataset.classes), values[1])
     names, palette = dataset.classes, dataset.palette
     work = partial(convert, folder=folder, weak=weak, classes=names, palette=palette, meaning=meaning, onto=onto)
     done = per_image(work, jobs, runtime, "corrections" if onto else "weak_labels")

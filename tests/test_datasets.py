@@ -298,6 +298,21 @@ def test_cityscapes_coarse_labels(workspace) -> None:
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
 
 
+@pytest.mark.parametrize("kind", ["cityscapes", "ade20k"])
+def test_corrections_hold_class_ids_whatever_the_maker_writes(workspace, kind: str, capsys) -> None:
+    """Pseudo-labels go out with class ids, so they come back with them; what fits no image is told."""
+    workspace(kind)
+    prepare.main()
+    item = Dataset.load().train[0]
+    corrected = np.full((item.height, item.width), 255, np.uint8)
+    corrected[:, 8:16], corrected[:, 16:24], corrected[:, 24:32] = 0, 7, 13
+    makers.save(Path(f"data/corrections/{item.id}.png"), corrected)
+    makers.save(Path("data/corrections/nobody.png"), corrected)
+    weak_labels.main()
+    assert np.array_equal(weak(item.id)[:, 8:32], corrected[:, 8:32])
+    assert "warning: data/corrections: corrections of no training image: 1 (nobody)." in capsys.readouterr().err
+
+
 def test_images_without_fine_labels_need_annotators(workspace) -> None:
     workspace("cityscapes", dataset__train=["train", "train_extra"])
     prepare.main()

@@ -33,7 +33,7 @@ def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarra
     out = tmp_path_factory.mktemp("out")
     item = Item("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
     found = pieces(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
-    assert all(piece.source == "SAM" and piece.confidence == 0.8 for piece in found)
+    assert all(piece.about == {"source": "SAM", "confidence": 0.8} for piece in found)
     FORMS[form]([Drawn(item, "city/7.jpg", found)], CLASSES, out)
     if form == "label-studio" and not found:
         return  # it has no size of an image in which nothing is drawn
@@ -84,7 +84,7 @@ def correct(path: Path, form: str) -> None:
 def test_round_and_round(merged: Path, form: str) -> None:
     done = run("stages.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
     assert done.returncode == 0, done.stderr
-    assert "masks of 2 images in to_do" in done.stdout
+    assert "export: 2 images in to_do" in done.stdout
     files = {**FILES, "labelme": "1.json"}
     correct(merged / "to_do" / files[form], form)
     before = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]

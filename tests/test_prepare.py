@@ -62,6 +62,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"selection__tau_weak": "high"}, "selection.tau_weak"),
         ({"teacher__scale": [0, 1]}, "teacher.scale.0"),
         ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
+        ({"draw": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "draw.demo; touch ran"),
         ({"rounds": {"teacher": {"teacher": "models/teacher", "labels": True}}}, "rounds.teacher"),
         ({"dataset__palette": ["#000000"]}, "1 palette colours for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),

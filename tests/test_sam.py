@@ -280,6 +280,19 @@ def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None
     assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # embeddings alone make room
 
 
+def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
+    made = np.zeros(125_000 - 64, np.float16)  # 0.25 MB on disk
+    items = [Item(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
+    cache = EmbeddingCache("0" * 64, tmp_path)
+    for age, item in zip((1, 3, 2, 0), items, strict=True):
+        cache.save(item, made)
+        os.utime(cache.folder / f"{item.sha256}.npy", (1e9 - age, 1e9 - age))
+    assert len(cache.room_for(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
+    kept, lines = cache.room_for(items[:1], 250_000, 0.0006)
+    assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.cache_gb is 0.0006"
+    assert [item in cache for item in items] == [True, False, False, True]
+
+
 def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load_params(ROOT / "presets/demo.yaml").runtime
     for folder, expected in (
@@ -380,6 +393,16 @@ def test_superpixels_find_what_has_one_colour(kind: str) -> None:
     assert (best & block).sum() / (best | block).sum() > 0.9
     if kind == "points":  # coarser regions hold the finer ones
         assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
+
+
+@pytest.mark.parametrize("noise", [0, 2])
+def test_superpixels_of_an_image_without_contrast(noise: int) -> None:
+    """All of it may become one region before the last scale."""
+    image = 120 + np.random.default_rng(0).integers(0, noise + 1, (60, 80, 3))
+    superpixels = Superpixels()
+    embeddings = superpixels.encode([superpixels.fit(image.astype(np.uint8))])
+    ((found,),) = superpixels.decode(embeddings, [(60, 80)], [[Prompt(points=np.array([[5.0, 5.0]]))]])
+    assert len(found.counts) == 3 and found.counts[-1].tolist() == [0, 60 * 80]
 
 
 def test_superpixels_answer_what_is_smaller_than_their_pixels() -> None:

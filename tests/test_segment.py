@@ -68,20 +68,20 @@ def test_a_folder_of_images(
     for name, size in sizes.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
-    command = ("in", "--model", str(trained), "--out", "out", "--tile", "64", "--overlap", "16")
+    command = ("in", "--model", str(trained), "--out", "in/out", "--tile", "64", "--overlap", "16")
     segment.main(command)
     for name, size in sizes.items():
-        labels = read_label((tmp_path / "out/labels" / name).with_suffix(".png"))
-        with Image.open((tmp_path / "out/overlays" / name).with_suffix(".png")) as picture:
+        labels = read_label((tmp_path / "in/out/labels" / name).with_suffix(".png"))
+        with Image.open((tmp_path / "in/out/overlays" / name).with_suffix(".png")) as picture:
             assert labels.shape == size == picture.size[::-1] and labels.max() < 3
     model, cpu = load_network(trained, torch.device("cpu")), torch.device("cpu")
     image = np.array(Image.open(tmp_path / "in/a.png"))
     expected = in_tiles(image, lambda part: predict(model, part, cpu)[0], 64, 16)
-    assert np.array_equal(read_label(tmp_path / "out/labels/a.png"), expected)
-    (tmp_path / "out/labels/a.png").unlink()
+    assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
+    (tmp_path / "in/out/labels/a.png").unlink()
     segment.main(command)
     assert "2 images are labelled already" in capsys.readouterr().out
-    assert np.array_equal(read_label(tmp_path / "out/labels/a.png"), expected)
+    assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,7 @@ def test_a_stage_reads_them_together(folder_dataset: Path) -> None:
     document = labelme() | {"imagePath": "1.png"}
     document["shapes"] = [shape | {"label": only.get(shape["label"], shape["label"])} for shape in document["shapes"]]
     write(folder_dataset / "drawn/1.json", document)
+    Image.fromarray(np.zeros((*SHAPE, 3), np.uint8)).save(folder_dataset / "drawn/1.png")  # labelme's image
     Image.fromarray(np.full(SHAPE, 1, np.uint8)).save(folder_dataset / "drawn/2.png")
     done = run("stages.weak_labels", cwd=folder_dataset)
     assert done.returncode == 0, done.stderr

@@ -11,9 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from stages.common.dataset import Dataset, Item
-from stages.common.params import Params, flat
+from stages.common.params import NO_TEACHER, STUDENTS, Params, flat
 
 GROUPS = ("seed", "dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging")
+TEACHERS = ("network", "teacher", "student")  # decide predictions, where a network teaches
 TERMS = {
     "cityscapes": (
         "Cityscapes' own, for research that is not commercial",
@@ -72,8 +73,14 @@ def code_version(root: Path = Path(__file__).parents[2]) -> str:
 
 def values(params: Params, name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
-    found = params.model_dump(include=set(GROUPS))
-    return flat({group: found[group] for group in GROUPS} | {f"rounds.{name}": params.rounds[name].model_dump()})
+    groups = GROUPS if params.rounds[name].teacher == NO_TEACHER else (*GROUPS, *TEACHERS)
+    names = [name]
+    while (teacher := params.rounds[names[0]].teacher.removeprefix(STUDENTS)) in params.rounds.keys() - names:
+        names.insert(0, teacher)
+    found = params.model_dump(include={*groups})
+    return flat(
+        {group: found[group] for group in groups} | {f"rounds.{k}": params.rounds[k].model_dump() for k in names}
+    )
 
 
 def path_in(root: str, item: Item) -> str:

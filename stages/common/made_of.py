@@ -16,7 +16,8 @@ from stages.common.errors import SesamError
 from stages.common.files import fingerprint, sha256
 
 ROOT = Path(__file__).parents[2]  # of the code
-LIBRARIES = ("torch", "onedl-mmsegmentation", "segment-anything", "scikit-image", "timm")  # they compute
+# they compute
+LIBRARIES = ("torch", "onedl-mmsegmentation", "segment-anything", "transformers", "scikit-image", "timm", "pillow")
 
 
 def made_of(stage: str, key: str | None = None) -> dict[str, str]:
@@ -45,20 +46,12 @@ def code_of(stage: str, folder: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries that are installed; timm may not be."""
+    """The versions of the libraries that are installed; timm and transformers may not be."""
     found = {}
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def library_version(name: str) -> str:
-    """The version that is installed; an empty text if none is."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def digest_of(path: Path) -> str:

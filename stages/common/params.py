@@ -19,6 +19,7 @@ Channels = Annotated[int, Field(ge=2, le=4096)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+DrawnName = Annotated[str, Field(pattern=r"^[\w-]+$")]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -254,7 +255,7 @@ class Runtime(Group):
 
 class Params(Group):
     seed: Seed
-    draw: dict[str, Draw]
+    draw: dict[DrawnName, Draw]
     dataset: DatasetParams
     weak: Weak
     network: Network

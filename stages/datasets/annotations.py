@@ -41,12 +41,13 @@ SCRIBBLESUP = {
 class Annotation:
     """What annotators made of one image: a file, or what a file of several images has for it.
 
-    clicks: of What's the Point. drawing: of an annotation tool.
+    clicks: of What's the Point. drawing: of an annotation tool. image: where labelme says that the image lies.
     """
 
     path: Path
     clicks: Any = None
     drawing: Drawing | None = None
+    image: Path | None = None
 
 
 def is_annotated(folder: Path) -> bool:
@@ -55,31 +56,35 @@ def is_annotated(folder: Path) -> bool:
 
 
 def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str, Annotation]:
-    """The annotations at `origin` by image id.
+    """The annotations at `origin` by image id; those of no image of `ids` by the name that they give it.
 
     origin: a file or a folder, at any depth, of what `_of_file` reads; PNGs and ScribbleSup's XML are named by the
-    image's id. ids: of the images to be found, for tools name them in their own ways. SesamError if there is none, two
-    for an image, or a file that cannot be read.
+    image's id. ids: of the images to be found, for tools name them in their own ways. SesamError if there are two for
+    an image, or a file that cannot be read.
     """
     if not origin.is_dir() and origin.suffix.lower() not in (".json", ".xml"):
         raise SesamError(f"{origin} (weak.origin) is neither a folder of PNG, XML or JSON files nor such a file.")
     found: dict[str, Annotation] = {}
-    for path in files_below(origin) if origin.is_dir() else [origin]:
+    photographs: set[Path | None] = set()
+    paths = files_below(origin) if origin.is_dir() else [origin]
+    for path in sorted(
+        paths, key=lambda path: path.suffix.lower() == ".png"
+    ):  # after labelme's, whose images they may be
+        if path in photographs:
+            continue
         for k, annotation in _of_file(path, origin, kind, ids):
-            if k in found:
+            if k in found and k in ids:
                 raise SesamError(f"{path} and {found[k].path} both annotate {k}. Remove one.")
             found[k] = annotation
-    if not found:
-        raise SesamError(
-            f"{origin} annotates no image of the data set; expected PNG, XML or JSON files. An image of this data set "
-            f"is called {min(ids, default='?')}."
-        )
+            photographs.add(annotation.image)
     return found
 
 
 def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
     """What a file annotates: a PNG or ScribbleSup's XML one image; What's the Point and tools' exports several."""
     name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" and path != origin else path.stem
+    if kind == "cityscapes" and name.endswith("_polygons"):
+        return []  # beside each of its label PNGs, which say the same
     end = next(end for end in ENDINGS.get(kind, ("",)) if name.endswith(end))
     by_name = [(name.removesuffix(end), Annotation(path))]
     if path.suffix.lower() == ".png":
@@ -95,7 +100,9 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
             drawings = _read_tool(path, "Label Studio's JSON", lambda: label_studio.read(value))
         elif isinstance(value, dict) and "shapes" in value:
             drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
-            drawings = [(f"{path.parent.as_posix()}/{name}", one) for name, one in drawings]  # the image lies beside it
+            ((name, drawing),) = drawings
+            image = path.parent / name  # beside the file, if it is a name alone
+            return [(id_of(image.as_posix(), ids) or name, Annotation(path, drawing=drawing, image=image))]
         elif isinstance(value, dict) and "categories" in value:
             drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))
         elif isinstance(value, dict):
@@ -104,7 +111,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
             raise SesamError(f"{path} is none of the JSON files that can be read: those of {', '.join(JSON)}.")
     else:
         return []
-    return [(k, Annotation(path, drawing=one)) for name, one in drawings if (k := id_of(name, ids)) is not None]
+    return [(id_of(name, ids) or name, Annotation(path, drawing=one)) for name, one in drawings]
 
 
 def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from stages.common.dataset import Item
 from stages.common.files import disk_trouble_named, fingerprint, sha256, whole
 from stages.common.folders import EMBEDDINGS
-from stages.common.made_of import code_of, library_version, versions
+from stages.common.made_of import code_of, versions
 from stages.common.params import Runtime, SamParams
 from stages.sam.load import weights_of
 from stages.sam.models import model_named
@@ -34,7 +34,7 @@ def engine(sam: SamParams) -> str:
     decisive = [sam.model, sam.precision, digest, code_of("embed", "stages/sam"), versions()]
     if weights is not None and model_named(sam.model).checkpoint:  # it is built by a library, of the file beside it
         config = weights.with_name("config.json")
-        decisive += [library_version("transformers"), sha256(config) if config.is_file() else ""]
+        decisive.append(sha256(config) if config.is_file() else "")
     return fingerprint(*decisive)
 
 
@@ -70,7 +70,8 @@ class EmbeddingCache:
     def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
 
-        What other engines left is removed, oldest first, until all embeddings together take no more than the limit.
+        What else lies in the cache is removed until all embeddings together take no more than the limit: first, oldest
+        first, what other engines left, then what this one has of other images.
         SesamError if the folder cannot be written to.
         """
         total, missing = each * len(items), each * sum(item not in self for item in items)
@@ -79,30 +80,41 @@ class EmbeddingCache:
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
             return False, [f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"]
-        lines = self._make_room(total, limit_gb)
+        lines = self._make_room(items, total, limit_gb)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes anew")
             return False, lines
         return True, [*lines, f"{size}, are kept in {self.folder}"]
 
-    def _make_room(self, total: int, limit_gb: float) -> list[str]:
-        """Remove other engines' folders, oldest first, until they and `total` bytes keep to the limit; a line each."""
-        sizes, ages = {}, {}
+    def _make_room(self, items: Sequence[Item], total: int, limit_gb: float) -> list[str]:
+        """Remove what is not of `items` until the rest and their `total` bytes keep to the limit; lines that say so."""
+        needed = {self._path(item) for item in items}
+        spare = []  # of what may go: whether it is this engine's, how old, bytes, path
         for folder in self.root.iterdir():
-            if ENGINE.fullmatch(folder.name) and folder.is_dir() and folder != self.folder:
+            if ENGINE.fullmatch(folder.name) and folder.is_dir():
                 with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
-                    sizes[folder] = sum(file.stat().st_size for file in folder.iterdir())
-                    ages[folder] = folder.stat().st_mtime
-        others = sorted(ages, key=lambda folder: ages[folder])
-        lines = []
-        for folder in others:
-            if total + sum(sizes.values()) <= limit_gb * 1e9:
+                    files = [(file.stat(), file) for file in folder.iterdir() if file not in needed]
+                    if folder == self.folder:
+                        spare += [(True, about.st_mtime, about.st_size, file) for about, file in files]
+                    else:
+                        size = sum(about.st_size for about, _ in files)
+                        spare.append((False, folder.stat().st_mtime, size, folder))
+        over, lines, removed = total + sum(size for _, _, size, _ in spare) - limit_gb * 1e9, [], 0
+        for ours, _, size, path in sorted(spare):
+            if over <= 0:
                 break
-            with disk_trouble_named(folder), suppress(FileNotFoundError):
-                shutil.rmtree(folder)
-            size = f"{sizes.pop(folder) / 1e9:.2g} GB"
-            lines.append(f"removed {folder}, {size} of an earlier engine: runtime.cache_gb is {limit_gb:g}")
+            with disk_trouble_named(path), suppress(FileNotFoundError):
+                path.unlink() if ours else shutil.rmtree(path)
+            over -= size
+            if ours:
+                removed += size
+            else:
+                lines.append(
+                    f"removed {path}, {size / 1e9:.2g} GB of an earlier engine: runtime.cache_gb is {limit_gb:g}"
+                )
+        if removed:
+            lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.cache_gb is {limit_gb:g}")
         return lines
 
     def _load(self, item: Item, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:

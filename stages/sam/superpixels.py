@@ -32,6 +32,9 @@ def hierarchy(image: np.ndarray) -> np.ndarray:
     lab = rgb2lab(image)
     labels, maps = slic(image, SUPERPIXELS, start_label=0), []
     for scale in SCALES:
+        if labels.max() == 0:  # one region, of which no graph can be made
+            maps.append(labels)
+            continue
         graph = rag_mean_color(lab, labels)
         labels = merge_hierarchical(
             labels, graph, scale, rag_copy=False, in_place_merge=True, merge_func=_pool, weight_func=_distance
