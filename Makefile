@@ -30,7 +30,7 @@ test: $(VENV)/ready
 ablations: $(VENV)/ready
 	python -m benchmarks.ablations $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
-# every fault at every place, an hour or two; CASES draws so many of them: make faults CASES=1000
+# every fault at every place, an hour of one core and more; CASES draws so many of them: make faults CASES=1000
 faults: $(VENV)/ready
 	python -m tests.faults $(if $(CASES),--cases $(CASES))
 

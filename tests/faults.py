@@ -1,6 +1,6 @@
 """Injected faults: whatever happens to a stage, nothing is half-written, and the next run makes what it should.
 
-    make faults                            # every stage, thousands of cases, about an hour of one core
+    make faults                            # every stage, thousands of cases, an hour of one core and more
     python -m tests.faults --cases 30      # drawn from those; --stages prompts merge_labels: of these alone
 
 A tiny project is run once without faults, which gives the bytes to expect and the places at which a stage changes the
