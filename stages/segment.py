@@ -4,7 +4,7 @@
 
 Writes OUT/labels/ID.png, class ids as everywhere here, and OUT/overlays/ID.png, the image tinted with them. Images
 larger than a tile are labelled tile by tile; of each tile its middle counts, so that no pixel is judged at an edge.
-Images that are labelled already are left out.
+Images that are labelled already are left out; OUT/made_by.json says by which network.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy as np
 from PIL import Image
 
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole
+from stages.common.files import read_json, sha256, whole, write_json
 from stages.common.images import full_palette, read_image, write_label
 from stages.common.parallel import progress
-from stages.common.spans import LEAST_OVERLAP, spans
-from stages.datasets.layouts import IMAGE_SUFFIXES, files_below
+from stages.common.spans import check_overlap, spans
+from stages.datasets.layouts import images_below
+
+MADE_BY = "made_by.json"
 
 
 def in_tiles(image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int) -> np.ndarray:
@@ -46,48 +48,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=1024, help="pixels; larger is better where memory allows")
     parser.add_argument("--overlap", type=int, default=256, help="pixels of neighbouring tiles")
     options = parser.parse_args(arguments)
-    if not LEAST_OVERLAP <= options.overlap <= options.tile // 2:
-        raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {options.tile // 2} pixels.")
-    if not options.images.is_dir():
-        raise SesamError(f"{options.images} is no folder.")
-    paths = [
-        path
-        for path in files_below(options.images)
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and options.out.resolve() not in path.resolve().parents  # what an earlier run made
-    ]
-    if not paths:
-        raise SesamError(f"{options.images} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    names = [path.relative_to(options.images).with_suffix(".png") for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SesamError(f"{options.images}: two images are called {twice.with_suffix('')}. Rename one.")
+    check_overlap(options.tile, options.overlap)
+    parts = options.out / "labels", options.out / "overlays"  # may lie among the images
+    found = images_below(options.images, but=parts)
     Image.MAX_IMAGE_PIXELS = None  # tiles are for images that Pillow would refuse as too large
     # slow to import, and not needed to tell what is wrong above
     import torch
 
-    from stages.segmentation.network import load_network, predict
+    from stages.segmentation.network import WEIGHTS, load_network, predict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(options.model, device)
     colours = model.dataset_meta["palette"]
-    missing = [
-        (path, name) for path, name in zip(paths, names, strict=True) if not (options.out / "labels" / name).exists()
-    ]
-    if len(missing) < len(paths):
-        print(f"segment: {len(paths) - len(missing)} images are labelled already", flush=True)
+    by = {"network": sha256(options.model / WEIGHTS), "tile": str(options.tile), "overlap": str(options.overlap)}
+    if (mark := options.out / MADE_BY).exists() and read_json(mark) != by:
+        raise SesamError(f"{options.out} holds labels of another network, or of other tiles. Name another folder.")
+    write_json(mark, by)
+    missing = {name: path for name, path in found.items() if not (parts[0] / f"{name}.png").exists()}
+    if len(missing) < len(found):
+        print(f"segment: {len(found) - len(missing)} images are labelled already", flush=True)
 
     def classes_of(part: np.ndarray) -> np.ndarray:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             return predict(model, part, device)[0]
 
     with progress(len(missing), "segment") as bar:
-        for path, name in missing:
+        for name, path in missing.items():
             image = read_image(path)
             labels = in_tiles(image, classes_of, options.tile, options.overlap)
-            with whole(options.out / "overlays" / name) as unfinished:
+            with whole(parts[1] / f"{name}.png") as unfinished:
                 Image.fromarray(overlay(image, labels, full_palette(colours))).save(unfinished, format="PNG")
-            write_label(options.out / "labels" / name, labels, colours)  # last: it says that all is there
+            write_label(parts[0] / f"{name}.png", labels, colours)  # last: it says that all is there
             bar.update()
 
 

@@ -24,8 +24,8 @@ from stages.common.errors import SesamError, run_stage
 from stages.common.files import read_json, whole, whole_folder, write_json
 from stages.common.images import check_upright, open_image
 from stages.common.parallel import progress
-from stages.common.spans import LEAST_OVERLAP, spans, starts
-from stages.datasets.layouts import IMAGE_SUFFIXES, files_below
+from stages.common.spans import LEAST_OVERLAP, check_overlap, spans, starts
+from stages.datasets.layouts import files_below, images_below
 
 TILE = re.compile(r"(\d+)-(\d+)")  # a tile's name: its first row and column
 CUT = "tiles.json"  # beside what was cut: the tiles' side and overlap, and of each folder of tiles the image's size
@@ -77,20 +77,13 @@ def join(folder: Path, size: tuple[int, int], done: Cut, out: Path) -> None:
 
 
 def cut_all(options: argparse.Namespace) -> None:
-    if not LEAST_OVERLAP <= options.overlap <= options.tile // 2:
-        raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {options.tile // 2} pixels.")
-    paths = [path for path in files_below(options.folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise SesamError(f"{options.folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    names = [path.relative_to(options.folder).with_suffix("").as_posix() for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise SesamError(f"{options.folder}: two images are called {twice}. Rename one.")
+    check_overlap(options.tile, options.overlap)
+    found = images_below(options.folder)
     if options.out.exists():
         raise SesamError(f"{options.out} is there already. Remove it, or name another folder.")
     sizes = {}
-    with whole_folder(options.out) as folder, progress(len(paths), "cut") as bar:
-        for path, name in zip(paths, names, strict=True):
+    with whole_folder(options.out) as folder, progress(len(found), "cut") as bar:
+        for name, path in found.items():
             sizes[name] = cut(path, folder / name, options.tile, options.overlap)
             bar.update()
         write_json(folder / CUT, {"tile": options.tile, "overlap": options.overlap, "sizes": sizes})
@@ -101,6 +94,8 @@ def join_all(options: argparse.Namespace) -> None:
         done = Cut.model_validate(read_json(options.cut / CUT))
     except ValidationError:
         raise SesamError(f"{options.cut / CUT} is not what `cut` wrote. Cut the images again.") from None
+    if not options.folder.is_dir():
+        raise SesamError(f"{options.folder} is no folder.")
     found = {path.parent for path in files_below(options.folder) if path.suffix == ".png" and TILE.fullmatch(path.stem)}
     if not found:
         raise SesamError(f"{options.folder} holds no tiles, NAME/ROW-COLUMN.png.")
@@ -131,8 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for way in (one, other):
         way.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    if not options.folder.is_dir():
-        raise SesamError(f"{options.folder} is no folder.")
     Image.MAX_IMAGE_PIXELS = None  # Pillow refuses what is as large as these on purpose
     options.work(options)
 

@@ -20,7 +20,7 @@ from stages.common.errors import SesamError
 from stages.common.files import sha256
 from stages.common.params import Network, load_params
 from stages.segmentation.backbones import load_pretrained
-from stages.segmentation.network import load_network, network_config, predict, save_network
+from stages.segmentation.network import load_network, network_config, predict, save_network, synchronise
 from stages.segmentation.training import optimizer_config
 
 LITE = load_params(ROOT / "presets/demo.yaml").network.model_copy(
@@ -43,6 +43,21 @@ def test_a_model_of_timm_as_backbone(name: str, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     classes, _ = predict(load_network(tmp_path, cpu), np.zeros((40, 60, 3), np.uint8), cpu)
     assert classes.shape == (40, 60)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
+def test_synchronised_normalisation_is_the_same_network(name: str) -> None:
+    """timm's normalisations have activations in them, which plain synchronised ones would leave out."""
+    architecture = LITE.model_copy(update={"backbone": name, "width": 8 if name == "resnet18" else None})
+    torch.manual_seed(0)
+    model = MODELS.build(network_config(architecture, 3)).eval()
+    image, names = torch.randn(1, 3, 64, 96), list(model.state_dict())
+    with torch.inference_mode():
+        before = model.encode_decode(image, [{"img_shape": (64, 96)}])
+        synchronise(model)
+        assert torch.equal(model.encode_decode(image, [{"img_shape": (64, 96)}]), before)
+    plain = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert not plain and list(model.state_dict()) == names
 
 
 def test_its_input_is_normalised_as_timm_says() -> None:
@@ -90,6 +105,13 @@ def test_weights_of_an_installed_package_in_the_order_of_the_model(
     own = backbone.timm_model.state_dict()
     assert len(own) > 200 and all(torch.equal(value, whole[key]) for key, value in own.items())
 
+    torch.save({"model": whole, "epoch": 3}, file)
+    load_pretrained(backbone, str(file))
+    for other in ({"epoch": 3}, [torch.zeros(1)], {3: torch.zeros(1)}, torch.zeros(2)):
+        torch.save(other, file)
+        with pytest.raises(SesamError, match=r"lite0\.pth holds no weights by name"):
+            load_pretrained(backbone, str(file))
+    torch.save(OrderedDict((f"_{k}", value) for k, value in enumerate(whole.values())), file)
     del (short := OrderedDict(torch.load(file, weights_only=True)))["_7"]
     torch.save(short, file)
     with pytest.raises(SesamError, match=r"does not fit network\.backbone"):
@@ -109,7 +131,8 @@ def test_a_file_of_weights_is_the_one_that_the_params_name(tmp_path: Path) -> No
     load_pretrained(backbone, str(file), sha256(file))
     with pytest.raises(SesamError, match=r"lite0\.pth has SHA-256 .*, network\.sha256 is 00"):
         load_pretrained(backbone, str(file), "0" * 64)
-    for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}):
+    address = {"pretrained": "torchvision://resnet18", "sha256": "0" * 64}  # which is fetched without a look at it
+    for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}, address):
         with pytest.raises(ValidationError, match="needs its sha256"):
             Network.model_validate(LITE.model_dump() | wrong)
     for right in ({"pretrained": "package:some_weights"}, {"pretrained": "torchvision://resnet18"}):

@@ -121,7 +121,8 @@ def test_every_param_of_the_labels_is_there(params: Params) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "id,score\n", "id,score\n2,0.5\n", "id,score\n2,1\n3,1\n9,1\ntown/0,1\ntown/1,1\n"]
+    "damage",
+    ["", "id,score\n", "score,id\n0.5\n", "id,score\n2,0.5\n", "id,score\n2,1\n3,1\n9,1\ntown/0,1\ntown/1,1\n"],
 )
 def test_a_ranking_of_other_images_is_refused(workspace: tuple[Dataset, Params], damage: str) -> None:
     data, _ = workspace

@@ -153,7 +153,7 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     Path("program.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path.cwd()}")
     stage = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, check=False)
-    assert stage.returncode == -signal.SIGKILL, stage.stderr
+    assert stage.returncode == -signal.SIGKILL and "Traceback" not in stage.stderr, stage.stderr
     # nothing goes on by itself: its processes hold the unfinished work, and the GPUs
     assert all(ended(int(Path(f"process-{rank}").read_text())) for rank in range(2))
     seen = [{int(t) for t in Path(f"seen-{rank}").read_text().split()} for rank in range(2)]

@@ -178,6 +178,18 @@ def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.Monke
         assert outputs(workspace) == expected  # what stood there before stays
 
 
+def killed_at_three(k: int) -> int:
+    if k == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return k
+
+
+def test_a_reader_that_is_killed_is_told() -> None:
+    steps = pipeline.Steps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cpu"))
+    with pytest.raises(SesamError, match=r"reads files was killed.*fewer than 2 runtime\.workers"):
+        list(pipeline._with_workers([[k] for k in range(6)], steps, 2))
+
+
 def test_the_first_error_ends_the_work() -> None:
     def compute(items: list[int]) -> list[tuple]:
         if 3 in items:

@@ -82,6 +82,8 @@ def test_a_folder_of_images(
     segment.main(command)
     assert "2 images are labelled already" in capsys.readouterr().out
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
+    with pytest.raises(SesamError, match="in/out holds labels of another network, or of other tiles"):
+        segment.main((*command[:-1], "8"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -369,13 +370,22 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     assert said in capsys.readouterr().out
 
 
-def test_a_student_starts_from_its_teacher(data: Dataset, params: Params, tmp_path: Path):
+def test_a_student_starts_from_its_teacher(
+    data: Dataset, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = network_config(params.network, 3)
     torch.manual_seed(5)
     teacher = MODELS.build(config)
     save_network(tmp_path / "teacher", params.network, *THREE, teacher)
     student = replace(task(params), start=tmp_path / "teacher")
-    started = training._initial_network(config, student, params, 0).state_dict()
+    started = {}
+
+    def note(hook, runner) -> None:
+        started.update({key: value.clone() for key, value in runner.model.state_dict().items()})
+
+    with monkeypatch.context() as patch:  # as mmengine hands it to the first iteration
+        patch.setattr(hooks.Record, "before_train_epoch", note)
+        train(student, params)
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
     wide = params.model_copy(update={"network": params.network.model_copy(update={"width": 2 * params.network.width})})
     with pytest.raises(SesamError, match=r"student\.start"):
@@ -409,6 +419,12 @@ def test_damaged_file_met_by_a_worker(data: Dataset, params: Params):
     with pytest.raises(SesamError, match=r"^\S+/labels/street/2\.png cannot be read as an image") as caught:
         train(task(params), params)
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_worker_that_is_killed_is_told(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SesamError, match=r"reads files was killed.*runtime\.workers"):
+        train(task(params), params)
 
 
 # The network

@@ -17,7 +17,10 @@ from stages.common.files import fingerprint, sha256
 
 ROOT = Path(__file__).parents[2]  # of the code
 # they compute
-LIBRARIES = ("torch", "onedl-mmsegmentation", "segment-anything", "transformers", "scikit-image", "timm", "pillow")
+LIBRARIES = (
+    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "timm", "segment-anything", "transformers"),
+    *("numpy", "opencv-python", "pillow", "scikit-image"),
+)
 
 
 def made_of(stage: str, key: str | None = None) -> dict[str, str]:

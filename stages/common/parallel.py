@@ -52,6 +52,20 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | SesamErr
         return problem
 
 
+@contextmanager
+def readers_watched(workers: int) -> Iterator[None]:
+    """SesamError where a process of PyTorch's DataLoader is killed, which is a RuntimeError of many words."""
+    try:
+        yield
+    except RuntimeError as problem:
+        if not str(problem).startswith("DataLoader worker"):
+            raise
+        raise SesamError(
+            "A process that reads files was killed, perhaps for want of memory. Run again, with fewer than "
+            f"{workers} runtime.workers."
+        ) from None
+
+
 def _results(
     function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str
 ) -> Iterator[Result]:

@@ -159,7 +159,8 @@ class Network(Architecture):
     @model_validator(mode="after")
     def _which_file(self) -> Network:
         a_file = self.pretrained is not None and "://" not in self.pretrained and "package:" not in self.pretrained
-        if (a_file and self.sha256 is None) or (self.sha256 and self.pretrained is None):
+        fetched = self.pretrained is None or "://" in self.pretrained
+        if (a_file and self.sha256 is None) or (self.sha256 and fetched):
             raise ValueError("a file in pretrained needs its sha256, and sha256 a file (`sha256sum FILE` tells)")
         return self
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.common.device import pick_device
 from stages.common.errors import BadItems, SesamError
-from stages.common.parallel import attempt, end_with_parent, progress
+from stages.common.parallel import attempt, end_with_parent, progress, readers_watched
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
@@ -128,7 +128,8 @@ def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Itera
             yield from (pool.submit(steps.write, *what) for what in (steps.compute(loaded) if loaded else ()))
 
     # spawn: a fork would copy this process with its threads and its GPU
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+    context = multiprocessing.get_context("spawn")
+    with readers_watched(workers), ProcessPoolExecutor(workers, context, end_with_parent) as pool:
         try:
             yield from _finished(pool, submitted(), 16 * workers)
         except BrokenProcessPool:

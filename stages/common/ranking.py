@@ -18,7 +18,7 @@ def worst(name: str, data: Dataset, count: int) -> list[Item]:
     """
     path = pseudo_labels(name) / RANKING
     try:
-        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()))]
+        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
     except (UnicodeDecodeError, KeyError, csv.Error):
         raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
     items = {item.id: item for item in data.train}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from stages.common.errors import SesamError
+
 LEAST_OVERLAP = 2
+
+
+def check_overlap(tile: int, overlap: int) -> None:
+    """SesamError if tiles of so many pixels cannot overlap so far."""
+    if not LEAST_OVERLAP <= overlap <= tile // 2:
+        raise SesamError(f"--overlap must be {LEAST_OVERLAP} to half of --tile, {tile // 2} pixels.")
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

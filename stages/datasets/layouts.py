@@ -139,6 +139,26 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(inside, name) for name in sorted(names) if not name.startswith("."))
 
 
+def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
+    """The images below a folder, in order, by their path in it without the ending; none that lies below `but`.
+
+    SesamError if there is none, or two have one name.
+    """
+    if not folder.is_dir():
+        raise SesamError(f"{folder} is no folder.")
+    left_out, found = {path.resolve() for path in but}, {}
+    for path in files_below(folder):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not left_out.isdisjoint(path.resolve().parents):
+            continue
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise SesamError(f"{folder}: two images are called {name}. Rename one.")
+        found[name] = path
+    if not found:
+        raise SesamError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    return found
+
+
 def _match(
     images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
 ) -> list[Pair]:

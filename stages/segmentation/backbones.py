@@ -114,7 +114,12 @@ def load_pretrained(backbone: nn.Module, source: str, expected: str | None = Non
         ) from None
     finally:
         del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-    state = state.get("state_dict", state)
+    for inside in ("state_dict", "model"):
+        state = state.get(inside, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise SesamError(f"network.pretrained: {source} holds no weights by name. {hint}")
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
     module = getattr(backbone, "timm_model", backbone)
     own = module.state_dict()

@@ -41,6 +41,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self.items, self.classes = items, classes
         self.labels, self.sources = labels, sources
         self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch's, see `item`
         self.after_resize = [RandomCrop(tuple(schedule.crop)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
     def __len__(self) -> int:
@@ -49,8 +50,10 @@ class TrainingSamples(Dataset[dict[str, Any]]):
     def item(self, t: int) -> Item:
         """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
         epoch, place = divmod(t, len(self.items))
-        order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(len(self.items))
-        return self.items[order[place]]
+        if self.order[0] != epoch:  # kept, for a data set of a million images takes 11 ms to be shuffled
+            generator = np.random.default_rng(seed_of(self.seed, "order", epoch))
+            self.order = epoch, generator.permutation(len(self.items))
+        return self.items[self.order[1][place]]
 
     def read(self, item: Item) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""

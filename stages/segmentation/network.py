@@ -16,6 +16,7 @@ from zipfile import ZipFile
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from pydantic import Field, ValidationError
@@ -42,8 +43,7 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
     Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
-    zoo, with plain batch normalisation: one process trains, so there is nothing to synchronise. SesamError if the
-    backbone cannot be had.
+    zoo, with plain batch normalisation; see `synchronise` for several GPUs. SesamError if the backbone cannot be had.
     """
     backbone = backbone_of(network)
     *_, coarse, coarsest = backbone.channels
@@ -127,6 +127,17 @@ def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
         and module.groups > 1
         and module.dilation[0] > 1
     }
+
+
+def synchronise(model: EncoderDecoder) -> None:
+    """Have every batch normalisation of the model take its statistics over all processes, in training."""
+    for name, part in model.named_children():
+        if isinstance(part, TIMMBackbone):  # whose normalisations have activations in them
+            from timm.layers import convert_sync_batchnorm
+
+            part.timm_model = convert_sync_batchnorm(part.timm_model)
+        else:
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
 
 
 def save_network(

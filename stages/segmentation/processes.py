@@ -93,13 +93,14 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def main() -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     os.environ.setdefault("LOGLEVEL", "CRITICAL")
     try:
         torchrun(sys.argv[1:])
-    except ChildFailedError:
+    except (ChildFailedError, SignalException):
         sys.exit(1)
 
 

@@ -28,6 +28,7 @@ from stages.common.errors import SesamError
 from stages.common.files import disk_trouble_named, for_one_process, keep_if_made_of, mark_of
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
+from stages.common.parallel import readers_watched
 from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
 from stages.segmentation.backbones import load_pretrained
@@ -40,6 +41,7 @@ from stages.segmentation.network import (
     load_network,
     network_config,
     save_network,
+    synchronise,
 )
 from stages.segmentation.processes import joined, launch, launched
 
@@ -129,6 +131,8 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
         model = _initial_network(config, task, params, seed)
         if device.type == "cpu" or params.network.precision != "float32":
             model.to(memory_format=torch.channels_last)  # in which convolutions are faster there
+        if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalises by its own part
+            synchronise(model)
         optimizer = optimizer_config(task.schedule, params.network.precision)
         workers = params.runtime.workers
         if device.type == "cpu":
@@ -142,7 +146,8 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
             for name, conv in dilated_depthwise(model).items():
                 model.set_submodule(name, ShiftedDepthwise(conv))
         try:
-            runner.train()
+            with readers_watched(params.runtime.workers):
+                runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
     if rank > 0:
@@ -176,6 +181,7 @@ def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: i
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
     torch.manual_seed(seed % 2**63)
     model = MODELS.build(config | trainable)
+    model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
     if task.start is not None:
         try:
             model.load_state_dict(load_network(task.start, torch.device("cpu")).state_dict())
@@ -185,7 +191,6 @@ def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: i
                 "Set student.start to initial, or `network` to what made it."
             ) from None
         return model
-    model.init_weights()
     for conv in dilated_depthwise(model).values():
         # taps that reach past the crop are never trained; random, they disturbed the larger whole images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
@@ -225,11 +230,8 @@ def _runner(
     rank, processes = get_dist_info()
     distributed: dict[str, Any] = {}
     if processes > 1:
-        gpus = device.type == "cuda"
-        # PyTorch's SyncBatchNorm is for GPUs; on CPUs every process normalises by its part of the batch
-        wrapper = {"broadcast_buffers": False, **({} if gpus else {"device_ids": None})}
-        config = {"model_wrapper_cfg": wrapper, "sync_bn": "torch" if gpus else None}
-        distributed = {"launcher": "pytorch", "cfg": config}
+        wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+        distributed = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return Runner(
         model=model,
         work_dir=str(work / "mmengine"),
