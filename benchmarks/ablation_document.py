@@ -158,17 +158,9 @@ def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
                 means = [float(np.mean(values)) for *_, values in known]
                 bars = [deviation(values) for *_, values in known]
                 axes.errorbar([share for share, *_ in known], means, bars, marker="o", capsize=3, label=name)
-        for kind in kinds:
-            axes.annotate(
-                kind,
-                (getattr(minutes, kind) / minutes.fine, np.mean(found[kind]["r2"])),
-                (0, 6),
-                textcoords="offset points",
-                ha="center",
-            )
         axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
         shares = [getattr(minutes, kind) / minutes.fine for kind in kinds]
-        axes.set_xticks(shares, [f"{share:.1%}" for share in shares])
+        axes.set_xticks(shares, [f"{kind}\n{share:.1%}" for kind, share in zip(kinds, shares, strict=True)])
         axes.minorticks_off()
         axes.margins(0.15)
         axes.legend(fontsize=7)
