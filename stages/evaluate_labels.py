@@ -12,9 +12,9 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -36,18 +36,16 @@ FATES = ("kept", "missed", "spilled", "conflict")  # a component's: its mask was
 CLAIMS = ("right", "wrong", "weak")  # what became of a pixel that kept masks of two classes claimed
 
 
-def label_sets(name: str, item: Item, threshold: float) -> Iterator[tuple[str, np.ndarray]]:
+class Labels(NamedTuple):
     """The label sets of a training image in a round, each (H, W) uint8 with 255 = unlabelled.
 
-    weak; predictions, the teacher's confident ones (threshold: γ); sam, the pixels of the merged label that
-    are SAM's; merged.
+    predictions: the teacher's confident ones. sam: the pixels of the merged label that are SAM's.
     """
-    merged = item_label(pseudo_labels(name) / "labels", item)
-    sources = item_label(pseudo_labels(name) / "sources", item)
-    yield "weak", item_label(WEAK_LABELS, item)
-    yield "predictions", confident_labels(*item_predictions(name, item), threshold)
-    yield "sam", np.where(sources == SAM, merged, np.uint8(UNLABELLED))
-    yield "merged", merged
+
+    weak: np.ndarray
+    predictions: np.ndarray
+    sam: np.ndarray
+    merged: np.ndarray
 
 
 def contested(selected: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> np.ndarray:
@@ -116,24 +114,26 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
     """
     matrices: dict[str, Any] = {}
     counts: Counter[tuple[int, str]] = Counter()
-    claims, sources = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
+    claims, pixels = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
     doubts, errors = [], []
     for item in items:
-        sets = dict(label_sets(name, item, threshold))
+        merged, sources = (item_label(pseudo_labels(name) / part, item) for part in ("labels", "sources"))
+        predicted, confidence = item_predictions(name, item)
+        from_sam = np.where(sources == SAM, merged, np.uint8(UNLABELLED))
+        confident = confident_labels(predicted, confidence, threshold)
+        sets = Labels(item_label(WEAK_LABELS, item), confident, from_sam, merged)
         selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes) if sam else []
         counts += fates(selected)
-        claimed, predicted = contested(selected, sets["weak"].shape), item_predictions(name, item)[0]
-        doubts.append({"id": item.id} | doubt(sets["merged"], sets["weak"], predicted, claimed, selected))
-        kinds = item_label(pseudo_labels(name) / "sources", item)
-        sources = sources + np.bincount(kinds.ravel(), minlength=len(SOURCE_NAMES))
+        claimed = contested(selected, merged.shape)
+        doubts.append({"id": item.id} | doubt(merged, sets.weak, predicted, claimed, selected))
+        pixels = pixels + np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))
         fine = item_fine("train", item)
         known = fine != UNLABELLED
-        errors.append(float((sets["merged"] != fine)[known].mean()) if known.any() else None)
+        errors.append(float((merged != fine)[known].mean()) if known.any() else None)
         if item.fine:
-            for part, labels in sets.items():
+            for part, labels in sets._asdict().items():
                 matrices[part] = matrices.get(part, 0) + confusion(fine, labels, classes)
-            at = claimed & (fine != UNLABELLED)
-            drawn, right = sets["weak"] != UNLABELLED, sets["merged"] == fine
+            at, drawn, right = claimed & known, sets.weak != UNLABELLED, merged == fine
             claims.update(
                 {
                     "weak": int((at & drawn).sum()),
@@ -145,7 +145,7 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
         "matrices": matrices,
         "fates": counts,
         "claims": claims,
-        "sources": sources,
+        "sources": pixels,
         "doubts": doubts,
         "errors": errors,
     }
@@ -164,7 +164,7 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     return {
         "matrices": {
             label_set: sum((part["matrices"].get(label_set, 0) for part in parts), start=nothing)
-            for label_set in ("weak", "predictions", "sam", "merged")
+            for label_set in Labels._fields
         },
         **{key: sum((part[key] for part in parts), start=Counter()) for key in ("fates", "claims")},
         "sources": sum(part["sources"] for part in parts),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
+
+from stages.common.regions import Region
 
 HEIGHT, WIDTH = 32, 48
 THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colours
@@ -156,3 +159,12 @@ def own_folder(root: Path) -> None:
 
 
 MAKERS = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": own_folder}
+
+
+def connected(mask: np.ndarray, min_area: int = 1, connectivity: int = 8) -> Iterator[Region]:
+    """The 8- or 4-connected regions of (H, W) bool of at least `min_area` pixels, in scan order."""
+    count, ids, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    for k in range(1, count):
+        left, top, width, height, area = stats[k]
+        if area >= min_area:
+            yield Region(int(top), int(left), ids[top : top + height, left : left + width] == k)

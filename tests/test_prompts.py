@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from makers import connected
 from skimage.morphology import skeletonize
 
 from stages.common.labels import confident_labels
 from stages.common.masks import decode_mask, encode_counts, encode_mask, mask_counts
 from stages.common.params import Components
-from stages.common.regions import THINNED_DEPTH, Region, components, connected, skeleton
+from stages.common.regions import THINNED_DEPTH, Region, components, skeleton
 from stages.prompts import augment, box_around, image_prompts, sample_points, separate
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))

@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from makers import connected
 from pydantic import ValidationError
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
@@ -28,7 +29,6 @@ from stages.common.errors import SesamError
 from stages.common.files import sha256
 from stages.common.masks import decode_mask, encode_counts, encode_mask
 from stages.common.params import Runtime, SamParams, load_params
-from stages.common.regions import connected
 from stages.demo.scenes import draw_scene
 from stages.embedded_sam.score import SAMPLING, SEED, score
 from stages.prompts import sample_points

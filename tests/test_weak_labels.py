@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from makers import connected
 
-from stages.common.regions import Region, connected
+from stages.common.regions import Region
 from stages.common.strokes import stroke
 from stages.weak_labels import longest_path, weak_label
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -108,15 +107,6 @@ def components(
             region = Region(window[0].start, window[1].start, ids[window] == k)
             found.append((int(labels[window][region.mask][0]), region))
     return sorted(found, key=lambda one: one[0])
-
-
-def connected(mask: np.ndarray, min_area: int = 1, connectivity: int = 8) -> Iterator[Region]:
-    """The 8- or 4-connected regions of (H, W) bool of at least `min_area` pixels, in scan order."""
-    count, ids, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
-    for k in range(1, count):
-        left, top, width, height, area = stats[k]
-        if area >= min_area:
-            yield Region(int(top), int(left), ids[top : top + height, left : left + width] == k)
 
 
 def bounded(mask: np.ndarray) -> Region:
