@@ -105,8 +105,8 @@ def rank_correlation(scores: Sequence[float], errors: Sequence[float | None]) ->
     return round(float(spearmanr(*zip(*pairs, strict=True)).statistic), 4)
 
 
-def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam: bool = True) -> dict[str, Any]:
-    """What a round made of some images; with `sam` false no mask was used, and none is counted.
+def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> dict[str, Any]:
+    """What a round made of some images.
 
     matrices: of each label set its confusion with the fine labels, (K, K + 1) int64. fates: components by
     (class, fate). claims: pixels claimed by two classes by what became of them. sources: (4,) int64 pixels. doubts: of
@@ -122,7 +122,7 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float, sam:
         from_sam = np.where(sources == SAM, merged, np.uint8(UNLABELLED))
         confident = confident_labels(predicted, confidence, threshold)
         sets = Labels(item_label(WEAK_LABELS, item), confident, from_sam, merged)
-        selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes) if sam else []
+        selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes)
         counts += fates(selected)
         claimed = contested(selected, merged.shape)
         doubts.append({"id": item.id} | doubt(merged, sets.weak, predicted, claimed, selected))
@@ -156,8 +156,7 @@ def judge_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     # summed within a batch, so that however many images there are, at most 128 matrices of a set wait
     size = -(-len(data.train) // 128)
     batches = [data.train[start : start + size] for start in range(0, len(data.train), size)]
-    threshold, sam = params.augment.confidence, params.merging.sam
-    work = partial(judge, classes=len(data.classes), name=name, threshold=threshold, sam=sam)
+    work = partial(judge, classes=len(data.classes), name=name, threshold=params.augment.confidence)
     title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
     parts = per_image(work, batches, params.runtime, title)
     nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)

@@ -70,9 +70,7 @@ def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, pa
     filling = confident_labels(predicted, confidence, params.augment.confidence)
     if not params.rounds[name].labels:
         filling[:] = UNLABELLED
-    selected: list[dict[str, Any]] = []
-    if params.merging.sam:
-        selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, len(palette))
+    selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, len(palette))
     labels, sources = merge(weak, filling, selected)
     write_label(labels_folder / f"{item.id}.png", labels, palette)
     write_label(sources_folder / f"{item.id}.png", sources, SOURCE_PALETTE)

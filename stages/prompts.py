@@ -77,6 +77,8 @@ def image_prompts(
     weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
+    if not params.merging.sam:
+        return []  # nothing is prompted, so no later stage has a mask
     augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
     prompts = []
     for number, (k, region) in enumerate(separate(augmented, weak, params.components), 1):

@@ -140,6 +140,7 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "first", "spared"),
     [
+        ({"merging__sam": False}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
         ({"rounds__r2__labels": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
         ({"rounds__r1__teacher": "models/teacher"}, "predict@r1", {"weak_labels", "train_teacher", "embed"}),

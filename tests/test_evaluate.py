@@ -23,7 +23,7 @@ from stages.common.errors import SesamError
 from stages.common.files import read_json
 from stages.common.images import write_label
 from stages.common.masks import encode_mask
-from stages.common.params import Merging, Minutes, Params
+from stages.common.params import Minutes, Params
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.evaluate import loss_curve
 from stages.evaluate_labels import contested, doubt, judge, judge_all, rank_correlation, ranking
@@ -214,8 +214,6 @@ def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> N
     write_label(otherwise, fine, PALETTE)
     claims = judge_all(data, params, "r1")["claims"]
     assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4}  # two columns, seven rows with a fine label
-    nothing = judge_all(data, params.model_copy(update={"merging": Merging(sam=False)}), "r1")
-    assert not nothing["fates"] and sum(nothing["claims"].values()) == 0
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:

@@ -13,7 +13,7 @@ from skimage.morphology import skeletonize
 
 from stages.common.labels import confident_labels
 from stages.common.masks import decode_mask, encode_counts, encode_mask, mask_counts
-from stages.common.params import Components
+from stages.common.params import Components, Merging
 from stages.common.regions import THINNED_DEPTH, Region, components, skeleton
 from stages.prompts import augment, box_around, image_prompts, sample_points, separate
 
@@ -138,4 +138,6 @@ def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:
     both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
     assert [one["number"] for one in both] == [1, 2] and both[0]["class"] == 1
     assert both[1] == alone[0] | {"number": 2}
+    without = params.model_copy(update={"merging": Merging(sam=False)})
+    assert image_prompts(weak, nothing, nothing, without, ("r1", "a")) == []
     assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1]["points"] != alone[0]["points"]

@@ -225,7 +225,7 @@ class Selection(Group):
 
 
 class Merging(Group):
-    sam: bool = Field(description="false: weak labels and confident predictions alone")
+    sam: bool = Field(description="false: weak labels and confident predictions alone; SAM is not prompted")
 
 
 class Evaluation(Group):
