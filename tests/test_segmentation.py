@@ -145,7 +145,12 @@ def test_three_source_loss_by_hand():
     expected = [(right + wrong) / 2, right, 0.0]
     loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
     assert means.tolist() == pytest.approx(expected)
-    assert loss.item() == pytest.approx(2 * expected[0] + 3 * right)
+    # SAM's one pixel counts for half a mean, as each of the annotators' two does
+    assert loss.item() == pytest.approx(2 * expected[0] + 3 * right / 2)
+    sources[0, 0, 0] = 2
+    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
+    assert means.tolist() == pytest.approx([wrong, right, 0.0])
+    assert loss.item() == pytest.approx(2 * wrong + 3 * right)  # of two pixels the mean
 
 
 def test_loss_is_computed_in_float32_whatever_the_logits():

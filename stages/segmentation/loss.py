@@ -19,7 +19,10 @@ SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of any ot
 def three_source_loss(
     logits: torch.Tensor, labels: torch.Tensor, sources: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ over sources s of λ_s · mean cross-entropy over the pixels of s.
+    """Σ over sources s of λ_s · Σ cross-entropy over the pixels of s / max(number of these, of weakly labelled ones).
+
+    So each source counts by its mean, but no pixel of SAM's or of a prediction for more than one that annotators
+    labelled: beside coarse polygons theirs are few, and mostly edges.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W) integer;
     weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
@@ -31,7 +34,8 @@ def three_source_loss(
     sums, pixels = torch.stack([(entropy * one).sum() for one in chosen]), torch.stack([one.sum() for one in chosen])
     all_reduce(pixels)
     means = sums * get_world_size() / pixels.clamp(min=1)
-    return (weights * means).sum(), means
+    share = pixels / torch.maximum(pixels, pixels[0]).clamp(min=1)  # pixels[0]: of annotators
+    return (weights * share * means).sum(), means
 
 
 @MODELS.register_module()
