@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["rounds"] = {"r1": {"teacher": "data/weak", "labels": False}}
-    scores = []
+    environment, scores = os.environ | {"PYTHONPATH": str(ROOT)}, []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -56,10 +56,7 @@ def main() -> None:
             text = yaml.safe_dump(params | {"seed": seed}, sort_keys=False)
             (folder / "params.yaml").write_text(text, encoding="utf-8")
             for stage in ("train_student", "evaluate"):
-                command, environment = (
-                    [sys.executable, "-m", f"stages.{stage}", "r1"],
-                    os.environ | {"PYTHONPATH": str(ROOT)},
-                )
+                command = [sys.executable, "-m", f"stages.{stage}", "r1"]
                 done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{stage} failed:\n{done.stdout}{done.stderr}")

@@ -67,9 +67,8 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
     found: dict[str, Annotation] = {}
     photographs: set[Path | None] = set()
     paths = files_below(origin) if origin.is_dir() else [origin]
-    for path in sorted(
-        paths, key=lambda path: path.suffix.lower() == ".png"
-    ):  # after labelme's, whose images they may be
+    # PNGs last, for they may be the images that labelme's files are of
+    for path in sorted(paths, key=lambda path: path.suffix.lower() == ".png"):
         if path in photographs:
             continue
         for k, annotation in _of_file(path, origin, kind, ids):
