@@ -16,10 +16,18 @@ from stages.common.errors import SesamError
 from stages.common.files import fingerprint, sha256
 
 ROOT = Path(__file__).parents[2]  # of the code
-# they compute
-LIBRARIES = (
-    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "timm", "segment-anything", "transformers"),
-    *("numpy", "opencv-python", "pillow", "scikit-image"),
+LIBRARIES = (  # they compute
+    "torch",
+    "onedl-mmsegmentation",
+    "onedl-mmengine",
+    "onedl-mmcv",
+    "timm",
+    "segment-anything",
+    "transformers",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "scikit-image",
 )
 
 

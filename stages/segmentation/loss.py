@@ -22,7 +22,7 @@ def three_source_loss(
     """Σ over sources s of λ_s · Σ cross-entropy over the pixels of s / max(number of these, of weakly labelled ones).
 
     So each source counts by its mean, but no pixel of SAM's or of a prediction for more than one that annotators
-    labelled: beside coarse polygons theirs are few, and mostly edges.
+    labelled: beside coarse polygons, SAM's pixels are the fewer, and mostly edges.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W) integer;
     weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
