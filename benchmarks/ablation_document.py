@@ -31,13 +31,14 @@ def deviation(values: list[float]) -> float:
 
 
 LABEL_HEAD = ("precision", "recall", "mIoU")
+ABOUT = ("iterations", "seeds", "commit", "params")
 
 
 def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], networks: tuple[str, ...]) -> list[str]:
     """A table of the rows that were run: scores of the last round's labels, mIoU of the networks, at which commit."""
     lines = [
-        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, 'seeds', 'commit', 'params'])} |",
-        "| --- " * (7 + len(networks)) + "|",
+        f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, *ABOUT])} |",
+        "| --- " * (4 + len(networks) + len(ABOUT)) + "|",
     ]
     for row in rows:
         values = found[row.name]
@@ -47,7 +48,8 @@ def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], n
             shown = values if UNTAUGHT not in row.changes else {**values, "teacher": None}
             cells += [spread(shown.get(name)) for name in networks]
             changes = " ".join(row.changes).replace("|", r"\|")
-            cells += [str(len(values[f"{last} mIoU"])), commits[row.name], f"`{changes}`" if changes else ""]
+            cells += [str(values["iterations"][0]), str(len(values[f"{last} mIoU"])), commits[row.name]]
+            cells.append(f"`{changes}`" if changes else "")
             lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -57,7 +59,7 @@ def last_round(values: Figures) -> str:
 
 
 def gains(found: dict[str, Figures]) -> list[str]:
-    """A table of what the last student has over other networks, seed by seed, of the weak kinds that were run."""
+    """A table of what the last student has over others of as many iterations, seed by seed, kind by kind."""
     lines = [
         "| last student of SeSAM | of fine labels, % | above its teacher, points | above the one without SAM, points |",
         "| --- | --- | --- | --- |",
@@ -65,7 +67,10 @@ def gains(found: dict[str, Figures]) -> list[str]:
     for kind in KINDS:
         if values := found[kind]:
             last = values[last_round(values)]
-            fine, without = found["fine"].get("r1", []), found[f"{kind}-no-sam"].get("r1", [])
+            fine, without = (
+                found[name].get("r1", []) if found[name].get("iterations") == values["iterations"] else []
+                for name in ("fine", f"{kind}-no-sam")
+            )
             cells = [
                 [100 * one / other for one, other in of_same_seed(last, fine)],
                 [100 * (one - other) for one, other in of_same_seed(last, values["teacher"])],
@@ -178,11 +183,10 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `benchmarks/ablations.py` with {preset(params)}: students of {params.student.iterations} "
-        "iterations each, the network of the weak labels alone (`teacher`) of "
-        f"{params.teacher.iterations}. Networks are judged on validation images (mIoU), the merged labels of a row's "
-        "last round on training images; mean ± standard deviation over seeds. `commit` is the last that changed the "
-        "code that a row was run with, `params` what the row changes.",
+        f"Written by `benchmarks/ablations.py` with {preset(params)}. Networks are judged on validation images (mIoU), "
+        "the merged labels of a row's last round on training images; mean ± standard deviation over seeds. "
+        "`iterations` are a student's, `commit` is the last that changed the code that a row was run with, `params` "
+        "what the row changes.",
         "",
     ]
     about = {

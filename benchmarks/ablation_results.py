@@ -30,7 +30,8 @@ Figures = dict[str, list[Any]]  # by name, of every seed
 class Result:
     """Of a row and a seed. made_of: digest of the code and params. commit: the last that changed this code.
 
-    figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class.
+    figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class;
+    iterations of a student.
     """
 
     made_of: str
@@ -112,11 +113,12 @@ class Results:
 
 def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     """What a finished experiment found."""
-    rounds = list(params_of(commit)["rounds"])
-    found: dict[str, float | None] = {}
+    params = params_of(commit)
+    rounds = list(params["rounds"])
+    found: dict[str, float | None] = {"iterations": params["student"]["iterations"]}
     if row.target is None:
         summary = read(commit, "metrics/summary.json")
-        found = {name: summary[name] for name in ("teacher", *rounds)}
+        found |= {name: summary[name] for name in ("teacher", *rounds)}
     for name in rounds:
         judged = read(commit, f"metrics/labels/{name}.json")
         merged = judged["scores"]["merged"]

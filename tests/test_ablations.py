@@ -44,28 +44,30 @@ def test_spread() -> None:
 
 def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None:
     values = {f"{r} {m}": [0.1 * k] for k, r in ((1, "r1"), (2, "r2")) for m in ("precision", "recall", "mIoU")}
-    found = {"one": values | {"teacher": [0.3], "r1": [0.4], "r2": [0.5]}, "two": {}}
+    found = {"one": values | {"iterations": [300], "teacher": [0.3], "r1": [0.4], "r2": [0.5]}, "two": {}}
     commits = {"one": "abc123", "two": ""}
     lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, commits, ("teacher", "r1", "r2"))
-    assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 1 | abc123 | `a=1` |"]
+    assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 300 | 1 | abc123 | `a=1` |"]
 
 
 def test_gains_are_of_the_same_seed() -> None:
     found = {row.name: {} for row in ROWS} | {
-        "fine": {"r1": [0.5, 0.6]},
+        "fine": {"iterations": [300, 300], "r1": [0.5, 0.6]},
         "scribble": {
+            "iterations": [300, 300],
             "r1 mIoU": [0.7, 0.7],
             "r2 mIoU": [0.8, 0.8],
             "teacher": [0.4, 0.4],
             "r1": [0.1, 0.1],
             "r2": [0.5, 0.57],
         },
-        "scribble-no-sam": {"r1": [0.45, 0.45]},
-        "point": {"r1 mIoU": [0.7], "teacher": [0.4], "r1": [0.45]},
+        "scribble-no-sam": {"iterations": [300, 300], "r1": [0.45, 0.45]},
+        "point": {"iterations": [300], "r1 mIoU": [0.7], "teacher": [0.4], "r1": [0.45]},
+        "point-no-sam": {"iterations": [400], "r1": [0.2]},
     }
     assert gains(found)[2:] == [
         "| scribble | 97.5 ± 3.5 | 13.5 ± 4.9 | 8.5 ± 4.9 |",
-        "| point | – | 5.0 | – |",  # not with fine labels' seeds
+        "| point | – | 5.0 | – |",  # not with fine labels' seeds, nor with another's iterations
     ]
 
 
@@ -84,6 +86,9 @@ def test_the_document_names_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert preset(idd.model_copy(update={"rounds": {}})) == "params for idd"
 
 
+REST = "rounds: {r1: {}}\nstudent: {iterations: 9}\n"  # of params that the tests do not change
+
+
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one stage that decides and one that presents."""
@@ -95,7 +100,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in ("stages/code.py", "stages/summarize.py", "models/embedded_sam.pth"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("1")
-    Path("params.yaml").write_text("seed: 5\nn: 1\nruntime: {workers: 2}\nrounds: {r1: {}}\n")
+    Path("params.yaml").write_text(f"seed: 5\nn: 1\nruntime: {{workers: 2}}\n{REST}")
     stages = {name: {"cmd": name, "deps": [f"stages/{name}.py"]} for name in ("code", "summarize")}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     committed("base")
@@ -142,11 +147,12 @@ def collected() -> Results:
 
 def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repository: Path) -> None:
     assert not collected().is_current(ROW, 0)
-    experiment("row-s0", "seed: 0\nn: 2\nruntime: {workers: 1}\nrounds: {r1: {}}\n", 0.5)
-    experiment("row-s1", "seed: 1\nn: 3\nruntime: {workers: 1}\nrounds: {r1: {}}\n", 0.6)
+    experiment("row-s0", f"seed: 0\nn: 2\nruntime: {{workers: 1}}\n{REST}", 0.5)
+    experiment("row-s1", f"seed: 1\nn: 3\nruntime: {{workers: 1}}\n{REST}", 0.6)
     results = collected()
     assert results.is_current(ROW, 0) and not results.is_current(ROW, 1)  # the second was of another row
     assert results.figures(ROW) == {
+        "iterations": [9],
         "teacher": [0.1],
         "r1": [0.5],
         "r1 precision": [0.9],
@@ -165,14 +171,14 @@ def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repositor
 def test_what_was_run_with_other_code_stays_until_it_is_run_again(repository: Path) -> None:
     old = git("rev-parse", "--short", "HEAD")
     for seed in (0, 1):
-        experiment(f"row-s{seed}", f"seed: {seed}\nn: 2\nrounds: {{r1: {{}}}}\n", 0.5 + seed)
+        experiment(f"row-s{seed}", f"seed: {seed}\nn: 2\n{REST}", 0.5 + seed)
     assert collected().figures(ROW)["r1"] == [0.5, 1.5]
     Path("stages/code.py").write_text("2")
     committed("code")
     results = collected()
     assert not results.is_current(ROW, 0)
     assert results.figures(ROW)["r1"] == [0.5, 1.5] and results.commit(ROW) == old
-    experiment("row-s1", "seed: 1\nn: 2\nrounds: {r1: {}}\n", 0.25)
+    experiment("row-s1", f"seed: 1\nn: 2\n{REST}", 0.25)
     results = collected()
     assert results.figures(ROW)["r1"] == [0.25] and results.commit(ROW) != old  # never two commits' in one mean
 
