@@ -44,8 +44,8 @@ STAGES = (
 
 
 def make_image(folder: Path, split: str, side: int) -> None:
-    """Write a mosaic of side x side pixels and its label."""
-    scenes = [draw_scene((11, k)) for k in range(20)]
+    """Write a mosaic of side x side pixels and its label; no scene is in two splits."""
+    scenes = [draw_scene((11, len(split), k)) for k in range(20)]
     height, width = (TIMES * length for length in scenes[0].labels.shape)
     image, labels = np.empty((side, side, 3), np.uint8), np.empty((side, side), np.uint8)
     rng = np.random.default_rng(side)
