@@ -18,7 +18,7 @@ from conftest import ROOT
 
 from stages.common.errors import DiskError, SesamError
 from stages.common.files import read_bytes, whole, whole_folder, write_text
-from stages.common.parallel import per_image
+from stages.common.parallel import per_image, readers_watched
 from stages.common.params import load_params
 from stages.sam.cache import EmbeddingCache
 
@@ -148,6 +148,13 @@ def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
     assert per_image(abs, range(-9, 0), TWO, "order") == list(range(9, 0, -1))
     with pytest.raises(SesamError, match="killed"):
         per_image(die, range(8), TWO, "kill")
+
+
+def test_a_container_with_little_shared_memory_is_told() -> None:
+    with pytest.raises(SesamError, match=r"/dev/shm"), readers_watched(2):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")  # PyTorch's words
+    with pytest.raises(SesamError, match="want of memory"), readers_watched(2):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

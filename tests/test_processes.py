@@ -170,6 +170,20 @@ def test_what_cannot_be_launched_is_told(data, monkeypatch: pytest.MonkeyPatch) 
         launch(slurm, "stages.train_student", ["r1"])
 
 
+def test_srun_gives_a_process_the_jobs_cores(data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    program = tmp_path / "bin/srun"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK $@" > said\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    launch(
+        Runtime.model_validate(RUNTIME.model_dump() | {"processes": 2, "launcher": "srun"}), "stages.train_student", []
+    )
+    said = Path("said").read_text().split()
+    assert said[:2] == ["8", "--ntasks=2"] and said[-2:] == ["-m", "stages.train_student"]
+
+
 def test_a_batch_that_cannot_be_shared_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(training, "get_dist_info", lambda: (0, 3))
     params = load_params()

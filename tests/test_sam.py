@@ -172,7 +172,8 @@ def test_the_encoder_is_that_of_segment_anything(queries: int, fused: bool, monk
         ours.attend = encoder.attend_fused if fused else encoder.attend_in_blocks
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
         ours = encoder.ViTEncoder(vit, torch.bfloat16)
-        ours.attend = encoder.attend_fused if fused else encoder.attend_in_blocks
+        tiles = {(torch.bfloat16, 16): {"BLOCK_M": 64, "BLOCK_N": 32}}  # of a GPU's kernel: of no effect here
+        ours.attend = partial(encoder.attend_fused, tiles=tiles) if fused else encoder.attend_in_blocks
         rounded = ours(images)
         assert 1e-4 * expected.norm() < (rounded - expected).norm() <= 3e-2 * expected.norm()
 

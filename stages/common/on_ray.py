@@ -88,8 +88,8 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
     resources = ray.cluster_resources()
     number = int(resources["GPU" if gpus else "CPU"])
     kind = ray.remote(num_cpus=1, num_gpus=int(gpus))(_Worker)
-    # on a GPU every part starts processes that read and write: few parts
-    size = max(1, min(512 if gpus else 8, len(batches) // (4 * number)))
+    # on a GPU every part starts processes that read and write: one a worker, or few
+    size = max(1, min(512, -(-len(batches) // number)) if gpus else min(8, len(batches) // (4 * number)))
     parts = [batches[k : k + size] for k in range(0, len(batches), size)]
     shared = ray.put(load)
     todo, tries, failed_starts, following = deque(range(len(parts))), [0] * len(parts), 0, 0

@@ -60,6 +60,11 @@ def readers_watched(workers: int) -> Iterator[None]:
     except RuntimeError as problem:
         if not str(problem).startswith("DataLoader worker"):
             raise
+        if "Bus error" in str(problem):  # in a container, whose default is 64 MB
+            raise SesamError(
+                "/dev/shm, through which processes pass images, is full. Give the container more (docker's --shm-size "
+                f"8g), or take fewer than {workers} runtime.workers."
+            ) from None
         raise SesamError(
             "A process that reads files was killed, perhaps for want of memory. Run again, with fewer than "
             f"{workers} runtime.workers."

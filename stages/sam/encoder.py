@@ -8,16 +8,29 @@ projected, and under bfloat16 the residuals and the norms stay float32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import FlexKernelOptions, flex_attention
 
 # scores computed at once: on a CPU what its cache holds, on a GPU half a gigabyte
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
+Tiles = dict[tuple[torch.dtype, int], FlexKernelOptions]
+# FlexAttention's tiles of an H100, by dtype and a head's channels. With the bias, PyTorch 2.12's own do not fit its
+# registers (they spill up to 6 KB a thread) and for ViT-H in float32 not its shared memory; these do, by ptxas
+H100_TILES: Tiles = {
+    (torch.bfloat16, 64): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3},
+    (torch.bfloat16, 80): {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3},
+    (torch.float32, 64): {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
+    (torch.float32, 80): {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
+}
 
 
 class ViTEncoder(nn.Module):
@@ -76,7 +89,8 @@ class Compiled:
     def __init__(self, encoder: ViTEncoder) -> None:
         self.encoder = encoder
         self.compiled: Callable[[Tensor], Tensor] | None = torch.compile(encoder, dynamic=False)
-        encoder.attend = attend_fused
+        h100 = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+        encoder.attend = partial(attend_fused, tiles=H100_TILES if h100 else None)
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.compiled is not None:
@@ -107,26 +121,37 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
     out = torch.empty_like(q)
     # one block's memory for all: fresh memory costs a page fault every 4 KiB
     block = q.new_empty(images * together * queries * tokens)
-    for b in range(0, batch, images):
-        for n in range(0, heads, together):
-            for i in range(0, tokens, queries):
-                part = slice(b, b + images), slice(n, n + together), slice(i, i + queries)
-                rows, columns = rel_h[part][..., :, None], rel_w[part][..., None, :]
-                shape = torch.broadcast_shapes(rows.shape, columns.shape)
-                bias = torch.add(rows, columns, out=block[: prod(shape)].view(shape)).flatten(-2)
-                out[part] = F.scaled_dot_product_attention(q[part], k[part[:2]], v[part[:2]], attn_mask=bias)
+    # not cuDNN's, which does not take every bias
+    known = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
+    with known:
+        for b, n, i in product(range(0, batch, images), range(0, heads, together), range(0, tokens, queries)):
+            part = slice(b, b + images), slice(n, n + together), slice(i, i + queries)
+            rows, columns = rel_h[part][..., :, None], rel_w[part][..., None, :]
+            shape = torch.broadcast_shapes(rows.shape, columns.shape)
+            bias = torch.add(rows, columns, out=block[: prod(shape)].view(shape)).flatten(-2)
+            out[part] = F.scaled_dot_product_attention(q[part], k[part[:2]], v[part[:2]], attn_mask=bias)
     return out
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """`attend_in_blocks` by FlexAttention: one kernel under torch.compile on a GPU, else with the full score matrix."""
+def attend_fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """`attend_in_blocks` by FlexAttention: one kernel under torch.compile on a GPU, else with the full score matrix.
+
+    tiles: of the kernel, as H100_TILES; PyTorch's own where there are none.
+    """
     width = rel_w.shape[-1]
     rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
 
     def bias(score: Tensor, b: Tensor, n: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score + rel_h[b, n, query, key // width] + rel_w[b, n, query, key % width]
 
-    return flex_attention(q, k, v, score_mod=bias)
+    return flex_attention(q, k, v, score_mod=bias, kernel_options=(tiles or {}).get((q.dtype, q.shape[-1])))
 
 
 def window_index(grid: int, side: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from stages.common.errors import SesamError
-from stages.common.masks import mask_counts
 from stages.common.params import Precision, Runtime, SamParams
 from stages.sam.decoder import mask_prompt, shrink
 from stages.sam.engine import PROMPTS, alike
 from stages.sam.memory import AtOnce
 from stages.sam.segmenter import Candidates, Prompt
+from stages.sam.upscale import run_lengths_of_rows
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ class HuggingFaceSegmenter:
         scaling = () if self.family.square else (resized,)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
         iou = out.iou_scores[0].float().cpu().numpy()
-        pixels = masks.reshape(len(prompts), -1, *size).cpu().numpy()
-        return [Candidates([mask_counts(one) for one in several], iou[k]) for k, several in enumerate(pixels)]
+        counts = run_lengths_of_rows(masks.view(-1, *size).transpose(1, 2).flatten(1))
+        return [Candidates(list(islice(counts, len(one))), one) for one in iou]
 
     def _prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Prompts of one kind, with equal numbers of points, in pixels of the model's input."""

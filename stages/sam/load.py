@@ -62,7 +62,10 @@ def weights_of(sam: SamParams) -> tuple[Path | None, str]:
 
 def load_segmenter(params: Params) -> Segmenter:
     """The model that the params name, on the device that they name; SesamError if it cannot be had."""
-    from stages.common.device import pick_device  # torch, which no other function here takes
+    import torch  # which no other function here takes
 
+    from stages.common.device import pick_device
+
+    torch.backends.cudnn.allow_tf32 = False  # a GPU's convolutions in float32 would have the digits of float16
     weights, _ = weights_of(params.sam)
     return model_named(params.sam.model).load(weights, pick_device(params.runtime), params.sam, params.runtime)

@@ -79,7 +79,7 @@ def run_lengths(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> 
     """
     together = max(1, AT_ONCE[logits.device.type] // (rows.size * columns.size))
     for part in logits.split(together):
-        yield from _runs(masks_by_columns(part, rows, columns, threshold).flatten(1))
+        yield from run_lengths_of_rows(masks_by_columns(part, rows, columns, threshold).flatten(1))
 
 
 def masks_by_columns(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Tensor:
@@ -95,7 +95,7 @@ def masks_by_columns(logits: Tensor, rows: Axis, columns: Axis, threshold: float
     return masks.flatten(3, 4).flatten(1, 2)[:, : columns.size, : rows.size]
 
 
-def _runs(flat: Tensor) -> Iterator[np.ndarray]:
+def run_lengths_of_rows(flat: Tensor) -> Iterator[np.ndarray]:
     """The run lengths of each row of (M, pixels) bool, the first of False."""
     pixels = flat.shape[1]
     flat = F.pad(flat, (1, -(pixels + 1) % 8))  # a False before the first; whole words of eight
@@ -103,7 +103,7 @@ def _runs(flat: Tensor) -> Iterator[np.ndarray]:
     # few words hold a change: only those are looked at pixel by pixel
     mask, word = changed.view(torch.int64)[..., 0].nonzero(as_tuple=True)
     found, pixel = changed[mask, word].nonzero(as_tuple=True)
-    mask, edge = mask[found].cpu().numpy(), (word[found] * 8 + pixel).cpu().numpy()
+    mask, edge = mask[found].int().cpu().numpy(), (word[found] * 8 + pixel).int().cpu().numpy()
     limits = np.searchsorted(mask, np.arange(len(flat) + 1))
     for k in range(len(flat)):
         yield np.diff(edge[limits[k] : limits[k + 1]], prepend=0, append=pixels)

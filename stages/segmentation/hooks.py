@@ -36,7 +36,7 @@ class Record(Hook):
     def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
         self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
 
     def before_train(self, runner: Runner) -> None:
         self.bar.initial = self.bar.n = runner.iter
@@ -54,19 +54,13 @@ class Record(Hook):
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx, *process) % 2**63)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
-        if not math.isfinite(loss := float(outputs["loss"])):
-            group = "teacher" if self.task.round is None else "student"
-            raise SesamError(
-                f"{self.task.name}: the loss of iteration {batch_idx + 1} is {loss}: the training has diverged. Lower "
-                f"{group}.learning_rate ({self.task.schedule.learning_rate:g})."
-            )
-        for name, value in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        for name, value in outputs.items():  # on the device: to read them would have a GPU wait for the next batch
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.bar.update()
         if (batch_idx + 1) % LOG_EVERY == 0:
-            sums = {name: torch.tensor(value) for name, value in self.sums.items()}
-            all_reduce_dict(sums, "mean")
-            means = {name: float(value) / LOG_EVERY for name, value in sums.items()}
+            self._check(batch_idx)
+            all_reduce_dict(self.sums, "mean")
+            means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
             row: dict[str, float] = {
                 "step": batch_idx + 1,
                 "loss": means["loss"],
@@ -79,7 +73,18 @@ class Record(Hook):
             self.sums = {}
             self._write(row)
 
+    def _check(self, last: int) -> None:
+        """SesamError if a loss since the last row, up to the iteration of index `last`, was not finite."""
+        if self.sums and not math.isfinite(loss := float(self.sums["loss"])):
+            group = "teacher" if self.task.round is None else "student"
+            first = last - last % LOG_EVERY
+            raise SesamError(
+                f"{self.task.name}: the losses of iterations {first + 1} to {last + 1} add up to {loss}: the training "
+                f"has diverged. Lower {group}.learning_rate ({self.task.schedule.learning_rate:g})."
+            )
+
     def after_train(self, runner: Runner) -> None:
+        self._check(runner.iter - 1)
         if is_main_process():
             self.live.end()
 

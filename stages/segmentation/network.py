@@ -197,8 +197,8 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
     floor(255 * softmax maximum).
     """
-    bgr = torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)))
-    inputs = model.data_preprocessor({"inputs": [bgr.to(device)]})["inputs"]
+    bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
+    inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
     logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
     confidence, classes = logits[0].softmax(0).max(0)
     return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()

@@ -46,6 +46,8 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
         # which nodes and GPUs is for the Slurm job to say
         command = ["srun", f"--ntasks={runtime.processes}", "--kill-on-bad-exit=1", sys.executable, *work]
         environment[BY_SRUN] = "1"
+        if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # which srun no longer takes from the job
+            environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
     try:
         code = subprocess.run(command, env=environment, check=False, preexec_fn=_end_with_parent).returncode
     except FileNotFoundError:
@@ -75,6 +77,8 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     try:
         if device.type == "cuda":
+            if torch.cuda.device_count() == 1:  # Slurm gave each process its own, which is then number 0
+                os.environ["SLURM_LOCALID"] = "0"
             init_dist("slurm" if BY_SRUN in os.environ else "pytorch", "nccl")
         elif BY_SRUN in os.environ:
             raise SesamError("params.yaml: runtime.launcher srun trains on GPUs, and here is none. Take torchrun.")

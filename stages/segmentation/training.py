@@ -153,6 +153,7 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
     if rank > 0:
         return
     save_network(task.model, params.network, dataset.classes, dataset.palette, model)
+    _close_log(runner)
     shutil.rmtree(work)
     mark_of(work).unlink(missing_ok=True)
     print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
@@ -164,6 +165,13 @@ def _check_labels(task: Task, dataset: Dataset) -> None:
     files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
     if missing := [file for file in files if not file.exists()]:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
+
+
+def _close_log(runner: Runner) -> None:
+    """Close mmengine's log: on NFS a folder with an open file cannot be removed."""
+    for handler in list(runner.logger.handlers):
+        runner.logger.removeHandler(handler)
+        handler.close()
 
 
 def _keep_freed_memory() -> None:
@@ -207,7 +215,7 @@ def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]
     if precision == "float32":
         return config
     # bfloat16 has the range of float32, so nothing needs scaling
-    return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": 1.0}
+    return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
 
 
 def _runner(
