@@ -2,8 +2,8 @@
 
     python -m benchmarks.dvc_share --images 20000
 
-The images are small crops of drawn scenes, with superpixels in the place of SAM, so that DVC's share is rather too
-large than too small. The run is in a clone of this repository's last commit, with a cache of its own.
+The images are small crops of drawn scenes, on which the stages take least, so that DVC's share is rather too large than
+too small. The run is in a clone of this repository's last commit, with a cache of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ def main() -> None:
         params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
         params["teacher"] |= {"iterations": 20, "batch": 2, "crop": [64, 64]}
         params["network"] |= {"width": 4, "head_width": 8}
-        params["sam"]["model"] = "superpixels"
         params["runtime"]["workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         (Path(name) / "bin").mkdir()
