@@ -88,7 +88,7 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
     resources = ray.cluster_resources()
     number = int(resources["GPU" if gpus else "CPU"])
     kind = ray.remote(num_cpus=1, num_gpus=int(gpus))(_Worker)
-    # on a GPU every part starts processes that read and write: one a worker, or few
+    # on a GPU every part starts processes that read and write: a part for each worker, or few
     size = max(1, min(512, -(-len(batches) // number)) if gpus else min(8, len(batches) // (4 * number)))
     parts = [batches[k : k + size] for k in range(0, len(batches), size)]
     shared = ray.put(load)

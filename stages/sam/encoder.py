@@ -133,14 +133,7 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
     return out
 
 
-def attend_fused(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_h: Tensor,
-    rel_w: Tensor,
-    tiles: Tiles | None = None,
-) -> Tensor:
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, tiles: Tiles | None = None) -> Tensor:
     """`attend_in_blocks` by FlexAttention: one kernel under torch.compile on a GPU, else with the full score matrix.
 
     tiles: of the kernel, as H100_TILES; PyTorch's own where there are none.
