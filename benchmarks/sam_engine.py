@@ -4,9 +4,9 @@ against the stage `sam_masks`, each step of the speed-up switched on in turn.
     python -m benchmarks.sam_engine                                   # ViT-B on a CPU
     python -m benchmarks.sam_engine --model vit_h --images 256 --peer-images 8      # on a GPU
 
-Weights are random unless --checkpoint names some. Every row is a process of its own, one after the other, on
-the same images, which lie on disk as PNG. SamPredictor's rows read an image and hold its masks; ours also
-write them.
+Weights are random unless --checkpoint names some, and the masks then discs. Every row is a process of its own, one
+after the other, on the same images, which lie on disk as PNG. SamPredictor's rows read an image and hold its masks;
+ours also write them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,19 @@ BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
 
 
-class WholeMasks(SamSegmenter):
+class Measured(SamSegmenter):
+    """With discs instead of what random weights find."""
+
+    objects: Tensor | None = None
+
+    def logits(self, features: Tensor, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+        masks, quality = super().logits(features, jobs)
+        if self.objects is not None:
+            masks += self.objects[:, : masks.shape[2], : masks.shape[3]]
+        return masks, quality
+
+
+class WholeMasks(Measured):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
     def _decode(self, features: Tensor, jobs: Sequence[Job]) -> list[Candidates]:
@@ -78,42 +90,61 @@ def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple
     """
     rng, items = np.random.default_rng(0), []
     sampling = Sampling(prompt="points", strategy="skeleton", num_points=points)
-    for k in range(count):
-        path = folder / f"{k}.png"
-        scene = draw_scene((5, k % 8))
-        image = cv2.resize(scene.image, size[::-1], interpolation=cv2.INTER_CUBIC)
-        image[0, 0] = k % 256, k // 256, 0
-        cv2.imwrite(str(path), image[..., ::-1])
+    rle = encode_mask(np.ones(size, bool))
+    scenes = []
+    for k in range(min(count, 8)):
+        scene = draw_scene((5, k))
         regions = cycle(region for _, region in components(scene.labels, min_area=64))
         scale = np.array(size[::-1]) / scene.labels.shape[::-1]
         nowhere = np.zeros_like(scene.labels)  # the skeleton's points need no confidence
         spots = [sample_points(region, sampling, nowhere, rng) for region in islice(regions, prompts)]
-        rle = encode_mask(np.ones(size, bool))
         drawn = [
             {"number": number, "class": 0, "rle": rle, "points": (np.array(one) * scale).astype(int).tolist()}
             for number, one in enumerate(spots, 1)
         ]
+        scenes.append((cv2.resize(scene.image, size[::-1], interpolation=cv2.INTER_CUBIC), drawn))
+    for k in range(count):
+        path = folder / f"{k}.png"
+        image, drawn = scenes[k % 8]
+        image[0, 0] = k % 256, k // 256, 0
+        cv2.imwrite(str(path), image[..., ::-1])
         document = {"id": str(k), "height": size[0], "width": size[1], "prompt": "points", "components": drawn}
         write_json(folder / "prompts" / f"{k}.json", document)
         items.append(Item(str(k), str(path), *size, sha256(path)))
     return items
 
 
-def make_sam(model: str, checkpoint: Path | None) -> Sam:
+def make_sam(model: str, checkpoint: Path | None, device: torch.device) -> Sam:
     torch.manual_seed(0)
-    sam = BUILD[model]().eval()
+    with device:
+        sam = BUILD[model]().eval()
     if checkpoint:
-        sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    else:
-        for table in (p for name, p in sam.named_parameters() if "rel_pos" in name or "pos_embed" in name):
-            torch.nn.init.normal_(table, std=0.02)  # zeros as built
+        sam.load_state_dict(torch.load(checkpoint, map_location=device, weights_only=True))
+        return sam
+    for table in (p for name, p in sam.named_parameters() if "rel_pos" in name or "pos_embed" in name):
+        torch.nn.init.normal_(table, std=0.02)  # zeros as built
     return sam
+
+
+def discs(sam: Sam) -> Tensor:
+    """(3, h, w) float32, which added to the masks of random weights makes them discs of three sizes.
+
+    They have edges as long as objects have; random weights alone make noise, whose run lengths would be measured.
+    """
+    h, w = (4 * n for n in sam.prompt_encoder.image_embedding_size)
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    away = ((y - h / 4) ** 2 + (x - w / 2) ** 2).sqrt()
+    return torch.stack([(w * share - away) for share in (0.05, 0.1, 0.2)]).to(sam.device)
 
 
 def loop(precision: str, options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
     """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
     device = torch.device(options.device)
-    predictor = SamPredictor(make_sam(options.model, options.checkpoint).to(device))
+    sam = make_sam(options.model, options.checkpoint, device)
+    if not options.checkpoint:
+        objects = discs(sam)
+        sam.mask_decoder.register_forward_hook(lambda *call: (call[-1][0] + objects, call[-1][1]))
+    predictor = SamPredictor(sam)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
     items = items[: options.peer_images]
 
@@ -158,9 +189,10 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         processes=1,
         launcher="torchrun",
     )
-    sam = make_sam(options.model, options.checkpoint)
-    kind = SamSegmenter if "tiles" in steps else WholeMasks
+    sam = make_sam(options.model, options.checkpoint, device)
+    kind = Measured if "tiles" in steps else WholeMasks
     segmenter = kind(sam, device, "bfloat16" if "bfloat16" in steps else "float32", runtime)
+    segmenter.objects = None if options.checkpoint else discs(sam)
     if "attention" not in steps:
         segmenter.encoder = sam.image_encoder
     if "side by side" not in steps:
@@ -290,8 +322,9 @@ def main() -> None:
         if precision == "float32" or bfloat16:
             rows.append((name, partial(loop, precision), precision))
     steps: set[str] = set()
-    ladder = ["prompts in batches", "tiles", "attention", "huge pages", "side by side"]
-    for step in ladder + ["bfloat16"] * bfloat16 + ["compile"] * (options.device == "cuda"):
+    gpu = options.device == "cuda"
+    ladder = ["prompts in batches", "tiles", "attention", *["huge pages"] * (not gpu), "side by side"]
+    for step in ladder + ["bfloat16"] * bfloat16 + ["compile"] * gpu:
         steps = steps | {step}
         rows.append((f"+ {step}", partial(ours, steps), "ours"))
 

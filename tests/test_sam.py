@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.modeling.image_encoder import Block
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch._dynamo.exc import BackendCompilerFailed
 
@@ -178,8 +179,24 @@ def test_the_encoder_is_that_of_segment_anything(queries: int, fused: bool, monk
         assert 1e-4 * expected.norm() < (rounded - expected).norm() <= 3e-2 * expected.norm()
 
 
+def test_an_encoder_is_compiled_once_for_all_blocks_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    graphs: list[torch.fx.GraphModule] = []
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
+    torch.manual_seed(2)
+    vit = ImageEncoderViT(64, 16, 3, 32, 12, 2, use_rel_pos=True, window_size=3, global_attn_indexes=(2, 5, 8, 11))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = vit.eval()(images)
+        assert (encoder.Compiled(encoder.ViTEncoder(vit))(images) - expected).norm() <= 1e-5 * expected.norm()
+    assert len(graphs) == 2
+
+
 def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture) -> None:
-    def compiled(images: torch.Tensor) -> torch.Tensor:
+    def compiled(block: Block, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no kernel\nat all"), None)
 
     torch.manual_seed(2)
@@ -189,7 +206,7 @@ def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
         expected = vit(images)
     ours = encoder.ViTEncoder(vit)
     runs = encoder.Compiled(ours)
-    runs.compiled = compiled
+    ours.step = compiled
     with torch.inference_mode():
         for _ in range(2):
             assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()

@@ -7,7 +7,6 @@ projected, and under bfloat16 the residuals and the norms stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -44,7 +43,7 @@ class ViTEncoder(nn.Module):
         super().__init__()
         self.vit = vit
         self.dtype = dtype
-        self.attend = attend_in_blocks
+        self.attend, self.step = attend_in_blocks, self.transform
         for layer in vit.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.to(dtype)
@@ -59,11 +58,15 @@ class ViTEncoder(nn.Module):
         grid = x.shape[1:3]
         x = x.flatten(1, 2)
         for block in self.vit.blocks:
-            x = x + self._mix(block, block.norm1(x).to(self.dtype), grid)
-            x = x + block.mlp(block.norm2(x).to(self.dtype))
+            x = self.step(block, x, grid)
         narrow, norm, smooth, last_norm = self.vit.neck
         x = norm(narrow(x.unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
         return last_norm(smooth(x.to(self.dtype)).float())
+
+    def transform(self, block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What a block makes of tokens (B, h*w, C) float32 of a grid (h, w)."""
+        x = x + self._mix(block, block.norm1(x).to(self.dtype), grid)
+        return x + block.mlp(block.norm2(x).to(self.dtype))
 
     def _mix(self, block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """A block's attention over tokens (B, h*w, C), all windows in one batch."""
@@ -84,24 +87,28 @@ class ViTEncoder(nn.Module):
 
 
 class Compiled:
-    """A ViTEncoder under torch.compile; as it is, with a line that says so, where that fails."""
+    """A ViTEncoder under torch.compile; as it is, with a line that says so, where that fails.
+
+    Block by block: those with windows and those without are compiled once each, instead of all 32 of ViT-H.
+    """
 
     def __init__(self, encoder: ViTEncoder) -> None:
-        self.encoder = encoder
-        self.compiled: Callable[[Tensor], Tensor] | None = torch.compile(encoder, dynamic=False)
+        self.encoder, self.compiled = encoder, True
         h100 = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
         encoder.attend = partial(attend_fused, tiles=H100_TILES if h100 else None)
+        encoder.step = torch.compile(encoder.step, dynamic=False)
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self.compiled is not None:
+        if self.compiled:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and only a GPU needs it
 
             try:
-                return self.compiled(images)
+                return self.encoder(images)
             except TorchDynamoException as problem:
                 reason = str(problem).splitlines()[0]
             print(f"SAM's encoder runs uncompiled: torch.compile says {reason!r}", flush=True)
-            self.compiled, self.encoder.attend = None, attend_in_blocks
+            self.compiled = False
+            self.encoder.attend, self.encoder.step = attend_in_blocks, self.encoder.transform
         return self.encoder(images)
 
 
