@@ -1,7 +1,7 @@
 """Training steps and predictions beside mmsegmentation's own, of the same network on the same scenes.
 
     python -m benchmarks.networks                        # on a CPU
-    python -m benchmarks.networks --preset cityscapes    # needs a GPU
+    python -m benchmarks.networks --preset cityscapes --size 2048 1024 --precisions bfloat16 --against float32  # a GPU
 
 Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper.
 Each runs twice in a process of its own, so many iterations and three times as many; the rate is of the difference.
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import yaml
 from PIL import Image
 
@@ -29,15 +30,18 @@ from stages.demo.scenes import draw_scene
 ROOT = Path(__file__).parents[1]
 
 
-def workspace(folder: Path, preset: str, images: int, workers: int) -> None:
-    """Scenes with weak labels, ready for `train_teacher`, with the network and schedule of a preset."""
+def workspace(folder: Path, preset: str, images: int, size: list[int] | None, workers: int) -> None:
+    """Scenes, of (width, height), with weak labels, ready for `train_teacher`, with a preset's network and schedule."""
     for split, count in (("train", images), ("val", 2)):
         for kind in ("images", "labels"):
             (folder / "mine" / kind / split).mkdir(parents=True)
         for k in range(count):
             scene = draw_scene((8, k, len(split)))
-            Image.fromarray(scene.image).save(folder / f"mine/images/{split}/{k:04d}.png")
-            write_label(folder / f"mine/labels/{split}/{k:04d}.png", scene.labels, PALETTE)
+            image, labels = scene.image, scene.labels
+            if size:
+                image, labels = cv2.resize(image, size), cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+            cv2.imwrite(str(folder / f"mine/images/{split}/{k:04d}.png"), image[..., ::-1])
+            write_label(folder / f"mine/labels/{split}/{k:04d}.png", labels, PALETTE)
     params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
     if preset != "demo":
         other = yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text(encoding="utf-8"))
@@ -150,8 +154,10 @@ def main() -> None:
     parser.add_argument("--preset", default="demo", help="whose network and schedule")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of images; as drawn")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precisions", nargs="+", default=["float32"], help="bfloat16 too, on a GPU")
+    parser.add_argument("--against", choices=("float32", "bfloat16"), help="mmsegmentation's precision; the same")
     parser.add_argument("--times", type=int, default=2)
     parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -162,16 +168,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name, part) for part in ("few", "all")]
         for part, folder in enumerate(folders, 1):
-            workspace(folder, options.preset, part * options.images, options.workers)
+            workspace(folder, options.preset, part * options.images, options.size, options.workers)
         print("| | SeSAM's | mmsegmentation's | times |\n| --- | --- | --- | --- |")
         n = options.iterations
         for precision in options.precisions:
             for _ in range(options.times):
-                rates = [
-                    2 * n / (way(folders[1], 3 * n, precision) - way(folders[1], n, precision))
-                    for way in (ours, theirs)
-                ]
-                print(f"| training, {precision}, steps a second | {row(rates)} |", flush=True)
+                rates = []
+                for way, its in ((ours, precision), (theirs, options.against or precision)):
+                    rates.append(2 * n / (way(folders[1], 3 * n, its) - way(folders[1], n, its)))
+                against = f" against {options.against}" if options.against else ""
+                print(f"| training, {precision}{against}, steps a second | {row(rates)} |", flush=True)
         ours(folders[0], n, options.precisions[-1])
         for _ in range(options.times):
             rates = []

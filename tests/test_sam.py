@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import ImageEncoderViT, Sam
-from segment_anything.modeling.image_encoder import Block
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch._dynamo.exc import BackendCompilerFailed
 
@@ -157,10 +156,9 @@ def test_out_of_memory_halves_the_batch(capsys: pytest.CaptureFixture) -> None:
         AtOnce("prompts", 1).map(lambda items: work([0] * 3), [0])
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
-# block by block: some queries, some heads, some windows or images; FlexAttention
-@pytest.mark.parametrize("queries, fused", [(50, False), (150, False), (10**4, False), (1, True)])
-def test_the_encoder_is_that_of_segment_anything(queries: int, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+# block by block: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16
+@pytest.mark.parametrize("queries, folded", [(50, False), (150, False), (10**4, False), (1, True)])
+def test_the_encoder_is_that_of_segment_anything(queries: int, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     # a grid that the windows do not divide: 12 by 12 tokens, windows of 5 by 5
     vit = ImageEncoderViT(192, 16, 3, 32, 3, 2, use_rel_pos=True, window_size=5, global_attn_indexes=(1,)).eval()
@@ -169,13 +167,9 @@ def test_the_encoder_is_that_of_segment_anything(queries: int, fused: bool, monk
     images = torch.randn(2, 3, 192, 192)
     monkeypatch.setitem(encoder.SCORES, "cpu", queries * 144)  # parts of batches, of heads and of queries
     with torch.inference_mode():
-        expected, ours = vit(images), encoder.ViTEncoder(vit)
-        ours.attend = encoder.attend_fused if fused else encoder.attend_in_blocks
+        expected, ours = vit(images), encoder.ViTEncoder(vit, folded=folded)
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
-        ours = encoder.ViTEncoder(vit, torch.bfloat16)
-        tiles = {(torch.bfloat16, 16): {"BLOCK_M": 64, "BLOCK_N": 32}}  # of a GPU's kernel: of no effect here
-        ours.attend = partial(encoder.attend_fused, tiles=tiles) if fused else encoder.attend_in_blocks
-        rounded = ours(images)
+        rounded = encoder.ViTEncoder(vit, torch.bfloat16, folded)(images)
         assert 1e-4 * expected.norm() < (rounded - expected).norm() <= 3e-2 * expected.norm()
 
 
@@ -191,12 +185,13 @@ def test_an_encoder_is_compiled_once_for_all_blocks_of_a_kind(monkeypatch: pytes
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = vit.eval()(images)
-        assert (encoder.Compiled(encoder.ViTEncoder(vit))(images) - expected).norm() <= 1e-5 * expected.norm()
+        ours = encoder.Compiled(encoder.ViTEncoder(vit, folded=True))
+        assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
     assert len(graphs) == 2
 
 
 def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture) -> None:
-    def compiled(block: Block, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    def compiled(*block: object) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no kernel\nat all"), None)
 
     torch.manual_seed(2)
@@ -204,13 +199,12 @@ def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         expected = vit(images)
-    ours = encoder.ViTEncoder(vit)
+    ours = encoder.ViTEncoder(vit, folded=True)
     runs = encoder.Compiled(ours)
-    ours.step = compiled
+    ours.step = runs.compiled = compiled
     with torch.inference_mode():
         for _ in range(2):
             assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()
-    assert ours.attend is encoder.attend_in_blocks  # the fused one is for the compiler
     assert capsys.readouterr().out.count("SAM's encoder runs uncompiled") == 1
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -83,10 +86,8 @@ def _results(
     if workers <= 1:
         yield from map(function, items)
         return
-    # spawn: the parent may hold threads (torch, DVC), which fork would copy half-way
-    context = multiprocessing.get_context("spawn")
     chunk = max(1, min(4, len(items) // (4 * workers)))
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+    with ProcessPoolExecutor(workers, worker_context(), _one_thread) as pool:
         try:
             yield from pool.map(function, items, chunksize=chunk)
         except BrokenProcessPool:
@@ -105,6 +106,18 @@ def progress(total: int, title: str) -> Iterator[tqdm[Any]]:
     with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
         yield bar
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def worker_context() -> BaseContext:
+    """Where worker processes come from: a process that imports once what this one runs, from now on, and forks.
+
+    Forked from this one they would hold its threads and its GPU, half-way; started anew each would import PyTorch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    started = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
+    context.set_forkserver_preload([*([started.name] if started else []), "stages.common.pipeline"])
+    forkserver.ensure_running()
+    return context
 
 
 def end_with_parent() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.common.device import pick_device
 from stages.common.errors import BadItems, SesamError
-from stages.common.parallel import attempt, end_with_parent, progress, readers_watched
+from stages.common.parallel import attempt, end_with_parent, progress, readers_watched, worker_context
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
@@ -127,9 +126,7 @@ def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Itera
                 yield told
             yield from (pool.submit(steps.write, *what) for what in (steps.compute(loaded) if loaded else ()))
 
-    # spawn: a fork would copy this process with its threads and its GPU
-    context = multiprocessing.get_context("spawn")
-    with readers_watched(workers), ProcessPoolExecutor(workers, context, end_with_parent) as pool:
+    with readers_watched(workers), ProcessPoolExecutor(workers, worker_context(), end_with_parent) as pool:
         try:
             yield from _finished(pool, submitted(), 16 * workers)
         except BrokenProcessPool:

@@ -1,14 +1,13 @@
 """SAM's ViT encoder (Kirillov et al. 2023; Li et al. 2022, ViTDet) without the full score matrix.
 
-Weights and mathematics are those of segment-anything's `ImageEncoderViT`. What differs: the
-position bias is added to one block of scores at a time, the padding of the windows is not
-projected, and under bfloat16 the residuals and the norms stay float32.
+Weights and mathematics are those of segment-anything's `ImageEncoderViT`. What differs: the position bias is added to
+one block of scores at a time, or is part of queries and keys; the padding of the windows is not projected; and under
+bfloat16 the residuals and the norms stay float32.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from itertools import product
 from math import prod
 
@@ -17,19 +16,11 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import FlexKernelOptions, flex_attention
 
 # scores computed at once: on a CPU what its cache holds, on a GPU half a gigabyte
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
-Tiles = dict[tuple[torch.dtype, int], FlexKernelOptions]
-# FlexAttention's tiles of an H100, by dtype and a head's channels. With the bias, PyTorch 2.12's own do not fit its
-# registers (they spill up to 6 KB a thread) and for ViT-H in float32 not its shared memory; these do, by ptxas
-H100_TILES: Tiles = {
-    (torch.bfloat16, 64): {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3},
-    (torch.bfloat16, 80): {"BLOCK_M": 128, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3},
-    (torch.float32, 64): {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
-    (torch.float32, 80): {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
-}
+# on an H100 cuDNN's is the fastest; on other GPUs it takes no more than 128 channels
+FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class ViTEncoder(nn.Module):
@@ -38,13 +29,13 @@ class ViTEncoder(nn.Module):
     into_windows: Tensor
     back: Tensor
 
-    def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32) -> None:
-        """`dtype`: of the matrix products."""
+    def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False) -> None:
+        """`dtype`: of the matrix products. `folded`: attention as `Folded` has it, else as `Blockwise`."""
         super().__init__()
         self.vit = vit
         self.dtype = dtype
-        self.attend, self.step = attend_in_blocks, self.transform
-        for layer in vit.modules():
+        self.attentions = nn.ModuleList((Folded if folded else Blockwise)(block.attn) for block in vit.blocks)
+        for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.to(dtype)
         self.side = max(block.window_size for block in vit.blocks)
@@ -52,38 +43,32 @@ class ViTEncoder(nn.Module):
             into, back = window_index(vit.pos_embed.shape[1], self.side)
             self.register_buffer("into_windows", into, persistent=False)
             self.register_buffer("back", back, persistent=False)
+        self.step = self.transform
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.vit.patch_embed(images.to(self.dtype)).float() + self.vit.pos_embed
+        embed = self.vit.patch_embed.proj  # of patches that do not overlap: a matrix product
+        side = embed.kernel_size[0]
+        patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)
+        x = F.linear(patches, embed.weight.flatten(1), embed.bias).float() + self.vit.pos_embed
         grid = x.shape[1:3]
         x = x.flatten(1, 2)
-        for block in self.vit.blocks:
-            x = self.step(block, x, grid)
+        for block, attention in zip(self.vit.blocks, self.attentions, strict=True):
+            x = self.step(block, attention, x)
         narrow, norm, smooth, last_norm = self.vit.neck
         x = norm(narrow(x.unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
         return last_norm(smooth(x.to(self.dtype)).float())
 
-    def transform(self, block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What a block makes of tokens (B, h*w, C) float32 of a grid (h, w)."""
-        x = x + self._mix(block, block.norm1(x).to(self.dtype), grid)
+    def transform(self, block: Block, attention: nn.Module, x: Tensor) -> Tensor:
+        """What a block makes of tokens (B, h*w, C) float32."""
+        normed = block.norm1(x).to(self.dtype)
+        if block.window_size:
+            # one more row, of zeros, stands for the padding of every window
+            mixed = attention(F.pad(normed, (0, 0, 0, 1)), self.into_windows)
+            mixed = mixed.reshape(len(x), -1, x.shape[-1])[:, self.back]
+        else:
+            mixed = attention(normed)
+        x = x + block.attn.proj(mixed)
         return x + block.mlp(block.norm2(x).to(self.dtype))
-
-    def _mix(self, block: Block, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """A block's attention over tokens (B, h*w, C), all windows in one batch."""
-        if not block.window_size:
-            return block.attn.proj(self._heads(block.attn, block.attn.qkv(x), grid))
-        # one more row, of zeros, stands for the padding of every window
-        qkv = block.attn.qkv(F.pad(x, (0, 0, 0, 1)))[:, self.into_windows]
-        mixed = self._heads(block.attn, qkv.flatten(0, 1), (self.side, self.side))
-        return block.attn.proj(mixed.view(len(x), -1, x.shape[-1])[:, self.back])
-
-    def _heads(self, attn: Attention, qkv: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Projections (B, h*w, 3C) to what the heads say (B, h*w, C)."""
-        q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        places = q.unflatten(2, grid)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", places, _offsets(attn.rel_pos_h, grid[0]).to(q.dtype))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", places, _offsets(attn.rel_pos_w, grid[1]).to(q.dtype))
-        return self.attend(q, k, v, rel_h.flatten(2, 3), rel_w.flatten(2, 3)).transpose(1, 2).flatten(2)
 
 
 class Compiled:
@@ -93,13 +78,11 @@ class Compiled:
     """
 
     def __init__(self, encoder: ViTEncoder) -> None:
-        self.encoder, self.compiled = encoder, True
-        h100 = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
-        encoder.attend = partial(attend_fused, tiles=H100_TILES if h100 else None)
-        encoder.step = torch.compile(encoder.step, dynamic=False)
+        self.encoder = encoder
+        self.compiled = encoder.step = torch.compile(encoder.transform, dynamic=False)
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self.compiled:
+        if self.encoder.step is self.compiled:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import, and only a GPU needs it
 
             try:
@@ -107,9 +90,77 @@ class Compiled:
             except TorchDynamoException as problem:
                 reason = str(problem).splitlines()[0]
             print(f"SAM's encoder runs uncompiled: torch.compile says {reason!r}", flush=True)
-            self.compiled = False
-            self.encoder.attend, self.encoder.step = attend_in_blocks, self.encoder.transform
+            self.encoder.step = self.encoder.transform
         return self.encoder(images)
+
+
+class Blockwise(nn.Module):
+    """What the heads of the attention layer `attn` say, the bias added to a block of scores at a time."""
+
+    def __init__(self, attn: Attention) -> None:
+        super().__init__()
+        self.attn, self.side = attn, (len(attn.rel_pos_h) + 1) // 2
+
+    def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to (B, side*side, C), row by row.
+
+        windows: (W, side*side) int64, which of an image's tokens stand in each of W windows; then (B*W, side*side, C).
+        """
+        qkv = self.attn.qkv(x)
+        if windows is not None:
+            qkv = qkv[:, windows].flatten(0, 1)
+        q, k, v = qkv.unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        places = q.unflatten(2, (self.side, self.side))
+        apart = _apart(self.side, x.device)
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", places, self.attn.rel_pos_h[apart].to(q.dtype))
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", places, self.attn.rel_pos_w[apart].to(q.dtype))
+        return attend_in_blocks(q, k, v, rel_h.flatten(2, 3), rel_w.flatten(2, 3)).transpose(1, 2).flatten(2)
+
+
+class Folded(nn.Module):
+    """`Blockwise` for a GPU's fused attention in bfloat16: the bias is part of queries and keys.
+
+    To a score q'k / sqrt(d) SAM adds what q says of the key's row and of its column, both linear in q. Here a query
+    has these, times sqrt(d), as 2 * side more channels, and a key a one at its row's and at its column's, so that the
+    scores need no bias: fused kernels are several times slower with one. What a query says is projected from its token,
+    like q, k and v, and by the same matrix product.
+    """
+
+    apart: Tensor
+    place: Tensor
+
+    @torch.no_grad()
+    def __init__(self, attn: Attention) -> None:
+        super().__init__()
+        weight, bias, device = attn.qkv.weight, attn.qkv.bias, attn.qkv.weight.device
+        channels, self.heads, side = weight.shape[1], attn.num_heads, (len(attn.rel_pos_h) + 1) // 2
+        self.width = channels // self.heads
+        tables = self.width**0.5 * torch.cat([attn.rel_pos_h, attn.rel_pos_w])
+        query = [x[:channels].unflatten(0, (self.heads, -1)) for x in (weight, bias)]
+        said = [torch.einsum("td,nd...->nt...", tables, x).flatten(0, 1) for x in query]
+        self.parts = (channels, channels, channels, len(said[0]), -len(said[0]) % 64)
+        rows = sum(self.parts)  # a multiple of 64: torch.compile pads others, after which cuBLAS copies the bias first
+        self.project = nn.Linear(channels, rows, device=device)
+        self.project.weight.copy_(F.pad(torch.cat([weight, said[0]]), (0, 0, 0, self.parts[-1])))
+        self.project.bias.copy_(F.pad(torch.cat([bias, said[1]]), (0, self.parts[-1])))
+        apart, one, place = _apart(side, device), torch.eye(side, device=device), torch.arange(side**2, device=device)
+        row, column = place // side, place % side
+        apart = torch.cat([apart[row], apart[column] + len(attn.rel_pos_h)], dim=1)
+        self.register_buffer("apart", apart[:, None], persistent=False)  # (tokens, 1, 2 * side)
+        self.register_buffer("place", torch.cat([one[row], one[column]], dim=1)[:, None], persistent=False)
+
+    def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
+        projected = self.project(x)
+        if windows is not None:
+            projected = projected[:, windows].flatten(0, 1)
+        q, k, v, said = (x.unflatten(-1, (self.heads, -1)) for x in projected.split(self.parts, dim=-1)[:4])
+        shape = (*q.shape[:3], -1)
+        q = torch.cat([q, said.gather(-1, self.apart.expand(shape))], dim=-1)
+        k = torch.cat([k, self.place.to(k.dtype).expand(shape)], dim=-1)
+        q, k = (F.pad(x, (0, -x.shape[-1] % 8)) for x in (q, k))  # fused kernels take multiples of 8
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        with sdpa_kernel(FUSED, set_priority=True):
+            return F.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5).transpose(1, 2).flatten(2)
 
 
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -140,20 +191,6 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
     return out
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor, tiles: Tiles | None = None) -> Tensor:
-    """`attend_in_blocks` by FlexAttention: one kernel under torch.compile on a GPU, else with the full score matrix.
-
-    tiles: of the kernel, as H100_TILES; PyTorch's own where there are none.
-    """
-    width = rel_w.shape[-1]
-    rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
-
-    def bias(score: Tensor, b: Tensor, n: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return score + rel_h[b, n, query, key // width] + rel_w[b, n, query, key % width]
-
-    return flex_attention(q, k, v, score_mod=bias, kernel_options=(tiles or {}).get((q.dtype, q.shape[-1])))
-
-
 def window_index(grid: int, side: int) -> tuple[Tensor, Tensor]:
     """Which token stands where in the windows, and back.
 
@@ -167,7 +204,7 @@ def window_index(grid: int, side: int) -> tuple[Tensor, Tensor]:
     return into, into.flatten().argsort()[: grid * grid]
 
 
-def _offsets(table: Tensor, size: int) -> Tensor:
-    """The position embedding (size, size, d) of each query's place against each key's, along one axis."""
-    place = torch.arange(size, device=table.device)
-    return table[place[:, None] - place + size - 1]
+def _apart(size: int, device: torch.device) -> Tensor:
+    """(size, size) int64: which row of a position table is for a query and a key at these places along its axis."""
+    place = torch.arange(size, device=device)
+    return place[:, None] - place + size - 1

@@ -40,11 +40,14 @@ class SamSegmenter:
     ):
         """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: for batch and compile."""
         dtype, encoder = getattr(torch, precision), sam.image_encoder
-        vit = isinstance(encoder, ImageEncoderViT)
         self.sam = sam.to(device).eval()
-        self.encoder: Callable[[Tensor], Tensor] = (ViTEncoder if vit else _Autocast)(encoder, dtype).to(device).eval()
-        if isinstance(self.encoder, ViTEncoder) and device.type == "cuda" and runtime and runtime.compile:
-            self.encoder = Compiled(self.encoder)
+        self.encoder: Callable[[Tensor], Tensor]
+        if isinstance(encoder, ImageEncoderViT):
+            fused = device.type == "cuda" and dtype == torch.bfloat16
+            vit = ViTEncoder(encoder, dtype, fused).to(device).eval()
+            self.encoder = Compiled(vit) if fused and runtime and runtime.compile else vit
+        else:
+            self.encoder = _Autocast(encoder, dtype).to(device).eval()
         self.device = device
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
