@@ -258,6 +258,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _row(pipe: Any, work: Callable[[], dict[str, float]], device: str) -> None:
+    multiprocessing.set_start_method(None, force=True)  # Python's own, not that of the process that started this one
     result = work()
     result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
     if device == "cuda":
