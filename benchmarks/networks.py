@@ -3,23 +3,27 @@
     python -m benchmarks.networks                        # on a CPU
     python -m benchmarks.networks --preset cityscapes --size 2048 1024 --precisions bfloat16 --against float32  # a GPU
 
-Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper.
-Each runs twice in a process of its own, so many iterations and three times as many; the rate is of the difference.
-Prediction: the stage `predict` against `mmseg.apis.inference_model` on one image after the other, PNGs written by both.
+Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper;
+the rate is of the last two thirds of the iterations. Prediction: the stage `predict`, called a second time, against
+`mmseg.apis.inference_model` on one image after the other, without its first; PNGs written by both. Each in a process
+of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 import yaml
 from PIL import Image
 
@@ -59,32 +63,62 @@ def save(folder: Path, params: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def run(folder: Path, *module: str) -> float:
-    """Seconds that a module takes, run in a folder."""
+def run(folder: Path, *module: str) -> str:
+    """What a module prints, run in a folder."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *module], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{' '.join(module)} failed:\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - started
+    return done.stdout
 
 
-def ours(folder: Path, iterations: int, precision: str) -> float:
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+def rate(folder: Path, *part: object) -> float:
+    """What a part of this benchmark measures, in a process of its own."""
+    return float(run(folder, "benchmarks.networks", "--part", *map(str, part)).split()[-1])
+
+
+class Clock:
+    """Steps a second, of the last two thirds of a training."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations, self.times = iterations, dict[int, float]()
+
+    def tick(self, done: int) -> None:
+        if done in (self.iterations // 3, self.iterations):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.times[done] = time.perf_counter()
+
+    def rate(self) -> float:
+        first, last = self.times
+        return (last - first) / (self.times[last] - self.times[first])
+
+
+def train_ours(iterations: int, precision: str) -> float:
+    """The stage, in the current folder."""
+    from stages import train_teacher
+    from stages.segmentation.hooks import Record
+
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["teacher"]["iterations"], params["network"]["precision"] = iterations, precision
-    save(folder, params)
-    return run(folder, "stages.train_teacher")
+    save(Path(), params)
+    clock, after = Clock(iterations), Record.after_train_iter
+
+    def timed(self: Record, runner: Any, batch_idx: int, *rest: Any, **named: Any) -> None:
+        after(self, runner, batch_idx, *rest, **named)
+        clock.tick(batch_idx + 1)
+
+    Record.after_train_iter = timed  # type: ignore[method-assign]
+    train_teacher.main()
+    return clock.rate()
 
 
-def theirs(folder: Path, iterations: int, precision: str) -> float:
-    return run(folder, "benchmarks.networks", "--peer", str(iterations), precision)
-
-
-def train_theirs(iterations: int, precision: str) -> None:
+def train_theirs(iterations: int, precision: str) -> float:
     """mmsegmentation's own training, in the current folder."""
     from mmengine.config import Config
+    from mmengine.hooks import Hook
     from mmengine.runner import Runner
 
     from stages.common.params import load_params
@@ -130,10 +164,28 @@ def train_theirs(iterations: int, precision: str) -> None:
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50}},
         "log_level": "ERROR",
     }
-    Runner.from_cfg(Config(config)).train()
+    clock, hook = Clock(iterations), Hook()
+    hook.after_train_iter = lambda runner, batch_idx, **_: clock.tick(batch_idx + 1)
+    runner = Runner.from_cfg(Config(config))
+    runner.register_hook(hook, "LOWEST")
+    runner.train()
+    return clock.rate()
 
 
-def predict_theirs() -> None:
+def predict_ours() -> float:
+    """The stage, in the current folder; images a second."""
+    from stages import predict
+    from stages.common.dataset import Dataset
+
+    sys.argv = ["predict", "r1"]
+    for _ in range(2):
+        shutil.rmtree("data/rounds", ignore_errors=True)
+        started = time.perf_counter()
+        predict.main()
+    return len(Dataset.load().train) / (time.perf_counter() - started)
+
+
+def predict_theirs() -> float:
     """The trained network on every training image, as mmsegmentation's users do it; in the current folder."""
     from mmseg.apis import inference_model, init_model
 
@@ -142,48 +194,50 @@ def predict_theirs() -> None:
 
     device = str(pick_device(load_params().runtime))
     model = init_model("models/teacher/mmsegmentation.json", "models/teacher/model.pth", device=device)
-    for path in sorted(Path("mine/images/train").iterdir()):
+    paths = sorted(Path("mine/images/train").iterdir())
+    for k, path in enumerate(paths):
+        if k == 1:
+            started = time.perf_counter()
         found = inference_model(model, str(path))
         confidence, classes = found.seg_logits.data.softmax(0).max(0)
         write_label(Path("theirs/labels", path.name), classes.byte().cpu().numpy(), PALETTE)
         write_gray(Path("theirs/confidence", path.name), (255 * confidence).byte().cpu().numpy())
+    return (len(paths) - 1) / (time.perf_counter() - started)
+
+
+PARTS: dict[str, Callable[..., float]] = {
+    f.__name__: f for f in (train_ours, train_theirs, predict_ours, predict_theirs)
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo", help="whose network and schedule")
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of images; as drawn")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precisions", nargs="+", default=["float32"], help="bfloat16 too, on a GPU")
     parser.add_argument("--against", choices=("float32", "bfloat16"), help="mmsegmentation's precision; the same")
     parser.add_argument("--times", type=int, default=2)
-    parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peer == ["predict"]:
-        return predict_theirs()
-    if options.peer:
-        return train_theirs(int(options.peer[0]), options.peer[1])
+    if options.part:
+        name, *arguments = options.part
+        print(PARTS[name](*[int(x) if x.isdigit() else x for x in arguments]))
+        return
     with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name, part) for part in ("few", "all")]
-        for part, folder in enumerate(folders, 1):
-            workspace(folder, options.preset, part * options.images, options.size, options.workers)
+        folder = Path(name)
+        workspace(folder, options.preset, options.images, options.size, options.workers)
         print("| | SeSAM's | mmsegmentation's | times |\n| --- | --- | --- | --- |")
-        n = options.iterations
+        against = f" against {options.against}" if options.against else ""
         for precision in options.precisions:
             for _ in range(options.times):
-                rates = []
-                for way, its in ((ours, precision), (theirs, options.against or precision)):
-                    rates.append(2 * n / (way(folders[1], 3 * n, its) - way(folders[1], n, its)))
-                against = f" against {options.against}" if options.against else ""
+                peer = rate(folder, "train_theirs", options.iterations, options.against or precision)
+                rates = [rate(folder, "train_ours", options.iterations, precision), peer]
                 print(f"| training, {precision}{against}, steps a second | {row(rates)} |", flush=True)
-        ours(folders[0], n, options.precisions[-1])
         for _ in range(options.times):
-            rates = []
-            for module in (("stages.predict", "r1"), ("benchmarks.networks", "--peer", "predict")):
-                few, all_of_them = (run(folder, *module) for folder in folders)
-                rates.append(options.images / (all_of_them - few))
+            rates = [rate(folder, "predict_ours"), rate(folder, "predict_theirs")]
             print(f"| predictions, images a second | {row(rates)} |", flush=True)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from threading import Thread
 from typing import Any, TypeVar
@@ -121,13 +122,13 @@ def worker_context() -> BaseContext:
 
 
 def end_with_parent() -> None:
-    """Have this process end when its parent does: a killed one cannot tell its workers."""
-    parent = os.getppid()
+    """Have this worker process end when the one that started it does: a killed one cannot tell its workers."""
+    parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 

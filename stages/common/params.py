@@ -240,7 +240,7 @@ class Runtime(Group):
     engine: Literal["local", "ray"] = Field(description="where the work on images runs: this machine, or Ray's workers")
     workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
     batch: Positive = Field(description="images that SAM encodes at once on a GPU")
-    compile: bool = Field(description="torch.compile for SAM's encoder on a GPU")
+    compile: bool = Field(description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
     cache: str | None = Field(description="absolute folder of SAM's embeddings; none: data/embeddings of this checkout")
     cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
     processes: Positive = Field(description="of a training, one a GPU; its batch is shared out among them")
