@@ -24,7 +24,7 @@ test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # ROWS and SEEDS choose: make ablations ROWS="fine scribble" SEEDS="0 1"
 ablations: $(VENV)/ready
