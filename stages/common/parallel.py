@@ -116,7 +116,7 @@ def worker_context() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     started = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
-    context.set_forkserver_preload([*([started.name] if started else []), "stages.common.pipeline"])
+    context.set_forkserver_preload([started.name] if started else [])
     forkserver.ensure_running()
     return context
 
