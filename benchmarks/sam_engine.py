@@ -157,9 +157,11 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
     items = items[: options.peer_images]
 
-    def one(item: Item) -> tuple[float, float, list[np.ndarray]]:
+    def one(item: Item) -> tuple[float, float, float, list[np.ndarray]]:
+        began = time.perf_counter()
+        image = read_image(Path(item.image))
         started = time.perf_counter()
-        predictor.set_image(read_image(Path(item.image)))
+        predictor.set_image(image)
         _wait(device)
         encoded = time.perf_counter()
         masks = []
@@ -169,18 +171,18 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
             points = torch.as_tensor(points, dtype=torch.float, device=device)[None]
             foreground = torch.ones(points.shape[:2], dtype=torch.int, device=device)
             masks.append(predictor.predict_torch(points, foreground)[0][0].cpu().numpy())
-        return encoded - started, time.perf_counter() - encoded, masks
+        return started - began, encoded - started, time.perf_counter() - encoded, masks
 
     with autocast:
         if device.type == "cuda":
             one(items[0])
-        times = np.zeros(2)
+        times = np.zeros(3)
         for k, item in enumerate(items):
             *seconds, masks = one(item)
             times += seconds
             if k == 0:
                 _save(folder / f"{precision}.json", [encode_mask(mask) for three in masks for mask in three])
-    encoder, decoder = len(items) / times
+    _, encoder, decoder = len(items) / times
     return {"encoder": encoder, "decoder": decoder, "whole": len(items) / times.sum()}
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from stages.common.errors import DiskError, SesamError
@@ -302,6 +303,16 @@ def work(k):
 if __name__ == "__main__":
     per_image(work, range(4), RUNTIME, "work")
 """
+
+
+def test_worker_processes_say_nothing(tmp_path: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["draw"]["demo"] |= {"train": 2, "val": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, "-m", "stages.demo_data", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:

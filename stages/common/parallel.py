@@ -115,8 +115,9 @@ def worker_context() -> BaseContext:
     Forked from this one they would hold its threads and its GPU, half-way; started anew each would import PyTorch.
     """
     context = multiprocessing.get_context("forkserver")
-    started = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`
-    context.set_forkserver_preload([started.name] if started else [])
+    # which every worker runs anew, with a warning if it is there
+    main = getattr(sys.modules["__main__"].__spec__, "name", None)
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("stages.") and name != main])
     forkserver.ensure_running()
     return context
 

@@ -122,8 +122,8 @@ class Folded(nn.Module):
 
     To a score q'k / sqrt(d) SAM adds what q says of the key's row and of its column, both linear in q. Here a query
     has these, times sqrt(d), as 2 * side more channels, and a key a one at its row's and at its column's, so that the
-    scores need no bias: fused kernels are several times slower with one. What a query says is projected from its token,
-    like q, k and v, and by the same matrix product.
+    scores need no bias, with which fused kernels are two to six times slower (docs/performance.md). What a query says
+    is projected from its token, like q, k and v, and by the same matrix product.
     """
 
     apart: Tensor

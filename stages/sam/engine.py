@@ -43,7 +43,9 @@ class SamSegmenter:
         self.sam = sam.to(device).eval()
         self.encoder: Callable[[Tensor], Tensor]
         if isinstance(encoder, ImageEncoderViT):
-            fused = device.type == "cuda" and dtype == torch.bfloat16
+            # older ones have no fused attention in bfloat16
+            ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+            fused = ampere and dtype == torch.bfloat16
             vit = ViTEncoder(encoder, dtype, fused).to(device).eval()
             self.encoder = Compiled(vit) if fused and runtime and runtime.compile else vit
         else:
