@@ -115,7 +115,7 @@ def worker_context() -> BaseContext:
     Forked from this one they would hold its threads and its GPU, half-way; started anew each would import PyTorch.
     """
     context = multiprocessing.get_context("forkserver")
-    # which every worker runs anew, with a warning if it is there
+    # not the program itself: every worker runs it anew, and warns if it is there already
     main = getattr(sys.modules["__main__"].__spec__, "name", None)
     context.set_forkserver_preload([name for name in sys.modules if name.startswith("stages.") and name != main])
     forkserver.ensure_running()

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # scores computed at once: on a CPU what its cache holds, on a GPU half a gigabyte
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
-# on an H100 cuDNN's is the fastest; on other GPUs it takes no more than 128 channels
+# attention kernels by preference: cuDNN's is the fastest on an H100; on others it takes no more than 128 channels
 FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -139,7 +139,7 @@ class Folded(nn.Module):
         query = [x[:channels].unflatten(0, (self.heads, -1)) for x in (weight, bias)]
         said = [torch.einsum("td,nd...->nt...", tables, x).flatten(0, 1) for x in query]
         self.parts = (channels, channels, channels, len(said[0]), -len(said[0]) % 64)
-        rows = sum(self.parts)  # a multiple of 64: torch.compile pads others, after which cuBLAS copies the bias first
+        rows = sum(self.parts)  # a multiple of 64: of 4,704 rows, compiled, the bias was seen to be copied first
         self.project = nn.Linear(channels, rows, device=device)
         self.project.weight.copy_(F.pad(torch.cat([weight, said[0]]), (0, 0, 0, self.parts[-1])))
         self.project.bias.copy_(F.pad(torch.cat([bias, said[1]]), (0, self.parts[-1])))
@@ -147,9 +147,10 @@ class Folded(nn.Module):
         row, column = place // side, place % side
         apart = torch.cat([apart[row], apart[column] + len(attn.rel_pos_h)], dim=1)
         self.register_buffer("apart", apart[:, None], persistent=False)  # (tokens, 1, 2 * side)
-        self.register_buffer("place", torch.cat([one[row], one[column]], dim=1)[:, None], persistent=False)
+        self.register_buffer("place", torch.cat([one[row], one[column]], dim=1)[:, None], persistent=False)  # likewise
 
     def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
+        """As Blockwise's."""
         projected = self.project(x)
         if windows is not None:
             projected = projected[:, windows].flatten(0, 1)
