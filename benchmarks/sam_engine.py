@@ -5,8 +5,8 @@ against the stage `sam_masks`, each step of the speed-up switched on in turn.
     python -m benchmarks.sam_engine --model vit_h --images 256 --peer-images 8      # on a GPU
 
 Weights are random unless --checkpoint names some, and the masks then discs. Every row is a process of its own, one
-after the other, on the same images, which lie on disk as PNG. SamPredictor's rows read an image and hold its masks;
-ours also write them.
+after the other, on the same images, which lie on disk as PNG. The peers' rows read an image and hold its masks; ours
+also write them. On a GPU segment-anything-fast's recipe is a peer too, without what changes the weights (int8, 2:4).
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.utils.amg import mask_to_rle_pytorch, rle_to_mask
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,6 +53,7 @@ from stages.sam.segmenter import Candidates
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
+RECIPE = "segment-anything-fast's recipe, bfloat16"
 
 
 class Measured(SamSegmenter):
@@ -146,14 +149,18 @@ def discs(sam: Sam) -> Tensor:
     return torch.stack([(w * share - away) for share in (0.05, 0.1, 0.2)]).to(sam.device)
 
 
-def loop(precision: str, options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
-    """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
-    device = torch.device(options.device)
-    sam = make_sam(options.model, options.checkpoint, device)
+def make_predictor(options: argparse.Namespace) -> SamPredictor:
+    sam = make_sam(options.model, options.checkpoint, torch.device(options.device))
     if not options.checkpoint:
         objects = discs(sam)
         sam.mask_decoder.register_forward_hook(lambda *call: (call[-1][0] + objects, call[-1][1]))
-    predictor = SamPredictor(sam)
+    return SamPredictor(sam)
+
+
+def loop(precision: str, options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+    """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
+    device = torch.device(options.device)
+    predictor = make_predictor(options)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
     items = items[: options.peer_images]
 
@@ -184,6 +191,73 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
                 _save(folder / f"{precision}.json", [encode_mask(mask) for three in masks for mask in three])
     _, encoder, decoder = len(items) / times
     return {"encoder": encoder, "decoder": decoder, "whole": len(items) / times.sum()}
+
+
+def fused_attention(self: Attention, x: Tensor) -> Tensor:
+    """`Attention.forward` with PyTorch's fused attention, the position bias as a matrix."""
+    batch, height, width, channels = x.shape
+    q, k, v = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+    places = q.unflatten(2, (height, width))
+    rel_h = torch.einsum("bnhwc,hkc->bnhwk", places, get_rel_pos(height, height, self.rel_pos_h).to(q.dtype))
+    rel_w = torch.einsum("bnhwc,wkc->bnhwk", places, get_rel_pos(width, width, self.rel_pos_w).to(q.dtype))
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels))
+
+
+def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+    """What segment-anything-fast does to segment-anything, as far as the weights stay.
+
+    Encoder in bfloat16, with fused attention, compiled, images in batches which threads read ahead; an image's prompts
+    in one call, masks to run lengths on the device. Not autotuned: on an H100 that took more than four minutes, and
+    for the products chose cuBLAS' kernels.
+    """
+    device = torch.device(options.device)
+    predictor = make_predictor(options)
+    encoder = predictor.model.image_encoder.to(torch.bfloat16)
+    Attention.forward = fused_attention
+    for block in encoder.blocks:
+        block.compile(dynamic=False)
+    times = np.zeros(2)
+
+    def read(item: Item) -> tuple[Tensor, list[np.ndarray]]:
+        image = predictor.transform.apply_image(read_image(Path(item.image)))
+        prompts = read_json(folder / "prompts" / f"{item.id}.json")["components"]
+        return torch.from_numpy(image).permute(2, 0, 1), [np.array(prompt["points"]) for prompt in prompts]
+
+    def work(batch: list[tuple[Tensor, list[np.ndarray]]]) -> list[list[dict[str, Any]]]:
+        """The masks of every image, in the prompts' order, three a prompt."""
+        began = time.perf_counter()
+        images = torch.stack([predictor.model.preprocess(image.to(device)) for image, _ in batch])
+        features = encoder(images.to(torch.bfloat16)).float()
+        _wait(device)
+        encoded = time.perf_counter()
+        results = []
+        for one, (image, prompts) in zip(features, batch, strict=True):
+            predictor.features, predictor.is_image_set = one[None], True
+            predictor.original_size, predictor.input_size = tuple(options.size), tuple(image.shape[1:])
+            results.append([dict[str, Any]()] * 3 * len(prompts))
+            for many in {len(points) for points in prompts}:
+                alike = [k for k, points in enumerate(prompts) if len(points) == many]
+                points = np.stack([prompts[k] for k in alike])
+                coords = predictor.transform.apply_coords_torch(torch.as_tensor(points, device=device), options.size)
+                foreground = torch.ones(coords.shape[:2], dtype=torch.int, device=device)
+                lengths = mask_to_rle_pytorch(predictor.predict_torch(coords, foreground)[0].flatten(0, 1))
+                for n, k in enumerate(alike):
+                    results[-1][3 * k : 3 * k + 3] = lengths[3 * n : 3 * n + 3]
+        times[:] += encoded - began, time.perf_counter() - encoded
+        return results
+
+    with ThreadPoolExecutor(options.workers) as pool, torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        first, *_ = work(list(pool.map(read, items[: options.batch])))  # compile
+        times[:], started = 0, time.perf_counter()
+        ahead = pool.map(read, items)
+        for k in range(0, len(items), options.batch):
+            work(list(islice(ahead, len(items[k : k + options.batch]))))
+        whole = len(items) / (time.perf_counter() - started)
+    _save(folder / "recipe.json", [encode_mask(rle_to_mask(one)) for one in first])
+    encoder_rate, decoder_rate = len(items) / times
+    return {"encoder": encoder_rate, "decoder": decoder_rate, "whole": whole}
 
 
 def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
@@ -346,6 +420,8 @@ def main() -> None:
         if precision == "float32" or bfloat16:
             rows.append((name, partial(loop, precision), precision))
     gpu = options.device == "cuda"
+    if gpu:
+        rows.append((RECIPE, partial(recipe), "recipe"))
     ladder = ["prompts in batches", "tiles", "attention", *["huge pages"] * (not gpu)]
     ladder += [*["bfloat16"] * bfloat16, *["compile"] * gpu, "side by side"]
     for k, step in enumerate(ladder, 1):
