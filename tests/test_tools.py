@@ -24,6 +24,7 @@ from stages.common.images import read_label
 from stages.datasets.annotations import find_annotations, read_annotation
 from stages.datasets.faults import Faulty
 from stages.datasets.shapes import box_corners
+from stages.datasets.tools.coco import read as read_coco
 from stages.datasets.tools.common import id_of
 from stages.datasets.tools.label_studio import decode_brush
 from stages.datasets.values import meaning_of
@@ -294,6 +295,16 @@ def test_run_lengths_that_do_not_fit(counts: list[int], tmp_path: Path) -> None:
     start = cvat().index('rle="') + 5
     text = cvat()[:start] + ",".join(map(str, counts)) + cvat()[cvat().index('"', start) :]
     refused(write(tmp_path / "cvat.xml", text))
+
+
+def test_keypoints_of_coco_are_not_taken_for_their_box() -> None:
+    """They are a skeleton's; only where a segmentation says the same object's pixels are they left out."""
+    document = coco()
+    _, box, run, _ = document["annotations"]
+    for one in (box, run):
+        one["keypoints"] = [10, 10, 2]
+    ((_, drawing),) = read_coco(document)
+    assert drawing.unread == ("keypoints",) and len(drawing.shapes) == 3
 
 
 def refused(path: Path) -> None:

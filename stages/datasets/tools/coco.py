@@ -30,6 +30,7 @@ class _Annotation(Entry):
     category_id: int
     segmentation: list[list[Number]] | _Rle | None = None
     bbox: tuple[Number, Number, Number, Number] | None = None
+    keypoints: list[Number] | None = None
 
 
 class _Category(Entry):
@@ -44,16 +45,26 @@ class _Document(Entry):
 
 
 def read(value: Any) -> list[tuple[str, Drawing]]:
-    """COCO's JSON: polygons, run lengths, and boxes where there is neither; ValidationError if it is none."""
+    """COCO's JSON: polygons, run lengths, and boxes where there is neither; ValidationError if it is none.
+
+    Keypoints are not read; with a segmentation of the same object they are left out.
+    """
     document = _Document.model_validate(value)
     names = {one.id: one.name for one in document.categories}
     shapes: dict[int, list[Shape]] = {one.id: [] for one in document.images}
+    unread: dict[int, tuple[str, ...]] = {}
     sizes = {one.id: (one.height, one.width) for one in document.images}
     for one in document.annotations:
         if one.image_id not in shapes or one.category_id not in names:
             raise ValueError(f"an annotation of image {one.image_id} or category {one.category_id}, which it has not")
-        shapes[one.image_id] += _shapes(one, names[one.category_id])
-    return [(one.file_name, Drawing(sizes[one.id], tuple(shapes[one.id]))) for one in document.images]
+        if one.keypoints and not one.segmentation:
+            unread[one.image_id] = ("keypoints",)
+        else:
+            shapes[one.image_id] += _shapes(one, names[one.category_id])
+    return [
+        (one.file_name, Drawing(sizes[one.id], tuple(shapes[one.id]), unread.get(one.id, ())))
+        for one in document.images
+    ]
 
 
 def _shapes(one: _Annotation, name: str) -> list[Shape]:
