@@ -30,7 +30,7 @@ from stages.common.sources import NONE, SAM, SOURCE_PALETTE, WEAK
 def write_labels(data: Dataset, folder: Path) -> None:
     """Pseudo-labels and their sources of every training image, and the ranking that `evaluate` asks for."""
     for item in data.train:
-        fine, weak = item_fine("train", item), item_label(WEAK_LABELS, item)
+        fine, weak = item_fine("train", item, len(data.classes)), item_label(WEAK_LABELS, item)
         drawn = weak != UNLABELLED
         sources = np.where(drawn, WEAK, np.where(fine != UNLABELLED, SAM, NONE)).astype(np.uint8)
         write_label(folder / f"labels/{item.id}.png", np.where(drawn, weak, fine), data.palette)

@@ -59,7 +59,7 @@ def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Ju
         write_label(folder / split / f"{item.id}.png", predicted, palette)
         if split == "train":
             write_gray(folder / "confidence" / f"{item.id}.png", confidence)
-    return confusion(item_fine("val", item), predicted, classes) if split == "val" else None
+    return confusion(item_fine("val", item, classes), predicted, classes) if split == "val" else None
 
 
 def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:

@@ -30,7 +30,7 @@ from stages.common.masks import decode_mask
 from stages.common.parallel import per_image
 from stages.common.params import Params
 from stages.common.scores import class_scores, confusion, label_scores
-from stages.common.sources import SAM, SOURCE_NAMES
+from stages.common.sources import SAM, SOURCE_NAMES, merged_label
 
 FATES = ("kept", "missed", "spilled", "conflict")  # a component's: its mask was kept, or why none was
 CLAIMS = ("right", "wrong", "weak")  # what became of a pixel that kept masks of two classes claimed
@@ -117,17 +117,17 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> d
     claims, pixels = Counter(dict.fromkeys(CLAIMS, 0)), np.zeros(len(SOURCE_NAMES), np.int64)
     doubts, errors = [], []
     for item in items:
-        merged, sources = (item_label(pseudo_labels(name) / part, item) for part in ("labels", "sources"))
-        predicted, confidence = item_predictions(name, item)
+        merged, sources = merged_label(name, item, classes)
+        predicted, confidence = item_predictions(name, item, classes)
         from_sam = np.where(sources == SAM, merged, np.uint8(UNLABELLED))
         confident = confident_labels(predicted, confidence, threshold)
-        sets = Labels(item_label(WEAK_LABELS, item), confident, from_sam, merged)
+        sets = Labels(item_label(WEAK_LABELS, item, classes), confident, from_sam, merged)
         selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes)
         counts += fates(selected)
         claimed = contested(selected, merged.shape)
         doubts.append({"id": item.id} | doubt(merged, sets.weak, predicted, claimed, selected))
         pixels = pixels + np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))
-        fine = item_fine("train", item)
+        fine = item_fine("train", item, classes)
         known = fine != UNLABELLED
         errors.append(float((merged != fine)[known].mean()) if known.any() else None)
         if item.fine:

@@ -18,11 +18,11 @@ from stages.common.components import read_candidates, read_prompts, read_selecte
 from stages.common.dataset import Dataset, Item, item_fine, item_image, item_label, item_predictions
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole
-from stages.common.folders import METRICS, WEAK_LABELS, of_round, pseudo_labels
+from stages.common.folders import METRICS, WEAK_LABELS, of_round
 from stages.common.labels import UNLABELLED
 from stages.common.masks import coco_mask, decode_mask
 from stages.common.params import NO_TEACHER, Params, Selection, load_params
-from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK
+from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK, merged_label
 from stages.pictures.tiles import Tile, class_legend, coloured, dimmed, fitted, page_of, with_masks
 from stages.select_masks import CONFLICT, MISSED, Overlap, overlap, refusal, weak_masks
 
@@ -34,9 +34,14 @@ class Candidate(NamedTuple):
     """One of SAM's masks for a component. why: it was refused; None: it fits."""
 
     iou: float
-    mask: np.ndarray
+    rle: str
+    shape: tuple[int, int]
     found: Overlap
     why: str | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        return decode_mask(self.rle, self.shape)  # not kept: there may be thousands
 
 
 class Component(NamedTuple):
@@ -44,10 +49,14 @@ class Component(NamedTuple):
 
     number: int
     name: str
-    mask: np.ndarray
+    shape: tuple[int, int]
     prompt: dict[str, Any]
     candidates: list[Candidate]
     kept: int | None
+
+    @property
+    def mask(self) -> np.ndarray:
+        return decode_mask(self.prompt["rle"], self.shape)
 
 
 class Explained(NamedTuple):
@@ -67,13 +76,14 @@ class Explained(NamedTuple):
 
 def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
     """What lies on the disk of an image's round; SesamError if something of it is missing."""
-    prompts = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item)["components"]
+    classes = len(data.classes)
+    prompts = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item, classes)["components"]
     offered = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, prompts)
-    selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, len(data.classes))
+    selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes)
     kept = {one["number"]: one["candidate"] for one in selected}
     if kept.keys() != offered.keys():
         raise SesamError(f"{item.id}: other components were selected than were prompted. Run `dvc repro`.")
-    weak, shape = item_label(WEAK_LABELS, item), (item.height, item.width)
+    weak, shape = item_label(WEAK_LABELS, item, classes), (item.height, item.width)
     masks = weak_masks(weak)
     components = []
     for prompt in prompts:
@@ -81,21 +91,18 @@ def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
         candidates = []
         for one in offered[number]:
             found = overlap(coco_mask(one["rle"], shape), own, prompt["class"], masks)
-            mask = decode_mask(one["rle"], shape)
-            candidates.append(Candidate(one["iou"], mask, found, refusal(found, params.selection)))
+            candidates.append(Candidate(one["iou"], one["rle"], shape, found, refusal(found, params.selection)))
         name_of = data.classes[prompt["class"]]
-        mask = decode_mask(prompt["rle"], shape)
-        components.append(Component(number, name_of, mask, prompt, candidates, kept[number]))
-    predicted, confidence = item_predictions(name, item)
+        components.append(Component(number, name_of, shape, prompt, candidates, kept[number]))
+    predicted, confidence = item_predictions(name, item, classes)
     return Explained(
         item,
         item_image(item),
-        item_fine("train", item),
+        item_fine("train", item, classes),
         weak,
         None if params.rounds[name].teacher == NO_TEACHER else predicted,
         confidence,
-        item_label(pseudo_labels(name) / "labels", item),
-        item_label(pseudo_labels(name) / "sources", item),
+        *merged_label(name, item, classes),
         selected,
         components,
     )
@@ -155,7 +162,7 @@ def explain_pixel(found: Explained, x: int, y: int, data: Dataset, params: Param
     label, source = int(found.merged[y, x]), int(found.sources[y, x])
     kept = [one for one in found.components if one.kept is not None and one.candidates[one.kept].mask[y, x]]
     kept.reverse()  # of masks of one size the last is painted last
-    kept.sort(key=lambda one: int(one.candidates[one.kept or 0].mask.sum()))
+    kept.sort(key=lambda one: one.candidates[one.kept or 0].found.area)
     lines = [f"Pixel ({x}, {y}) of {found.item.id}, round {name}: {named(label)}, from {SOURCE_NAMES[source]}."]
     if source == WEAK:
         lines.append("An annotator labelled it, and weak labels are never overwritten.")
@@ -207,8 +214,9 @@ def prompted(found: Explained, component: Component) -> np.ndarray:
 
 def candidate_picture(found: Explained, candidate: Candidate) -> np.ndarray:
     """The image, faded outside the candidate, outlined by whether it fits."""
-    picture = fitted(dimmed(found.image, ~candidate.mask)).copy()
-    outlined(picture, candidate.mask, KEPT_COLOUR if candidate.why is None else REFUSED_COLOUR)
+    mask = candidate.mask
+    picture = fitted(dimmed(found.image, ~mask)).copy()
+    outlined(picture, mask, KEPT_COLOUR if candidate.why is None else REFUSED_COLOUR)
     return picture
 
 

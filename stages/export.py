@@ -21,15 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from stages.common.dataset import Dataset, Item, item_label, item_predictions
+from stages.common.dataset import Dataset, Item, item_predictions
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import whole, write_json
-from stages.common.folders import pseudo_labels
 from stages.common.masks import mask_counts
 from stages.common.params import NO_TEACHER, load_params
 from stages.common.ranking import worst
 from stages.common.regions import Region, components
-from stages.common.sources import SOURCE_NAMES
+from stages.common.sources import SOURCE_NAMES, merged_label
 
 
 class Piece(NamedTuple):
@@ -213,11 +212,11 @@ def main() -> None:
         chosen = [item.id for item in worst(options.round, dataset, max(1, options.worst))]
     if unknown := [k for k in chosen if k not in items]:
         raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
-    folder, taught = pseudo_labels(options.round), params.rounds[options.round].teacher != NO_TEACHER
+    taught = params.rounds[options.round].teacher != NO_TEACHER
 
     def drawn(item: Item) -> Drawn:
-        labels, sources = (item_label(folder / part, item) for part in ("labels", "sources"))
-        confidence = item_predictions(options.round, item)[1] if taught else None
+        labels, sources = merged_label(options.round, item, len(dataset.classes))
+        confidence = item_predictions(options.round, item, len(dataset.classes))[1] if taught else None
         name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
         return Drawn(item, name, pieces(labels, sources, confidence, dataset.classes))
 

@@ -65,8 +65,8 @@ def check_merged(
 
 
 def process(item: Item, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: Palette) -> None:
-    weak = item_label(WEAK_LABELS, item)
-    predicted, confidence = item_predictions(name, item)
+    weak = item_label(WEAK_LABELS, item, len(palette))
+    predicted, confidence = item_predictions(name, item, len(palette))
     filling = confident_labels(predicted, confidence, params.augment.confidence)
     if not params.rounds[name].labels:
         filling[:] = UNLABELLED

@@ -55,9 +55,9 @@ def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: 
 
 def val_page(name: str, item: Item, data: Dataset) -> Image.Image:
     networks = {"network of the weak labels": "teacher", f"student {name}": name}
-    kept = METRICS / "predictions"
-    predicted = {title: item_label(kept / network / "val", item) for title, network in networks.items()}
-    return val_panel(item_image(item), item_fine("val", item), predicted, data)
+    kept, classes = METRICS / "predictions", len(data.classes)
+    predicted = {title: item_label(kept / network / "val", item, classes) for title, network in networks.items()}
+    return val_panel(item_image(item), item_fine("val", item, classes), predicted, data)
 
 
 def main() -> None:
@@ -71,7 +71,8 @@ def main() -> None:
     ):
         for item in training:
             found, kept = load(item, name, data, params), METRICS / "predictions" / name
-            student, confidence = item_label(kept / "train", item), item_label(kept / "confidence", item)
+            student = item_label(kept / "train", item, len(data.classes))
+            confidence = item_label(kept / "confidence", item)
             with whole(folder / "train" / f"{item.id}.png") as unfinished:
                 train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
             sam = params.merging.sam

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.common.dataset import SPLITS, Dataset, Item
+from stages.common.dataset import SPLITS, Dataset, Item, checked_item
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import sha256, whole_folder
 from stages.common.folders import FINE
@@ -28,7 +28,19 @@ from stages.common.params import Components, DatasetParams, Params, load_params
 from stages.common.regions import components
 from stages.common.seeds import seed_of
 from stages.datasets.class_counts import class_table, count_classes, odd_shares
-from stages.datasets.faults import LEAKED, MISSING, NAMES, NARROW, SIZES, UNREADABLE, VALUES, Found, message, some
+from stages.datasets.faults import (
+    LEAKED,
+    MISSING,
+    NAMES,
+    NARROW,
+    SIZES,
+    UNFIT,
+    UNREADABLE,
+    VALUES,
+    Found,
+    message,
+    some,
+)
 from stages.datasets.layouts import Pair, find_pairs
 from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
 from stages.sam.models import model_named
@@ -89,7 +101,10 @@ def check_pair(
     height, width = image.shape[:2]
     if max(height, width) > LONGEST * min(height, width):
         return Checked(None, [(NARROW, f"{pair.image} has {width}x{height} pixels")])
-    item = Item(pair.id, str(pair.image), height, width, sha256(pair.image), fine=label is not None)
+    try:
+        item = checked_item(Item(pair.id, str(pair.image), height, width, sha256(pair.image), fine=label is not None))
+    except ValueError:
+        return Checked(None, [(UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels")])
     if label is None:
         return Checked(item, [])
     if label.shape[:2] != (height, width):

@@ -94,9 +94,9 @@ def image_prompts(
     return prompts
 
 
-def process(item: Item, folder: Path, params: Params, name: str) -> int:
-    weak = item_label(WEAK_LABELS, item)
-    predicted, confidence = item_predictions(name, item)
+def process(item: Item, folder: Path, params: Params, name: str, classes: int) -> int:
+    weak = item_label(WEAK_LABELS, item, classes)
+    predicted, confidence = item_predictions(name, item, classes)
     components = image_prompts(weak, predicted, confidence, params, (name, item.id))
     size = {"height": item.height, "width": item.width}
     document = {"id": item.id, **size, "prompt": params.sampling.prompt, "components": components}
@@ -108,7 +108,7 @@ def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
     with whole_folder(of_round(name, "prompts"), packed=True) as folder:
-        work = partial(process, folder=folder, params=params, name=name)
+        work = partial(process, folder=folder, params=params, name=name, classes=len(dataset.classes))
         counts = per_image(work, dataset.train, params.runtime, f"prompts {name}")
     print(f"prompts {name}: {sum(counts)} components")
 

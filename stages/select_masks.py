@@ -95,10 +95,10 @@ def select(
     return whose | {"candidate": None, "iou": None, "rle": component["rle"], "refused": refused}
 
 
-def process(item: Item, folder: Path, name: str, selection: Selection) -> tuple[int, int]:
-    components = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item)["components"]
+def process(item: Item, folder: Path, name: str, selection: Selection, classes: int) -> tuple[int, int]:
+    components = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item, classes)["components"]
     candidates = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, components)
-    weak = weak_masks(item_label(WEAK_LABELS, item))
+    weak = weak_masks(item_label(WEAK_LABELS, item, classes))
     chosen = [select(component, candidates[component["number"]], weak, selection) for component in components]
     size = {"height": item.height, "width": item.width}
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": chosen})
@@ -109,7 +109,7 @@ def main() -> None:
     name, params = round_of_command_line(__doc__)
     dataset = Dataset.load()
     with whole_folder(of_round(name, "selected"), packed=True) as folder:
-        work = partial(process, folder=folder, name=name, selection=params.selection)
+        work = partial(process, folder=folder, name=name, selection=params.selection, classes=len(dataset.classes))
         counts = per_image(work, dataset.train, params.runtime, f"select_masks {name}")
     kept, of = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {name}: SAM's mask kept for {kept} of {of} components")

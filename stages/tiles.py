@@ -29,7 +29,7 @@ from stages.datasets.layouts import files_below, images_below
 
 TILE = re.compile(r"(\d+)-(\d+)")  # a tile's name: its first row and column
 CUT = "tiles.json"  # beside what was cut: the tiles' side and overlap, and of each folder of tiles the image's size
-MODES = ("L", "P", "RGB")  # as which tiles are written; anything else becomes RGB
+MODES = ("L", "P", "RGB", "1")  # as which tiles are written; anything else becomes RGB
 
 
 class Cut(BaseModel):
@@ -45,6 +45,7 @@ def cut(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
     with open_image(path) as image:
         check_upright(path, image)
         picture = image if image.mode in MODES else image.convert("RGB")
+        _keep_values(picture)
         for top in starts(image.height, tile, overlap):
             for left in starts(image.width, tile, overlap):
                 box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
@@ -72,8 +73,15 @@ def join(folder: Path, size: tuple[int, int], done: Cut, out: Path) -> None:
     picture = Image.fromarray(labels, mode="P" if palette else "L")
     if palette:
         picture.putpalette(palette)
+        _keep_values(picture)
     with whole(out) as unfinished:
         picture.save(unfinished, format="PNG")
+
+
+def _keep_values(picture: Image.Image) -> None:
+    """Give a palette all its 256 colours: of fewer Pillow packs fewer bits, which cut a label's 255 to 15 or less."""
+    if picture.mode == "P" and (palette := picture.getpalette()):
+        picture.putpalette(palette + [0] * (768 - len(palette)))
 
 
 def cut_all(options: argparse.Namespace) -> None:

@@ -128,7 +128,7 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
 
 
 def draw(item: Item, folder: Path, weak: Weak, palette: Palette) -> None:
-    write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item), weak), palette)
+    write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item, len(palette)), weak), palette)
     check_classes(folder, item, len(palette))
 
 
@@ -157,7 +157,7 @@ def convert(
         fault, text = problem.found
         return fault, f"{item.id}: {text}"
     if onto:
-        label = np.where(label != UNLABELLED, label, item_label(folder, item))
+        label = np.where(label != UNLABELLED, label, item_label(folder, item, len(classes)))
     write_label(folder / f"{item.id}.png", label, palette)
     check_classes(folder, item, len(classes))
     return Drawn(occurring(label), bool((label != UNLABELLED).all()))

@@ -45,6 +45,14 @@ def test_a_model_of_timm_as_backbone(name: str, tmp_path: Path) -> None:
     assert classes.shape == (40, 60)
 
 
+def test_what_timm_says_of_a_model_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A false network.json may name any of its models, the largest of which take gigabytes."""
+    made, create = [], timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *given, **named: made.append(create(*given, **named)) or made[-1])
+    network_config(network("resnet10t"), 3)
+    assert len(made) == 2 and all(weight.is_meta for model in made for weight in model.parameters())
+
+
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
 def test_synchronised_normalisation_is_the_same_network(name: str) -> None:
     """timm's normalisations have activations in them, which plain synchronised ones would leave out."""

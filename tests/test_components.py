@@ -24,6 +24,7 @@ PROMPTS = {
     "prompt": "points",
     "components": [{"number": 1, "class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}],
 }
+BOXES = PROMPTS | {"prompt": "box", "components": [{"number": 1, "class": 1, "rle": RLE, "box": [0, 1, 6, 4]}]}
 MASKS = {
     "id": "a",
     "height": 4,
@@ -37,7 +38,8 @@ SELECTED = {
     "components": [{"number": 1, "class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "refused": None}],
 }
 READ = {
-    "prompts": (PROMPTS, lambda path: read_prompts(path, ITEM)),
+    "prompts": (PROMPTS, lambda path: read_prompts(path, ITEM, 2)),
+    "boxes": (BOXES, lambda path: read_prompts(path, ITEM, 2)),
     "masks": (MASKS, lambda path: read_candidates(path, ITEM, [{"number": 1}])),
     "selected": (SELECTED, lambda path: read_selected(path, ITEM, 2)),
 }
@@ -111,7 +113,11 @@ DAMAGED = [
     *((kind, changed(READ[kind][0], more=1)) for kind in READ),
     *(("prompts", component(PROMPTS, rle=rle)) for rle in ("", "~", "0", "P" * 400, "é", RLE + "0", RLE[:-1], 7)),
     *(("prompts", component(PROMPTS, points=points)) for points in ([], [[0]], [[6, 0]], [[-1, 0]], [["a", 0]], None)),
-    *(("prompts", component(PROMPTS, **{"class": k})) for k in (-1, 300, 1.5, "1", None)),
+    *(("prompts", component(PROMPTS, **{"class": k})) for k in (-1, 2, 300, 1.5, "1", None)),
+    *(
+        ("boxes", component(BOXES, box=box))
+        for box in ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
+    ),
     ("prompts", changed(PROMPTS, prompt="text")),
     ("prompts", changed(PROMPTS, prompt="box")),
     ("masks", changed(MASKS, components=[])),

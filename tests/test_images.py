@@ -54,6 +54,12 @@ def test_a_turned_photograph_is_refused(orientation: int, accepted: bool, tmp_pa
             read_image(tmp_path / "a.jpg")
 
 
+def test_exif_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0garbage")
+    with pytest.raises(SesamError, match=r"a\.png has EXIF data that cannot be read .*Store it without"):
+        read_image(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("format", ["EPS", "GIF", "TIFF", "PPM"])
 def test_another_format_under_the_name_of_a_png(format: str, tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png", format=format)

@@ -48,7 +48,7 @@ ITEMS = [
 ]
 ITEMS += [{"sha256": value} for value in ("../../x", HASH.upper(), HASH[:-1], "", None)]
 ITEMS += [{"height": value} for value in (0, -1, 10**9, "4", 4.5, None)]
-ITEMS += [{"fine": "yes"}, {"command": "touch ran"}, {"image": None}]
+ITEMS += [{"fine": "yes"}, {"command": "touch ran"}, {"image": None}, {"image": ""}, {"image": "raw/1.png\0"}]
 
 
 @pytest.mark.parametrize("change", ITEMS, ids=str)
@@ -83,6 +83,7 @@ def test_two_images_of_one_id(tmp_path: Path) -> None:
         {"classes": "ab"},
         {"palette": [[0, 0]]},
         {"palette": [[0, 0, 300]]},
+        {"palette": [[0, 0, 0]]},
         {"more": 1},
         {"kind": 1},
     ],

@@ -144,6 +144,20 @@ def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
     assert done.returncode == 1 and "Values with a meaning: 0 to 1 for classes, 9, 255 for no class." in done.stderr
 
 
+def test_what_the_manifest_would_refuse_is_told_with_the_photograph(folder_dataset: Path) -> None:
+    """A screenshot's narrow space, a name that is no UTF-8, and a side that is too long."""
+    images, labels = (folder_dataset / f"mine/{kind}/train" for kind in ("images", "labels"))
+    for folder in (images, labels):
+        (folder / "0.png").rename(folder / "shot 9.41\u202fPM.png")
+        (folder / "1.png").rename(folder / "na\udceftive.png")
+    Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(images / "2.png")
+    Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(labels / "2.png")
+    done = run("stages.prepare", cwd=folder_dataset)
+    assert done.returncode == 1 and "3 images have a name or a size that is not taken" in done.stderr
+    for said in ("\\u202fPM.png', 60x40", "na\\udceftive.png', 60x40", "2.png', 66000x1100"):
+        assert said in done.stderr
+
+
 def test_an_image_too_narrow_for_sam_is_told(folder_dataset: Path) -> None:
     for kind in ("images", "labels"):
         Image.fromarray(np.zeros((3, 200), np.uint8)).save(folder_dataset / f"mine/{kind}/train/1.png")

@@ -476,6 +476,16 @@ def test_shifted_depthwise_is_the_same_convolution():
         torch.testing.assert_close(ShiftedDepthwise(conv)(x), expected)
 
 
+def test_an_image_for_which_the_gpu_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = MODELS.build(network_config(NETWORK, 3)).eval()
+    monkeypatch.setattr(model, "encode_decode", full)
+    with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*stages\.tiles"):
+        predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
+
+
 def test_predict(tmp_path: Path):
     config = network_config(NETWORK, 3)
     made = MODELS.build(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,33 @@ def test_joined_tiles_are_what_was_cut(
     joined = folder / "joined/a b/one.png"
     assert np.array_equal(read_label(joined), labels)
     assert Image.open(joined).getpalette()[:9] == [value for colour in PALETTE for value in colour]
+
+
+def test_values_beyond_the_palette_stay(tmp_path: Path) -> None:
+    """Pillow packs an image of few colours into fewer bits, and cut 255 to 15 or less."""
+    labels = np.random.default_rng(0).choice([0, 1, 200, 255], (20, 30)).astype(np.uint8)
+    for colours in (1, 2, 12):
+        folder = tmp_path / f"{colours}"
+        write_label(folder / "whole/one.png", labels, PALETTE)
+        content = (folder / "whole/one.png").read_bytes()
+        start = content.index(b"PLTE")
+        short = b"PLTE" + content[start + 4 : start + 4 + 3 * colours]
+        chunk = len(short[4:]).to_bytes(4, "big") + short + zlib.crc32(short).to_bytes(4, "big")
+        (folder / "whole/one.png").write_bytes(content[: start - 4] + chunk + content[start + 4 + 768 + 4 :])
+        assert np.array_equal(read_label(folder / "whole/one.png"), labels)
+        tiles.main(["cut", f"{folder}/whole", "--out", f"{folder}/cut", "--tile", "16", "--overlap", "4"])
+        assert np.array_equal(read_label(folder / "cut/one/000000-000000.png"), labels[:16, :16])
+        tiles.main(["join", f"{folder}/cut", "--cut", f"{folder}/cut", "--out", f"{folder}/joined"])
+        assert np.array_equal(read_label(folder / "joined/one.png"), labels)
+
+
+def test_a_label_of_one_bit_stays_one(tmp_path: Path) -> None:
+    """So that `prepare` refuses it; in RGB its class 1 would be 255."""
+    (tmp_path / "whole").mkdir()
+    Image.new("1", (20, 20), 1).save(tmp_path / "whole/one.png")
+    tiles.main(["cut", f"{tmp_path}/whole", "--out", f"{tmp_path}/cut", "--tile", "16", "--overlap", "4"])
+    with pytest.raises(SesamError, match="has mode 1"):
+        read_label(tmp_path / "cut/one/000000-000000.png")
 
 
 def test_an_edge_is_not_what_counts(tmp_path: Path) -> None:

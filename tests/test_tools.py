@@ -297,6 +297,13 @@ def test_run_lengths_that_do_not_fit(counts: list[int], tmp_path: Path) -> None:
     refused(write(tmp_path / "cvat.xml", text))
 
 
+def test_a_mask_of_another_size_is_refused_before_it_is_made() -> None:
+    document = coco()
+    document["annotations"][-1]["segmentation"] = {"size": [60000, 60000], "counts": [60000**2]}
+    with pytest.raises(ValueError, match="a mask of 60000x60000 pixels"):
+        read_coco(document)
+
+
 def test_keypoints_of_coco_are_not_taken_for_their_box() -> None:
     """They are a skeleton's; only where a segmentation says the same object's pixels are they left out."""
     document = coco()

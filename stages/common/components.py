@@ -92,15 +92,22 @@ class _Selection(_Document):
 _PROMPTS, _MASKS, _SELECTION = TypeAdapter(_Prompts), TypeAdapter(_Masks), TypeAdapter(_Selection)
 
 
-def read_prompts(path: Path, item: Item) -> dict[str, Any]:
-    """What `prompts` wrote of an image: its prompt's kind and its components; SesamError if it is anything else."""
+def read_prompts(path: Path, item: Item, classes: int | None = None) -> dict[str, Any]:
+    """What `prompts` wrote of an image: its prompt's kind and its components; SesamError if it is anything else.
+
+    classes: how many there are, for who reads a component's class.
+    """
     document = _read(path, item, _PROMPTS)
+    if classes is not None:
+        _check_classes(path, document["components"], classes)
     wanted = {"points": "points", "box": "box"}.get(document["prompt"])
     for component in document["components"]:
         if wanted and wanted not in component:
             raise _damaged(path, f"component {component['number']} has no {wanted}")
         if wanted == "points" and not _inside(component["points"], item):
             raise _damaged(path, f"component {component['number']} has points outside the image")
+        if wanted == "box" and not _is_box(component["box"], item):
+            raise _damaged(path, f"component {component['number']} has no box in the image")
     return document
 
 
@@ -118,8 +125,7 @@ def read_candidates(path: Path, item: Item, prompts: Sequence[Mapping[str, Any]]
 def read_selected(path: Path, item: Item, classes: int) -> list[dict[str, Any]]:
     """What `select_masks` wrote of an image, its components; SesamError if it is anything else."""
     components: list[dict[str, Any]] = _read(path, item, _SELECTION)["components"]
-    if unknown := [component["class"] for component in components if component["class"] >= classes]:
-        raise _damaged(path, f"class {unknown[0]}, where classes are 0 to {classes - 1}")
+    _check_classes(path, components, classes)
     return components
 
 
@@ -164,6 +170,16 @@ def _every_rle(document: dict[str, Any]) -> list[str]:
 
 def _inside(points: list[list[int]], item: Item) -> bool:
     return all(0 <= x < item.width and 0 <= y < item.height for x, y in points)
+
+
+def _is_box(box: list[int], item: Item) -> bool:
+    left, top, right, bottom = box
+    return 0 <= left < right <= item.width and 0 <= top < bottom <= item.height
+
+
+def _check_classes(path: Path, components: Sequence[Mapping[str, Any]], classes: int) -> None:
+    if unknown := [component["class"] for component in components if component["class"] >= classes]:
+        raise _damaged(path, f"class {unknown[0]}, where classes are 0 to {classes - 1}")
 
 
 def _damaged(path: Path, reason: str) -> SesamError:

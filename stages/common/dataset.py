@@ -29,7 +29,7 @@ def checked_id(name: str) -> str:
     """An image's id, as it is; ValueError if ID.png in a folder would be no file below that folder."""
     parts = name.split("/")
     if any(part == "" or part.startswith(".") for part in parts) or not name.isprintable() or "\\" in name:
-        raise ValueError("is no name of a file; folders in it are divided by /")
+        raise ValueError("a name has printable characters, folders divided by /, and no part that begins with a dot")
     return name
 
 
@@ -47,11 +47,19 @@ class Item:
     """
 
     id: Annotated[str, AfterValidator(checked_id)]
-    image: str
+    image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     height: _Pixels
     width: _Pixels
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     fine: bool = True
+
+
+_ITEM = TypeAdapter(Item)
+
+
+def checked_item(item: Item) -> Item:
+    """An item, as it is; ValueError if `Dataset.load` would refuse it."""
+    return _ITEM.validate_json(json.dumps(asdict(item)))
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,11 @@ class Dataset:
     def load(cls, folder: Path = MANIFEST) -> Dataset:
         """The manifest; SesamError if a file is missing or holds anything else than `save` writes."""
         classes = _read(folder / "classes.json", _Classes)
+        if len(classes.classes) != len(classes.palette):
+            raise SesamError(
+                f"{folder / 'classes.json'} is damaged ({len(classes.palette)} colours of {len(classes.classes)} "
+                "classes). Run `dvc repro prepare`, or `dvc checkout` if a colleague made it."
+            )
         splits: dict[str, list[Item]] = {split: _read(folder / f"{split}.json", list[Item]) for split in SPLITS}
         for split, items in splits.items():
             if len({item.id for item in items}) < len(items):
@@ -124,26 +137,34 @@ def item_image(item: Item) -> np.ndarray:
     )
 
 
-def item_label(folder: str | Path, item: Item) -> np.ndarray:
-    """An image's PNG in an artefact, folder/ID.png, (H, W) uint8; SesamError if its size is not the image's."""
+def item_label(folder: str | Path, item: Item, values: int = 256) -> np.ndarray:
+    """An image's PNG in an artefact, folder/ID.png, (H, W) uint8.
+
+    SesamError if its size is not the image's, or if it holds anything but 0 to values - 1 and 255.
+    """
     path = Path(folder, f"{item.id}.png")
-    values = read_label(path)
-    if values.shape != (item.height, item.width):
+    found = read_label(path)
+    if found.shape != (item.height, item.width):
         raise SesamError(
-            f"{path} is {values.shape[1]}x{values.shape[0]} pixels, its image {item.width}x{item.height}. "
+            f"{path} is {found.shape[1]}x{found.shape[0]} pixels, its image {item.width}x{item.height}. "
             f"Delete {where(path)} and run `dvc repro`."
         )
-    return values
+    if (strange := (found >= values) & (found != UNLABELLED)).any():
+        raise SesamError(
+            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}, and {UNLABELLED} for none. "
+            f"Delete {where(path)} and run `dvc repro`."
+        )
+    return found
 
 
-def item_fine(split: str, item: Item) -> np.ndarray:
-    """An image's fine label, (H, W) uint8; all 255 where its maker gives none."""
+def item_fine(split: str, item: Item, classes: int) -> np.ndarray:
+    """An image's fine label of so many classes, (H, W) uint8; all 255 where its maker gives none."""
     if not item.fine:
         return np.full((item.height, item.width), UNLABELLED, np.uint8)
-    return item_label(FINE / split, item)
+    return item_label(FINE / split, item, classes)
 
 
-def item_predictions(name: str, item: Item) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's classes and confidence in a round, both (H, W) uint8."""
+def item_predictions(name: str, item: Item, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's classes, of so many, and confidence in a round, both (H, W) uint8."""
     folder = of_round(name, "predictions")
-    return item_label(folder / "labels", item), item_label(folder / "confidence", item)
+    return item_label(folder / "labels", item, classes), item_label(folder / "confidence", item)

@@ -27,7 +27,11 @@ def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
 
 def check_upright(path: Path, image: Image.Image) -> None:
     """SesamError if an image is stored turned: its label might not be."""
-    if image.getexif().get(ORIENTATION, 1) not in (0, 1):
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception as problem:  # of many kinds, for Pillow reads a PNG's EXIF as it stands
+        raise SesamError(f"{path} has EXIF data that cannot be read ({problem}). Store it without.") from None
+    if orientation not in (0, 1):
         raise SesamError(
             f"{path} is stored turned or mirrored (its EXIF orientation says so), and its label may not be. Store "
             "it upright, without that entry."

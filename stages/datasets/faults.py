@@ -30,6 +30,11 @@ NARROW = Fault(
     "images are more than 64 times as long as wide",
     f"Scaled down for SAM, nothing of it would be left. Cut it, or {_LEAVE_OUT}",
 )
+UNFIT = Fault(
+    "image has a name or a size that is not taken",
+    "images have a name or a size that is not taken",
+    f"Names are of printable characters, sides of at most 65,536 pixels. Rename it, cut it, or {_LEAVE_OUT}",
+)
 SIZES = Fault("label has not its image's size", "labels have not their images' size", f"Replace it, or {_LEAVE_OUT}")
 VALUES = Fault(
     "label holds what is no class",

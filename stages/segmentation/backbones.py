@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
@@ -73,10 +74,11 @@ def _timm(network: Architecture) -> Backbone:
         raise SesamError(f"network.backbone: neither mmsegmentation nor timm has a {network.backbone}. {hint}")
     options: dict[str, Any] = {"features_only": True, "pretrained": False}
     try:
-        info = timm.create_model(network.backbone, **options).feature_info
-        options["out_indices"] = [k for k, stride in enumerate(info.reduction()) if stride >= 4]
-        options["output_stride"] = network.output_stride
-        features = timm.create_model(network.backbone, **options).feature_info
+        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
+            info = timm.create_model(network.backbone, **options).feature_info
+            options["out_indices"] = [k for k, stride in enumerate(info.reduction()) if stride >= 4]
+            options["output_stride"] = network.output_stride
+            features = timm.create_model(network.backbone, **options).feature_info
     except Exception as problem:  # each of timm's models raises its own for what it cannot do
         raise SesamError(
             f"network.backbone {network.backbone} gives no features of output_stride {network.output_stride} "

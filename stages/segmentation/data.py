@@ -15,7 +15,6 @@ from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset, Sampler
 
 from stages.common.dataset import Item, item_image, item_label
-from stages.common.errors import SesamError
 from stages.common.labels import UNLABELLED
 from stages.common.params import Schedule
 from stages.common.seeds import seed_of
@@ -58,11 +57,11 @@ class TrainingSamples(Dataset[dict[str, Any]]):
     def read(self, item: Item) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
         image = item_image(item)
-        labels = self._read_map(self.labels, item, self.classes)
+        labels = item_label(self.labels, item, self.classes)
         if self.sources is None:
             sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
         else:
-            sources = self._read_map(self.sources, item, len(SOURCE_NAMES))
+            sources = item_label(self.sources, item, len(SOURCE_NAMES))
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
@@ -84,15 +83,6 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
         sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
         return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
-
-    @staticmethod
-    def _read_map(folder: Path, item: Item, values: int) -> np.ndarray:
-        read = item_label(folder, item)
-        if np.any((read >= values) & (read != UNLABELLED)):
-            raise SesamError(
-                f"{folder}/{item.id}.png holds values above {values - 1} that are not {UNLABELLED}. Make it again."
-            )
-        return read
 
 
 class InOrder(Sampler[int]):

@@ -195,8 +195,19 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
     """Classes and confidence of a whole image at its own size.
 
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
-    floor(255 * softmax maximum).
+    floor(255 * softmax maximum). SesamError if it does not fit on the GPU.
     """
+    try:
+        return _predict(model, image, device)
+    except torch.OutOfMemoryError:
+        height, width = image.shape[:2]
+        raise SesamError(
+            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut the images of this data "
+            "set with `python -m stages.tiles`, or take another GPU."
+        ) from None
+
+
+def _predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
     inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
     logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])

@@ -57,6 +57,8 @@ def read(value: Any) -> list[tuple[str, Drawing]]:
     for one in document.annotations:
         if one.image_id not in shapes or one.category_id not in names:
             raise ValueError(f"an annotation of image {one.image_id} or category {one.category_id}, which it has not")
+        if isinstance(one.segmentation, _Rle) and one.segmentation.size != sizes[one.image_id]:
+            raise ValueError(f"a mask of {one.segmentation.size[1]}x{one.segmentation.size[0]} pixels")
         if one.keypoints and not one.segmentation:
             unread[one.image_id] = ("keypoints",)
         else:
