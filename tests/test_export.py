@@ -62,17 +62,19 @@ def merged(folder_dataset: Path) -> Path:
 
 
 def test_a_class_that_is_none_is_told_with_the_file_that_has_it(merged: Path) -> None:
-    for part, stage in (
-        ("rounds/r1/predictions/labels", ["prompts", "r1"]),
-        ("pseudo_labels/r1/labels", ["export", "r1", "--to", "coco", "--out", "out"]),
-        ("weak", ["prompts", "r1"]),
+    export = ["export", "r1", "--to", "coco", "--out", "out"]
+    for part, wrong, expected, stage in (
+        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", ["prompts", "r1"]),
+        ("weak", 9, "0 to 1, and 255 for none", ["prompts", "r1"]),
+        ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", export),
+        ("pseudo_labels/r1/sources", 255, "0 to 3", export),
     ):
         path = merged / f"data/{part}/1.png"
         before = read_label(path)
-        write_label(path, np.where(before == 1, 9, before), ((0, 0, 0), (9, 9, 9)))
+        write_label(path, np.where(before == 1, wrong, before), ((0, 0, 0), (9, 9, 9)))
         done = run(f"stages.{stage[0]}", *stage[1:], cwd=merged)
         assert done.returncode == 1
-        assert f"data/{part}/1.png holds 9; expected are 0 to 1, and 255 for none. Delete it" in done.stderr
+        assert f"data/{part}/1.png holds {wrong}; expected are {expected}. Delete it" in done.stderr
         write_label(path, before, ((0, 0, 0), (9, 9, 9)))
 
 

@@ -137,10 +137,11 @@ def item_image(item: Item) -> np.ndarray:
     )
 
 
-def item_label(folder: str | Path, item: Item, values: int = 256) -> np.ndarray:
+def item_label(folder: str | Path, item: Item, values: int = 256, unlabelled: bool = True) -> np.ndarray:
     """An image's PNG in an artefact, folder/ID.png, (H, W) uint8.
 
-    SesamError if its size is not the image's, or if it holds anything but 0 to values - 1 and 255.
+    SesamError if its size is not the image's, or if it holds anything but 0 to values - 1 and, if pixels may be
+    unlabelled, 255.
     """
     path = Path(folder, f"{item.id}.png")
     found = read_label(path)
@@ -149,10 +150,14 @@ def item_label(folder: str | Path, item: Item, values: int = 256) -> np.ndarray:
             f"{path} is {found.shape[1]}x{found.shape[0]} pixels, its image {item.width}x{item.height}. "
             f"Delete {where(path)} and run `dvc repro`."
         )
-    if (strange := (found >= values) & (found != UNLABELLED)).any():
+    strange = found >= values
+    if unlabelled:
+        strange &= found != UNLABELLED
+    if strange.any():
+        none = f", and {UNLABELLED} for none" * unlabelled
         raise SesamError(
-            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}, and {UNLABELLED} for none. "
-            f"Delete {where(path)} and run `dvc repro`."
+            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}{none}. Delete {where(path)} and run "
+            "`dvc repro`."
         )
     return found
 

@@ -18,7 +18,7 @@ from stages.common.dataset import Item, item_image, item_label
 from stages.common.labels import UNLABELLED
 from stages.common.params import Schedule
 from stages.common.seeds import seed_of
-from stages.common.sources import NONE, SAM, SOURCE_NAMES, WEAK
+from stages.common.sources import NONE, SAM, WEAK, item_sources
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
@@ -61,7 +61,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         if self.sources is None:
             sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
         else:
-            sources = item_label(self.sources, item, len(SOURCE_NAMES))
+            sources = item_sources(self.sources, item)
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
