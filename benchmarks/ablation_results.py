@@ -22,7 +22,7 @@ from stages.common.errors import SesamError
 from stages.common.files import fingerprint, write_json
 
 RESULTS = Path("docs/ablations.json")
-PRESENTING = ("panels", "summarize")  # stages that show what the others found: none of a table's figures is theirs
+PRESENTING = ("panels", "summarize", "report", "card")  # stages that show what others found: no figure is theirs
 Figures = dict[str, list[Any]]  # by name, of every seed
 
 
@@ -31,12 +31,13 @@ class Result:
     """Of a row and a seed. made_of: digest of the code and params. commit: the last that changed this code.
 
     figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class;
-    iterations of a student.
+    iterations of a student. params: digest of those without the seed.
     """
 
     made_of: str
     commit: str
     figures: dict[str, float | None]
+    params: str = ""
 
 
 class Results:
@@ -82,7 +83,8 @@ class Results:
                 except Exception:  # Hydra's, of many kinds: that commit's params had no such key
                     continue
                 if params == meant:
-                    made = Result(digest(base, params), last_change(base), figures_of(commit, row))
+                    unseeded = fingerprint({group: value for group, value in params.items() if group != "seed"})
+                    made = Result(digest(base, params), last_change(base), figures_of(commit, row), unseeded)
                     self.by_row.setdefault(row.name, {})[int(seed)] = made
 
     def is_current(self, row: Row, seed: int) -> bool:
@@ -93,12 +95,12 @@ class Results:
         )
 
     def chosen(self, row: Row) -> list[Result]:
-        """A row's results of now; if there is none, those of the earlier commit that has most, never two commits'."""
+        """A row's results of now; if there is none, of the earlier code and params that have most, never of two."""
         seeds = dict(sorted(self.by_row.get(row.name, {}).items()))
         if current := [one for seed, one in seeds.items() if self.is_current(row, seed)]:
             return current
-        commits = [one.commit for one in seeds.values()]
-        return [one for one in seeds.values() if one.commit == max(commits, key=commits.count)]
+        made = [(one.commit, one.params) for one in seeds.values()]
+        return [one for one in seeds.values() if (one.commit, one.params) == max(made, key=made.count)]
 
     def figures(self, row: Row) -> Figures:
         found: Figures = {}

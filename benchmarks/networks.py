@@ -147,7 +147,7 @@ def train_theirs(iterations: int, precision: str) -> float:
     ]
     optimizer = optimizer_config(schedule, "float32")
     if precision != "float32":
-        optimizer |= {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": 1.0}
+        optimizer |= {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
     config = {
         "default_scope": "mmseg",
         "work_dir": "theirs",
@@ -170,6 +170,7 @@ def train_theirs(iterations: int, precision: str) -> float:
         "optim_wrapper": optimizer,
         "param_scheduler": [{"type": "PolyLR", "power": 0.9, "end": schedule.iterations, "by_epoch": False}],
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50}},
+        "env_cfg": {"cudnn_benchmark": True},  # as in mmsegmentation's own configs
         "log_level": "ERROR",
     }
     clock, hook = Clock(iterations), Hook()

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, help="the first so many")
     parser.add_argument("--out", type=Path, help="the table's file, .md, and beside it a picture, .png")
     options = parser.parse_args()
-    pictures = read_labelled(options.folder, options.void)[: options.images]
+    pictures = read_labelled(options.folder, options.void, options.images)
     segmenter = load_segmenter(load_params())
     found: dict[str, list[float]] = {}
     for name, corrupt in CORRUPTIONS.items():

@@ -167,6 +167,8 @@ def explain_pixel(found: Explained, x: int, y: int, data: Dataset, params: Param
     if source == WEAK:
         lines.append("An annotator labelled it, and weak labels are never overwritten.")
     elif source == SAM:
+        if not kept:
+            raise SesamError(f"The label of {found.item.id} is older than its selected masks. Run `dvc repro`.")
         top = kept[0]
         mask = top.candidates[top.kept or 0]
         said = in_words(mask, params.selection)

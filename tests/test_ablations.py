@@ -91,17 +91,17 @@ REST = "rounds: {r1: {}}\nstudent: {iterations: 9}\n"  # of params that the test
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with one stage that decides and one that presents."""
+    """A repository with one stage that decides and two that present."""
     monkeypatch.chdir(tmp_path)
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "a")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@b.c")
     git("init", "-q")
-    for path in ("stages/code.py", "stages/summarize.py", "models/embedded_sam.pth"):
+    for path in ("stages/code.py", "stages/summarize.py", "stages/report.py", "models/embedded_sam.pth"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("1")
     Path("params.yaml").write_text(f"seed: 5\nn: 1\nruntime: {{workers: 2}}\n{REST}")
-    stages = {name: {"cmd": name, "deps": [f"stages/{name}.py"]} for name in ("code", "summarize")}
+    stages = {name: {"cmd": name, "deps": [f"stages/{name}.py"]} for name in ("code", "summarize", "report")}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     committed("base")
     return tmp_path
@@ -161,7 +161,8 @@ def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repositor
         "r1 IoU road": [0.7],
     }
     Path("docs/page.md").write_text("text")  # neither this nor the next is a part of what decides a result
-    Path("stages/summarize.py").write_text("2")
+    for name in ("summarize", "report"):
+        Path(f"stages/{name}.py").write_text("2")
     committed("docs")
     assert collected().is_current(ROW, 0) and results.commit(ROW) == git("rev-parse", "--short", "HEAD~1")
     git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/row-s0"))
@@ -181,6 +182,18 @@ def test_what_was_run_with_other_code_stays_until_it_is_run_again(repository: Pa
     experiment("row-s1", f"seed: 1\nn: 2\n{REST}", 0.25)
     results = collected()
     assert results.figures(ROW)["r1"] == [0.25] and results.commit(ROW) != old  # never two commits' in one mean
+
+
+def test_seeds_of_other_params_are_not_in_one_mean(repository: Path) -> None:
+    for iterations, seeds in ((9, (0,)), (7, (1, 2)), (8, ())):
+        rest = REST.replace("9", str(iterations))
+        Path("params.yaml").write_text(f"seed: 5\nn: 1\n{rest}")
+        committed("params")
+        for seed in seeds:
+            experiment(f"row-s{seed}", f"seed: {seed}\nn: 2\n{rest}", seed)
+        results = collected()
+    assert not results.is_current(ROW, 1)
+    assert results.figures(ROW)["r1"] == [1, 2] and results.figures(ROW)["iterations"] == [7, 7]
 
 
 def test_damaged_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

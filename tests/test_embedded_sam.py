@@ -116,6 +116,14 @@ def test_to_judge_on(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "images/val/a.png")
     ((image, labels),) = read_labelled(tmp_path, [7])
     assert image.shape == (2, 2, 3) and labels.tolist() == [[0, 255], [1, 255]]
+    Image.new("RGB", (3, 2)).save(tmp_path / "images/val/b.png")
+    Image.new("L", (2, 2)).save(tmp_path / "labels/val/b.png")
+    assert len(read_labelled(tmp_path, [7], 1)) == 1
+    with pytest.raises(SesamError, match=r"b\.png is 2x2 pixels, its image 3x2"):
+        read_labelled(tmp_path, [7])
+    (tmp_path / "labels/val/b.png").write_bytes(b"no PNG")
+    with pytest.raises(SesamError, match=r"b\.png cannot be read"):
+        read_labelled(tmp_path, [7])
 
 
 def test_a_training_goes_on_where_it_was(
@@ -146,6 +154,10 @@ def test_a_training_goes_on_where_it_was(
         patch.setattr(train, "compute_loss", killed)
         run("parts.pth")
     assert (tmp_path / "parts.state").exists()
+    options[1] = "2"
+    with pytest.raises(SesamError, match=r"parts\.state has 2 steps behind it: --steps must be more"):
+        run("parts.pth")
+    options[1] = "4"
     parts = run("parts.pth")
     assert not (tmp_path / "parts.state").exists()
     assert all(torch.equal(value, parts[key]) for key, value in whole.items())

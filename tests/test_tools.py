@@ -304,6 +304,15 @@ def test_a_mask_of_another_size_is_refused_before_it_is_made() -> None:
         read_coco(document)
 
 
+@pytest.mark.parametrize("what", ["images", "categories"])
+def test_two_of_one_id_in_coco(what: str) -> None:
+    """As where two files were put together by hand: the labels of one would be the other's."""
+    document = coco()
+    document[what].append(document[what][0] | {"file_name": "8.png", "name": "other"})
+    with pytest.raises(ValueError, match="of one id"):
+        read_coco(document)
+
+
 def test_keypoints_of_coco_are_not_taken_for_their_box() -> None:
     """They are a skeleton's; only where a segmentation says the same object's pixels are they left out."""
     document = coco()

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from stages.common.errors import SesamError
-from stages.common.images import read_image
+from stages.common.images import read_image, read_label
+from stages.common.labels import UNLABELLED
 from stages.demo.scenes import draw_scene
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -73,17 +74,23 @@ def draw_example(seed: tuple[int, ...]) -> Example:
     return Example(scene.image, [scene.labels.astype(np.uint16) + 1, scene.instances.astype(np.uint16) + 1])
 
 
-def read_labelled(root: Path, void: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """To judge on: images/val/ID and labels/val/ID.png of a folder as pairs, RGB and class ids, 255 = no class."""
+def read_labelled(root: Path, void: Sequence[int], count: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """To judge on: images/val/ID and labels/val/ID.png of a folder as pairs, RGB and class ids, 255 = no class.
+
+    void: label values that are no class. count: the first so many; all. SesamError if a file is missing or damaged, or
+    a label has not its image's size.
+    """
     pairs = []
-    for path in sorted((root / "labels/val").glob("*.png")):
+    for path in sorted((root / "labels/val").glob("*.png"))[:count]:
         images = [path for path in (root / "images/val").glob(f"{path.stem}.*") if path.suffix in IMAGE_SUFFIXES]
         if not images:
             raise SesamError(f"{path} has no image in {root / 'images/val'}.")
-        with Image.open(path) as opened:
-            labels = np.array(opened)
-        labels[np.isin(labels, void)] = 255
-        pairs.append((read_image(images[0]), labels))
+        image, labels = read_image(images[0]), read_label(path)
+        if labels.shape != image.shape[:2]:
+            (height, width), side = labels.shape, image.shape
+            raise SesamError(f"{path} is {width}x{height} pixels, its image {side[1]}x{side[0]}. Replace one of them.")
+        labels[np.isin(labels, void)] = UNLABELLED
+        pairs.append((image, labels))
     if not pairs:
         raise SesamError(f"{root} holds no labels/val/ID.png to judge on.")
     return pairs

@@ -149,7 +149,7 @@ def main() -> None:
     torch.manual_seed(0)
     started = time.time()
     photographs = examples.find_photographs(options.photographs)
-    judged = {folder.name: examples.read_labelled(folder, options.void)[:40] for folder in options.judge}
+    judged = {folder.name: examples.read_labelled(folder, options.void, 40) for folder in options.judge}
     with Pool(max(1, options.workers)) as pool:
         drawn = pool.map(examples.draw_example, [(*SEED, k) for k in range(options.scenes)], chunksize=8)
     judged["drawn"] = score.drawn(40)
@@ -190,6 +190,10 @@ def main() -> None:
         scheduler.load_state_dict(state["schedule"])
         started -= state["seconds"]
         first_step = state["step"]
+        if first_step >= options.steps:
+            raise SesamError(
+                f"{checkpoint} has {first_step} steps behind it: --steps must be more. Or delete it to start anew."
+            )
 
     plans = [plan_of(step, options) for step in range(options.steps)]
     batches = samples.Batches(plans, drawn, photographs, options.share_drawn)

@@ -202,8 +202,8 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
     except torch.OutOfMemoryError:
         height, width = image.shape[:2]
         raise SesamError(
-            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut the images of this data "
-            "set with `python -m stages.tiles`, or take another GPU."
+            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
+            "with `python -m stages.tiles`, or into smaller ones (--tile), or take another GPU."
         ) from None
 
 

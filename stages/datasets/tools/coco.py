@@ -54,6 +54,8 @@ def read(value: Any) -> list[tuple[str, Drawing]]:
     shapes: dict[int, list[Shape]] = {one.id: [] for one in document.images}
     unread: dict[int, tuple[str, ...]] = {}
     sizes = {one.id: (one.height, one.width) for one in document.images}
+    if len(names) < len(document.categories) or len(sizes) < len(document.images):
+        raise ValueError("two images or two categories of one id")
     for one in document.annotations:
         if one.image_id not in shapes or one.category_id not in names:
             raise ValueError(f"an annotation of image {one.image_id} or category {one.category_id}, which it has not")
