@@ -267,7 +267,7 @@ def test_wrong_labels_are_named(data: Dataset, params: Params):
     with pytest.raises(SesamError, match=r"street/0\.png is 61x40 pixels, its image 60x40"):
         dataset.read(item)
     write_label(path, np.full((item.height, item.width), 3, np.uint8), PALETTE)
-    with pytest.raises(SesamError, match="above 2"):
+    with pytest.raises(SesamError, match=r"holds 3; expected are 0 to 2"):
         dataset.read(item)
 
 
