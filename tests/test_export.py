@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from stages.common.dataset import Item
+from stages.common.dataset import Dataset, Item, item_fine, item_predictions
+from stages.common.errors import SesamError
 from stages.common.images import read_label, write_gray, write_label
-from stages.common.sources import SAM, WEAK
+from stages.common.sources import SAM, WEAK, merged_label
 from stages.datasets.annotations import find_annotations, read_annotation
 from stages.datasets.values import meaning_of
 from stages.export import FORMS, Drawn, pieces
@@ -61,21 +63,26 @@ def merged(folder_dataset: Path) -> Path:
     return folder_dataset
 
 
-def test_a_class_that_is_none_is_told_with_the_file_that_has_it(merged: Path) -> None:
-    export = ["export", "r1", "--to", "coco", "--out", "out"]
-    for part, wrong, expected, stage in (
-        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", ["prompts", "r1"]),
-        ("weak", 9, "0 to 1, and 255 for none", ["prompts", "r1"]),
-        ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", export),
-        ("pseudo_labels/r1/sources", 255, "0 to 3", export),
+def test_values_that_are_none_are_told_with_the_file_that_has_them(
+    merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(merged)
+    item = Dataset.load().train[1]
+    for part, wrong, expected, read in (
+        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(item_predictions, "r1")),
+        ("fine/train", 9, "0 to 1, and 255 for none", partial(item_fine, "train")),
+        ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", partial(merged_label, "r1")),
+        ("pseudo_labels/r1/sources", 255, "0 to 3", partial(merged_label, "r1")),
     ):
-        path = merged / f"data/{part}/1.png"
+        path = Path(f"data/{part}/1.png")
         before = read_label(path)
         write_label(path, np.where(before == 1, wrong, before), ((0, 0, 0), (9, 9, 9)))
-        done = run(f"stages.{stage[0]}", *stage[1:], cwd=merged)
-        assert done.returncode == 1
-        assert f"data/{part}/1.png holds {wrong}; expected are {expected}. Delete it" in done.stderr
+        with pytest.raises(SesamError, match=rf"{part}/1\.png holds {wrong}; expected are {expected}. Delete it"):
+            read(item, 2)
         write_label(path, before, ((0, 0, 0), (9, 9, 9)))
+    write_label(Path("data/weak/1.png"), np.full((40, 60), 2), ((0, 0, 0), (9, 9, 9)))
+    done = run("stages.prompts", "r1", cwd=merged)
+    assert done.returncode == 1 and "data/weak/1.png holds 2; expected are 0 to 1" in done.stderr
 
 
 def correct(path: Path, form: str) -> None:
