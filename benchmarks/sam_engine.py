@@ -5,7 +5,7 @@ against the stage `sam_masks`, each step of the speed-up switched on in turn.
     python -m benchmarks.sam_engine --model vit_h --images 256 --peer-images 8      # on a GPU
 
 Weights are random unless --checkpoint names some, and the masks then discs. Every row is a process of its own, one
-after the other, on the same images, which lie on disk as PNG. The peers' rows read an image and hold its masks; ours
+after the other, on the same images, which lie on disk as PNG. The peers' rows read an image and make its masks; ours
 also write them. On a GPU segment-anything-fast's recipe is a peer too, without what changes the weights (int8, 2:4).
 """
 
@@ -209,8 +209,8 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
     """What segment-anything-fast does to segment-anything, as far as the weights stay.
 
     Encoder in bfloat16, with fused attention, compiled, images in batches which threads read ahead; an image's prompts
-    in one call, masks to run lengths on the device. Not autotuned: on an H100 that took more than four minutes, and
-    for the products chose cuBLAS' kernels.
+    in one call, masks to run lengths on the device. Not autotuned: on an H100 that was
+    stopped after four minutes.
     """
     device = torch.device(options.device)
     predictor = make_predictor(options)
@@ -409,7 +409,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=torch.get_num_threads())
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--bfloat16", action="store_true", help="on a CPU too")
-    parser.add_argument("--whole", action="store_true", help="not step by step: SamPredictor and the whole stage alone")
+    parser.add_argument("--whole", action="store_true", help="not step by step: the peers and the whole stage alone")
     options = parser.parse_args()
     height, width = options.size
     size = (height, width)
