@@ -67,47 +67,52 @@ class Drawn(NamedTuple):
 
 def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """annotations.xml, CVAT for images 1.1; CVAT takes the image of a task that has the name's file name."""
-    root = ElementTree.Element("annotations")
-    ElementTree.SubElement(root, "version").text = "1.1"
-    for number, one in enumerate(drawn):
-        size = {"width": str(one.item.width), "height": str(one.item.height)}
-        image = ElementTree.SubElement(root, "image", {"id": str(number), "name": one.name, **size})
-        for piece in one.pieces:
-            height, width = piece.region.mask.shape
-            window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
-            about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
-            about |= {key: str(value) for key, value in window.items()}
-            about["rle"] = ", ".join(map(str, mask_counts(piece.region.mask.T)))
-            mask = ElementTree.SubElement(image, "mask", about)
-            for name, value in piece.about.items():
-                ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
-    ElementTree.indent(root)
-    with whole(out / "annotations.xml") as unfinished:
-        ElementTree.ElementTree(root).write(unfinished, encoding="utf-8", xml_declaration=True)
+    with whole(out / "annotations.xml") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        for number, one in enumerate(drawn):
+            size = {"width": str(one.item.width), "height": str(one.item.height)}
+            image = ElementTree.Element("image", {"id": str(number), "name": one.name, **size})
+            for piece in one.pieces:
+                height, width = piece.region.mask.shape
+                window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
+                about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+                about |= {key: str(value) for key, value in window.items()}
+                about["rle"] = ", ".join(map(str, mask_counts(piece.region.mask.T)))
+                mask = ElementTree.SubElement(image, "mask", about)
+                for name, value in piece.about.items():
+                    ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
+            ElementTree.indent(image)
+            file.write(ElementTree.tostring(image, "unicode") + "\n")
+        file.write("</annotations>\n")
 
 
 def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     """tasks.json, each with an annotation of brushes, and labels.xml, the project's labelling interface."""
-    tasks = []
-    for one in drawn:
-        sides = {"original_width": one.item.width, "original_height": one.item.height, "image_rotation": 0}
-        result = [
-            {
-                "id": f"{number}",
-                "type": "brushlabels",
-                "from_name": "labels",
-                "to_name": "image",
-                **sides,
-                **({"score": piece.about["confidence"]} if "confidence" in piece.about else {}),
-                "meta": {"text": [piece.about["source"]]},
-                "value": {"format": "rle", "rle": brush(piece.region.whole(one.shape)), "brushlabels": [piece.name]},
-            }
-            for number, piece in enumerate(one.pieces)
-        ]
-        annotation = {"result": result, "was_cancelled": False}
-        tasks.append({"data": {"image": one.name}, "annotations": [annotation]})
-    with whole(out / "tasks.json") as unfinished:
-        unfinished.write_text(json.dumps(tasks), encoding="utf-8")
+    with whole(out / "tasks.json") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for k, one in enumerate(drawn):
+            sides = {"original_width": one.item.width, "original_height": one.item.height, "image_rotation": 0}
+            result = [
+                {
+                    "id": f"{number}",
+                    "type": "brushlabels",
+                    "from_name": "labels",
+                    "to_name": "image",
+                    **sides,
+                    **({"score": piece.about["confidence"]} if "confidence" in piece.about else {}),
+                    "meta": {"text": [piece.about["source"]]},
+                    "value": {
+                        "format": "rle",
+                        "rle": brush(piece.region.whole(one.shape)),
+                        "brushlabels": [piece.name],
+                    },
+                }
+                for number, piece in enumerate(one.pieces)
+            ]
+            annotation = {"result": result, "was_cancelled": False}
+            task = {"data": {"image": one.name}, "annotations": [annotation]}
+            file.write(",\n" * (k > 0) + json.dumps(task))
+        file.write("]")
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name="image", value="$image")
     labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")

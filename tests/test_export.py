@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,23 @@ def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarra
     (annotation,) = find_annotations(out / FILES[form], "folder", {"city/7", "8"}).values()
     back = read_annotation(annotation, labels.shape, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
     assert np.array_equal(back, labels)
+
+
+@pytest.mark.parametrize("form", ("cvat", "label-studio"))
+def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)
+    item = Item("7", "7.jpg", *labels.shape, "0" * 64)
+    found = pieces(labels, np.full_like(labels, SAM), None, CLASSES)
+
+    def peak(images: int) -> int:
+        tracemalloc.start()
+        FORMS[form]((Drawn(item, "7.jpg", found) for _ in range(images)), CLASSES, tmp_path)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    peak(1)
+    assert peak(12) < 2 * peak(2)
 
 
 @pytest.fixture

@@ -49,17 +49,21 @@ class ViTEncoder(nn.Module):
         embed = self.vit.patch_embed.proj  # of patches that do not overlap: a matrix product
         side = embed.kernel_size[0]
         patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)
-        x = F.linear(patches, embed.weight.flatten(1), embed.bias).float() + self.vit.pos_embed
-        grid = x.shape[1:3]
-        x = x.flatten(1, 2)
+        grid = patches.shape[1:3]
+        x = self.vit.pos_embed.flatten(1, 2).repeat(len(images), 1, 1)
+        update = F.linear(patches.flatten(1, 2), embed.weight.flatten(1), embed.bias)
         for block, attention in zip(self.vit.blocks, self.attentions, strict=True):
-            x = self.step(block, attention, x)
+            x, update = self.step(block, attention, x, update)
         narrow, norm, smooth, last_norm = self.vit.neck
-        x = norm(narrow(x.unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
+        x = norm(narrow((x + update).unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
         return last_norm(smooth(x.to(self.dtype)).float())
 
-    def transform(self, block: Block, attention: nn.Module, x: Tensor) -> Tensor:
-        """What a block makes of tokens (B, h*w, C) float32."""
+    def transform(self, block: Block, attention: nn.Module, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+        """What a block makes of tokens x + update: the next x and update; (B, h*w, C), x float32, update of `dtype`.
+
+        Its last sum is the next block's first, because it compiles into one kernel with that block's norm.
+        """
+        x = x + update
         normed = block.norm1(x).to(self.dtype)
         if block.window_size:
             # one more row, of zeros, stands for the padding of every window
@@ -68,7 +72,7 @@ class ViTEncoder(nn.Module):
         else:
             mixed = attention(normed)
         x = x + block.attn.proj(mixed)
-        return x + block.mlp(block.norm2(x).to(self.dtype))
+        return x, block.mlp(block.norm2(x).to(self.dtype))
 
 
 class Compiled:
