@@ -124,7 +124,7 @@ def readme(facts: Facts) -> str:
         lines += [
             f"Masks of two classes claimed {sum(contested.values())} pixels; the smaller mask won. "
             + ", ".join(f"{kind} {count}" for kind, count in contested.items())
-            + " (weak: an annotator's label decided).",
+            + " (weak: an annotator's label decided; unknown: no fine label tells).",
             "",
         ]
     lines += [

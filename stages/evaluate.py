@@ -33,12 +33,12 @@ Work = tuple[str, Item]  # of a split
 
 
 class Judging(NamedTuple):
-    """What becomes of a prediction: a matrix over so many classes, and files of the ids in `shown`, by split.
+    """What becomes of a prediction: a matrix over the classes, and files of the ids in `shown`, by split.
 
     Predicted classes go to folder/SPLIT/ID.png, of training images the confidence to folder/confidence/ID.png.
     """
 
-    classes: int
+    classes: Sequence[str]
     palette: Palette
     shown: Mapping[str, frozenset[str]]
     folder: Path
@@ -59,14 +59,16 @@ def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Ju
         write_label(folder / split / f"{item.id}.png", predicted, palette)
         if split == "train":
             write_gray(folder / "confidence" / f"{item.id}.png", confidence)
-    return confusion(item_fine("val", item, classes), predicted, classes) if split == "val" else None
+    count = len(classes)
+    return confusion(item_fine("val", item, count), predicted, count) if split == "val" else None
 
 
 def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:
     from stages.segmentation.network import load_network, predict
 
     device = pick_device(runtime)
-    computing = partial(compute, predict=partial(predict, load_network(network, device), device=device))
+    model = load_network(network, device, judging.classes)
+    computing = partial(compute, predict=partial(predict, model, device=device))
     return Steps(read, computing, partial(write, judging=judging), device)
 
 
@@ -108,14 +110,14 @@ def main() -> None:
     params, data = load_params(), Dataset.load()
     if name not in ("teacher", *params.rounds):
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    few, classes = params.evaluation.panels, len(data.classes)
+    few, classes = params.evaluation.panels, data.classes
     shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
     work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
     ids = {split: frozenset(item.id for item in items) for split, items in shown.items()}
     with whole_folder(METRICS / "predictions" / name) as folder:
         load = partial(steps, network(name), Judging(classes, data.palette, ids, folder), params.runtime)
-        matrix = judge(load, work, classes, params.runtime, f"evaluate {name}")
-    scores = report(matrix, data.classes, loss_curve(training_log(name)))
+        matrix = judge(load, work, len(classes), params.runtime, f"evaluate {name}")
+    scores = report(matrix, classes, loss_curve(training_log(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")
 

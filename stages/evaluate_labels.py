@@ -33,7 +33,7 @@ from stages.common.scores import class_scores, confusion, label_scores
 from stages.common.sources import SAM, SOURCE_NAMES, merged_label
 
 FATES = ("kept", "missed", "spilled", "conflict")  # a component's: its mask was kept, or why none was
-CLAIMS = ("right", "wrong", "weak")  # what became of a pixel that kept masks of two classes claimed
+CLAIMS = ("right", "wrong", "weak", "unknown")  # of a pixel that kept masks of two classes claimed
 
 
 class Labels(NamedTuple):
@@ -128,19 +128,13 @@ def judge(items: Sequence[Item], classes: int, name: str, threshold: float) -> d
         doubts.append({"id": item.id} | doubt(merged, sets.weak, predicted, claimed, selected))
         pixels = pixels + np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES))
         fine = item_fine("train", item, classes)
-        known = fine != UNLABELLED
+        known, right, drawn = fine != UNLABELLED, merged == fine, sets.weak != UNLABELLED
+        outcomes = (known & right & ~drawn, known & ~right & ~drawn, drawn, ~known & ~drawn)
+        claims.update({name: int((claimed & such).sum()) for name, such in zip(CLAIMS, outcomes, strict=True)})
         errors.append(float((merged != fine)[known].mean()) if known.any() else None)
         if item.fine:
             for part, labels in sets._asdict().items():
                 matrices[part] = matrices.get(part, 0) + confusion(fine, labels, classes)
-            at, drawn, right = claimed & known, sets.weak != UNLABELLED, merged == fine
-            claims.update(
-                {
-                    "weak": int((at & drawn).sum()),
-                    "right": int((at & ~drawn & right).sum()),
-                    "wrong": int((at & ~drawn & ~right).sum()),
-                }
-            )
     return {
         "matrices": matrices,
         "fates": counts,

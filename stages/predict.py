@@ -16,7 +16,7 @@ import numpy as np
 
 from stages.common.command_line import round_of_command_line
 from stages.common.dataset import Dataset, Item, item_image
-from stages.common.errors import SesamError, run_stage
+from stages.common.errors import run_stage
 from stages.common.files import whole_folder
 from stages.common.folders import of_round
 from stages.common.images import Palette, write_gray, write_label
@@ -54,19 +54,14 @@ def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
 
 
 def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> Steps:
-    """With the round's teacher; SesamError if it is no network of the data set's classes."""
+    """With the round's teacher."""
     # here: torch and mmsegmentation take longer to import than a round without a teacher
     from stages.common.device import pick_device
     from stages.common.pipeline import Steps
     from stages.segmentation.network import load_network, predict
 
     device = pick_device(params.runtime)
-    model = load_network(Path(params.rounds[name].teacher), device)
-    if (known := model.dataset_meta["classes"]) != list(dataset.classes):
-        raise SesamError(
-            f"params.yaml: rounds.{name}.teacher is a network of the classes {', '.join(known)}; those of the data set "
-            f"are {', '.join(dataset.classes)}. Name one that was trained on it."
-        )
+    model = load_network(Path(params.rounds[name].teacher), device, dataset.classes)
     computing = partial(compute, predict=partial(predict, model, device=device))
     return Steps(read, computing, partial(write, folder=folder, palette=dataset.palette), device)
 

@@ -122,7 +122,7 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
     for name, network in NETWORKS.items():
         shown = {"val": data.val, "train": [] if name == "teacher" else worst(name, data, params.evaluation.panels)}
         ids = {split: {item.id for item in items} for split, items in shown.items()}
-        judging = Judging(len(data.classes), data.palette, ids, Path("metrics/predictions", name))
+        judging = Judging(data.classes, data.palette, ids, Path("metrics/predictions", name))
         work = [(split, item) for split, items in (("val", data.val), ("train", shown["train"])) for item in items]
         steps = Steps(read, partial(compute, predict=network), partial(write, judging=judging), torch.device("cpu"))
         matrix = judge_network(lambda steps=steps: steps, work, len(data.classes), params.runtime, name)

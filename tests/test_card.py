@@ -34,7 +34,7 @@ def test_for_people(workspace: tuple[Dataset, Params]) -> None:
     assert lines[0] == "# Pseudo-labels of halves, round r1"
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in lines
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in lines
-    assert "Masks of two classes claimed 56 pixels; the smaller mask won. right 52, wrong 0, weak 4" in card
+    assert "Masks of two classes claimed 64 pixels; the smaller mask won. right 52, wrong 0, weak 4, unknown 8" in card
     assert f"SAM: embedded, SHA-256 {'f' * 64}" in card and "precision 0.875" in card
     assert "| rounds.r1.teacher | `data/weak` |" in lines and "| selection.tau_weak | `0.7` |" in lines
     # four of twelve columns, less one weak label

@@ -179,7 +179,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert right["precision"] == round(4 / 5, 4) and right["unlabelled"] == round(2 / 6, 4)
     assert judged["r1"]["components"]["left"] == {"kept": 4, "missed": 4, "spilled": 0, "conflict": 0}
     assert judged["r1"]["components"]["right, far"] == {"kept": 4, "missed": 0, "spilled": 0, "conflict": 0}
-    assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4}
+    assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary["r2"] == 1.0 and summary["precision"] == 1.0
@@ -213,7 +213,10 @@ def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> N
     fine[1:, 10:] = 2
     write_label(otherwise, fine, PALETTE)
     claims = judge_all(data, params, "r1")["claims"]
-    assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4}  # two columns, seven rows with a fine label
+    # two columns, seven rows with a fine label and one without
+    assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
+    without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
+    assert judge_all(without, params, "r1")["claims"] == {"weak": 4, "unknown": 4 * 15}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:

@@ -327,6 +327,43 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     assert Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes() == log
 
 
+@pytest.mark.parametrize("damage", ("flipped", "cut"))
+def test_a_damaged_checkpoint_is_no_part_of_a_training(
+    data: Dataset, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(hooks, "CHECKPOINT_SECONDS", 0)
+        interrupted.setattr(hooks.Record, "before_train_iter", _stop_at(13))
+        train(task(params), params)
+    checkpoint = Path("models/.work/test/checkpoint.pth")
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "flipped":
+        with ZipFile(checkpoint) as archive:
+            largest = max(archive.infolist(), key=lambda one: one.file_size)
+        content[largest.header_offset + largest.file_size // 2] ^= 1
+    checkpoint.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    seen: list[int] = []
+    monkeypatch.setattr(hooks.Record, "before_train_iter", _noting(seen))
+    train(task(params), params)
+    assert seen == list(range(20))
+    assert "test begins anew: models/.work/test/checkpoint.pth is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("iterations", (1, 10, 20))
+def test_a_short_training_reaches_its_learning_rate(
+    data: Dataset, params: Params, iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        hooks.Record,
+        "after_train_iter",
+        lambda self, runner, *rest, **named: rates.extend(runner.optim_wrapper.get_lr()["lr"]),
+    )
+    schedule = params.student.model_copy(update={"iterations": iterations})
+    train(replace(task(params), schedule=schedule), params)
+    assert max(rates) == params.student.learning_rate
+
+
 _seed_iteration = hooks.Record.before_train_iter
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
+from zipfile import ZipFile
 
 from stages.common.errors import DiskError, SesamError
 from stages.common.shards import member, pack, where
@@ -80,6 +81,16 @@ def _sweep(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def damage_of(file: Path | BinaryIO) -> str | None:
+    """What check sums tell to be damaged in a file that torch.save wrote, over which torch reads; None if nothing."""
+    try:
+        with ZipFile(file) as archive:
+            member = archive.testzip()
+    except Exception as problem:  # of many kinds, for the file may hold anything
+        return str(problem) or type(problem).__name__
+    return None if member is None else f"{member} in it is damaged"
 
 
 def write_json(path: Path, value: Any) -> None:

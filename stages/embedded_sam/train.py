@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Subset
 
 from stages.common import regions
 from stages.common.errors import SesamError, run_stage
-from stages.common.files import fingerprint, sha256, whole
+from stages.common.files import damage_of, fingerprint, sha256, whole
 from stages.demo import canvas, classes, objects, scenes
 from stages.embedded_sam import decoding, examples, initial_weights, losses, samples, score
 from stages.sam import decoder, embedded
@@ -182,6 +182,8 @@ def main() -> None:
     code = [sha256(Path(inspect.getfile(module))) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
     made_of = fingerprint(decisive_options, code, {name: len(one) for name, one in photographs.items()})
     if checkpoint.exists():
+        if damage := damage_of(checkpoint):
+            raise SesamError(f"{checkpoint} is damaged ({damage}). Delete it to start anew.")
         state = torch.load(checkpoint, weights_only=True)
         if state["made_of"] != made_of:
             raise SesamError(f"{checkpoint} is of a training with other options or code. Delete it to start anew.")

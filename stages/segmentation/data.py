@@ -75,7 +75,9 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         np.random.seed(seed % 2**32)
         keeps_sam = np.random.uniform() < self.sam_frequency
         results = self.read(self.item(t))
-        results = Resize(scale_factor=np.random.uniform(*self.schedule.scale))(results)
+        factor = np.random.uniform(*self.schedule.scale)
+        least = 1 / min(results["img"].shape[:2])  # a side keeps a pixel
+        results = Resize(scale_factor=max(factor, least))(results)
         for transform in self.after_resize:
             results = transform(results)
         labels, sources = results["gt_seg_map"].transpose(2, 0, 1)

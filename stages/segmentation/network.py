@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
-from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from stages.common.errors import SesamError
-from stages.common.files import read_bytes, read_json, whole, write_json
+from stages.common.files import damage_of, read_bytes, read_json, whole, write_json
 from stages.common.images import Palette
 from stages.common.params import Architecture, Byte, Group
 from stages.segmentation.backbones import backbone_of
@@ -157,10 +156,11 @@ def save_network(
     write_json(folder / CONFIG, config)
 
 
-def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
+def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
     """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours.
 
-    Its class names and colours are in `dataset_meta`, as mmsegmentation has them.
+    classes: SesamError if it is a network of others. Its class names and colours are in `dataset_meta`, as
+    mmsegmentation has them.
     """
     try:
         saved = _Saved.model_validate(read_json(folder / ARCHITECTURE))
@@ -170,10 +170,15 @@ def load_network(folder: Path, device: torch.device) -> EncoderDecoder:
         raise SesamError(
             f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
         ) from None
+    if classes is not None and list(classes) != saved.classes:
+        raise SesamError(
+            f"{folder} is a network of the classes {', '.join(saved.classes)}; those of the data set are "
+            f"{', '.join(classes)}. Take one that was trained on it."
+        )
     content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
-        if damaged := ZipFile(content).testzip():  # torch reads over its check sums
-            raise ValueError(f"{damaged} in it is damaged")
+        if damage := damage_of(content):
+            raise ValueError(damage)
         content.seek(0)
         weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
         with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount

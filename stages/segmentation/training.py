@@ -25,7 +25,7 @@ from tqdm import tqdm
 from stages.common.dataset import Dataset
 from stages.common.device import pick_device
 from stages.common.errors import SesamError
-from stages.common.files import disk_trouble_named, for_one_process, keep_if_made_of, mark_of
+from stages.common.files import damage_of, disk_trouble_named, for_one_process, keep_if_made_of, mark_of
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
 from stages.common.parallel import readers_watched
@@ -112,6 +112,10 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
     _check_labels(task, dataset)
     if rank == 0:
         keep_if_made_of(work, made_of(task.stage, task.round))
+        checkpoint = work / Checkpoint.NAME
+        if checkpoint.exists() and (damage := damage_of(checkpoint)):
+            print(f"{task.name} begins anew: {checkpoint} is damaged ({damage})", flush=True)
+            checkpoint.unlink()
     barrier()
     samples = TrainingSamples(
         dataset.train,
@@ -230,6 +234,8 @@ def _runner(
 ) -> Runner:
     schedule = task.schedule
     warmup = min(WARMUP, schedule.iterations // 10)
+    if warmup == 1:  # LinearLR takes its first step from a tenth, and would have no second
+        warmup = 0
     decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.learning_rate, "begin": warmup}
     schedulers = [decay | {"end": schedule.iterations, "by_epoch": False}]
     if warmup:
