@@ -151,11 +151,40 @@ def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
         per_image(die, range(8), TWO, "kill")
 
 
-def test_a_container_with_little_shared_memory_is_told() -> None:
-    with pytest.raises(SesamError, match=r"/dev/shm"), readers_watched(2):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")  # PyTorch's words
+UNSENT = """
+import torch
+from torch.utils.data import DataLoader
+from stages.common.errors import SesamError
+from stages.common.params import load_params
+from stages.common.pipeline import Steps, stream
+
+class Unsent:
+    def __reduce__(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: No space left on device (28)")
+
+def read(item):
+    return Unsent() if item == 3 else item
+
+def compute(items):
+    return [(item,) for item in items]
+
+steps = Steps(read, compute, print, torch.device("cuda"))
+try:
+    list(stream([[k] for k in range(8)], steps, 2))
+except SesamError as problem:
+    print(problem)
+"""
+
+
+def test_what_a_reader_cannot_send_is_not_waited_for() -> None:
+    command, environment = [sys.executable, "-c", UNSENT], os.environ | {"PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "or because /dev/shm is full" in said.splitlines()[-1]
+
+
+def test_a_killed_reader_is_told() -> None:
     with pytest.raises(SesamError, match="want of memory"), readers_watched(2):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")  # PyTorch's words
 
 
 @pytest.mark.parametrize("workers", [1, 2])

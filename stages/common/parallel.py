@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import sys
@@ -56,22 +57,27 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | SesamErr
         return problem
 
 
+def end_if_unsent(worker: int) -> None:
+    """Have this process of PyTorch's DataLoader end if it cannot send what it read; its `worker_init_fn`.
+
+    Otherwise multiprocessing drops that batch with a traceback, and the process that computes waits for it for ever.
+    """
+    queue: Any = multiprocessing.queues.Queue
+    queue._on_queue_feeder_error = staticmethod(lambda problem, what: os._exit(1))
+
+
 @contextmanager
 def readers_watched(workers: int) -> Iterator[None]:
-    """SesamError where a process of PyTorch's DataLoader is killed, which is a RuntimeError of many words."""
+    """SesamError where a process of PyTorch's DataLoader has ended, which is a RuntimeError of many words."""
     try:
         yield
     except RuntimeError as problem:
         if not str(problem).startswith("DataLoader worker"):
             raise
-        if "Bus error" in str(problem):  # in a container, whose default is 64 MB
-            raise SesamError(
-                "/dev/shm, through which processes pass images, is full. Give the container more (docker's --shm-size "
-                f"8g), or take fewer than {workers} runtime.workers."
-            ) from None
         raise SesamError(
-            "A process that reads files was killed, perhaps for want of memory. Run again, with fewer than "
-            f"{workers} runtime.workers."
+            "A process that reads files was killed, perhaps for want of memory, or because /dev/shm is full, through "
+            "which processes pass images and of which a container has 64 MB. Give it more (docker's --shm-size 8g), or "
+            f"take fewer than {workers} runtime.workers, and run again."
         ) from None
 
 

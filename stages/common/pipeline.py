@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.common.device import pick_device
 from stages.common.errors import BadItems, SesamError
-from stages.common.parallel import attempt, end_with_parent, progress, readers_watched, worker_context
+from stages.common.parallel import attempt, end_if_unsent, end_with_parent, progress, readers_watched, worker_context
 from stages.common.params import Runtime
 
 Batch = Sequence[Any]
@@ -114,6 +114,7 @@ def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Itera
         batch_size=None,
         collate_fn=list,
         num_workers=workers,
+        worker_init_fn=end_if_unsent,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from stages.common import regions
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import damage_of, fingerprint, sha256, whole
+from stages.common.parallel import end_if_unsent
 from stages.demo import canvas, classes, objects, scenes
 from stages.embedded_sam import decoding, examples, initial_weights, losses, samples, score
 from stages.sam import decoder, embedded
@@ -199,7 +200,8 @@ def main() -> None:
 
     plans = [plan_of(step, options) for step in range(options.steps)]
     batches = samples.Batches(plans, drawn, photographs, options.share_drawn)
-    loader = DataLoader(Subset(batches, range(first_step, options.steps)), batch_size=None, num_workers=options.workers)
+    left = Subset(batches, range(first_step, options.steps))
+    loader = DataLoader(left, batch_size=None, num_workers=options.workers, worker_init_fn=end_if_unsent)
     for step, batch in enumerate(loader, first_step):
         sam.train()  # scoring, below, leaves it in eval mode
         loss, iou, linear_iou = compute_loss(sam, batch, step, step < options.shared_steps)

@@ -28,7 +28,7 @@ from stages.common.errors import SesamError
 from stages.common.files import damage_of, disk_trouble_named, for_one_process, keep_if_made_of, mark_of
 from stages.common.folders import network, training_log
 from stages.common.made_of import made_of
-from stages.common.parallel import readers_watched
+from stages.common.parallel import end_if_unsent, readers_watched
 from stages.common.params import LossWeights, Params, Precision, Schedule
 from stages.common.seeds import seed_of
 from stages.segmentation.backbones import load_pretrained
@@ -254,6 +254,7 @@ def _runner(
             schedule.batch // processes,
             sampler=InOrder(len(samples), schedule.batch, rank, processes),
             num_workers=workers,
+            worker_init_fn=end_if_unsent,
             collate_fn=pseudo_collate,
         ),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
