@@ -16,7 +16,7 @@ from stages.common.errors import run_stage
 from stages.common.files import whole_folder, write_json
 from stages.common.folders import of_round
 from stages.common.made_of import made_of
-from stages.common.masks import decode_mask, encode_counts
+from stages.common.masks import encode_counts
 from stages.common.params import Params
 from stages.common.pipeline import Steps, batch_size, batches_of, run
 from stages.sam.cache import EmbeddingCache, cache_folder, engine
@@ -27,11 +27,10 @@ from stages.sam.segmenter import Candidates, Fit, Prompt, Segmenter
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:
     """The prompts of an image's JSON, in the components' order."""
-    shape = (document["height"], document["width"])
     read = {
         "points": lambda component: Prompt(points=np.array(component["points"])),
         "box": lambda component: Prompt(box=np.array(component["box"])),
-        "mask": lambda component: Prompt(mask=decode_mask(component["rle"], shape)),
+        "mask": lambda component: Prompt(mask=component["rle"]),
     }[document["prompt"]]
     return [read(component) for component in document["components"]]
 

@@ -13,7 +13,7 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
-from stages.common.masks import mask_counts
+from stages.common.masks import decode_mask, mask_counts
 from stages.sam.engine import fit
 from stages.sam.segmenter import Candidates, Prompt
 
@@ -50,7 +50,7 @@ class PerfectSam:
             left, top, right, bottom = prompt.box
             touched = ids[top:bottom, left:right].ravel()
         else:
-            touched = ids[prompt.mask]
+            touched = ids[decode_mask(prompt.mask, ids.shape)]
         found = int(np.bincount(touched).argmax())
         right = (ids == found) if found else np.zeros(ids.shape, bool)
         masks = (right, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))

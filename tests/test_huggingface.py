@@ -181,12 +181,16 @@ def test_neither_neighbours_nor_order_matter(saved: tuple[str, Path]) -> None:
     size = draw_scene(3).image.shape[:2]
     mask = np.zeros(size, bool)
     mask[30:90, 40:200] = True
-    prompts = [Prompt(points=np.array([[40, 50], [60, 70]])), Prompt(mask=mask), Prompt(points=np.array([[9, 9]]))]
+    prompts = [
+        Prompt(points=np.array([[40, 50], [60, 70]])),
+        Prompt(mask=encode_mask(mask)),
+        Prompt(points=np.array([[9, 9]])),
+    ]
     (together,) = segmenter.decode([embedding], [size], [prompts])
     alone = [segmenter.decode([embedding], [size], [[prompt]])[0][0] for prompt in prompts]
     for one, other in zip(together, alone, strict=True):
         assert [counts.tolist() for counts in one.counts] == [counts.tolist() for counts in other.counts]
-    (elsewhere,) = segmenter.decode([embedding], [size], [[Prompt(mask=~mask)]])
+    (elsewhere,) = segmenter.decode([embedding], [size], [[Prompt(mask=encode_mask(~mask))]])
     assert [counts.tolist() for counts in elsewhere[0].counts] != [counts.tolist() for counts in together[1].counts]
     assert segmenter.decode([embedding], [size], [[]]) == [[]]
 

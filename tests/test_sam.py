@@ -67,7 +67,7 @@ def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Promp
     masks = np.zeros((count, *size), bool)
     for k in range(count):
         masks[k, k : height // 2 + k, 3 * k : width // 2] = True
-    return [Prompt(mask=mask) for mask in masks]
+    return [Prompt(mask=encode_mask(mask)) for mask in masks]
 
 
 def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
@@ -93,7 +93,8 @@ def reference(predictor: SamPredictor, prompt: Prompt, logits: bool) -> tuple[np
     if prompt.points is not None:
         given["point_labels"] = np.ones(len(prompt.points), int)
     if prompt.mask is not None:
-        small = SamSegmenter(predictor.model, CPU)._shrink(prompt.mask)
+        mask = decode_mask(prompt.mask, predictor.original_size)
+        small = SamSegmenter(predictor.model, CPU)._shrink(mask)
         given["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
     masks, quality, _ = predictor.predict(**given, multimask_output=True, return_logits=logits)
     return masks, quality
@@ -397,7 +398,7 @@ def test_superpixels_find_what_has_one_colour(kind: str) -> None:
     prompt = {
         "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),
         "box": Prompt(box=np.array([28, 18, 92, 72])),
-        "mask": Prompt(mask=block),
+        "mask": Prompt(mask=encode_mask(block)),
     }[kind]
     ((found,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
     masks = [decode_mask(encode_counts(counts, block.shape), block.shape) for counts in found.counts]
@@ -423,5 +424,5 @@ def test_superpixels_answer_what_is_smaller_than_their_pixels() -> None:
     thin = np.zeros((1024, 1820), bool)
     thin[1021:, :700] = True
     corner = (Prompt(box=np.array([1818, 1021, 1820, 1024])), Prompt(points=np.array([[1819, 1023]])))
-    for prompt in (Prompt(mask=thin), *corner):
+    for prompt in (Prompt(mask=encode_mask(thin)), *corner):
         assert np.isfinite(answer(regions, prompt, thin.shape).iou).all()

@@ -17,6 +17,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from stages.common.errors import SesamError
+from stages.common.masks import decode_mask
 from stages.common.params import Precision, Runtime
 from stages.sam.decoder import Decoder, mask_prompt, shrink
 from stages.sam.encoder import Compiled, ViTEncoder
@@ -115,7 +116,7 @@ class SamSegmenter:
 
     def _encode_prompts(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
         prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
-        if masks := [self._shrink(prompt.mask) for prompt in prompts if prompt.mask is not None]:
+        if masks := [self._shrink(decode_mask(k.prompt.mask, k.size)) for k in jobs if k.prompt.mask is not None]:
             return encode(None, None, mask_prompt(torch.stack(masks)).to(self.device))
         if prompts[0].points is not None:
             pixels = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])

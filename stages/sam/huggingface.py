@@ -20,6 +20,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from stages.common.errors import SesamError
+from stages.common.masks import decode_mask
 from stages.common.params import Precision, Runtime, SamParams
 from stages.sam.decoder import mask_prompt, shrink
 from stages.sam.engine import PROMPTS, alike
@@ -134,7 +135,7 @@ class HuggingFaceSegmenter:
         first = prompts[0]
         if first.mask is not None:
             _, height, width = self.shapes[-1 if self.family.square else 0]
-            small = shrink(first.mask, (rows, columns), self.side, (4 * height, 4 * width))
+            small = shrink(decode_mask(first.mask, size), (rows, columns), self.side, (4 * height, 4 * width))
             return {"input_masks": mask_prompt(small[None]).to(self.device)}
         if first.points is not None:
             points = np.stack([one.points * scale for one in prompts if one.points is not None])

@@ -17,12 +17,13 @@ Fit = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 class Prompt:
     """One component's prompt, in pixels of the image; exactly one of the three is given.
 
-    points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: (H, W) bool.
+    points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: COCO compressed run lengths, since an image
+    may have hundreds; to be decoded one at a time.
     """
 
     points: np.ndarray | None = None
     box: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    mask: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from skimage.graph import RAG, merge_hierarchical, rag_mean_color
 from skimage.segmentation import slic
 from torch import Tensor
 
-from stages.common.masks import mask_counts
+from stages.common.masks import decode_mask, mask_counts
 from stages.sam.engine import fit
 from stages.sam.segmenter import Candidates, Prompt
 
@@ -73,13 +73,14 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
         right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
         at[top:bottom, left:right] = True
     elif prompt.mask is not None:  # a pixel that the mask touches at all, so that thin parts stay
-        at = cv2.resize(prompt.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0
+        mask = decode_mask(prompt.mask, size).astype(np.float32)
+        at = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0
     counts, iou = [], []
     for k, ids in enumerate(regions):
         inside, every = np.bincount(ids[at], minlength=ids.max() + 1), np.bincount(ids.ravel())
         touched = inside > 0 if prompt.points is not None else inside > 0.5 * every
-        mask = cv2.resize(touched[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        counts.append(mask_counts(mask))
+        answered = cv2.resize(touched[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        counts.append(mask_counts(answered))
         iou.append(inside.max() / inside.sum() - 0.01 * k)
     return Candidates(counts, np.array(iou, np.float32))
 
