@@ -153,7 +153,7 @@ def manifest(path: Path, original: bytes) -> None:
     data = Dataset.load(path.parent)
     here = Path.cwd().resolve()
     for item in (*data.train, *data.val):
-        for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npy"):
+        for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npz"):
             assert (here / "artefact" / name).resolve().is_relative_to(here / "artefact"), item.id
         assert np.zeros((item.height, 0)).shape[0] > 0 and item.width > 0 and isinstance(item.image, str)
     assert 2 <= len(data.classes) <= 255 and all(isinstance(name, str) for name in data.classes)
@@ -201,7 +201,9 @@ def network(path: Path, original: bytes) -> None:
 
 
 def embedding(path: Path, original: bytes) -> None:
-    EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
+    found = EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
+    with np.load(io.BytesIO(original)) as archive:
+        assert found is None or np.array_equal(found.numpy(), archive["embedding"]), "another embedding"
 
 
 PACKED = {"a.json": b"{}" * 40, "b c/d.json": bytes(range(256))}
@@ -259,7 +261,7 @@ def targets(folder: Path) -> list[Target]:
         for name, value in content.items():
             (folder / at / name).write_bytes(value)
     array = io.BytesIO()
-    np.save(array, np.zeros((4, 8, 8), np.float16))
+    np.savez(array, embedding=np.zeros((4, 8, 8), np.float16))
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
@@ -286,7 +288,7 @@ def targets(folder: Path) -> list[Target]:
         Target("network", "network/network.json", (content["network.json"],), network, 0.3),
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
-        Target("embedding", f"{'e' * 16}/{'0' * 64}.npy", (array.getvalue(),), embedding),
+        Target("embedding", f"{'e' * 16}/{'0' * 64}.npz", (array.getvalue(),), embedding),
         Target("log", "log/plots/metrics/loss.tsv", (b"step\tloss\n10\t1.5\n20\t0.5\n",), log),
     ]  # fmt: skip
 

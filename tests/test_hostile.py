@@ -241,7 +241,8 @@ def test_an_embedding_that_runs_a_program_is_computed_anew(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     cache = EmbeddingCache("e" * 16, Path("embeddings"))
     Path("embeddings", "e" * 16).mkdir(parents=True)
-    np.save(Path("embeddings", "e" * 16, f"{ITEM.sha256}.npy"), np.array([Runs()], dtype=object), allow_pickle=True)
+    crafted = np.array([Runs()], dtype=object)
+    np.savez(Path("embeddings", "e" * 16, f"{ITEM.sha256}.npz"), embedding=crafted, allow_pickle=True)
     load_watched(lambda: cache.load(ITEM))
     assert cache.load(ITEM) is None and not Path("ran").exists()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -261,7 +263,12 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
     cache.save(item, made)
     assert item in cache and (cache.load(item).numpy() == made).all()
     assert EmbeddingCache("1" * 64, tmp_path / "cache").load(item) is None  # other weights, other embeddings
-    next((tmp_path / "cache").rglob("*.npy")).write_bytes(b"torn")
+    file = next((tmp_path / "cache").rglob("*.npz"))
+    content = file.read_bytes()
+    for k in range(content.index(b"NUMPY"), content.index(made.tobytes()) + made.nbytes):
+        file.write_bytes(content[:k] + bytes([content[k] ^ 64]) + content[k + 1 :])
+        assert cache.load(item) is None  # a bit of it is another, in the header or the values
+    file.write_bytes(b"torn")
     assert item not in cache and cache.load(item) is None
 
     assert cache.room_for([item] * 3, 2_000_000, 1) == (
@@ -277,7 +284,7 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
 
 
 def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None:
-    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 64, np.float16)  # 0.25 MB on disk
+    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
     caches = [EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(4)]
     for age, cache in zip((2, 3, 1), caches, strict=False):
         cache.save(item, made)
@@ -293,13 +300,25 @@ def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None
     assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # embeddings alone make room
 
 
+def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> None:  # as where another experiment writes to the folder, or it is another user's
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
+    old, new = (EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(2))
+    old.save(item, made)
+    monkeypatch.setattr(shutil, "rmtree", fails)
+    kept, lines = new.room_for([item], 250_000, 0.0004)
+    assert kept and lines[0] == f"{old.folder} stays: Directory not empty" and item in old
+
+
 def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
-    made = np.zeros(125_000 - 64, np.float16)  # 0.25 MB on disk
+    made = np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
     items = [Item(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
     cache = EmbeddingCache("0" * 64, tmp_path)
     for age, item in zip((1, 3, 2, 0), items, strict=True):
         cache.save(item, made)
-        os.utime(cache.folder / f"{item.sha256}.npy", (1e9 - age, 1e9 - age))
+        os.utime(cache.folder / f"{item.sha256}.npz", (1e9 - age, 1e9 - age))
     assert len(cache.room_for(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
     kept, lines = cache.room_for(items[:1], 250_000, 0.0006)
     assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.cache_gb is 0.0006"

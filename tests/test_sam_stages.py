@@ -130,12 +130,12 @@ def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch
     assert "16 embeddings of 0.41 MB, 0.0066 GB, are more than runtime.cache_gb (0.001)" in capsys.readouterr().out
     sam_masks.main()
     without = outputs(workspace)
-    assert list((workspace / "data/embeddings").rglob("*.npy")) == []
+    assert list((workspace / "data/embeddings").rglob("*.npz")) == []
 
     edit_params(workspace, runtime__cache_gb=1)
     shutil.rmtree(workspace / "data/rounds/r1/masks")
     embed.main()
-    assert len(list((workspace / "data/embeddings").rglob("*.npy"))) == IMAGES
+    assert len(list((workspace / "data/embeddings").rglob("*.npz"))) == IMAGES
     sam_masks.main()
     assert outputs(workspace) == without
     assert read_json(Path("data/embeddings.json"))["images"].keys() == {str(k) for k in range(IMAGES)}

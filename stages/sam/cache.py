@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -55,17 +54,26 @@ class EmbeddingCache:
         self.root, self.folder = root, root / engine[:16]
 
     def __contains__(self, item: Item) -> bool:
-        return self._load(item, "r") is not None
+        """Whether there is one; whether it is whole, `load` tells."""
+        try:
+            with np.load(self._path(item)) as archive:
+                return "embedding" in archive.files
+        except Exception:  # of many kinds, for the file may hold anything
+            return False
 
     def load(self, item: Item) -> Tensor | None:
-        """The cached embedding, or None if there is no whole one."""
-        found = self._load(item)
-        return None if found is None else torch.from_numpy(found)
+        """The cached embedding, or None if there is none that is whole by its check sum."""
+        try:
+            with np.load(self._path(item), allow_pickle=False) as archive:
+                found = archive["embedding"]
+        except Exception:
+            return None
+        return torch.from_numpy(found) if found.dtype.kind in "fiu" else None
 
     def save(self, item: Item, embedding: np.ndarray) -> None:
         """Keep an embedding; on disk when this returns, unless another experiment makes room meanwhile."""
         with suppress(FileNotFoundError), whole(self._path(item)) as unfinished:
-            np.save(unfinished, embedding)
+            np.savez(unfinished, embedding=embedding)  # not np.save: an archive has a check sum
 
     def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
@@ -104,8 +112,12 @@ class EmbeddingCache:
         for ours, _, size, path in sorted(spare):
             if over <= 0:
                 break
-            with disk_trouble_named(path), suppress(FileNotFoundError):
+            try:
                 path.unlink() if ours else shutil.rmtree(path)
+            except OSError as problem:  # another experiment removes it, or writes to it; or it is another user's
+                if path.exists():
+                    lines.append(f"{path} stays: {problem.strerror}")
+                    continue
             over -= size
             if ours:
                 removed += size
@@ -117,12 +129,5 @@ class EmbeddingCache:
             lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.cache_gb is {limit_gb:g}")
         return lines
 
-    def _load(self, item: Item, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
-        try:
-            found = np.load(self._path(item), mmap_mode, allow_pickle=False)
-        except Exception:  # of many kinds, for the header is text that NumPy parses
-            return None
-        return found if found.dtype.kind in "fiu" else None
-
     def _path(self, item: Item) -> Path:
-        return self.folder / f"{item.sha256}.npy"
+        return self.folder / f"{item.sha256}.npz"
