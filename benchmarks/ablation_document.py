@@ -34,7 +34,7 @@ LABEL_HEAD = ("precision", "recall", "mIoU")
 ABOUT = ("iterations", "seeds", "commit", "params")
 
 
-def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], networks: tuple[str, ...]) -> list[str]:
+def table(rows: list[Row], found: dict[str, Figures], networks: tuple[str, ...]) -> list[str]:
     """A table of the rows that were run: scores of the last round's labels, mIoU of the networks, at which commit."""
     lines = [
         f"| {' | '.join(['', *(f'labels: {one}' for one in LABEL_HEAD), *networks, *ABOUT])} |",
@@ -48,7 +48,8 @@ def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], n
             shown = values if UNTAUGHT not in row.changes else {**values, "teacher": None}
             cells += [spread(shown.get(name)) for name in networks]
             changes = " ".join(row.changes).replace("|", r"\|")
-            cells += [str(values["iterations"][0]), str(len(values[f"{last} mIoU"])), commits[row.name]]
+            commits = " ".join(dict.fromkeys(values["commit"]))
+            cells += [str(values["iterations"][0]), str(len(values[f"{last} mIoU"])), commits]
             cells.append(f"`{changes}`" if changes else "")
             lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -56,6 +57,9 @@ def table(rows: list[Row], found: dict[str, Figures], commits: dict[str, str], n
 
 def last_round(values: Figures) -> str:
     return [name for name in ("r1", "r2", "r3") if f"{name} mIoU" in values][-1]
+
+
+MARK = " *"  # behind a comparison of rows that were not run alike
 
 
 def gains(found: dict[str, Figures]) -> list[str]:
@@ -66,23 +70,39 @@ def gains(found: dict[str, Figures]) -> list[str]:
     ]
     for kind in KINDS:
         if values := found[kind]:
-            last = values[last_round(values)]
-            fine, without = (
-                found[name].get("r1", []) if found[name].get("iterations") == values["iterations"] else []
-                for name in ("fine", f"{kind}-no-sam")
-            )
+            fine, without = found["fine"], found[f"{kind}-no-sam"]
+            taught = zip(values[last_round(values)], values["teacher"], strict=True)
             cells = [
-                [100 * one / other for one, other in of_same_seed(last, fine)],
-                [100 * (one - other) for one, other in of_same_seed(last, values["teacher"])],
-                [100 * (one - other) for one, other in of_same_seed(last, without)],
+                spread([100 * one / other for one, other in of_same_seed(values, fine)], 1),
+                spread([100 * (one - other) for one, other in taught], 1),
+                spread([100 * (one - other) for one, other in of_same_seed(values, without)], 1),
             ]
-            lines.append(f"| {kind} | {' | '.join(spread(cell, 1) for cell in cells)} |")
+            marks = (mark(values, fine), "", mark(values, without))
+            marked = [cell + one for cell, one in zip(cells, marks, strict=True)]
+            lines.append(f"| {kind} | {' | '.join(marked)} |")
+    if any(MARK in line for line in lines):
+        lines += ["", r"\* The two rows were run with other code or params, see `commit`."]
     return lines
 
 
-def of_same_seed(values: list[float], others: list[float]) -> list[tuple[float, float]]:
-    """Pairs, in the order of the seeds; none if one of the two has been run with fewer."""
-    return list(zip(values, others, strict=True)) if len(values) == len(others) else []
+def of_same_seed(values: Figures, others: Figures) -> list[tuple[float, float]]:
+    """A row's last student and another row's first, in pairs; none if their seeds or iterations differ."""
+    if any(values[name] != others.get(name) for name in ("seed", "iterations")):
+        return []
+    return list(zip(values[last_round(values)], others["r1"], strict=True))
+
+
+def mark(values: Figures, others: Figures) -> str:
+    """What stands behind a comparison of two rows."""
+    return MARK if of_same_seed(values, others) and not alike(values, others) else ""
+
+
+def alike(values: Figures, others: Figures) -> bool:
+    """Whether two rows were run with the same code and params, but for their changes, as far as it is known."""
+    if all(values["current"] + others["current"]):
+        return True
+    commits, bases = ({*values[name], *others[name]} for name in ("commit", "base"))
+    return len(commits) == 1 and len(bases - {""}) <= 1  # older results know no base
 
 
 def by_class(rows: list[Row], found: dict[str, Figures]) -> list[str]:
@@ -108,6 +128,21 @@ def preset(params: Params) -> str:
         if other.model_copy(update=same) == params:
             return f"`{path}`"
     return f"params for {Path(params.dataset.root).name}"
+
+
+def made_with(params: Params, found: dict[str, Figures]) -> str:
+    """What the rows shown were run with; the preset that params.yaml is now says nothing of earlier ones."""
+    current = [all(values["current"]) for values in found.values() if values]
+    if not any(current):
+        return "earlier code or params"
+    return preset(params) + ("" if all(current) else " and, in some rows, earlier code or params")
+
+
+def scribble_above(rows: list[Row], found: dict[str, Figures]) -> str:
+    """What these rows are to be compared with; said where it was not run as they were."""
+    scribble, others = found["scribble"], [found[row.name] for row in rows if found[row.name]]
+    differs = scribble and not all(alike(scribble, values) for values in others)
+    return "`scribble, SeSAM` above" + (", which was run with other code or params, see `commit`" if differs else "")
 
 
 def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
@@ -179,11 +214,12 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
     results.collect(rows)
     results.save()
     found = {row.name: results.figures(row) for row in rows}
-    commits = {row.name: results.commit(row) for row in rows}
+    used = made_with(params, found)
+    above = {title: scribble_above(several, found) for title, several in groups.items()}
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `benchmarks/ablations.py` with {preset(params)}. Networks are judged on validation images (mIoU), "
+        f"Written by `benchmarks/ablations.py` with {used}. Networks are judged on validation images (mIoU), "
         "the merged labels of a row's last round on training images; mean ± standard deviation over seeds. "
         "`iterations` are a student's, `commit` is the last that changed the code that a row was run with, `params` "
         "what the row changes.",
@@ -191,9 +227,9 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
     ]
     about = {
         "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` the students of the rounds.",
-        "Steps": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
-        "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of `scribble, SeSAM` above.",
-        "Training": "Scribbles. To compare with: `scribble, SeSAM` above.",
+        "Steps": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of {above['Steps']}.",
+        "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`). To compare with: `r1` of {above['Other SAMs']}.",
+        "Training": f"Scribbles. To compare with: {above['Training']}.",
         "Labels": "Scribbles, labels of round 1, no network trained on them.",
     }
     for title, several in groups.items():
@@ -205,7 +241,7 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
             "Other SAMs": ("r1",),
             "Training": ("r1", "r2", "r3"),
         }.get(title, ())
-        lines += [f"## {title}", "", about[title], "", *table(several, found, commits, networks), ""]
+        lines += [f"## {title}", "", about[title], "", *table(several, found, networks), ""]
         if title == "Supervision":
             lines += [*gains(found), "", *by_class(several, found)]
     lines += draw(params, found, out)

@@ -31,13 +31,15 @@ class Result:
     """Of a row and a seed. made_of: digest of the code and params. commit: the last that changed this code.
 
     figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class;
-    iterations of a student. params: digest of those without the seed.
+    iterations of a student. params: digest of those without the seed. base: of those that the row changed, "" in older
+    results.
     """
 
     made_of: str
     commit: str
     figures: dict[str, float | None]
     params: str = ""
+    base: str = ""
 
 
 class Results:
@@ -68,13 +70,12 @@ class Results:
         )
 
     def collect(self, rows: list[Row]) -> None:
-        """Add the finished experiments of this repository; what was run with the code and params of now stays."""
+        """Add the finished experiments of this repository; what was run with the code and params of now stays.
+
+        So does, where nothing was, what was run with newer code than the experiment's.
+        """
         for row in rows:
-            for line in git(
-                "for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*"
-            ).splitlines():
-                ref, commit = line.split()
-                base, seed = "".join(ref.split("/")[2:4]), ref.rpartition("-s")[2]
+            for base, seed, commit in experiments(row):
                 if not seed.isdigit() or self.is_current(row, int(seed)):
                     continue
                 params = params_of(commit)
@@ -82,35 +83,50 @@ class Results:
                     meant = changed_params(base, (*row.changes, f"seed={seed}"))
                 except Exception:  # Hydra's, of many kinds: that commit's params had no such key
                     continue
-                if params == meant:
-                    unseeded = fingerprint({group: value for group, value in params.items() if group != "seed"})
-                    made = Result(digest(base, params), last_change(base), figures_of(commit, row), unseeded)
-                    self.by_row.setdefault(row.name, {})[int(seed)] = made
+                made = digest(base, params)
+                kept = self.by_row.get(row.name, {}).get(int(seed))
+                newer = kept and made != now(row, int(seed)) and is_beyond(kept.commit, base)
+                if params == meant and not newer:
+                    digests = unseeded(params), unseeded(params_of(base))
+                    found = Result(made, last_change(base), figures_of(commit, row), *digests)
+                    self.by_row.setdefault(row.name, {})[int(seed)] = found
 
     def is_current(self, row: Row, seed: int) -> bool:
         """Whether a row has been run with this seed, and the code and params of now."""
         found = self.by_row.get(row.name, {}).get(seed)
-        return found is not None and found.made_of == digest(
-            "HEAD", changed_params("HEAD", (*row.changes, f"seed={seed}"))
-        )
+        return found is not None and found.made_of == now(row, seed)
 
-    def chosen(self, row: Row) -> list[Result]:
+    def chosen(self, row: Row) -> dict[int, Result]:
         """A row's results of now; if there is none, of the earlier code and params that have most, never of two."""
         seeds = dict(sorted(self.by_row.get(row.name, {}).items()))
-        if current := [one for seed, one in seeds.items() if self.is_current(row, seed)]:
+        if current := {seed: one for seed, one in seeds.items() if self.is_current(row, seed)}:
             return current
         made = [(one.commit, one.params) for one in seeds.values()]
-        return [one for one in seeds.values() if (one.commit, one.params) == max(made, key=made.count)]
+        return {seed: one for seed, one in seeds.items() if (one.commit, one.params) == max(made, key=made.count)}
 
     def figures(self, row: Row) -> Figures:
+        """Those of the chosen results, and of each its seed, commit and base, and whether it is current."""
         found: Figures = {}
-        for one in self.chosen(row):
-            for name, value in one.figures.items():
+        for seed, one in self.chosen(row).items():
+            about = {"seed": seed, "commit": one.commit, "base": one.base, "current": self.is_current(row, seed)}
+            for name, value in {**one.figures, **about}.items():
                 found.setdefault(name, []).append(value)
         return found
 
-    def commit(self, row: Row) -> str:
-        return " ".join(dict.fromkeys(one.commit for one in self.chosen(row)))
+
+def experiments(row: Row) -> list[tuple[str, str, str]]:
+    """Of each experiment of a row: the commit it was run at, its seed, its own commit; in the order of history."""
+    found = []
+    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines():
+        ref, commit = line.split()
+        found.append(("".join(ref.split("/")[2:4]), ref.rpartition("-s")[2], commit))
+    # a commit has more behind it than any of its ancestors
+    return sorted(found, key=lambda one: int(git("rev-list", "--count", one[0], check=False) or 0))
+
+
+def is_beyond(commit: str, base: str) -> bool:
+    """Whether a commit is known here, and neither `base` nor one of its ancestors."""
+    return bool(git("rev-list", "-1", commit, f"^{base}", check=False))
 
 
 def figures_of(commit: str, row: Row) -> dict[str, float | None]:
@@ -165,6 +181,16 @@ def made_of(commit: str) -> dict[str, str]:
 def digest(commit: str, params: dict[str, Any]) -> str:
     """Of what decides a result."""
     return fingerprint(made_of(commit), params)
+
+
+def now(row: Row, seed: int) -> str:
+    """The digest of what a row would be run with now."""
+    return digest("HEAD", changed_params("HEAD", (*row.changes, f"seed={seed}")))
+
+
+def unseeded(params: dict[str, Any]) -> str:
+    """The digest of params but for the seed."""
+    return fingerprint({group: value for group, value in params.items() if group != "seed"})
 
 
 def decisive(params: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from conftest import ROOT
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks import ablation_results
-from benchmarks.ablation_document import by_class, gains, preset, spread, table
+from benchmarks.ablation_document import Figures, by_class, gains, preset, spread, table, write
 from benchmarks.ablation_results import RESULTS, Result, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
 from stages.common.errors import SesamError
@@ -44,31 +44,67 @@ def test_spread() -> None:
 
 def test_a_table_has_the_rows_that_were_run_and_the_last_rounds_labels() -> None:
     values = {f"{r} {m}": [0.1 * k] for k, r in ((1, "r1"), (2, "r2")) for m in ("precision", "recall", "mIoU")}
-    found = {"one": values | {"iterations": [300], "teacher": [0.3], "r1": [0.4], "r2": [0.5]}, "two": {}}
-    commits = {"one": "abc123", "two": ""}
-    lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, commits, ("teacher", "r1", "r2"))
+    values |= {"iterations": [300], "commit": ["abc123"], "teacher": [0.3], "r1": [0.4], "r2": [0.5]}
+    found = {"one": values, "two": {}}
+    lines = table([Row("one", "One", ("a=1",)), Row("two", "Two")], found, ("teacher", "r1", "r2"))
     assert lines[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | 300 | 1 | abc123 | `a=1` |"]
 
 
+def ran(commit: str = "abc", base: str = "", current: bool = False, seeds: tuple[int, ...] = (0, 1)) -> Figures:
+    """What the figures of a row say of how it was run."""
+    about = {"iterations": 300, "commit": commit, "base": base, "current": current}
+    return {"seed": list(seeds)} | {name: [value] * len(seeds) for name, value in about.items()}
+
+
+SCRIBBLE = {
+    "r1 mIoU": [0.7, 0.7],
+    "r2 mIoU": [0.8, 0.8],
+    "teacher": [0.4, 0.4],
+    "r1": [0.1, 0.1],
+    "r2": [0.5, 0.57],
+}
+FINE, NO_SAM = {"r1": [0.5, 0.6]}, {"r1": [0.45, 0.45]}
+
+
 def test_gains_are_of_the_same_seed() -> None:
+    one = {"r1 mIoU": [0.7], "teacher": [0.4], "r1": [0.45]}
     found = {row.name: {} for row in ROWS} | {
-        "fine": {"iterations": [300, 300], "r1": [0.5, 0.6]},
-        "scribble": {
-            "iterations": [300, 300],
-            "r1 mIoU": [0.7, 0.7],
-            "r2 mIoU": [0.8, 0.8],
-            "teacher": [0.4, 0.4],
-            "r1": [0.1, 0.1],
-            "r2": [0.5, 0.57],
-        },
-        "scribble-no-sam": {"iterations": [300, 300], "r1": [0.45, 0.45]},
-        "point": {"iterations": [300], "r1 mIoU": [0.7], "teacher": [0.4], "r1": [0.45]},
-        "point-no-sam": {"iterations": [400], "r1": [0.2]},
+        "fine": ran() | FINE,
+        "scribble": ran() | SCRIBBLE,
+        "scribble-no-sam": ran() | NO_SAM,
+        "point": ran(seeds=(0,)) | one,
+        "point-no-sam": ran(seeds=(0,)) | {"iterations": [400], "r1": [0.2]},
     }
     assert gains(found)[2:] == [
         "| scribble | 97.5 ± 3.5 | 13.5 ± 4.9 | 8.5 ± 4.9 |",
         "| point | – | 5.0 | – |",  # not with fine labels' seeds, nor with another's iterations
     ]
+    found |= {"point": {}, "fine": ran(seeds=(0, 2)) | FINE}  # as many, but others
+    assert gains(found)[2:] == ["| scribble | – | 13.5 ± 4.9 | 8.5 ± 4.9 |"]
+
+
+@pytest.mark.parametrize(
+    ("fine", "marked"),
+    [
+        (ran("abc", "5 wide"), False),
+        (ran("def", "5 wide"), True),
+        (ran("abc", "3 wide"), True),
+        (ran("abc", ""), False),  # an older result: all that is known of it is the commit
+        (ran("def", "3 wide", current=True), True),
+    ],
+)
+def test_gains_over_rows_of_other_code_or_params_are_marked(fine: Figures, marked: bool) -> None:
+    found = {row.name: {} for row in ROWS} | {"fine": fine | FINE, "scribble": ran("abc", "5 wide") | SCRIBBLE}
+    last = ["", r"\* The two rows were run with other code or params, see `commit`."] if marked else []
+    assert gains(found)[2:] == [f"| scribble | 97.5 ± 3.5{' *' * marked} | 13.5 ± 4.9 | – |", *last]
+
+
+def test_rows_of_now_differ_in_nothing_but_what_they_change() -> None:
+    found = {row.name: {} for row in ROWS} | {
+        "fine": ran("abc", "scribbles", current=True) | FINE,
+        "scribble": ran("def", "points", current=True) | SCRIBBLE,  # code taken back; the base's kind, which all change
+    }
+    assert gains(found)[2:] == ["| scribble | 97.5 ± 3.5 | 13.5 ± 4.9 | – |"]
 
 
 def test_classes_of_the_last_rounds_labels() -> None:
@@ -159,12 +195,18 @@ def test_what_was_run_with_the_code_and_params_of_now_is_not_run_again(repositor
         "r1 recall": [0.8],
         "r1 mIoU": [0.7],
         "r1 IoU road": [0.7],
+        "seed": [0],
+        "commit": [git("rev-parse", "--short", "HEAD")],
+        "base": [results.by_row["row"][0].base],
+        "current": [True],
     }
     Path("docs/page.md").write_text("text")  # neither this nor the next is a part of what decides a result
     for name in ("summarize", "report"):
         Path(f"stages/{name}.py").write_text("2")
     committed("docs")
-    assert collected().is_current(ROW, 0) and results.commit(ROW) == git("rev-parse", "--short", "HEAD~1")
+    results = collected()
+    assert results.is_current(ROW, 0)
+    assert results.figures(ROW)["commit"] == [git("rev-parse", "--short", "HEAD~1")]
     git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/row-s0"))
     assert collected().is_current(ROW, 0)  # as after a clone
 
@@ -178,10 +220,10 @@ def test_what_was_run_with_other_code_stays_until_it_is_run_again(repository: Pa
     committed("code")
     results = collected()
     assert not results.is_current(ROW, 0)
-    assert results.figures(ROW)["r1"] == [0.5, 1.5] and results.commit(ROW) == old
+    assert results.figures(ROW)["r1"] == [0.5, 1.5] and results.figures(ROW)["commit"] == [old, old]
     experiment("row-s1", f"seed: 1\nn: 2\n{REST}", 0.25)
     results = collected()
-    assert results.figures(ROW)["r1"] == [0.25] and results.commit(ROW) != old  # never two commits' in one mean
+    assert results.figures(ROW)["r1"] == [0.25] and results.figures(ROW)["commit"] != [old]  # never two in one mean
 
 
 def test_seeds_of_other_params_are_not_in_one_mean(repository: Path) -> None:
@@ -194,6 +236,101 @@ def test_seeds_of_other_params_are_not_in_one_mean(repository: Path) -> None:
         results = collected()
     assert not results.is_current(ROW, 1)
     assert results.figures(ROW)["r1"] == [1, 2] and results.figures(ROW)["iterations"] == [7, 7]
+
+
+def test_the_base_is_the_params_before_the_row_and_the_seed_change_them(repository: Path) -> None:
+    bases = []
+    for base, changed in (
+        ("seed: 5\nn: 1", "n: 2"),
+        ("seed: 6\nn: 1", "n: 2"),
+        ("seed: 6\nn: 1\nwide: 3", "n: 2\nwide: 3"),
+    ):
+        Path("params.yaml").write_text(f"{base}\n{REST}")
+        committed("params")
+        experiment("row-s0", f"seed: 0\n{changed}\n{REST}", 0.5)
+        bases += collected().figures(ROW)["base"]
+    assert bases[0] == bases[1] != bases[2]
+
+
+def base_of_other_code(text: str) -> str:
+    """A commit with other code, and an experiment there."""
+    Path("stages/code.py").write_text(text)
+    commit = committed("code")
+    experiment("row-s0", f"seed: 0\nn: 2\n{REST}", float(text))
+    return commit
+
+
+def test_of_older_codes_figures_the_newest_stay(repository: Path) -> None:
+    bases: list[str] = []
+    while len(bases) < 2 or bases[-1] == max(bases):  # in the order of names an older one is last
+        bases.append(base_of_other_code(str(len(bases) + 2)))
+    Path("stages/code.py").write_text("0")
+    committed("code")
+    newest = [float(len(bases) + 1)]
+    assert collected().figures(ROW)["r1"] == newest
+    git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", f"refs/exps/{bases[-1][:2]}/{bases[-1][2:]}"))
+    assert collected().figures(ROW)["r1"] == newest  # from the file alone; the experiments here are older
+
+
+def test_of_other_params_figures_the_newest_stay(repository: Path) -> None:
+    bases: list[str] = []
+    while len(bases) < 2 or bases[-1] == max(bases):
+        Path("params.yaml").write_text(f"seed: 5\nn: 1\nwide: {len(bases)}\n{REST}")
+        bases.append(committed("params"))
+        experiment("row-s0", f"seed: 0\nn: 2\nwide: {len(bases) - 1}\n{REST}", len(bases))
+    Path("params.yaml").write_text(f"seed: 5\nn: 1\n{REST}")
+    committed("params")
+    assert collected().figures(ROW)["r1"] == [len(bases)]
+
+
+def test_figures_of_code_that_is_no_part_of_history_give_way_to_those_of_now(repository: Path) -> None:
+    first = git("rev-parse", "HEAD")
+    base_of_other_code("2")
+    assert collected().figures(ROW)["r1"] == [2.0]
+    git("checkout", "-q", first)  # as after a rebase; the commit is still known here
+    base_of_other_code("3")
+    results = collected()
+    assert results.is_current(ROW, 0) and results.figures(ROW)["r1"] == [3.0]
+
+
+def test_figures_of_an_unknown_commit_give_way(repository: Path) -> None:
+    base_of_other_code("2")
+    Path("stages/code.py").write_text("3")
+    committed("code")
+    results = Results({"row": {0: Result("made", "0123abc", {"r1": 0.5})}})
+    results.collect([ROW])
+    assert results.figures(ROW)["r1"] == [2.0]
+
+
+PLAIN = "Scribbles. To compare with: `scribble, SeSAM` above"
+OTHER = ", which was run with other code or params, see `commit`"
+
+
+@pytest.mark.parametrize(
+    ("scribble", "changed", "head", "sentence"),
+    [
+        (True, True, "`presets/demo.yaml`. ", f"{PLAIN}."),
+        (True, False, "`presets/demo.yaml` and, in some rows, earlier code or params. ", f"{PLAIN}{OTHER}."),
+        (False, False, "earlier code or params. ", f"{PLAIN}."),
+    ],
+)
+def test_the_document_says_what_was_run_with_the_params_of_now(
+    repository: Path, scribble: bool, changed: bool, head: str, sentence: str
+) -> None:
+    shutil.copytree(ROOT / "presets", "presets")
+    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    committed("params")
+    groups = {"Supervision": supervision(PARAMS), "Steps": steps(), "Training": training(), "Labels": labels()}
+    groups["Other SAMs"] = []
+    rows = {row.name: row for several in groups.values() for row in several}
+    about = dict.fromkeys(("r1 precision", "r1 recall", "r1 mIoU", "r1", "teacher", "iterations"), 0.5)
+    results = Results({}, Path("docs/x.json"))
+    for name, current in (("scribble", scribble), ("labelling", changed)):
+        made = ablation_results.now(rows[name], 0) if current else "earlier"
+        results.by_row[name] = {0: Result(made, "new" if current else "old", about)}
+    write(PARAMS, groups, results, Path("docs/x.md"))
+    lines = Path("docs/x.md").read_text().splitlines()
+    assert f"with {head}Networks" in lines[2] and sentence in lines
 
 
 def test_damaged_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
