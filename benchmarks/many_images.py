@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from stages.common.dataset import Dataset, Item
-from stages.common.files import read_bytes, whole_folder
+from stages.common.files import read_bytes, whole_folder, write_text
 
 
 def name_of(k: int) -> str:
@@ -48,13 +48,10 @@ def load_manifest(folder: Path, images: int) -> None:
 
 def make_archives(folder: Path, images: int) -> None:
     """An artefact as a stage makes it: small files, then archives of them."""
-    content = os.urandom(512).hex().encode()
+    content = os.urandom(512).hex()
     with whole_folder(folder / "prompts", {"seed": "0"}, packed=True) as unfinished:
         for k in range(images):
-            path = unfinished / f"{name_of(k)}.json"
-            if k % 10000 == 0:
-                path.parent.mkdir(parents=True)
-            path.write_bytes(content)
+            write_text(unfinished / f"{name_of(k)}.json", content)
 
 
 def read_archives(folder: Path, images: int) -> None:

@@ -6,7 +6,8 @@ against the stage `sam_masks`, each step of the speed-up switched on in turn.
 
 Weights are random unless --checkpoint names some, and the masks then discs. Every row is a process of its own, one
 after the other, on the same images, which lie on disk as PNG. The peers' rows read an image and make its masks; ours
-also write them. On a GPU segment-anything-fast's recipe is a peer too, without what changes the weights (int8, 2:4).
+also write them. Memory is that of the process that computes, without those that read and write. On a GPU
+segment-anything-fast's recipe is a peer too, without what changes the weights (int8, 2:4).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
-from segment_anything.utils.amg import mask_to_rle_pytorch, rle_to_mask
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +41,7 @@ from stages import sam_masks
 from stages.common.dataset import Item
 from stages.common.files import fingerprint, read_json, sha256, write_json
 from stages.common.images import read_image
-from stages.common.masks import decode_mask, encode_mask
+from stages.common.masks import decode_mask, encode_counts, encode_mask
 from stages.common.params import Runtime, Sampling
 from stages.common.pipeline import Steps, batches_of, run
 from stages.common.regions import components
@@ -50,6 +51,7 @@ from stages.sam.cache import EmbeddingCache
 from stages.sam.embedded import build_embedded_sam
 from stages.sam.engine import Job, SamSegmenter
 from stages.sam.segmenter import Candidates
+from stages.sam.upscale import run_lengths_of_rows
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
@@ -201,16 +203,16 @@ def fused_attention(self: Attention, x: Tensor) -> Tensor:
     rel_h = torch.einsum("bnhwc,hkc->bnhwk", places, get_rel_pos(height, height, self.rel_pos_h).to(q.dtype))
     rel_w = torch.einsum("bnhwc,wkc->bnhwk", places, get_rel_pos(width, width, self.rel_pos_w).to(q.dtype))
     bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(batch, self.num_heads, height * width, -1)
-    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels))
 
 
 def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
     """What segment-anything-fast does to segment-anything, as far as the weights stay.
 
-    Encoder in bfloat16, with fused attention, compiled, images in batches which threads read ahead; an image's prompts
-    in one call, masks to run lengths on the device. Not autotuned: on an H100 that was
-    stopped after four minutes.
+    Encoder in bfloat16, with fused attention, compiled, images in batches which threads read ahead; the decoder under
+    autocast, an image's prompts in one call, its masks to run lengths together and on the device, by our function. Not
+    autotuned: on an H100 that was stopped after four minutes.
     """
     device = torch.device(options.device)
     predictor = make_predictor(options)
@@ -225,24 +227,26 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
         prompts = read_json(folder / "prompts" / f"{item.id}.json")["components"]
         return torch.from_numpy(image).permute(2, 0, 1), [np.array(prompt["points"]) for prompt in prompts]
 
-    def work(batch: list[tuple[Tensor, list[np.ndarray]]]) -> list[list[dict[str, Any]]]:
-        """The masks of every image, in the prompts' order, three a prompt."""
+    def work(batch: list[tuple[Tensor, list[np.ndarray]]]) -> list[list[np.ndarray]]:
+        """The masks of every image as run lengths, in the prompts' order, three a prompt."""
         began = time.perf_counter()
         images = torch.stack([predictor.model.preprocess(image.to(device)) for image, _ in batch])
-        features = encoder(images.to(torch.bfloat16)).float()
+        whole = F.pad(images, (0, 0) * 3 + (0, options.batch - len(batch)))  # another size would be compiled anew
+        features = encoder(whole.to(torch.bfloat16))[: len(batch)].float()
         _wait(device)
         encoded = time.perf_counter()
-        results = []
+        results: list[list[np.ndarray]] = []
         for one, (image, prompts) in zip(features, batch, strict=True):
             predictor.features, predictor.is_image_set = one[None], True
             predictor.original_size, predictor.input_size = tuple(options.size), tuple(image.shape[1:])
-            results.append([dict[str, Any]()] * 3 * len(prompts))
+            results.append([np.empty(0)] * 3 * len(prompts))
             for many in {len(points) for points in prompts}:
                 alike = [k for k, points in enumerate(prompts) if len(points) == many]
                 points = np.stack([prompts[k] for k in alike])
                 coords = predictor.transform.apply_coords_torch(torch.as_tensor(points, device=device), options.size)
                 foreground = torch.ones(coords.shape[:2], dtype=torch.int, device=device)
-                lengths = mask_to_rle_pytorch(predictor.predict_torch(coords, foreground)[0].flatten(0, 1))
+                masks = predictor.predict_torch(coords, foreground)[0].flatten(0, 1)
+                lengths = list(run_lengths_of_rows(masks.transpose(1, 2).flatten(1)))
                 for n, k in enumerate(alike):
                     results[-1][3 * k : 3 * k + 3] = lengths[3 * n : 3 * n + 3]
         times[:] += encoded - began, time.perf_counter() - encoded
@@ -255,7 +259,7 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
         for k in range(0, len(items), options.batch):
             work(list(islice(ahead, len(items[k : k + options.batch]))))
         whole = len(items) / (time.perf_counter() - started)
-    _save(folder / "recipe.json", [encode_mask(rle_to_mask(one)) for one in first])
+    _save(folder / "recipe.json", [encode_counts(one, tuple(options.size)) for one in first])
     encoder_rate, decoder_rate = len(items) / times
     return {"encoder": encoder_rate, "decoder": decoder_rate, "whole": whole}
 

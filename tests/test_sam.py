@@ -142,13 +142,25 @@ def test_several_images_are_decoded_together(sam) -> None:
     assert segmenter.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
 
 
-def test_out_of_memory_halves_the_batch(capsys: pytest.CaptureFixture) -> None:
+def fail(reason: str) -> list[int]:
+    raise RuntimeError(reason)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory\nSearch for"),
+    ],
+)
+def test_out_of_memory_halves_the_batch(problem: RuntimeError, capsys: pytest.CaptureFixture) -> None:
     calls = []
 
     def work(items: list[int]) -> list[int]:
         calls.append(len(items))
         if len(items) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch")
+            raise problem
         return [2 * item for item in items]
 
     at_once = AtOnce("images", 8)
@@ -157,6 +169,8 @@ def test_out_of_memory_halves_the_batch(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.splitlines()[-1] == "GPU out of memory: from here on 2 images at once"
     with pytest.raises(SesamError, match="one of the prompts at a time"):
         AtOnce("prompts", 1).map(lambda items: work([0] * 3), [0])
+    with pytest.raises(RuntimeError, match="no kernel"):
+        AtOnce("images", 8).map(lambda items: fail("no kernel"), [0])
 
 
 # block by block: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16

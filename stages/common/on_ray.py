@@ -43,6 +43,8 @@ def connect(runtime: Runtime) -> Any:
         where = f"be reached at {address} (RAY_ADDRESS)" if address else "start on this machine"
         raise SesamError(f"Ray cannot {where}: {problem}") from None
     resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    if not resources.get("CPU"):  # the head of a cluster whose other nodes are still to come
+        raise SesamError(f"Ray knows of no CPU at {address} (RAY_ADDRESS). Wait until its nodes have joined it.")
     print(f"Ray: {nodes} nodes, {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs", flush=True)
     return ray
 
@@ -58,7 +60,7 @@ def has_gpus(runtime: Runtime) -> bool:
 def per_item(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
     """function(item) of every item, in order: tasks of one CPU each."""
     ray = connect(runtime)
-    cpus = int(ray.cluster_resources().get("CPU", 1))
+    cpus = int(ray.cluster_resources()["CPU"])
     task = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_work)
     shared = ray.put(function)
     size = max(1, min(32, len(items) // (4 * cpus)))
@@ -87,7 +89,8 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
     ray, gpus = connect(runtime), has_gpus(runtime)
     resources = ray.cluster_resources()
     number = int(resources["GPU" if gpus else "CPU"])
-    kind = ray.remote(num_cpus=1, num_gpus=int(gpus))(_Worker)
+    # no CPU beside a GPU: on this machine Ray has runtime.workers of them, which may be fewer than GPUs
+    kind = ray.remote(num_cpus=int(not gpus), num_gpus=int(gpus))(_Worker)
     # on a GPU every part starts processes that read and write: a part for each worker, or few
     size = max(1, min(512, -(-len(batches) // number)) if gpus else min(8, len(batches) // (4 * number)))
     parts = [batches[k : k + size] for k in range(0, len(batches), size)]

@@ -50,7 +50,10 @@ def weights_of(sam: SamParams) -> tuple[Path | None, str]:
     expected = sam.sha256 or model.sha256
     if not path.is_file():
         raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
-    found = sha256(path)
+    try:
+        found = sha256(path)
+    except OSError as problem:
+        raise SesamError(f"{path} (sam.checkpoint) cannot be read: {problem.strerror}.") from None
     if found != expected:
         of = "published " if sam.sha256 is None else ""
         raise SesamError(

@@ -26,8 +26,11 @@ class AtOnce:
             try:
                 results += work(items[len(results) : len(results) + self.number])
                 continue
-            except torch.OutOfMemoryError as problem:
-                reason = str(problem).splitlines()[0]
+            except RuntimeError as problem:
+                reason = str(problem).partition("\n")[0]
+                # the driver's and cuBLAS's own, as where others use the GPU too, are no OutOfMemoryError
+                if "out of memory" not in reason and "ALLOC_FAILED" not in reason:
+                    raise
             if self.number == 1:
                 raise SesamError(f"The GPU's memory does not hold one of the {self.kind} at a time ({reason}).")
             # out of the except block: the exception would keep the memory of the failed call
