@@ -21,9 +21,9 @@ from pycocotools import mask as pycoco
 
 from stages.common.errors import SesamError
 from stages.common.images import read_label
-from stages.datasets.annotations import find_annotations, read_annotation
+from stages.datasets.annotations import Annotation, draw_points, draw_strokes, find_annotations, read_annotation
 from stages.datasets.faults import Faulty
-from stages.datasets.shapes import box_corners
+from stages.datasets.shapes import Drawing, Shape, box_corners, draw_shapes
 from stages.datasets.tools.coco import read as read_coco
 from stages.datasets.tools.common import id_of
 from stages.datasets.tools.label_studio import decode_brush
@@ -206,6 +206,30 @@ def test_brushes(mask: np.ndarray, repeated: bool) -> None:
 def test_boxes_are_turned() -> None:
     assert box_corners(0, 0, 4, 2, 90).round(6).tolist() == [[3, -1], [3, 3], [1, 3], [1, -1]]
     assert box_corners(0, 0, 4, 2, 90, about="corner").round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
+
+
+def test_shapes_lie_right_in_the_widest_image(tmp_path: Path) -> None:
+    """At its right end each has the pixels that it has at the left of a small one."""
+    shapes = [Shape("left", "polygon", np.array(POLYGON, float)), Shape("right", "line", np.array(LINE))]
+    shapes.append(Shape("dot", "point", np.array(POINTS)))
+
+    def drawn(width: int) -> list[np.ndarray]:
+        size, right = (HEIGHT, width), width - WIDTH
+        moved = tuple(one._replace(points=np.add(one.points, (right, 0))) for one in shapes)
+        clicks = Annotation(tmp_path, [{"x": right + 50, "y": 5, "cls": 2}])
+        xml = f"<a><size><height>{HEIGHT}</height><width>{width}</width></size><polygon><tag>left</tag>" + "".join(
+            f"<point><X>{right + x}</X><Y>{y}</Y></point>" for x, y in POLYGON
+        )
+        path = write(tmp_path / "7.xml", xml + "</polygon></a>")
+        return [
+            draw_shapes(Drawing(size, moved), CLASSES, 3, 1)[0],
+            draw_strokes(path, size, CLASSES, 3)[0],
+            draw_points(clicks, size, 3, 1)[0],
+        ]
+
+    for small, wide in zip(drawn(WIDTH), drawn(1 << 16), strict=True):
+        assert (small != 255).any() and (wide[:, :-WIDTH] == 255).all()
+        assert np.array_equal(wide[:, -WIDTH:], small)
 
 
 @pytest.mark.parametrize(
