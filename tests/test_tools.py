@@ -232,6 +232,21 @@ def test_shapes_lie_right_in_the_widest_image(tmp_path: Path) -> None:
         assert np.array_equal(wide[:, -WIDTH:], small)
 
 
+def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
+    """By the end of its path, as what tools export; but not where a labelme file says that it is the image."""
+    for name in ("batch1/7", "batch1/city/8", "city/9", "nobody"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / f"{name}.png")
+    write(tmp_path / "json/9.json", labelme() | {"imagePath": "..\\city\\9.png"})
+    found = find_annotations(tmp_path, "folder", {"7", "city/8", "9", "8"})
+    assert {k: one.path.relative_to(tmp_path).as_posix() for k, one in found.items()} == {
+        "7": "batch1/7.png",
+        "city/8": "batch1/city/8.png",
+        "9": "json/9.json",
+        "nobody": "nobody.png",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
