@@ -121,7 +121,8 @@ def label_studio() -> list[dict[str, Any]]:
         "was_cancelled": True,
     }
     task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-7.png"}, "predictions": []}
-    return [task | {"annotations": [{"result": results, "was_cancelled": False}, cancelled]}]
+    older = cancelled | {"was_cancelled": False}
+    return [task | {"annotations": [older, {"result": results, "was_cancelled": False}, cancelled]}]
 
 
 def labelme() -> dict[str, Any]:
@@ -206,6 +207,18 @@ def test_brushes(mask: np.ndarray, repeated: bool) -> None:
 def test_boxes_are_turned() -> None:
     assert box_corners(0, 0, 4, 2, 90).round(6).tolist() == [[3, -1], [3, 3], [1, 3], [1, -1]]
     assert box_corners(0, 0, 4, 2, 90, about="corner").round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
+
+
+def test_a_box_is_turned_about_what_its_tool_turns_it(tmp_path: Path) -> None:
+    """CVAT about its centre, Label Studio about its first corner, which here makes the same of two boxes."""
+    turned = expected()
+    turned[30:38, 5:15], turned[29:39, 6:14] = 255, 0
+    path = write(tmp_path / "cvat.xml", cvat().replace("<box ", '<box rotation="90" '))
+    assert np.array_equal(draw(path), turned)
+    tasks = label_studio()
+    (box,) = (one["value"] for one in tasks[0]["annotations"][1]["result"] if one["type"] == "rectanglelabels")
+    box |= {"x": 100 * 14 / WIDTH, "y": 100 * 29 / HEIGHT, "rotation": 90}
+    assert np.array_equal(draw(write(tmp_path / "label_studio.json", tasks)), turned)
 
 
 def test_shapes_lie_right_in_the_widest_image(tmp_path: Path) -> None:
