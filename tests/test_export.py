@@ -45,6 +45,15 @@ def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarra
     assert np.array_equal(back, labels)
 
 
+def test_labelme_finds_the_file_of_an_image(tmp_path: Path) -> None:
+    """It opens the JSON of the image's own name, which may be longer than the id."""
+    name = "aachen_000000_000019_leftImg8bit"
+    item = Item("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
+    FORMS["labelme"]([Drawn(item, f"{name}.png", [])], CLASSES, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]
+    assert list(find_annotations(tmp_path, "cityscapes", {item.id})) == [item.id]
+
+
 def test_a_piece_tells_of_its_own_pixels_alone() -> None:
     """Not of others in the window around it."""
     labels, confidence = np.array([[0, 1], [0, 0]], np.uint8), np.array([[255, 0], [255, 255]], np.uint8)
