@@ -183,6 +183,19 @@ def draw(origin: Path) -> np.ndarray:
     return read_annotation(annotation, SHAPE, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
 
 
+def test_labelmes_masks_lie_where_it_shows_them(tmp_path: Path) -> None:
+    """Moved by hand they have parts of pixels, which it rounds."""
+    document = labelme()
+    document["shapes"][-1]["points"] = [[39.6, 20.4], [53.6, 29.4]]
+    assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())
+
+
+def test_labelmes_turned_box(tmp_path: Path) -> None:
+    document = labelme()
+    document["shapes"][3] |= {"shape_type": "oriented_rectangle", "points": box_corners(*BOX).tolist()}
+    assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_shape_is_read_right(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "exported" / name, FILES[name]())
@@ -277,6 +290,13 @@ def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
 )
 def test_whose_image_a_name_means(name: str, found: str | None) -> None:
     assert id_of(name, {"7", "city/a_1", "city/b", "b"}) == found
+
+
+def test_the_folder_of_an_upload_is_no_part_of_its_name() -> None:
+    """Label Studio puts files into one of the project's number."""
+    uploaded = "/data/upload/1/0a1b2c3d-7.png"
+    assert id_of(uploaded, {"1/7", "2/7"}) is None and id_of(uploaded, {"1/7", "7"}) == "7"
+    assert id_of(uploaded, {"1/0a1b2c3d-7", "7"}) == "1/0a1b2c3d-7"
 
 
 def spoiled(value: Any) -> list[Any]:
