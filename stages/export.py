@@ -135,7 +135,7 @@ def brush(mask: np.ndarray) -> list[int]:
 
 
 def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
-    """ID.json beside which labelme expects the image."""
+    """A file of the image's own name, in the folders of its id: labelme opens that, and expects the image beside it."""
     for one in drawn:
         shapes: list[dict[str, Any]] = []
         for piece in one.pieces:
@@ -162,7 +162,8 @@ def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> Non
             "imagePath": Path(one.name).name,
             **sides,
         }
-        write_json(out / f"{one.item.id}.json", about | {"shapes": shapes})
+        name = PurePosixPath(one.item.id).with_name(Path(one.item.image).stem + ".json")
+        write_json(out / name, about | {"shapes": shapes})
 
 
 def to_coco(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:

@@ -40,6 +40,10 @@ class Cut(BaseModel):
     sizes: dict[str, tuple[Annotated[int, Field(ge=1, le=1 << 20)], Annotated[int, Field(ge=1, le=1 << 20)]]]
 
 
+def tile_name(top: int, left: int) -> str:
+    return f"{top:06d}-{left:06d}"
+
+
 def cut(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
     """Write an image's tiles to folder/ROW-COLUMN.png, palettes as they are; the image's height and width."""
     with open_image(path) as image:
@@ -49,7 +53,7 @@ def cut(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
         for top in starts(image.height, tile, overlap):
             for left in starts(image.width, tile, overlap):
                 box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
-                with whole(folder / f"{top:06d}-{left:06d}.png") as unfinished:
+                with whole(folder / f"{tile_name(top, left)}.png") as unfinished:
                     picture.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
 
@@ -60,7 +64,7 @@ def join(folder: Path, size: tuple[int, int], done: Cut, out: Path) -> None:
     across = list(spans(size[1], done.tile, done.overlap))
     for rows, middle_rows, inside_rows in spans(size[0], done.tile, done.overlap):
         for columns, middle_columns, inside_columns in across:
-            path = folder / f"{rows.start:06d}-{columns.start:06d}.png"
+            path = folder / f"{tile_name(rows.start, columns.start)}.png"
             with open_image(path) as image:
                 part, palette = np.array(image), palette or image.getpalette()
             expected = rows.stop - rows.start, columns.stop - columns.start
@@ -76,6 +80,12 @@ def join(folder: Path, size: tuple[int, int], done: Cut, out: Path) -> None:
         _keep_values(picture)
     with whole(out) as unfinished:
         picture.save(unfinished, format="PNG")
+
+
+def grid(size: tuple[int, int], done: Cut) -> set[str]:
+    """The names of the tiles of an image of `size`."""
+    down, across = (starts(side, done.tile, done.overlap) for side in size)
+    return {tile_name(top, left) for top in down for left in across}
 
 
 def _keep_values(picture: Image.Image) -> None:
@@ -104,7 +114,10 @@ def join_all(options: argparse.Namespace) -> None:
         raise SesamError(f"{options.cut / CUT} is not what `cut` wrote. Cut the images again.") from None
     if not options.folder.is_dir():
         raise SesamError(f"{options.folder} is no folder.")
-    found = {path.parent for path in files_below(options.folder) if path.suffix == ".png" and TILE.fullmatch(path.stem)}
+    found: dict[Path, set[str]] = {}
+    for path in files_below(options.folder):
+        if path.suffix == ".png" and TILE.fullmatch(path.stem):
+            found.setdefault(path.parent, set()).add(path.stem)
     if not found:
         raise SesamError(f"{options.folder} holds no tiles, NAME/ROW-COLUMN.png.")
     with progress(len(found), "join") as bar:
@@ -113,8 +126,13 @@ def join_all(options: argparse.Namespace) -> None:
             sizes = {size for one, size in done.sizes.items() if f"/{one}".endswith(f"/{name}")}
             if not sizes:
                 raise SesamError(f"{options.cut / CUT} has no image {name}. Name the folder that it was cut into.")
-            if len(sizes) > 1:
-                raise SesamError(f"{options.cut / CUT} has images {name} of several sizes. Rename one and cut again.")
+            if len(sizes) > 1:  # as where train and val share a name
+                sizes = {size for size in sizes if grid(size, done) == found[folder]}
+                if len(sizes) != 1:
+                    raise SesamError(
+                        f"{options.cut / CUT} has images {name} of several sizes; the tiles in {folder} are those of "
+                        f"{len(sizes)} of these, expected is 1. Make the labels again, or rename one and cut again."
+                    )
             join(folder, sizes.pop(), done, options.out / f"{name}.png")
             bar.update()
 

@@ -17,6 +17,7 @@ from stages.common.params import Params, load_params
 from stages.demo.scenes import draw_scene
 
 ROOT = Path(__file__).parent.parent
+os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an installed package
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,7 +74,7 @@ def sh(*command: str, cwd: Path, code: int = 0) -> str:
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a stage module in a folder of its own, with this checkout's code."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    env = os.environ | {"PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 

@@ -118,7 +118,7 @@ def whats_the_point(path: Path, clicks: dict[str, list[tuple[int, int, int]]]) -
 
 
 CAMVID_NAMES = {
-    "train": ["0001TP_006690", "0006R0_f00930", "0016E5_00390", "0016E5_07950"],
+    "train": ["0001TP_006690", "0006R0_f00930", "0016E5_00390", "0016E5_07950", "0016E5_07980"],
     "val": ["0016E5_07959", "0016E5_08159"],
     "test": ["0001TP_008550", "Seq05VD_f00000"],
 }

@@ -45,6 +45,26 @@ def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarra
     assert np.array_equal(back, labels)
 
 
+def test_labelme_finds_the_file_of_an_image(tmp_path: Path) -> None:
+    """It opens the JSON of the image's own name, which may be longer than the id."""
+    name = "aachen_000000_000019_leftImg8bit"
+    item = Item("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
+    FORMS["labelme"]([Drawn(item, f"{name}.png", [])], CLASSES, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]
+    assert list(find_annotations(tmp_path, "cityscapes", {item.id})) == [item.id]
+
+
+def test_a_piece_tells_of_its_own_pixels_alone() -> None:
+    """Not of others in the window around it."""
+    labels, confidence = np.array([[0, 1], [0, 0]], np.uint8), np.array([[255, 0], [255, 255]], np.uint8)
+    sources = np.where(labels == 0, np.uint8(SAM), np.uint8(WEAK))
+    found = pieces(labels, sources, confidence, CLASSES)
+    assert [piece.about for piece in found] == [
+        {"source": "SAM", "confidence": 1.0},
+        {"source": "weak label", "confidence": 0.0},
+    ]
+
+
 @pytest.mark.parametrize("form", ("cvat", "label-studio"))
 def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) -> None:
     labels = np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)

@@ -35,6 +35,7 @@ def test_augment_never_overwrites_weak_labels(weak, confident) -> None:
 def test_confidence_is_rounded_down_before_it_is_compared() -> None:
     # 0.899 * 255 = 229.2 is stored as 229; 0.9 * 255 = 229.5 asks for 230
     assert confident_labels(np.array([3, 3], np.uint8), np.array([229, 230], np.uint8), 0.9).tolist() == [255, 3]
+    assert confident_labels(np.array([3, 3], np.uint8), np.array([254, 255], np.uint8), 1.0).tolist() == [255, 3]
 
 
 def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label() -> None:
@@ -52,6 +53,9 @@ def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label(
     assert [(k, r.area) for k, r in found] == [(0, 1), (0, 1), (0, 1), (1, 9)]
     found = separate(augmented, weak, Components(separate=False, connectivity=8, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
+    without = Components(separate=False, connectivity=8, min_area=5)
+    assert [(k, r.area) for k, r in separate(augmented, weak, without)] == [(0, 3), (1, 9)]
+    assert [(k, r.area) for k, r in separate(augmented, np.full_like(weak, 255), without)] == [(1, 9)]
 
 
 @given(MAPS, st.sampled_from([4, 8]))
@@ -141,3 +145,5 @@ def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:
     without = params.model_copy(update={"merging": Merging(sam=False)})
     assert image_prompts(weak, nothing, nothing, without, ("r1", "a")) == []
     assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1]["points"] != alone[0]["points"]
+    other = params.model_copy(update={"seed": params.seed + 1})
+    assert image_prompts(weak, nothing, nothing, other, ("r1", "a"))[1]["points"] != alone[0]["points"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from known_answers import make_workspace
 
+from stages.common.images import read_label
 from stages.common.masks import encode_mask
 from stages.common.params import Selection
 from stages.common.sources import CONFIDENT, NONE, SAM, WEAK
-from stages.merge_labels import merge
+from stages.merge_labels import merge, process
 from stages.select_masks import CONFLICT, MISSED, SPILLED, select, weak_masks
 
 SHAPE = (4, 10)
@@ -70,6 +75,8 @@ def test_of_a_component_with_weak_labels_only_these_must_be_held() -> None:
     assert selected(c, half, weak)["candidate"] == 0  # 3 of 4 weak labels, though only 3 of 8 columns
     assert selected(c, quarter, weak)["refused"] == MISSED  # 1 of 4, though 5 of 8 columns
     assert selected(c, half, NOBODY)["refused"] == MISSED
+    for tau_weak, kept in ((0.75, 0), (0.76, None)):  # 3 of 4 are a share of 0.75: just enough
+        assert selected(c, half, weak, SELECTION.model_copy(update={"tau_weak": tau_weak}))["candidate"] == kept
 
 
 def test_without_a_fitting_mask_the_component_stays_and_the_surest_masks_fault_is_told() -> None:
@@ -98,6 +105,17 @@ def test_merge_by_hand() -> None:
     assert labels[0, 0] == 3 and sources[0, 0] == WEAK
     labels, _ = merge(weak, NOBODY, chosen)
     assert labels[1, 5:].tolist() == [255] * 5
+
+
+def test_only_a_round_with_labels_takes_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, params = make_workspace()
+    (item, *_), name = data.train, "r1"
+    for labels in (True, False):
+        rounds = {name: params.rounds[name].model_copy(update={"labels": labels})}
+        out = [tmp_path / f"{labels}/{part}" for part in ("labels", "sources")]
+        process(item, *out, name, params.model_copy(update={"rounds": rounds}), data.palette)
+        assert (CONFIDENT in read_label(out[1] / f"{item.id}.png")) == labels
 
 
 MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))

@@ -86,6 +86,20 @@ def test_an_edge_is_not_what_counts(tmp_path: Path) -> None:
     assert np.array_equal(read_label(tmp_path / "joined/one.png"), labels)
 
 
+def test_train_and_val_may_share_a_name(tmp_path: Path) -> None:
+    """Which of the two it is, the tiles say."""
+    sizes = {"train": (50, 60), "val": (60, 50)}
+    for split, size in sizes.items():
+        label = np.random.default_rng(0).integers(0, 3, size).astype(np.uint8)
+        write_label(tmp_path / f"whole/labels/{split}/one.png", label, PALETTE)
+    cut = str(tmp_path / "cut")
+    tiles.main(["cut", str(tmp_path / "whole"), "--out", cut, "--tile", "32", "--overlap", "8"])
+    for split in sizes:
+        tiles.main(["join", f"{cut}/labels/{split}", "--cut", cut, "--out", str(tmp_path / split)])
+        whole = read_label(tmp_path / f"whole/labels/{split}/one.png")
+        assert np.array_equal(read_label(tmp_path / f"{split}/one.png"), whole)
+
+
 def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
     write_label(tmp_path / "whole/one.png", np.zeros((50, 60), np.uint8), PALETTE)
     cut = ["cut", str(tmp_path / "whole"), "--out", str(tmp_path / "cut"), "--tile", "32", "--overlap", "8"]
@@ -119,7 +133,12 @@ def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
     write_json(tmp_path / "cut/tiles.json", {"tile": 32, "overlap": 8, "sizes": {"three": [1, 1]}})
     told(join, "has no image one. Name the folder that it was cut into")
     write_json(tmp_path / "cut/tiles.json", {"tile": 32, "overlap": 8, "sizes": {"a/one": [1, 1], "b/one": [2, 2]}})
-    told(join, "has images one of several sizes. Rename one and cut again")
+    told(join, "has images one of several sizes; the tiles in .*cut/one are those of 0 of these, expected is 1")
+    write_json(tmp_path / "cut/tiles.json", {"tile": 64, "overlap": 8, "sizes": {"a/one": [1, 1], "b/one": [2, 2]}})
+    for path in (tmp_path / "cut/one").iterdir():
+        path.unlink()
+    write_label(tmp_path / "cut/one/000000-000000.png", np.zeros((2, 2), np.uint8), PALETTE)
+    told(join, "are those of 2 of these, expected is 1. Make the labels again, or rename one and cut again")
     (tmp_path / "cut/tiles.json").write_text("[]")
     told(join, r"tiles\.json is not what `cut` wrote")
     assert not (tmp_path / "joined/one.png").exists()

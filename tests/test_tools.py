@@ -21,9 +21,9 @@ from pycocotools import mask as pycoco
 
 from stages.common.errors import SesamError
 from stages.common.images import read_label
-from stages.datasets.annotations import find_annotations, read_annotation
+from stages.datasets.annotations import Annotation, draw_points, draw_strokes, find_annotations, read_annotation
 from stages.datasets.faults import Faulty
-from stages.datasets.shapes import box_corners
+from stages.datasets.shapes import Drawing, Shape, box_corners, draw_shapes
 from stages.datasets.tools.coco import read as read_coco
 from stages.datasets.tools.common import id_of
 from stages.datasets.tools.label_studio import decode_brush
@@ -121,7 +121,8 @@ def label_studio() -> list[dict[str, Any]]:
         "was_cancelled": True,
     }
     task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-7.png"}, "predictions": []}
-    return [task | {"annotations": [{"result": results, "was_cancelled": False}, cancelled]}]
+    older = cancelled | {"was_cancelled": False}
+    return [task | {"annotations": [older, {"result": results, "was_cancelled": False}, cancelled]}]
 
 
 def labelme() -> dict[str, Any]:
@@ -182,6 +183,19 @@ def draw(origin: Path) -> np.ndarray:
     return read_annotation(annotation, SHAPE, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
 
 
+def test_labelmes_masks_lie_where_it_shows_them(tmp_path: Path) -> None:
+    """Moved by hand they have parts of pixels, which it rounds."""
+    document = labelme()
+    document["shapes"][-1]["points"] = [[39.6, 20.4], [53.6, 29.4]]
+    assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())
+
+
+def test_labelmes_turned_box(tmp_path: Path) -> None:
+    document = labelme()
+    document["shapes"][3] |= {"shape_type": "oriented_rectangle", "points": box_corners(*BOX).tolist()}
+    assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_shape_is_read_right(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "exported" / name, FILES[name]())
@@ -208,6 +222,57 @@ def test_boxes_are_turned() -> None:
     assert box_corners(0, 0, 4, 2, 90, about="corner").round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
 
 
+def test_a_box_is_turned_about_what_its_tool_turns_it(tmp_path: Path) -> None:
+    """CVAT about its centre, Label Studio about its first corner, which here makes the same of two boxes."""
+    turned = expected()
+    turned[30:38, 5:15], turned[29:39, 6:14] = 255, 0
+    path = write(tmp_path / "cvat.xml", cvat().replace("<box ", '<box rotation="90" '))
+    assert np.array_equal(draw(path), turned)
+    tasks = label_studio()
+    (box,) = (one["value"] for one in tasks[0]["annotations"][1]["result"] if one["type"] == "rectanglelabels")
+    box |= {"x": 100 * 14 / WIDTH, "y": 100 * 29 / HEIGHT, "rotation": 90}
+    assert np.array_equal(draw(write(tmp_path / "label_studio.json", tasks)), turned)
+
+
+def test_shapes_lie_right_in_the_widest_image(tmp_path: Path) -> None:
+    """At its right end each has the pixels that it has at the left of a small one."""
+    shapes = [Shape("left", "polygon", np.array(POLYGON, float)), Shape("right", "line", np.array(LINE))]
+    shapes.append(Shape("dot", "point", np.array(POINTS)))
+
+    def drawn(width: int) -> list[np.ndarray]:
+        size, right = (HEIGHT, width), width - WIDTH
+        moved = tuple(one._replace(points=np.add(one.points, (right, 0))) for one in shapes)
+        clicks = Annotation(tmp_path, [{"x": right + 50, "y": 5, "cls": 2}])
+        xml = f"<a><size><height>{HEIGHT}</height><width>{width}</width></size><polygon><tag>left</tag>" + "".join(
+            f"<point><X>{right + x}</X><Y>{y}</Y></point>" for x, y in POLYGON
+        )
+        path = write(tmp_path / "7.xml", xml + "</polygon></a>")
+        return [
+            draw_shapes(Drawing(size, moved), CLASSES, 3, 1)[0],
+            draw_strokes(path, size, CLASSES, 3)[0],
+            draw_points(clicks, size, 3, 1)[0],
+        ]
+
+    for small, wide in zip(drawn(WIDTH), drawn(1 << 16), strict=True):
+        assert (small != 255).any() and (wide[:, :-WIDTH] == 255).all()
+        assert np.array_equal(wide[:, -WIDTH:], small)
+
+
+def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
+    """By the end of its path, as what tools export; but not where a labelme file says that it is the image."""
+    for name in ("batch1/7", "batch1/city/8", "city/9", "nobody"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / f"{name}.png")
+    write(tmp_path / "json/9.json", labelme() | {"imagePath": "..\\city\\9.png"})
+    found = find_annotations(tmp_path, "folder", {"7", "city/8", "9", "8"})
+    assert {k: one.path.relative_to(tmp_path).as_posix() for k, one in found.items()} == {
+        "7": "batch1/7.png",
+        "city/8": "batch1/city/8.png",
+        "9": "json/9.json",
+        "nobody": "nobody.png",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -225,6 +290,13 @@ def test_boxes_are_turned() -> None:
 )
 def test_whose_image_a_name_means(name: str, found: str | None) -> None:
     assert id_of(name, {"7", "city/a_1", "city/b", "b"}) == found
+
+
+def test_the_folder_of_an_upload_is_no_part_of_its_name() -> None:
+    """Label Studio puts files into one of the project's number."""
+    uploaded = "/data/upload/1/0a1b2c3d-7.png"
+    assert id_of(uploaded, {"1/7", "2/7"}) is None and id_of(uploaded, {"1/7", "7"}) == "7"
+    assert id_of(uploaded, {"1/0a1b2c3d-7", "7"}) == "1/0a1b2c3d-7"
 
 
 def spoiled(value: Any) -> list[Any]:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
-import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from stages.common.dataset import Item
 from stages.common.errors import SesamError
 from stages.common.files import read_json
+from stages.common.masks import run_lengths
 from stages.common.shards import where
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -127,22 +127,6 @@ def read_selected(path: Path, item: Item, classes: int) -> list[dict[str, Any]]:
     components: list[dict[str, Any]] = _read(path, item, _SELECTION)["components"]
     _check_classes(path, components, classes)
     return components
-
-
-def run_lengths(rle: str) -> np.ndarray:
-    """The counts that COCO compressed, int64; some may be negative, if it did not compress them."""
-    chunks = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = chunks & 32 == 0  # of a number: five bits a character, the lowest first, the sixth says that more follow
-    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
-    place = np.arange(len(chunks)) - np.repeat(starts, np.diff([*starts, len(chunks)]))
-    if place.max() > 6 or not last[-1]:
-        return np.array([-1])
-    values = np.add.reduceat((chunks & 31) << 5 * place, starts)
-    ends = np.append(starts[1:], len(chunks)) - 1
-    values -= np.where(chunks[ends] & 16, np.int64(1) << 5 * (place[ends] + 1), 0)  # sign
-    for first in (1, 2):  # from the fourth on a number is the difference to the one before the last
-        values[first::2] = np.cumsum(values[first::2])
-    return values
 
 
 def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:

@@ -30,6 +30,22 @@ def decode_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
     return coco.decode(coco_mask(counts, shape)).astype(bool)
 
 
+def run_lengths(rle: str) -> np.ndarray:
+    """The counts that COCO compressed, int64; some may be negative, if it did not compress them."""
+    chunks = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = chunks & 32 == 0  # of a number: five bits a character, the lowest first, the sixth says that more follow
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    place = np.arange(len(chunks)) - np.repeat(starts, np.diff([*starts, len(chunks)]))
+    if place.max() > 6 or not last[-1]:
+        return np.array([-1])
+    values = np.add.reduceat((chunks & 31) << 5 * place, starts)
+    ends = np.append(starts[1:], len(chunks)) - 1
+    values -= np.where(chunks[ends] & 16, np.int64(1) << 5 * (place[ends] + 1), 0)  # sign
+    for first in (1, 2):  # from the fourth on a number is the difference to the one before the last
+        values[first::2] = np.cumsum(values[first::2])
+    return values
+
+
 def coco_mask(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Run lengths in the form that pycocotools computes with."""
     return {"size": list(shape), "counts": counts.encode("ascii")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -59,33 +60,36 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
     """The annotations at `origin` by image id; those of no image of `ids` by the name that they give it.
 
     origin: a file or a folder, at any depth, of what `_of_file` reads; PNGs and ScribbleSup's XML are named by the
-    image's id. ids: of the images to be found, for tools name them in their own ways. SesamError if there are two for
-    an image, or a file that cannot be read.
+    image's id, or their paths end in it. ids: of the images to be found, for tools name them in their own ways.
+    SesamError if there are two for an image, or a file that cannot be read.
     """
     if not origin.is_dir() and origin.suffix.lower() not in (".json", ".xml"):
         raise SesamError(f"{origin} (weak.origin) is neither a folder of PNG, XML or JSON files nor such a file.")
     found: dict[str, Annotation] = {}
-    photographs: set[Path | None] = set()
+    photographs: set[str] = set()
     paths = files_below(origin) if origin.is_dir() else [origin]
     # PNGs last, for they may be the images that labelme's files are of
     for path in sorted(paths, key=lambda path: path.suffix.lower() == ".png"):
-        if path in photographs:
+        if os.path.normpath(path) in photographs:  # labelme's name of one may begin with ../
             continue
         for k, annotation in _of_file(path, origin, kind, ids):
             if k in found and k in ids:
                 raise SesamError(f"{path} and {found[k].path} both annotate {k}. Remove one.")
             found[k] = annotation
-            photographs.add(annotation.image)
+            if annotation.image is not None:
+                photographs.add(os.path.normpath(annotation.image))
     return found
 
 
 def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
     """What a file annotates: a PNG or ScribbleSup's XML one image; What's the Point and tools' exports several."""
-    name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" and path != origin else path.stem
+    inside = path.relative_to(origin) if path != origin else Path(path.name)
+    name = inside.with_suffix("").as_posix() if kind == "folder" else path.stem
     if kind == "cityscapes" and name.endswith("_polygons"):
         return []  # beside each of its label PNGs, which say the same
     end = next(end for end in ENDINGS.get(kind, ("",)) if name.endswith(end))
-    by_name = [(name.removesuffix(end), Annotation(path))]
+    name = name.removesuffix(end)
+    by_name = [(name if name in ids else id_of(inside.as_posix(), ids) or name, Annotation(path))]
     if path.suffix.lower() == ".png":
         return by_name
     if path.suffix.lower() == ".xml":
@@ -100,7 +104,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
         elif isinstance(value, dict) and "shapes" in value:
             drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
             ((name, drawing),) = drawings
-            image = path.parent / name  # beside the file, if it is a name alone
+            image = path.parent / name.replace("\\", "/")  # beside the file, if it is a name alone
             return [(id_of(image.as_posix(), ids) or name, Annotation(path, drawing=drawing, image=image))]
         elif isinstance(value, dict) and "categories" in value:
             drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))

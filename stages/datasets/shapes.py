@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 from stages.common.labels import UNLABELLED
 from stages.common.strokes import stroke
 
-FAR = 2**14  # pixels; OpenCV draws nothing right beyond, and pycocotools walks along every edge
+FAR = 2**17  # pixels, twice an image's longest side; OpenCV draws right so far, pycocotools walks along every edge
 Kind = Literal["point", "line", "polygon", "mask"]
 
 

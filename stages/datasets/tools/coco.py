@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from stages.common.components import run_lengths
+from stages.common.masks import run_lengths
 from stages.datasets.shapes import Drawing, Shape, box_corners
 from stages.datasets.tools.common import Entry, Number, Pixels, of_runs
 

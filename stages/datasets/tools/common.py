@@ -31,12 +31,13 @@ def id_of(name: str, ids: Collection[str]) -> str | None:
     stem = path.stem
     for end in ENDINGS:
         stem = stem.removesuffix(end)
-    for last in dict.fromkeys((stem, path.stem, path.name, UPLOADED.sub("", stem))):
+    for last in dict.fromkeys((stem, path.stem, path.name)):
         parts = [*path.parent.parts, last]
         for first in range(len(parts)):
             if (candidate := "/".join(parts[first:])) in ids:
                 return candidate
-    return None
+    uploaded = UPLOADED.sub("", stem)  # into a folder of Label Studio's own
+    return uploaded if uploaded in ids else None
 
 
 def of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -30,6 +30,7 @@ class _Document(Entry):
 
 KINDS: dict[str, Kind] = {
     "polygon": "polygon",
+    "oriented_rectangle": "polygon",
     "line": "line",
     "linestrip": "line",
     "point": "point",
@@ -61,7 +62,7 @@ def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray
             part = np.array(image.convert("L")) > 0
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
         raise ValueError(f"a mask that is no PNG ({problem})") from None
-    left, top = np.floor(corner).astype(int)
+    left, top = np.round(corner).astype(int)  # as labelme draws it
     if left < 0 or top < 0 or top + part.shape[0] > size[0] or left + part.shape[1] > size[1]:
         raise ValueError("a mask that reaches out of its image")
     mask = np.zeros(size, bool)
