@@ -21,6 +21,7 @@ from stages.common.dataset import Dataset
 from stages.common.errors import SesamError, run_stage
 from stages.common.files import read_json, write_json, write_text
 from stages.common.folders import EMBEDDINGS, METRICS, pseudo_labels
+from stages.common.judged import read_labels
 from stages.common.sources import SOURCE_NAMES
 
 TRAINING = Template("""\
@@ -159,12 +160,14 @@ def _row(cells: Sequence[Any]) -> str:
 def main() -> None:
     name, params = round_of_command_line(__doc__.splitlines()[0])
     data, folder = Dataset.load(), pseudo_labels(name)
-    index, judged = EMBEDDINGS.with_suffix(".json"), METRICS / "labels" / f"{name}.json"
+    judged = read_labels(METRICS / "labels" / f"{name}.json", data.classes)
+    index = EMBEDDINGS.with_suffix(".json")
     try:
-        facts = Facts(data, name, params, read_json(judged), str(read_json(index)["weights"]), code_version())
-        texts = readme(facts), croissant(facts)
-    except (KeyError, TypeError, AttributeError):
-        raise SesamError(f"{judged} or {index} is not of this run. Run `dvc repro`.") from None
+        weights = str(read_json(index)["weights"])
+    except (KeyError, TypeError):
+        raise SesamError(f"{index} is not of this run. Run `dvc repro`.") from None
+    facts = Facts(data, name, params, judged, weights, code_version())
+    texts = readme(facts), croissant(facts)
     write_text(folder / "README.md", texts[0])
     write_json(folder / "croissant.json", texts[1])
     write_text(folder / "images.csv", images(data, params.dataset.root))

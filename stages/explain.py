@@ -75,11 +75,12 @@ class Explained(NamedTuple):
 
 
 def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
-    """What lies on the disk of an image's round; SesamError if something of it is missing."""
+    """What lies on the disk of an image's round; SesamError if something of it is missing, or other params made it."""
     classes = len(data.classes)
     prompts = read_prompts(of_round(name, "prompts") / f"{item.id}.json", item, classes)["components"]
     offered = read_candidates(of_round(name, "masks") / f"{item.id}.json", item, prompts)
-    selected = read_selected(of_round(name, "selected") / f"{item.id}.json", item, classes)
+    path = of_round(name, "selected") / f"{item.id}.json"
+    selected = read_selected(path, item, classes)
     kept = {one["number"]: one["candidate"] for one in selected}
     if kept.keys() != offered.keys():
         raise SesamError(f"{item.id}: other components were selected than were prompted. Run `dvc repro`.")
@@ -92,6 +93,12 @@ def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
         for one in offered[number]:
             found = overlap(coco_mask(one["rle"], shape), own, prompt["class"], masks)
             candidates.append(Candidate(one["iou"], one["rle"], shape, found, refusal(found, params.selection)))
+        fitting: list[int | None] = [k for k, one in enumerate(candidates) if one.why is None]
+        if kept[number] not in (fitting or [None]):
+            raise SesamError(
+                f"{path}: the mask of component {number} was selected by other params than those of `selection` now. "
+                "Run `dvc repro`."
+            )
         name_of = data.classes[prompt["class"]]
         components.append(Component(number, name_of, shape, prompt, candidates, kept[number]))
     predicted, confidence = item_predictions(name, item, classes)

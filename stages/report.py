@@ -20,9 +20,10 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from stages.common.dataset import Dataset
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import read_json, write_text
+from stages.common.errors import run_stage
+from stages.common.files import write_text
 from stages.common.folders import GALLERY, METRICS
+from stages.common.judged import read_judged, read_summary
 from stages.common.params import Params, flat, load_params
 from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
 from stages.common.yaml_file import read_yaml
@@ -81,26 +82,22 @@ def legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> list[tuple[st
 
 def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> str:
     """The page. rounds: the gallery of each round."""
-    networks = {name: read_json(METRICS / "networks" / f"{name}.json") for name in ("teacher", *params.rounds)}
-    labels = {name: read_json(METRICS / "labels" / f"{name}.json") for name in params.rounds}
-    summary = read_json(METRICS / "summary.json")
+    networks, labels = read_judged(params.rounds, data.classes)
+    summary = read_summary(METRICS / "summary.json")
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
-    try:
-        reached = {title(name): judged["mIoU"] for name, judged in networks.items()}
-        drawn = charts(tables(networks, labels, data.classes), summary["hours"], reached)
-        content: dict[str, Any] = {
-            "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
-            "labels": [
-                (name, part, scores["precision"], scores["recall"], scores["coverage"], scores["mIoU"])
-                for name, judged in labels.items()
-                for part, scores in judged["scores"].items()
-            ],
-            "ranking": {name: judged["ranking"] for name, judged in labels.items()},
-            "hours": summary["hours"],
-            "of_fine": summary["of_fine"],
-        }
-    except (KeyError, TypeError, ValueError):
-        raise SesamError(f"The files in {METRICS} are not those of one run. Run `dvc repro`.") from None
+    reached = {title(name): scores["mIoU"] for name, scores in networks.items()}
+    drawn = charts(tables(networks, labels, data.classes), summary["hours"], reached)
+    content: dict[str, Any] = {
+        "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
+        "labels": [
+            (name, part, scores["precision"], scores["recall"], scores["coverage"], scores["mIoU"])
+            for name, judged in labels.items()
+            for part, scores in judged["scores"].items()
+        ],
+        "ranking": {name: judged["ranking"] for name, judged in labels.items()},
+        "hours": summary["hours"],
+        "of_fine": summary["of_fine"],
+    }
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template.filters["quote"] = shlex.quote
     return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from stages.common.dataset import Dataset
 from stages.common.errors import run_stage
-from stages.common.files import read_json, whole_folder, write_json, write_text
+from stages.common.files import whole_folder, write_json, write_text
 from stages.common.folders import METRICS
+from stages.common.judged import read_judged
 from stages.common.params import Minutes, load_params
 from stages.common.scores import share
 
@@ -133,18 +134,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, text.getvalue())
 
 
-def reports(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What stands in folder/NAME.json; other files there, of rounds that are no more, are removed."""
+def remove_others(folder: Path, names: Container[str]) -> None:
+    """Remove from a folder the files of rounds that are no more: DVC would count them as a part of it."""
     for path in folder.glob("*.json"):
-        if path.stem not in names:  # DVC would count it as a part of the folder
+        if path.stem not in names:
             path.unlink()
-    return {name: read_json(folder / f"{name}.json") for name in names}
 
 
 def main() -> None:
     params, data = load_params(), Dataset.load()
-    rounds = reports(METRICS / "labels", list(params.rounds))
-    networks = reports(METRICS / "networks", ["teacher", *params.rounds])
+    networks, rounds = read_judged(params.rounds, data.classes)
+    remove_others(METRICS / "networks", networks)
+    remove_others(METRICS / "labels", rounds)
     with whole_folder(METRICS / "plots") as folder:
         for name, (header, rows) in tables(networks, rounds, data.classes).items():
             write_csv(folder / f"{name}.csv", header, rows)

@@ -34,26 +34,36 @@ import torch
 import yaml
 from PIL import Image
 
+from stages.card import readme
+from stages.cards.croissant import croissant
+from stages.cards.facts import Facts
 from stages.common.components import read_candidates, read_prompts, read_selected
 from stages.common.dataset import Dataset, Item
 from stages.common.errors import SesamError
 from stages.common.files import read_bytes
 from stages.common.images import read_image, read_label
+from stages.common.judged import read_labels, read_network
 from stages.common.labels import UNLABELLED
 from stages.common.masks import encode_mask
 from stages.common.params import Params, load_params
 from stages.common.regions import components
+from stages.common.scores import confusion
 from stages.common.shards import pack
 from stages.datasets.annotations import Annotation, find_annotations, read_annotation
 from stages.datasets.faults import Faulty
 from stages.datasets.values import meaning_of, read_values
 from stages.evaluate import loss_curve
+from stages.evaluate import report as network_report
+from stages.evaluate_labels import Labels
+from stages.evaluate_labels import report as labels_report
 from stages.merge_labels import merge
+from stages.pictures.charts import as_html, charts
 from stages.prompts import image_prompts
 from stages.sam.cache import EmbeddingCache
 from stages.sam_masks import component_prompts
 from stages.segmentation.network import load_network, network_config, save_network
 from stages.select_masks import select, weak_masks
+from stages.summarize import summary, tables
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
@@ -227,6 +237,36 @@ def log(path: Path, original: bytes) -> None:
     assert all(isinstance(step, int) and isinstance(loss, float) for step, loss in loss_curve(path.parents[2]))
 
 
+def network_judged(path: Path, original: bytes) -> None:
+    drawn(read_network(path, NAMES), JUDGED)
+
+
+def labels_judged(path: Path, original: bytes) -> None:
+    found = read_labels(path, NAMES)
+    drawn(NETWORK_JUDGED, found)
+    data = Dataset("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
+    facts = Facts(data, "r1", PARAMS, found, "", "")
+    assert readme(facts) and croissant(facts)
+
+
+def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
+    """What `summarize` and `report` make of them."""
+    made = tables({"r1": network}, {"r1": labels}, NAMES)
+    assert all(as_html(chart, "a") for chart in charts(made, 1.0, {"r1": network["mIoU"]}))
+    summary({"r1": network}, {"r1": labels}, None, None)
+
+
+def judged() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `evaluate` finds of a network, and `evaluate_labels` of a round."""
+    matrix = confusion(LABELS, WEAK, len(NAMES))
+    found = {"matrices": dict.fromkeys(Labels._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
+    found |= {"claims": Counter(right=3), "sources": (1, 2, 3, 4), "doubts": [], "errors": []}
+    return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
+
+
+NETWORK_JUDGED, JUDGED = judged()
+
+
 def targets(folder: Path) -> list[Target]:
     """Every kind of file with its samples, and around each what its reader needs beside it."""
     prompted = image_prompts(WEAK, np.full(SHAPE, UNLABELLED, np.uint8), np.zeros(SHAPE, np.uint8), PARAMS, ("r1", "a"))
@@ -289,6 +329,8 @@ def targets(folder: Path) -> list[Target]:
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
         Target("embedding", f"{'e' * 16}/{'0' * 64}.npz", (array.getvalue(),), embedding),
+        Target("judged", "judged.json", (of_json(NETWORK_JUDGED),), network_judged),
+        Target("labels judged", "labels_judged.json", (of_json(JUDGED),), labels_judged),
         Target("log", "log/plots/metrics/loss.tsv", (b"step\tloss\n10\t1.5\n20\t0.5\n",), log),
     ]  # fmt: skip
 

@@ -97,8 +97,9 @@ def make_workspace() -> tuple[Dataset, Params]:
             own = {**kept, "number": 3, "class": 0, "candidate": None, "iou": None, "refused": "missed"}
             own |= {"rle": encode_mask(weak == 0)}
             three = [kept, last, own]
-            prompts = [{"number": one["number"], "class": one["class"], "rle": own["rle"]} for one in three]
-            masks = [{"number": one["number"], "candidates": [{"iou": 0.9, "rle": one["rle"]}]} for one in three]
+            prompts = [{key: one[key] for key in ("number", "class", "rle")} for one in three]
+            offered = (kept["rle"], last["rle"], kept["rle"])  # the last one misses its component
+            masks = [{"number": k, "candidates": [{"iou": 0.9, "rle": rle}]} for k, rle in enumerate(offered, 1)]
             about = {"id": item.id, "height": SHAPE[0], "width": SHAPE[1]}
             write_json(rounds / f"prompts/{item.id}.json", about | {"prompt": "mask", "components": prompts})
             write_json(rounds / f"masks/{item.id}.json", about | {"components": masks})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from known_answers import judge_everything, make_workspace
 
+from stages import card
 from stages.card import readme
 from stages.cards.croissant import croissant
 from stages.cards.facts import Facts, code_version, values
@@ -29,13 +30,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
 
 
 def test_for_people(workspace: tuple[Dataset, Params]) -> None:
-    card = Path("data/pseudo_labels/r1/README.md").read_text()
-    lines = card.splitlines()
+    text = Path("data/pseudo_labels/r1/README.md").read_text()
+    lines = text.splitlines()
     assert lines[0] == "# Pseudo-labels of halves, round r1"
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in lines
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in lines
-    assert "Masks of two classes claimed 64 pixels; the smaller mask won. right 52, wrong 0, weak 4, unknown 8" in card
-    assert f"SAM: embedded, SHA-256 {'f' * 64}" in card and "precision 0.875" in card
+    assert "Masks of two classes claimed 64 pixels; the smaller mask won. right 52, wrong 0, weak 4, unknown 8" in text
+    assert f"SAM: embedded, SHA-256 {'f' * 64}" in text and "precision 0.875" in text
     assert "| rounds.r1.teacher | `data/weak` |" in lines and "| selection.tau_weak | `0.7` |" in lines
     # four of twelve columns, less one weak label
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| 2 | SAM")] == ["32.3% |"]
@@ -80,12 +81,13 @@ def test_text_of_a_data_set_does_not_break_the_table(workspace: tuple[Dataset, P
     assert json.loads(json.dumps(croissant(facts)))["name"] == "pseudo_labels_x_r1"
 
 
-def test_metrics_of_another_run_are_refused(workspace: tuple[Dataset, Params], monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("metrics/labels/r1.json").write_text('{"scores": {}}')
-    from stages import card
-
+@pytest.mark.parametrize("index", ["{}", "[]"])
+def test_embeddings_of_another_run_are_refused(
+    workspace: tuple[Dataset, Params], monkeypatch: pytest.MonkeyPatch, index: str
+) -> None:
+    Path("data/embeddings.json").write_text(index)
     monkeypatch.setattr("sys.argv", ["card", "r1"])
-    with pytest.raises(SesamError, match="is not of this run"):
+    with pytest.raises(SesamError, match=r"data/embeddings\.json is not of this run"):
         card.main()
 
 

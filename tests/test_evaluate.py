@@ -20,13 +20,14 @@ from PIL import Image
 from stages import summarize
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
-from stages.common.files import read_json
+from stages.common.files import read_json, write_json
 from stages.common.images import write_label
 from stages.common.masks import encode_mask
 from stages.common.params import Minutes, Params
 from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.evaluate import loss_curve
 from stages.evaluate_labels import contested, doubt, judge, judge_all, rank_correlation, ranking
+from stages.explain import load
 from stages.pictures.tiles import fitted, with_masks
 
 K = 4
@@ -241,6 +242,23 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
             assert train.width == 5 * (12 * 42 + 12) + 12 and val.width == 4 * (12 * 42 + 12) + 12
             assert train.height > 2 * 8 * 42 > val.height > 8 * 42
             assert set(PALETTE[:2]) <= {colour for _, colour in val.getcolors(1 << 24)}
+
+
+@pytest.mark.parametrize(
+    ("number", "candidate"),
+    [(1, 99), (1, -1), (1, None), (3, 0)],  # none there; none there; one fits; it does not fit
+)
+def test_masks_selected_by_other_params_are_not_explained(
+    workspace: tuple[Dataset, Params], number: int, candidate: int | None
+) -> None:
+    data, params = workspace
+    assert [one.kept for one in load(data.train[0], "r1", data, params).components] == [0, 0, None]
+    path = Path("data/rounds/r1/selected/town/0.json")
+    document = read_json(path)
+    document["components"][number - 1]["candidate"] = candidate
+    write_json(path, document)
+    with pytest.raises(SesamError, match=rf"selected/town/0\.json.*component {number}.*`dvc repro`"):
+        load(data.train[0], "r1", data, params)
 
 
 def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:

@@ -17,9 +17,10 @@ from conftest import edit_params
 from known_answers import judge_everything, make_workspace
 from PIL import Image
 
-from stages import report
+from stages import card, report, summarize
 from stages.common.dataset import Dataset
 from stages.common.errors import SesamError
+from stages.common.files import read_json, write_json
 from stages.common.params import Params, flat, load_params
 from stages.pictures.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
 from stages.report import Value, compare
@@ -152,6 +153,59 @@ def test_rounds_that_are_no_more_leave_the_gallery(workspace, monkeypatch: pytes
     once = Path("metrics/report.html").read_bytes()
     report.main()
     assert Path("metrics/report.html").read_bytes() == once
+
+
+REST = object()
+DAMAGED = {
+    "nothing in it": ("networks/r1", {}, REST),
+    "null": ("labels/r1", None, REST),
+    "a list": ("networks/teacher", [], REST),
+    "a key less": ("networks/r1", ("loss",), REST),
+    "a key more": ("labels/r1", ("more",), 1),
+    "a score that is none": ("networks/r1", ("mIoU",), "x"),
+    "a score above 1": ("networks/teacher", ("classes", "left"), 1.5),
+    "a loss that is none": ("networks/r1", ("loss", 0, 1), "x"),
+    "no scores": ("labels/r2", ("scores",), None),
+    "a correlation that is none": ("labels/r2", ("ranking",), "x"),
+    "an older run": ("labels/r1", ("contested", "unknown"), REST),
+    "a class less": ("labels/r1", ("classes", "merged", "left"), REST),
+    "a class less among the components": ("labels/r1", ("components", "left"), REST),
+    "another class": ("networks/r1", ("classes", "other"), 0.5),
+    "half a matrix": ("networks/r1", ("confusion", 3), REST),
+    "a matrix without its last column": ("labels/r1", ("confusion", "sam", 0, 4), REST),
+    "a matrix of parts": ("labels/r1", ("confusion", "merged", 0, 0), 0.5),
+    "no matrix": ("networks/r2", ("confusion",), 3),
+}
+
+
+@pytest.mark.parametrize(("name", "keys", "value"), DAMAGED.values(), ids=DAMAGED)
+def test_metrics_of_another_run_are_refused(
+    workspace, monkeypatch: pytest.MonkeyPatch, name: str, keys: object, value: object
+) -> None:
+    """They come by git, with its merges, and from older runs."""
+    judge_everything(*workspace, monkeypatch)
+    path = Path(f"metrics/{name}.json")
+    document = inner = read_json(path)
+    if isinstance(keys, tuple):
+        for key in keys[:-1]:
+            inner = inner[key]
+        if value is REST:
+            del inner[keys[-1]]
+        else:
+            inner[keys[-1]] = value
+    write_json(path, document if isinstance(keys, tuple) else keys)
+    monkeypatch.setattr("sys.argv", ["card", path.stem])
+    for stage in (summarize, report, card) if name.startswith("labels") else (summarize, report):
+        with pytest.raises(SesamError, match=rf"metrics/{name}\.json is not of this run \(.*`dvc repro`"):
+            stage.main()
+
+
+@pytest.mark.parametrize("summary", [{}, None, {"hours": "x", "of_fine": None}, {"hours": 1.0, "of_fine": [1]}])
+def test_a_summary_of_another_run_is_refused(workspace, monkeypatch: pytest.MonkeyPatch, summary: object) -> None:
+    judge_everything(*workspace, monkeypatch)
+    write_json(Path("metrics/summary.json"), summary)
+    with pytest.raises(SesamError, match=r"metrics/summary\.json is not of this run \(.*`dvc repro`"):
+        report.main()
 
 
 URL = grey(np.zeros((2, 2), np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from stages import segment
 from stages.common.errors import SesamError
-from stages.common.images import read_label
+from stages.common.images import ORIENTATION, read_label, write_label
 from stages.common.params import load_params
 from stages.common.spans import spans
 from stages.segment import in_tiles, overlay
@@ -80,10 +81,84 @@ def test_a_folder_of_images(
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     (tmp_path / "in/out/labels/a.png").unlink()
     segment.main(command)
-    assert "2 images are labelled already" in capsys.readouterr().out
+    assert "2 images were labelled already" in capsys.readouterr().out
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     with pytest.raises(SesamError, match="in/out holds labels of another network, or of other tiles"):
         segment.main((*command[:-1], "8"))
+
+
+def pictures(**sizes: tuple[int, int]) -> None:
+    """Images of noise, of these heights and widths, in the folder `in`."""
+    Path("in").mkdir(exist_ok=True)
+    for name, size in sizes.items():
+        pixels = np.random.default_rng(len(list(Path("in").iterdir()))).integers(0, 256, (*size, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(f"in/{name}.png")
+
+
+@pytest.mark.parametrize("size", [(40, 50), (50, 40)])
+def test_a_replaced_image_is_labelled_anew(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """Also by one of its size that is older than the label."""
+    monkeypatch.chdir(tmp_path)
+    command = ("in", "--model", str(trained), "--out", "out")
+    pictures(a=(40, 50), b=(40, 50))
+    segment.main(command)
+    before = {path.name: path.stat().st_mtime_ns for path in Path("out/labels").iterdir()}
+    pictures(a=size)
+    os.utime("in/a.png", (0, 0))
+    segment.main(command)
+    after = {path.name: path.stat().st_mtime_ns for path in Path("out/labels").iterdir()}
+    assert after["a.png"] > before["a.png"] and after["b.png"] == before["b.png"]
+    model, cpu = load_network(trained, torch.device("cpu")), torch.device("cpu")
+    expected = predict(model, np.array(Image.open("in/a.png")), cpu)[0]
+    assert np.array_equal(read_label(Path("out/labels/a.png")), expected)
+    with Image.open("out/overlays/a.png") as picture:
+        assert picture.size == size[::-1]
+
+
+def test_images_that_cannot_be_read_are_told_when_the_others_are_done(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(b=(20, 30), d=(20, 30))
+    Path("in/a.png").write_bytes(b"no image")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save("in/c.jpg", exif=exif)
+    with pytest.raises(SesamError, match=r"2 images failed:\n.*in/a\.png cannot be.*\n.*in/c\.jpg is stored turned"):
+        segment.main(("in", "--model", str(trained), "--out", "out"))
+    assert {path.name for path in Path("out/labels").iterdir()} == {"b.png", "d.png"}
+
+
+def test_labels_of_others_are_not_taken_for_its_own(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(a=(20, 30), b=(20, 30))
+    other = np.zeros((20, 30), np.uint8)
+    write_label(Path("out/labels/a.png"), other, THREE[1])
+    command = ("in", "--model", str(trained), "--out", "out")
+    with pytest.raises(SesamError, match=r"out/labels holds labels, and no out/made_by\.json"):
+        segment.main(command)
+    assert not Path("out/made_by.json").exists() and not Path("out/overlays").exists()
+    Path("out/labels/a.png").unlink()
+    segment.main(command)
+    write_label(Path("out/labels/a.png"), other, THREE[1])  # drawn anew, or from elsewhere
+    Path("out/labels/b.png").unlink()
+    with pytest.raises(SesamError, match=r"out/labels/a\.png does not say which image"):
+        segment.main(command)
+    assert np.array_equal(read_label(Path("out/labels/a.png")), other) and Path("out/labels/b.png").exists()
+
+
+@pytest.mark.parametrize("taken", ["out", "out/labels", "out/overlays"])
+def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(a=(20, 30))
+    Path(taken).parent.mkdir(exist_ok=True)
+    Path(taken).touch()
+    with pytest.raises(SesamError, match=f"{taken} is a file.*--out"):
+        segment.main(("in", "--model", "none", "--out", "out"))
 
 
 @pytest.mark.parametrize(

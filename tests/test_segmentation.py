@@ -591,6 +591,16 @@ def test_missing_and_damaged_network(tmp_path: Path):
         load_network(tmp_path, CPU)
 
 
+@pytest.mark.parametrize("colours", [[], [[0, 0, 0]] * 300])
+def test_a_network_has_a_colour_for_each_class(tmp_path: Path, colours: list[list[int]]):
+    save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
+    path = tmp_path / "network.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"palette": colours}))
+    said = rf"network\.json does not describe a network.*{len(colours)} colours of 3 classes.*Train it again"
+    with pytest.raises(SesamError, match=said):
+        load_network(tmp_path, CPU)
+
+
 CRAFTED = {
     "a program": {"model": {"type": "os.system", "command": "touch ran"}},
     "a program as backbone": {"network": NETWORK.model_dump() | {"backbone": {"type": "os.system"}}, "classes": 3},

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from stages.common.errors import SesamError
 from stages.common.files import read_bytes, whole
 
 FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
 ORIENTATION = 0x0112  # EXIF's number of it
+MADE_OF = "made of"  # what it is called in a label's file
 
 Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
 
@@ -46,12 +48,15 @@ def read_label(path: Path) -> np.ndarray:
         return np.array(image)
 
 
-def write_label(path: Path, values: np.ndarray, palette: Palette) -> None:
-    """Write (H, W) uint8 values as a palette PNG; 255 is shown black."""
+def write_label(path: Path, values: np.ndarray, palette: Palette, made_of: str | None = None) -> None:
+    """Write (H, W) uint8 values as a palette PNG; 255 is shown black. made_of: a digest that the file is to hold."""
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8), mode="P")
     image.putpalette(full_palette(palette).tobytes())
+    about = PngInfo()
+    if made_of is not None:
+        about.add_text(MADE_OF, made_of)
     with whole(path) as unfinished:
-        image.save(unfinished, format="PNG")
+        image.save(unfinished, format="PNG", pnginfo=about)
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:

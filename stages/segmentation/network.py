@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from stages.common.errors import SesamError
@@ -36,6 +36,12 @@ class _Saved(Group):
     network: Architecture
     classes: Annotated[list[str], Field(min_length=2, max_length=255)]
     palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
+
+    @model_validator(mode="after")
+    def _a_colour_each(self) -> _Saved:
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} colours of {len(self.classes)} classes")
+        return self
 
 
 def network_config(network: Architecture, classes: int) -> dict[str, Any]:
