@@ -93,8 +93,8 @@ def load(item: Item, name: str, data: Dataset, params: Params) -> Explained:
         for one in offered[number]:
             found = overlap(coco_mask(one["rle"], shape), own, prompt["class"], masks)
             candidates.append(Candidate(one["iou"], one["rle"], shape, found, refusal(found, params.selection)))
-        fitting: list[int | None] = [k for k, one in enumerate(candidates) if one.why is None]
-        if kept[number] not in (fitting or [None]):
+        fitting = [k for k, one in enumerate(candidates) if one.why is None]
+        if kept[number] != max(fitting, key=lambda k: candidates[k].iou, default=None):
             raise SesamError(
                 f"{path}: the mask of component {number} was selected by other params than those of `selection` now. "
                 "Run `dvc repro`."

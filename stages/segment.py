@@ -53,7 +53,10 @@ def unlabelled(path: Path, label: Path) -> tuple[np.ndarray, str] | None:
         with open_image(label) as found:
             of = found.info.get(MADE_OF)
         if of is None:
-            raise SesamError(f"{label} does not say which image it is of: others wrote it. Move it to another folder.")
+            raise SesamError(
+                f"{label} does not say which image it is of: others wrote or changed it, or an earlier version. "
+                "Move it to another folder, and it is made anew."
+            )
         if of == digest:
             return None
     return read_image(path, content), digest

@@ -130,8 +130,8 @@ def join_all(options: argparse.Namespace) -> None:
                 sizes = {size for size in sizes if grid(size, done) == found[folder]}
                 if len(sizes) != 1:
                     raise SesamError(
-                        f"{options.cut / CUT} has images {name} of several sizes; the tiles in {folder} are those of "
-                        f"{len(sizes)} of these, expected is 1. Make the labels again, or rename one and cut again."
+                        f"{options.cut / CUT} has images {name} of several sizes; the tiles in {folder} fit "
+                        f"{'several' if sizes else 'none'} of them. Make the labels again, or rename one and cut again."
                     )
             join(folder, sizes.pop(), done, options.out / f"{name}.png")
             bar.update()

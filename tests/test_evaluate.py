@@ -261,6 +261,17 @@ def test_masks_selected_by_other_params_are_not_explained(
         load(data.train[0], "r1", data, params)
 
 
+def test_a_mask_that_another_would_be_preferred_to_now_is_not_explained(workspace: tuple[Dataset, Params]) -> None:
+    data, params = workspace
+    path = Path("data/rounds/r1/masks/town/0.json")
+    document = read_json(path)
+    candidates = document["components"][0]["candidates"]
+    candidates.append(candidates[0] | {"iou": candidates[0]["iou"] + 0.01})
+    write_json(path, document)
+    with pytest.raises(SesamError, match=r"component 1 was selected by other params"):
+        load(data.train[0], "r1", data, params)
+
+
 def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     """DVC counts whatever lies in metrics/labels and metrics/networks as what the summary was made of."""
     data, params = workspace

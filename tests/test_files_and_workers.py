@@ -178,8 +178,9 @@ except SesamError as problem:
 
 def test_what_a_reader_cannot_send_is_not_waited_for() -> None:
     command, environment = [sys.executable, "-c", UNSENT], os.environ | {"PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "or because /dev/shm is full" in said.splitlines()[-1]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "or because /dev/shm is full" in done.stdout.splitlines()[-1]
+    assert "cannot pass on what it read: unable to allocate shared memory" in done.stderr
 
 
 def test_a_killed_reader_is_told() -> None:

@@ -259,18 +259,27 @@ def test_shapes_lie_right_in_the_widest_image(tmp_path: Path) -> None:
 
 
 def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
-    """By the end of its path, as what tools export; but not where a labelme file says that it is the image."""
-    for name in ("batch1/7", "batch1/city/8", "city/9", "nobody"):
+    """By the end of its path, as what tools export; but not where something else annotates the image."""
+    for name in ("batch1/7", "batch1/city/8", "city/9", "nobody", "images/5", "6", "old/6"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / f"{name}.png")
     write(tmp_path / "json/9.json", labelme() | {"imagePath": "..\\city\\9.png"})
-    found = find_annotations(tmp_path, "folder", {"7", "city/8", "9", "8"})
+    write(tmp_path / "result.json", coco() | {"images": [coco()["images"][0] | {"file_name": "images/5.png"}]})
+    found = find_annotations(tmp_path, "folder", {"7", "city/8", "9", "8", "5", "6"})
     assert {k: one.path.relative_to(tmp_path).as_posix() for k, one in found.items()} == {
         "7": "batch1/7.png",
         "city/8": "batch1/city/8.png",
         "9": "json/9.json",
+        "city/9": "city/9.png",
         "nobody": "nobody.png",
+        "5": "result.json",
+        "images/5": "images/5.png",
+        "6": "6.png",
+        "old/6": "old/6.png",
     }
+    Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "city/7.png")
+    with pytest.raises(SesamError, match=r"city/7\.png and .*batch1/7\.png both annotate 7|batch1/7.* and .*city/7"):
+        find_annotations(tmp_path, "folder", {"7"})
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,13 @@ def end_if_unsent(worker: int) -> None:
 
     Otherwise multiprocessing drops that batch with a traceback, and the process that computes waits for it for ever.
     """
+
+    def end(problem: Exception, what: object) -> None:
+        print(f"A process cannot pass on what it read: {problem}", file=sys.stderr, flush=True)
+        os._exit(1)
+
     queue: Any = multiprocessing.queues.Queue
-    queue._on_queue_feeder_error = staticmethod(lambda problem, what: os._exit(1))
+    queue._on_queue_feeder_error = staticmethod(end)
 
 
 @contextmanager
@@ -75,9 +80,9 @@ def readers_watched(workers: int) -> Iterator[None]:
         if not str(problem).startswith("DataLoader worker"):
             raise
         raise SesamError(
-            "A process that reads files was killed, perhaps for want of memory, or because /dev/shm is full, through "
-            "which processes pass images and of which a container has 64 MB. Give it more (docker's --shm-size 8g), or "
-            f"take fewer than {workers} runtime.workers, and run again."
+            "A process that reads files has ended, perhaps for want of memory, or because /dev/shm is full, through "
+            "which processes pass images and of which a container has 64 MB by default. Give it more (docker's "
+            f"--shm-size 8g), or take fewer than {workers} runtime.workers, and run again."
         ) from None
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from stages.common.labels import UNLABELLED
 from stages.common.strokes import stroke
 from stages.datasets.faults import SIZES, UNREADABLE, VALUES, Faulty
 from stages.datasets.layouts import files_below
-from stages.datasets.shapes import FAR, Drawing, draw_shapes
+from stages.datasets.shapes import FAR, Drawing, draw_shapes, near
 from stages.datasets.tools import coco, cvat, label_studio, labelme
 from stages.datasets.tools.common import id_of
 from stages.datasets.values import Meaning, read_values
@@ -60,36 +59,46 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
     """The annotations at `origin` by image id; those of no image of `ids` by the name that they give it.
 
     origin: a file or a folder, at any depth, of what `_of_file` reads; PNGs and ScribbleSup's XML are named by the
-    image's id, or their paths end in it. ids: of the images to be found, for tools name them in their own ways.
+    image's id, or a PNG's path ends in it. ids: of the images to be found, for tools name them in their own ways.
     SesamError if there are two for an image, or a file that cannot be read.
     """
     if not origin.is_dir() and origin.suffix.lower() not in (".json", ".xml"):
         raise SesamError(f"{origin} (weak.origin) is neither a folder of PNG, XML or JSON files nor such a file.")
     found: dict[str, Annotation] = {}
-    photographs: set[str] = set()
+    photographs: set[Path | None] = set()
     paths = files_below(origin) if origin.is_dir() else [origin]
     # PNGs last, for they may be the images that labelme's files are of
     for path in sorted(paths, key=lambda path: path.suffix.lower() == ".png"):
-        if os.path.normpath(path) in photographs:  # labelme's name of one may begin with ../
+        if path in photographs:
             continue
         for k, annotation in _of_file(path, origin, kind, ids):
             if k in found and k in ids:
                 raise SesamError(f"{path} and {found[k].path} both annotate {k}. Remove one.")
             found[k] = annotation
-            if annotation.image is not None:
-                photographs.add(os.path.normpath(annotation.image))
-    return found
+            photographs.add(annotation.image)
+    return _at_any_depth(found, ids) if kind == "folder" else found
+
+
+def _at_any_depth(found: Mapping[str, Annotation], ids: Collection[str]) -> dict[str, Annotation]:
+    """With PNGs whose paths end in an image's id as its own, if nothing else is: an export may hold the photographs."""
+    every: dict[str, Annotation] = {}
+    for name, annotation in found.items():
+        k = id_of(f"{name}.png", ids) if annotation.path.suffix.lower() == ".png" else name
+        if k is None or k in found:
+            k = name
+        elif k in every:
+            raise SesamError(f"{annotation.path} and {every[k].path} both annotate {k}. Remove one.")
+        every[k] = annotation
+    return every
 
 
 def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
     """What a file annotates: a PNG or ScribbleSup's XML one image; What's the Point and tools' exports several."""
-    inside = path.relative_to(origin) if path != origin else Path(path.name)
-    name = inside.with_suffix("").as_posix() if kind == "folder" else path.stem
+    name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" and path != origin else path.stem
     if kind == "cityscapes" and name.endswith("_polygons"):
         return []  # beside each of its label PNGs, which say the same
     end = next(end for end in ENDINGS.get(kind, ("",)) if name.endswith(end))
-    name = name.removesuffix(end)
-    by_name = [(name if name in ids else id_of(inside.as_posix(), ids) or name, Annotation(path))]
+    by_name = [(name.removesuffix(end), Annotation(path))]
     if path.suffix.lower() == ".png":
         return by_name
     if path.suffix.lower() == ".xml":
@@ -104,7 +113,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
         elif isinstance(value, dict) and "shapes" in value:
             drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
             ((name, drawing),) = drawings
-            image = path.parent / name.replace("\\", "/")  # beside the file, if it is a name alone
+            image = path.parent / name  # beside the file, if it is a name alone
             return [(id_of(image.as_posix(), ids) or name, Annotation(path, drawing=drawing, image=image))]
         elif isinstance(value, dict) and "categories" in value:
             drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))
@@ -205,8 +214,7 @@ def draw_strokes(
         if name not in classes:
             strange.add(repr(tag))
             continue
-        line = np.array(points).clip(-FAR, FAR)
-        drawn[stroke(size, line, thickness)] = classes.index(name)
+        drawn[stroke(size, near(np.array(points), size), thickness)] = classes.index(name)
     return drawn, sorted(strange)
 
 
@@ -224,7 +232,7 @@ def draw_points(
         raise Faulty(UNREADABLE, text) from None
     drawn = np.full(size, UNLABELLED, np.uint8)
     for x, y, k in clicks:
-        if 0 <= k < classes and max(abs(x), abs(y)) < FAR:
+        if 0 <= k < classes and -FAR < x < size[1] + FAR and -FAR < y < size[0] + FAR:
             cv2.circle(drawn, (x, y), radius, k, cv2.FILLED)
     return drawn, sorted({str(k) for _, _, k in clicks if not 0 <= k < classes})
 

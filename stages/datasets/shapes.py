@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 from stages.common.labels import UNLABELLED
 from stages.common.strokes import stroke
 
-FAR = 2**17  # pixels, twice an image's longest side; OpenCV draws right so far, pycocotools walks along every edge
+FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]
 
 
@@ -79,6 +79,11 @@ def draw_shapes(drawing: Drawing, classes: Sequence[str], thickness: int, radius
     return labels, sorted({repr(shape.name) for shape in drawing.shapes} - set(map(repr, classes)))
 
 
+def near(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Points (n, 2) x, y, brought to at most FAR outside an image of (height, width)."""
+    return points.clip(-FAR, np.array(size[::-1]) + FAR)
+
+
 def _draw(labels: np.ndarray, shape: Shape, k: int, thickness: int, radius: int) -> None:
     if shape.pixels is not None:
         mask = shape.pixels()
@@ -86,7 +91,7 @@ def _draw(labels: np.ndarray, shape: Shape, k: int, thickness: int, radius: int)
             raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
         labels[mask] = k
         return
-    points = np.nan_to_num(shape.points).clip(-FAR, FAR)
+    points = near(np.nan_to_num(shape.points), labels.shape)
     pixels = np.floor(points).astype(np.int32)
     if shape.kind == "polygon":
         (height, width), flat = labels.shape, points.ravel().tolist()

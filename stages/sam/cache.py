@@ -109,6 +109,7 @@ class EmbeddingCache:
                         size = sum(about.st_size for about, _ in files)
                         spare.append((False, folder.stat().st_mtime, size, folder))
         over, lines, removed = total + sum(size for _, _, size, _ in spare) - limit_gb * 1e9, [], 0
+        stays = dict[str, int]()  # by reason, bytes
         for ours, _, size, path in sorted(spare):
             if over <= 0:
                 break
@@ -116,7 +117,8 @@ class EmbeddingCache:
                 path.unlink() if ours else shutil.rmtree(path)
             except OSError as problem:  # another experiment removes it, or writes to it; or it is another user's
                 if path.exists():
-                    lines.append(f"{path} stays: {problem.strerror}")
+                    reason = problem.strerror or str(problem)
+                    stays[reason] = stays.get(reason, 0) + size
                     continue
             over -= size
             if ours:
@@ -127,6 +129,8 @@ class EmbeddingCache:
                 )
         if removed:
             lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.cache_gb is {limit_gb:g}")
+        for reason, size in stays.items():
+            lines.append(f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.cache_gb")
         return lines
 
     def _path(self, item: Item) -> Path:
