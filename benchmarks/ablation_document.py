@@ -169,8 +169,13 @@ def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
             axes.legend()
             save(figure, name, f"Precision and recall over {axis}")
 
+    def shown(name: str) -> Figures:
+        """A row's figures, if it was run as the fine labels' was: marks of rows run otherwise look like the others."""
+        values = found.get(name)
+        return values if values and alike(values, found["fine"]) else {}
+
     minutes, fine = params.evaluation.minutes, found["fine"].get("r1")
-    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
+    kinds = [kind for kind in KINDS if getattr(minutes, kind) and fine and shown(kind).get("r2")]
     if fine and kinds and minutes.fine:
         figure, axes = plt.subplots(figsize=(5, 3.2))
         mean, off = float(np.mean(fine)), deviation(fine)
@@ -178,11 +183,9 @@ def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
         axes.axhspan(mean - off, mean + off, color="black", alpha=0.1)
         drawn: dict[str, list[tuple[str, list[float] | None]]] = {
             "SeSAM": [(kind, found[kind]["r2"]) for kind in kinds],
-            "without SAM": [(kind, found[f"{kind}-no-sam"].get("r1")) for kind in kinds],
+            "without SAM": [(kind, shown(f"{kind}-no-sam").get("r1")) for kind in kinds],
             "weak labels alone": [(kind, found[kind]["teacher"]) for kind in kinds],
-            "fine labels, fewer images": [
-                (kind, found[f"fine-for-{kind}"].get("r1")) for kind in kinds if f"fine-for-{kind}" in found
-            ],
+            "fine labels, fewer images": [(kind, shown(f"fine-for-{kind}").get("r1")) for kind in kinds],
         }
         for name, series in drawn.items():
             known = sorted((getattr(minutes, kind) / minutes.fine, kind, values) for kind, values in series if values)
