@@ -186,7 +186,7 @@ def killed_at_three(k: int) -> int:
 
 def test_a_reader_that_is_killed_is_told() -> None:
     steps = pipeline.Steps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cpu"))
-    with pytest.raises(SesamError, match=r"reads files was killed.*fewer than 2 runtime\.workers"):
+    with pytest.raises(SesamError, match=r"reads files has ended.*fewer than 2 runtime\.workers"):
         list(pipeline._with_workers([[k] for k in range(6)], steps, 2))
 
 

@@ -478,7 +478,7 @@ def test_damaged_file_met_by_a_worker(data: Dataset, params: Params):
 
 def test_a_worker_that_is_killed_is_told(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(SesamError, match=r"reads files was killed.*runtime\.workers"):
+    with pytest.raises(SesamError, match=r"reads files has ended.*runtime\.workers"):
         train(task(params), params)
 
 
