@@ -27,6 +27,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from stages import evaluate
 from stages import predict as predict_stage
 from stages.common import made_of, pipeline
 from stages.common.dataset import Dataset, Item, item_image
@@ -589,6 +590,17 @@ def test_missing_and_damaged_network(tmp_path: Path):
     (tmp_path / "model.pth").write_bytes(b"not weights")
     with pytest.raises(SesamError, match="Train it again"):
         load_network(tmp_path, CPU)
+
+
+def test_a_network_of_other_classes_judges_nothing(tmp_path: Path, params: Params):
+    save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
+    for classes in (THREE[0], THREE[0][::-1]):  # as many, but in another order
+        judging = evaluate.Judging(classes, THREE[1], {"val": frozenset(), "train": frozenset()}, tmp_path / "out")
+        if classes == THREE[0]:
+            evaluate.steps(tmp_path, judging, params.runtime)
+        else:
+            with pytest.raises(SesamError, match="is a network of the classes .*; those of the data set are"):
+                evaluate.steps(tmp_path, judging, params.runtime)
 
 
 @pytest.mark.parametrize("colours", [[], [[0, 0, 0]] * 300])
