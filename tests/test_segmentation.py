@@ -599,7 +599,7 @@ def test_a_network_of_other_classes_judges_nothing(tmp_path: Path, params: Param
         if classes == THREE[0]:
             evaluate.steps(tmp_path, judging, params.runtime)
         else:
-            with pytest.raises(SesamError, match="is a network of the classes .*; those of the data set are"):
+            with pytest.raises(SesamError, match=r"is a network of the classes .*; those of the data set are"):
                 evaluate.steps(tmp_path, judging, params.runtime)
 
 
