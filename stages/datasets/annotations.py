@@ -80,7 +80,10 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
 
 
 def _at_any_depth(found: Mapping[str, Annotation], ids: Collection[str]) -> dict[str, Annotation]:
-    """With PNGs whose paths end in an image's id as its own, if nothing else is: an export may hold the photographs."""
+    """`found`, with a PNG whose path ends in an image's id as that image's annotation, if the image has no other.
+
+    It may have one, of which the PNG is the photograph: tools put both into an export.
+    """
     every: dict[str, Annotation] = {}
     for name, annotation in found.items():
         k = id_of(f"{name}.png", ids) if annotation.path.suffix.lower() == ".png" else name
