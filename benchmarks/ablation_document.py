@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.ablation_results import Figures, Results
 from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, TAUS, UNTAUGHT, Row
-from stages.common.params import Params, load_params
+from sesam.params import Params, load_params
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.files import sha256
-from stages.common.params import Params
-from stages.sam.models import MODELS
+from sesam.artifacts.atomic_io import sha256
+from sesam.params import Params
+from sesam.sam.registry import MODELS
 
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak.kind=scribble"

@@ -22,14 +22,14 @@ from pathlib import Path
 from benchmarks.ablation_document import write
 from benchmarks.ablation_results import RESULTS, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from stages.common.errors import SesamError, run_stage
-from stages.common.params import Params, load_params
-from stages.sam.models import MODELS
+from sesam.errors import SesamError, run_stage
+from sesam.params import Params, load_params
+from sesam.sam.registry import MODELS
 
 
 def check(params: Params) -> None:
     """SesamError where the rows would not mean what they say, or could not be run."""
-    decisive = ("dvc.yaml", "models/embedded_sam.pth", "params.yaml", "stages")
+    decisive = ("dvc.yaml", "models/embedded_sam.pth", "params.yaml", "sesam", "stages")
     if dirty := git("status", "--porcelain", "--", *decisive):
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.large_image --side 20000     (about an hour of two cores, 5 GB below --folder)
 
-The image is a mosaic of drawn scenes, four times enlarged, with a label; a small one validates. `stages.tiles` cuts
+The image is a mosaic of drawn scenes, four times enlarged, with a label; a small one validates. `sesam.cli.tile` cuts
 both, each stage runs as DVC runs it, with few iterations of training, and the pseudo-labels are joined and compared
 with the label.
 """
@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.long_runs import ROOT
 from benchmarks.prepare import peak_memory
-from stages.demo.scenes import draw_scene
+from sesam.demo.scenes import draw_scene
 
 TIMES = 4  # a scene's pixel becomes so many squared
 VALIDATION = 2048

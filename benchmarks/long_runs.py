@@ -23,7 +23,7 @@ import psutil
 import yaml
 from PIL import Image
 
-from stages.demo.scenes import draw_scene
+from sesam.demo.scenes import draw_scene
 
 ROOT = Path(__file__).parents[1]
 SIDE = (96, 128)

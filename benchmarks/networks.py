@@ -28,9 +28,9 @@ import torch
 import yaml
 from PIL import Image
 
-from stages.common.images import write_gray, write_label
-from stages.demo.classes import CLASSES, PALETTE
-from stages.demo.scenes import draw_scene
+from sesam.artifacts.label_png import write_gray, write_label
+from sesam.demo.classes import CLASSES, PALETTE
+from sesam.demo.scenes import draw_scene
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,7 +107,7 @@ class Clock:
 def train_ours(iterations: int, precision: str) -> float:
     """The stage, in the current folder."""
     from stages import train_teacher
-    from stages.segmentation.hooks import Record
+    from sesam.segmentation.hooks import Record
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["teacher"]["iterations"], params["network"]["precision"] = iterations, precision
@@ -129,9 +129,9 @@ def train_theirs(iterations: int, precision: str) -> float:
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
 
-    from stages.common.params import load_params
-    from stages.segmentation.network import network_config
-    from stages.segmentation.training import optimizer_config
+    from sesam.params import load_params
+    from sesam.segmentation.network import network_config
+    from sesam.segmentation.training import optimizer_config
 
     params = load_params()
     schedule, model = params.teacher, network_config(params.network, len(CLASSES))
@@ -184,7 +184,7 @@ def train_theirs(iterations: int, precision: str) -> float:
 def predict_ours() -> float:
     """The stage, in the current folder; images a second."""
     from stages import predict
-    from stages.common.dataset import Dataset
+    from sesam.artifacts.manifest import Dataset
 
     sys.argv = ["predict", "r1"]
     for _ in range(2):
@@ -198,8 +198,8 @@ def predict_theirs() -> float:
     """The trained network on every training image, as mmsegmentation's users do it; in the current folder."""
     from mmseg.apis import inference_model, init_model
 
-    from stages.common.device import pick_device
-    from stages.common.params import load_params
+    from sesam.execution.device import pick_device
+    from sesam.params import load_params
 
     device = str(pick_device(load_params().runtime))
     model = init_model("models/teacher/mmsegmentation.json", "models/teacher/model.pth", device=device)

@@ -25,8 +25,8 @@ import psutil
 import yaml
 from PIL import Image
 
-from stages.datasets.values import CITYSCAPES
-from stages.demo.scenes import draw_scene
+from sesam.datasets.label_maps import CITYSCAPES
+from sesam.demo.scenes import draw_scene
 
 SIZE = (1024, 2048)
 IDS = np.array([CITYSCAPES[k] for k in (0, 1, 2, 8, 10, 5, 7, 11, 13)], np.uint8)  # of the drawn classes

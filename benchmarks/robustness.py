@@ -18,11 +18,11 @@ import cv2
 import matplotlib
 import numpy as np
 
-from stages.common.errors import run_stage
-from stages.common.params import load_params
-from stages.embedded_sam.examples import read_labelled
-from stages.embedded_sam.score import score
-from stages.sam.load import load_segmenter
+from sesam.errors import run_stage
+from sesam.params import load_params
+from tools.bundled_sam.examples import read_labelled
+from tools.bundled_sam.score import score
+from sesam.sam.checkpoints import load_segmenter
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -38,20 +38,20 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stages import sam_masks
-from stages.common.dataset import Item
-from stages.common.files import fingerprint, read_json, sha256, write_json
-from stages.common.images import read_image
-from stages.common.masks import decode_mask, encode_counts, encode_mask
-from stages.common.params import Runtime, Sampling
-from stages.common.pipeline import Steps, batches_of, run
-from stages.common.regions import components
-from stages.demo.scenes import draw_scene
+from sesam.artifacts.manifest import Item
+from sesam.artifacts.atomic_io import fingerprint, read_json, sha256, write_json
+from sesam.artifacts.label_png import read_image
+from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
+from sesam.params import Runtime, Sampling
+from sesam.execution.pipeline import Steps, batches_of, run
+from sesam.geometry.regions import components
+from sesam.demo.scenes import draw_scene
 from stages.prompts import sample_points
-from stages.sam.cache import EmbeddingCache
-from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import Job, SamSegmenter
-from stages.sam.segmenter import Candidates
-from stages.sam.upscale import run_lengths_of_rows
+from sesam.sam.cache import EmbeddingCache
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.batched_sam import Job, SamSegmenter
+from sesam.sam.segmenter import Candidates
+from sesam.sam.upscaling import run_lengths_of_rows
 
 BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
@@ -356,7 +356,7 @@ def in_process(work: Callable[[], dict[str, float]], device: str, huge_pages: bo
     """What `work` measures, with the peak of a fresh process' memory in GiB."""
     context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    # SamPredictor as a lab runs it; stages/__init__.py sets this for ours
+    # SamPredictor as a lab runs it; sesam/__init__.py sets this for ours
     os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(huge_pages))
     process = context.Process(target=_row, args=(send, work, device))
     process.start()

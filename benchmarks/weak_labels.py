@@ -22,15 +22,15 @@ from skimage.measure import label
 from skimage.morphology import skeletonize
 
 from benchmarks.prepare import SIZE, enlarge, peak_memory
-from stages.common.files import write_json
-from stages.common.images import read_label, write_label
-from stages.common.labels import UNLABELLED
-from stages.common.masks import encode_mask
-from stages.common.parallel import per_image
-from stages.common.params import Params, Runtime, load_params
-from stages.common.regions import components
-from stages.demo.classes import PALETTE
-from stages.demo.scenes import draw_scene
+from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.label_png import read_label, write_label
+from sesam.labels import UNLABELLED
+from sesam.geometry.rle import encode_mask
+from sesam.execution.parallel import per_image
+from sesam.params import Params, Runtime, load_params
+from sesam.geometry.regions import components
+from sesam.demo.classes import PALETTE
+from sesam.demo.scenes import draw_scene
 from stages.prompts import image_prompts
 from stages.weak_labels import weak_label
 

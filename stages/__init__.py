@@ -1,6 +1,3 @@
-"""The pipeline's stages, one file each, and what they share."""
+"""The nodes of dvc.yaml, one file each: read, call the library `sesam`, write."""
 
-import os
-
-# PyTorch reads it when it first makes a large tensor: huge pages save a page fault every 4 KiB
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+import sesam  # noqa: F401  (its settings of PyTorch's memory, before PyTorch)

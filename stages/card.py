@@ -14,15 +14,15 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from stages.cards.croissant import croissant
-from stages.cards.facts import Facts, code_version, images, values
-from stages.common.command_line import round_of_command_line
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import read_json, write_json, write_text
-from stages.common.folders import EMBEDDINGS, METRICS, pseudo_labels
-from stages.common.judged import read_labels
-from stages.common.sources import SOURCE_NAMES
+from sesam.reporting.croissant import croissant
+from sesam.reporting.card_data import Facts, code_version, images, values
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import read_json, write_json, write_text
+from sesam.paths import EMBEDDINGS, METRICS, pseudo_labels
+from sesam.artifacts.metrics_schema import read_labels
+from sesam.artifacts.sources import SOURCE_NAMES
 
 TRAINING = Template("""\
 import csv

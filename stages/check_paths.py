@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import write_text
-from stages.common.params import FINE_LABELS, Params, load_params
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import write_text
+from sesam.params import FINE_LABELS, Params, load_params
 
 CHECKED = Path("data/checked.txt")  # always of one content: what depends on it runs after this, but never because of it
 

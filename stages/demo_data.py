@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole, whole_folder
-from stages.common.images import write_label
-from stages.common.parallel import per_image
-from stages.common.params import load_params
-from stages.demo.classes import PALETTE
-from stages.demo.scenes import draw_scene
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import whole, whole_folder
+from sesam.artifacts.label_png import write_label
+from sesam.execution.parallel import per_image
+from sesam.params import load_params
+from sesam.demo.classes import PALETTE
+from sesam.demo.scenes import draw_scene
 
 
 def draw(item: tuple[str, int], folder: Path, seed: int) -> None:

@@ -11,16 +11,16 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from stages.common.dataset import Dataset, Item, item_image
-from stages.common.errors import run_stage
-from stages.common.files import write_json
-from stages.common.folders import EMBEDDINGS
-from stages.common.params import Params, load_params
-from stages.common.pipeline import Steps, batch_size, batches_of, run
-from stages.sam.cache import EmbeddingCache, cache_folder, engine
-from stages.sam.load import load_segmenter, weights_of
-from stages.sam.models import model_named
-from stages.sam.segmenter import Fit, Segmenter
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import write_json
+from sesam.paths import EMBEDDINGS
+from sesam.params import Params, load_params
+from sesam.execution.pipeline import Steps, batch_size, batches_of, run
+from sesam.sam.cache import EmbeddingCache, cache_folder, engine
+from sesam.sam.checkpoints import load_segmenter, weights_of
+from sesam.sam.registry import model_named
+from sesam.sam.segmenter import Fit, Segmenter
 
 
 def read(item: Item, fit: Fit) -> tuple[Item, Tensor]:

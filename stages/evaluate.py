@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.common.dataset import Dataset, Item, item_fine, item_image
-from stages.common.device import pick_device
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole_folder, write_json
-from stages.common.folders import METRICS, network, training_log
-from stages.common.images import Palette, write_gray, write_label
-from stages.common.params import Runtime, load_params
-from stages.common.pipeline import Load, Steps, batches_of, run
-from stages.common.ranking import worst
-from stages.common.scores import class_iou, confusion, network_scores, rounded
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_image
+from sesam.execution.device import pick_device
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import whole_folder, write_json
+from sesam.paths import METRICS, network, training_log
+from sesam.artifacts.label_png import Palette, write_gray, write_label
+from sesam.params import Runtime, load_params
+from sesam.execution.pipeline import Load, Steps, batches_of, run
+from sesam.artifacts.ranking import worst
+from sesam.scores import class_iou, confusion, network_scores, rounded
 
-Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # see `predict` in stages/segmentation/network.py
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # see `predict` in sesam/segmentation/network.py
 Work = tuple[str, Item]  # of a split
 
 
@@ -64,7 +64,7 @@ def write(work: Work, predicted: np.ndarray, confidence: np.ndarray, judging: Ju
 
 
 def steps(network: Path, judging: Judging, runtime: Runtime) -> Steps:
-    from stages.segmentation.network import load_network, predict
+    from sesam.segmentation.network import load_network, predict
 
     device = pick_device(runtime)
     model = load_network(network, device, judging.classes)

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
-from stages.common.command_line import round_of_command_line
-from stages.common.components import read_selected
-from stages.common.dataset import Dataset, Item, item_fine, item_label, item_predictions
-from stages.common.errors import run_stage
-from stages.common.files import write_json, write_text
-from stages.common.folders import METRICS, RANKING, WEAK_LABELS, of_round, pseudo_labels
-from stages.common.labels import UNLABELLED, confident_labels
-from stages.common.masks import decode_mask
-from stages.common.parallel import per_image
-from stages.common.params import Params
-from stages.common.scores import class_scores, confusion, label_scores
-from stages.common.sources import SAM, SOURCE_NAMES, merged_label
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.component_records import read_selected
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_label, item_predictions
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import write_json, write_text
+from sesam.paths import METRICS, RANKING, WEAK_LABELS, of_round, pseudo_labels
+from sesam.labels import UNLABELLED, confident_labels
+from sesam.geometry.rle import decode_mask
+from sesam.execution.parallel import per_image
+from sesam.params import Params
+from sesam.scores import class_scores, confusion, label_scores
+from sesam.artifacts.sources import SAM, SOURCE_NAMES, merged_label
 
 FATES = ("kept", "missed", "spilled", "conflict")  # a component's: its mask was kept, or why none was
 CLAIMS = ("right", "wrong", "weak", "unknown")  # of a pixel that kept masks of two classes claimed

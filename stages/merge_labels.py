@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.command_line import round_of_command_line
-from stages.common.components import read_selected
-from stages.common.dataset import Dataset, Item, item_label, item_predictions
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder
-from stages.common.folders import WEAK_LABELS, of_round, pseudo_labels
-from stages.common.images import Palette, write_label
-from stages.common.invariants import broken, check_classes, check_complete
-from stages.common.labels import UNLABELLED, confident_labels
-from stages.common.masks import decode_mask, largest_first
-from stages.common.parallel import per_image
-from stages.common.params import Params
-from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.component_records import read_selected
+from sesam.artifacts.manifest import Dataset, Item, item_label, item_predictions
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder
+from sesam.paths import WEAK_LABELS, of_round, pseudo_labels
+from sesam.artifacts.label_png import Palette, write_label
+from sesam.artifacts.invariants import broken, check_classes, check_complete
+from sesam.labels import UNLABELLED, confident_labels
+from sesam.geometry.rle import decode_mask, largest_first
+from sesam.execution.parallel import per_image
+from sesam.params import Params
+from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 
 
 def merge(weak: np.ndarray, filling: np.ndarray, selected: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

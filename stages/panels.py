@@ -11,19 +11,19 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from stages.common.command_line import round_of_command_line
-from stages.common.dataset import Dataset, Item, item_fine, item_image, item_label
-from stages.common.errors import run_stage
-from stages.common.files import whole, whole_folder
-from stages.common.folders import GALLERY, METRICS
-from stages.common.labels import UNLABELLED
-from stages.common.parallel import progress
-from stages.common.ranking import worst
-from stages.common.sources import NONE, SOURCE_PALETTE
-from stages.explain import Explained, list_components, load
-from stages.pictures.gallery import Layer, Shown, grey, label_map, photograph, write_gallery
-from stages.pictures.panels import train_panel, val_panel
-from stages.pictures.tiles import with_masks
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_image, item_label
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole, whole_folder
+from sesam.paths import GALLERY, METRICS
+from sesam.labels import UNLABELLED
+from sesam.execution.parallel import progress
+from sesam.artifacts.ranking import worst
+from sesam.artifacts.sources import NONE, SOURCE_PALETTE
+from sesam.cli.explain import Explained, list_components, load
+from sesam.reporting.gallery import Layer, Shown, grey, label_map, photograph, write_gallery
+from sesam.reporting.panels import train_panel, val_panel
+from sesam.reporting.pages import with_masks
 
 
 def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset, sam: bool) -> list[Layer]:

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.common.command_line import round_of_command_line
-from stages.common.dataset import Dataset, Item, item_image
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder
-from stages.common.folders import of_round
-from stages.common.images import Palette, write_gray, write_label
-from stages.common.labels import UNLABELLED
-from stages.common.made_of import made_of
-from stages.common.parallel import progress
-from stages.common.params import NO_TEACHER, Params
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder
+from sesam.paths import of_round
+from sesam.artifacts.label_png import Palette, write_gray, write_label
+from sesam.labels import UNLABELLED
+from sesam.artifacts.fingerprint import made_of
+from sesam.execution.parallel import progress
+from sesam.params import NO_TEACHER, Params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stages.common.pipeline import Steps
+    from sesam.execution.pipeline import Steps
 
 
 def read(item: Item) -> tuple[Item, np.ndarray]:
@@ -56,9 +56,9 @@ def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
 def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> Steps:
     """With the round's teacher."""
     # here: torch and mmsegmentation take longer to import than a round without a teacher
-    from stages.common.device import pick_device
-    from stages.common.pipeline import Steps
-    from stages.segmentation.network import load_network, predict
+    from sesam.execution.device import pick_device
+    from sesam.execution.pipeline import Steps
+    from sesam.segmentation.network import load_network, predict
 
     device = pick_device(params.runtime)
     model = load_network(Path(params.rounds[name].teacher), device, dataset.classes)
@@ -78,7 +78,7 @@ def main() -> None:
                 write_nothing(item, folder, dataset.palette)
                 bar.update()
         return
-    from stages.common.pipeline import batches_of, run
+    from sesam.execution.pipeline import batches_of, run
 
     with whole_folder(out, made_of("predict", name), packed=True) as folder:
         # one image a batch: what is predicted does not depend on what else is in it

@@ -18,17 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stages.common.dataset import SPLITS, Dataset, Item, checked_item
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import sha256, whole_folder
-from stages.common.folders import FINE
-from stages.common.images import Palette, read_image, write_label
-from stages.common.parallel import per_image
-from stages.common.params import Components, DatasetParams, Params, load_params
-from stages.common.regions import components
-from stages.common.seeds import seed_of
-from stages.datasets.class_counts import class_table, count_classes, odd_shares
-from stages.datasets.faults import (
+from sesam.artifacts.manifest import SPLITS, Dataset, Item, checked_item
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import sha256, whole_folder
+from sesam.paths import FINE
+from sesam.artifacts.label_png import Palette, read_image, write_label
+from sesam.execution.parallel import per_image
+from sesam.params import Components, DatasetParams, Params, load_params
+from sesam.geometry.regions import components
+from sesam.seeds import seed_of
+from sesam.datasets.class_statistics import class_table, count_classes, odd_shares
+from sesam.datasets.data_issues import (
     LEAKED,
     MISSING,
     NAMES,
@@ -41,9 +41,9 @@ from stages.datasets.faults import (
     message,
     some,
 )
-from stages.datasets.layouts import Pair, find_pairs
-from stages.datasets.values import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
-from stages.sam.models import model_named
+from sesam.datasets.layouts import Pair, find_pairs
+from sesam.datasets.label_maps import Meaning, absent, meaning_of, names_and_colours, occurring, read_values
+from sesam.sam.registry import model_named
 
 LONGEST = 64  # times as long as wide; the smallest SAM works on 256 pixels
 COUNTED = 100  # training images whose components are counted, to estimate those of all

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.command_line import round_of_command_line
-from stages.common.dataset import Dataset, Item, item_label, item_predictions
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder, write_json
-from stages.common.folders import WEAK_LABELS, of_round
-from stages.common.labels import UNLABELLED, confident_labels
-from stages.common.parallel import per_image
-from stages.common.params import Components, Params, Sampling
-from stages.common.regions import Region, bounded, components, deepest, skeleton
-from stages.common.seeds import seed_of
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.manifest import Dataset, Item, item_label, item_predictions
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder, write_json
+from sesam.paths import WEAK_LABELS, of_round
+from sesam.labels import UNLABELLED, confident_labels
+from sesam.execution.parallel import per_image
+from sesam.params import Components, Params, Sampling
+from sesam.geometry.regions import Region, bounded, components, deepest, skeleton
+from sesam.seeds import seed_of
 
 
 def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:

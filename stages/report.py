@@ -19,20 +19,20 @@ import jinja2
 import yaml
 from plotly.offline import get_plotlyjs
 
-from stages.common.dataset import Dataset
-from stages.common.errors import run_stage
-from stages.common.files import write_text
-from stages.common.folders import GALLERY, METRICS
-from stages.common.judged import read_judged, read_summary
-from stages.common.params import Params, flat, load_params
-from stages.common.sources import SOURCE_NAMES, SOURCE_PALETTE
-from stages.common.yaml_file import read_yaml
-from stages.pictures.charts import as_html, charts
-from stages.pictures.gallery import LAYERS, Shown, read_gallery
-from stages.pictures.tiles import Colour
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import write_text
+from sesam.paths import GALLERY, METRICS
+from sesam.artifacts.metrics_schema import read_judged, read_summary
+from sesam.params import Params, flat, load_params
+from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.yaml_io import read_yaml
+from sesam.reporting.charts import as_html, charts
+from sesam.reporting.gallery import LAYERS, Shown, read_gallery
+from sesam.reporting.pages import Colour
 from stages.summarize import tables, title
 
-TEMPLATE = Path(__file__).parent / "pictures" / "report.html"
+TEMPLATE = Path(__file__).parents[1] / "sesam/reporting/report.html"
 
 
 class Value(NamedTuple):

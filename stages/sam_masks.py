@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from stages.common.command_line import round_of_command_line
-from stages.common.components import read_prompts
-from stages.common.dataset import Dataset, Item, item_image
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder, write_json
-from stages.common.folders import of_round
-from stages.common.made_of import made_of
-from stages.common.masks import encode_counts
-from stages.common.params import Params
-from stages.common.pipeline import Steps, batch_size, batches_of, run
-from stages.sam.cache import EmbeddingCache, cache_folder, engine
-from stages.sam.load import load_segmenter
-from stages.sam.models import model_named
-from stages.sam.segmenter import Candidates, Fit, Prompt, Segmenter
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.component_records import read_prompts
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder, write_json
+from sesam.paths import of_round
+from sesam.artifacts.fingerprint import made_of
+from sesam.geometry.rle import encode_counts
+from sesam.params import Params
+from sesam.execution.pipeline import Steps, batch_size, batches_of, run
+from sesam.sam.cache import EmbeddingCache, cache_folder, engine
+from sesam.sam.checkpoints import load_segmenter
+from sesam.sam.registry import model_named
+from sesam.sam.segmenter import Candidates, Fit, Prompt, Segmenter
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco
 
-from stages.common.command_line import round_of_command_line
-from stages.common.components import read_candidates, read_prompts
-from stages.common.dataset import Dataset, Item, item_label
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder, write_json
-from stages.common.folders import WEAK_LABELS, of_round
-from stages.common.labels import UNLABELLED
-from stages.common.masks import coco_mask, encode_mask
-from stages.common.parallel import per_image
-from stages.common.params import Selection
+from sesam.command_line import round_of_command_line
+from sesam.artifacts.component_records import read_candidates, read_prompts
+from sesam.artifacts.manifest import Dataset, Item, item_label
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder, write_json
+from sesam.paths import WEAK_LABELS, of_round
+from sesam.labels import UNLABELLED
+from sesam.geometry.rle import coco_mask, encode_mask
+from sesam.execution.parallel import per_image
+from sesam.params import Selection
 
 Mask = dict[str, Any]  # as pycocotools computes with, see `coco_mask`
 # why no candidate of a component was kept

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from stages.common.dataset import Dataset
-from stages.common.errors import run_stage
-from stages.common.files import whole_folder, write_json, write_text
-from stages.common.folders import METRICS
-from stages.common.judged import read_judged
-from stages.common.params import Minutes, load_params
-from stages.common.scores import share
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import run_stage
+from sesam.artifacts.atomic_io import whole_folder, write_json, write_text
+from sesam.paths import METRICS
+from sesam.artifacts.metrics_schema import read_judged
+from sesam.params import Minutes, load_params
+from sesam.scores import share
 
 Reports = Mapping[str, Mapping[str, Any]]  # by round or network what evaluate_labels or evaluate wrote
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.command_line import round_of_command_line
-from stages.common.errors import run_stage
-from stages.common.folders import pseudo_labels
-from stages.common.params import NO_TEACHER
-from stages.segmentation.training import Task, train
+from sesam.command_line import round_of_command_line
+from sesam.errors import run_stage
+from sesam.paths import pseudo_labels
+from sesam.params import NO_TEACHER
+from sesam.segmentation.training import Task, train
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ python -m stages.train_teacher
 
 from __future__ import annotations
 
-from stages.common.errors import run_stage
-from stages.common.folders import WEAK_LABELS
-from stages.common.params import LossWeights, load_params
-from stages.segmentation.training import Task, train
+from sesam.errors import run_stage
+from sesam.paths import WEAK_LABELS
+from sesam.params import LossWeights, load_params
+from sesam.segmentation.training import Task, train
 
 
 def main() -> None:

@@ -20,23 +20,23 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from stages.common.dataset import Dataset, Item, item_label
-from stages.common.errors import SesamError, run_stage
-from stages.common.files import whole_folder
-from stages.common.folders import WEAK_LABELS
-from stages.common.images import Palette, write_label
-from stages.common.invariants import check_classes, check_complete
-from stages.common.labels import UNLABELLED
-from stages.common.parallel import per_image
-from stages.common.params import FINE_LABELS, Coarse, Point, Runtime, Scribble, Weak, load_params
-from stages.common.regions import Region, components, deepest, skeleton
-from stages.common.strokes import stroke
-from stages.datasets.annotations import Annotation, find_annotations, is_annotated, read_annotation
-from stages.datasets.faults import NOT_ANNOTATED, Faulty, Found, message, some
-from stages.datasets.values import Meaning, absent, meaning_of, occurring
+from sesam.artifacts.manifest import Dataset, Item, item_label
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import whole_folder
+from sesam.paths import WEAK_LABELS
+from sesam.artifacts.label_png import Palette, write_label
+from sesam.artifacts.invariants import check_classes, check_complete
+from sesam.labels import UNLABELLED
+from sesam.execution.parallel import per_image
+from sesam.params import FINE_LABELS, Coarse, Point, Runtime, Scribble, Weak, load_params
+from sesam.geometry.regions import Region, components, deepest, skeleton
+from sesam.geometry.strokes import stroke
+from sesam.datasets.annotations.reading import Annotation, find_annotations, is_annotated, read_annotation
+from sesam.datasets.data_issues import NOT_ANNOTATED, Faulty, Found, message, some
+from sesam.datasets.label_maps import Meaning, absent, meaning_of, occurring
 
 FINE = Path(FINE_LABELS)
-CORRECTIONS = Path("data/corrections")  # what people corrected of merged labels; see stages/export.py
+CORRECTIONS = Path("data/corrections")  # what people corrected of merged labels; see sesam/cli/export.py
 
 
 def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:

@@ -36,9 +36,9 @@ import yaml
 from dvc.repo import Repo
 
 import stages.sam_masks
-import stages.segmentation.hooks
-from stages.common.dataset import Item
-from stages.common.files import sha256
+import sesam.segmentation.hooks
+from sesam.artifacts.manifest import Item
+from sesam.artifacts.atomic_io import sha256
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
@@ -89,7 +89,8 @@ def make_project(folder: Path) -> list[Stage]:
     for name in ("dvc.yaml", "models/embedded_sam.pth"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    (folder / "stages").symlink_to(ROOT / "stages")
+    for code in ("sesam", "stages"):
+        (folder / code).symlink_to(ROOT / code)
     params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
     params["draw"]["demo"] |= {"train": 3, "val": 2}
     for schedule in ("teacher", "student"):
@@ -105,7 +106,7 @@ def make_project(folder: Path) -> list[Stage]:
     for one in _sorted(repo):
         _, _, module, *arguments = one.cmd.split()
         inputs = [
-            dep.def_path for dep in one.deps if dep.def_path and not dep.def_path.startswith(("stages", "params"))
+            dep.def_path for dep in one.deps if dep.def_path and not dep.def_path.startswith(("sesam", "stages", "params"))
         ]
         found.append(Stage(one.addressing, module, arguments, inputs, [out.def_path for out in one.outs]))
     repo.close()
@@ -166,7 +167,7 @@ def start(stage: Stage, disturb: Callable[[], None]) -> tuple[int, int]:
         os.dup2(saying, 1)
         os.dup2(saying, 2)
         sys.argv = [stage.module, *stage.arguments]
-        stages.segmentation.hooks.CHECKPOINT_SECONDS = 0
+        sesam.segmentation.hooks.CHECKPOINT_SECONDS = 0
         signal.signal(signal.SIGINT, signal.default_int_handler)
         disturb()
         runpy.run_module(stage.module, run_name="__main__", alter_sys=True)

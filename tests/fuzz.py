@@ -35,33 +35,33 @@ import yaml
 from PIL import Image
 
 from stages.card import readme
-from stages.cards.croissant import croissant
-from stages.cards.facts import Facts
-from stages.common.components import read_candidates, read_prompts, read_selected
-from stages.common.dataset import Dataset, Item
-from stages.common.errors import SesamError
-from stages.common.files import read_bytes
-from stages.common.images import read_image, read_label
-from stages.common.judged import read_labels, read_network
-from stages.common.labels import UNLABELLED
-from stages.common.masks import encode_mask
-from stages.common.params import Params, load_params
-from stages.common.regions import components
-from stages.common.scores import confusion
-from stages.common.shards import pack
-from stages.datasets.annotations import Annotation, find_annotations, read_annotation
-from stages.datasets.faults import Faulty
-from stages.datasets.values import meaning_of, read_values
+from sesam.reporting.croissant import croissant
+from sesam.reporting.card_data import Facts
+from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.label_png import read_image, read_label
+from sesam.artifacts.metrics_schema import read_labels, read_network
+from sesam.labels import UNLABELLED
+from sesam.geometry.rle import encode_mask
+from sesam.params import Params, load_params
+from sesam.geometry.regions import components
+from sesam.scores import confusion
+from sesam.artifacts.archives import pack
+from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
+from sesam.datasets.data_issues import Faulty
+from sesam.datasets.label_maps import meaning_of, read_values
 from stages.evaluate import loss_curve
 from stages.evaluate import report as network_report
 from stages.evaluate_labels import Labels
 from stages.evaluate_labels import report as labels_report
 from stages.merge_labels import merge
-from stages.pictures.charts import as_html, charts
+from sesam.reporting.charts import as_html, charts
 from stages.prompts import image_prompts
-from stages.sam.cache import EmbeddingCache
+from sesam.sam.cache import EmbeddingCache
 from stages.sam_masks import component_prompts
-from stages.segmentation.network import load_network, network_config, save_network
+from sesam.segmentation.network import load_network, network_config, save_network
 from stages.select_masks import select, weak_masks
 from stages.summarize import summary, tables
 

@@ -16,14 +16,14 @@ from PIL import Image
 
 from stages import card, panels, summarize
 from stages import report as make_report
-from stages.common.dataset import Dataset, Item
-from stages.common.files import sha256, write_json
-from stages.common.images import write_gray, write_label
-from stages.common.masks import encode_mask
-from stages.common.params import Params, load_params
-from stages.common.pipeline import Steps
-from stages.common.ranking import worst
-from stages.common.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.atomic_io import sha256, write_json
+from sesam.artifacts.label_png import write_gray, write_label
+from sesam.geometry.rle import encode_mask
+from sesam.params import Params, load_params
+from sesam.execution.pipeline import Steps
+from sesam.artifacts.ranking import worst
+from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from stages.evaluate import Judging, compute, read, report, write
 from stages.evaluate import judge as judge_network
 from stages.evaluate_labels import main as evaluate_labels

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from stages.common.regions import Region
+from sesam.geometry.regions import Region
 
 HEIGHT, WIDTH = 32, 48
 THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colours

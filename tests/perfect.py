@@ -13,9 +13,9 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
-from stages.common.masks import decode_mask, mask_counts
-from stages.sam.engine import fit
-from stages.sam.segmenter import Candidates, Prompt
+from sesam.geometry.rle import decode_mask, mask_counts
+from sesam.sam.batched_sam import fit
+from sesam.sam.segmenter import Candidates, Prompt
 
 
 class PerfectSam:

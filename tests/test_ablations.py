@@ -15,8 +15,8 @@ from benchmarks import ablation_results
 from benchmarks.ablation_document import Figures, by_class, gains, preset, spread, table, write
 from benchmarks.ablation_results import RESULTS, Result, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from stages.common.errors import SesamError
-from stages.common.params import load_params
+from sesam.errors import SesamError
+from sesam.params import load_params
 
 PARAMS = load_params(ROOT / "presets/demo.yaml")
 SAM2 = {"sam2": ROOT / "params.yaml"}  # any file

@@ -16,12 +16,12 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError
 
-from stages.common.errors import SesamError
-from stages.common.files import sha256
-from stages.common.params import Network, load_params
-from stages.segmentation.backbones import load_pretrained
-from stages.segmentation.network import load_network, network_config, predict, save_network, synchronise
-from stages.segmentation.training import optimizer_config
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import sha256
+from sesam.params import Network, load_params
+from sesam.segmentation.backbones import load_pretrained
+from sesam.segmentation.network import load_network, network_config, predict, save_network, synchronise
+from sesam.segmentation.training import optimizer_config
 
 LITE = load_params(ROOT / "presets/demo.yaml").network.model_copy(
     update={"backbone": "tf_efficientnet_lite0", "width": None, "head_width": 8}

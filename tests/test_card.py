@@ -12,13 +12,13 @@ from known_answers import judge_everything, make_workspace
 
 from stages import card
 from stages.card import readme
-from stages.cards.croissant import croissant
-from stages.cards.facts import Facts, code_version, values
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.files import read_json, sha256
-from stages.common.params import Params
-from stages.common.ranking import worst
+from sesam.reporting.croissant import croissant
+from sesam.reporting.card_data import Facts, code_version, values
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, sha256
+from sesam.params import Params
+from sesam.artifacts.ranking import worst
 
 
 @pytest.fixture

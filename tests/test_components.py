@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.common.components import read_candidates, read_prompts, read_selected
-from stages.common.dataset import Item
-from stages.common.errors import SesamError
-from stages.common.masks import decode_mask, encode_mask, mask_counts, run_lengths
+from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.manifest import Item
+from sesam.errors import SesamError
+from sesam.geometry.rle import decode_mask, encode_mask, mask_counts, run_lengths
 
 ITEM = Item("a", "a.png", 4, 6, "0" * 64)
 RLE = encode_mask(np.eye(4, 6, dtype=bool))

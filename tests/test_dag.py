@@ -17,13 +17,13 @@ from conftest import ROOT, checked_out, edit_params, sh
 from makers import cityscapes_image
 from PIL import Image
 
-from stages import explain
-from stages.common.errors import SesamError
-from stages.common.files import read_json
-from stages.common.images import read_label
-from stages.common.params import load_params
-from stages.demo.classes import CLASSES
-from stages.demo.scenes import draw_scene
+from sesam.cli import explain
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json
+from sesam.artifacts.label_png import read_label
+from sesam.params import load_params
+from sesam.demo.classes import CLASSES
+from sesam.demo.scenes import draw_scene
 from stages.weak_labels import weak_label
 
 
@@ -214,10 +214,10 @@ def test_going_back_to_earlier_params_runs_nothing(workspace: Path, params_resto
 @pytest.mark.parametrize(
     ("path", "reruns"),
     [
-        ("stages/common/images.py", set()),
-        ("stages/common/params.py", set()),
-        ("stages/common/dataset.py", set()),
-        ("stages/pictures/tiles.py", {"panels@r1", "panels@r2", "report"}),
+        ("sesam/artifacts/label_png.py", set()),
+        ("sesam/params.py", set()),
+        ("sesam/artifacts/manifest.py", set()),
+        ("sesam/reporting/pages.py", {"panels@r1", "panels@r2", "report"}),
     ],
 )
 def test_a_word_changed_in_shared_code(workspace: Path, path: str, reruns: set[str]) -> None:

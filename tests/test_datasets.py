@@ -17,11 +17,11 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from stages import prepare, weak_labels
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.images import read_label
-from stages.datasets.layouts import Pair, find_pairs
-from stages.datasets.values import CAMVID, meaning_of
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import read_label
+from sesam.datasets.layouts import Pair, find_pairs
+from sesam.datasets.label_maps import CAMVID, meaning_of
 
 # cityscapesScripts, helpers/labels.py: the train id of each label id from 0 on
 TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, *range(6, 16), 255, 255, 16, 17, 18]

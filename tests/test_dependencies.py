@@ -13,39 +13,39 @@ from conftest import ROOT
 
 # Modules that no stage lists, for they cannot change a result: a changed word in them reruns nothing
 NEVER_LISTED = {
-    "stages/__init__.py": "a setting of PyTorch's memory",
-    "stages/segmentation/__init__.py": "imports mmsegmentation without its messages",
-    "stages/common/errors.py": "messages",
-    "stages/common/files.py": "whole files and folders, or none",
-    "stages/common/shards.py": "many files in few, and out of them again",
-    "stages/common/folders.py": "where artefacts lie; dvc.yaml says the same",
-    "stages/common/images.py": "reads and writes pixels as they are",
-    "stages/common/dataset.py": "hands on what stands in the manifest and the label files",
-    "stages/common/command_line.py": "which round",
-    "stages/common/ranking.py": "hands on what stands in a ranking",
-    "stages/common/yaml_file.py": "hands on what stands in params.yaml",
-    "stages/common/components.py": "hands on what stands in the components' files",
-    "stages/common/invariants.py": "looks at what was written, and changes nothing",
-    "stages/common/params.py": "checks params.yaml, and has no value of its own",
-    "stages/common/parallel.py": "worker processes and progress bars",
-    "stages/common/device.py": "which processor",
-    "stages/common/made_of.py": "what is listed, for resuming",
-    "stages/sam/cache.py": "keeps embeddings",
-    "stages/common/on_ray.py": "worker processes on Ray",
-    "stages/common/pipeline.py": "reads, computes and writes at the same time",
-    "stages/sam/memory.py": "how much at once on a GPU",
-    "stages/sam/load.py": "files that are checked by their SHA-256",
+    "sesam/__init__.py": "a setting of PyTorch's memory",
+    "sesam/segmentation/__init__.py": "imports mmsegmentation without its messages",
+    "sesam/errors.py": "messages",
+    "sesam/artifacts/atomic_io.py": "whole files and folders, or none",
+    "sesam/artifacts/archives.py": "many files in few, and out of them again",
+    "sesam/paths.py": "where artefacts lie; dvc.yaml says the same",
+    "sesam/artifacts/label_png.py": "reads and writes pixels as they are",
+    "sesam/artifacts/manifest.py": "hands on what stands in the manifest and the label files",
+    "sesam/command_line.py": "which round",
+    "sesam/artifacts/ranking.py": "hands on what stands in a ranking",
+    "sesam/yaml_io.py": "hands on what stands in params.yaml",
+    "sesam/artifacts/component_records.py": "hands on what stands in the components' files",
+    "sesam/artifacts/invariants.py": "looks at what was written, and changes nothing",
+    "sesam/params.py": "checks params.yaml, and has no value of its own",
+    "sesam/execution/parallel.py": "worker processes and progress bars",
+    "sesam/execution/device.py": "which processor",
+    "sesam/artifacts/fingerprint.py": "what is listed, for resuming",
+    "sesam/sam/cache.py": "keeps embeddings",
+    "sesam/execution/ray_backend.py": "worker processes on Ray",
+    "sesam/execution/pipeline.py": "reads, computes and writes at the same time",
+    "sesam/sam/oom_batching.py": "how much at once on a GPU",
+    "sesam/sam/checkpoints.py": "files that are checked by their SHA-256",
 }
 # Modules that a stage imports for something other than its result
 NOT_ITS_RESULT = {
     "prepare": {
-        "stages/sam/models.py": "the size of an embedding, to print it",
-        "stages/common/regions.py": "counts components, to print their number",
+        "sesam/sam/registry.py": "the size of an embedding, to print it",
+        "sesam/geometry/regions.py": "counts components, to print their number",
     },
     "embed": {
-        "stages/sam/decoder.py": "decodes, which this stage does not",
-        "stages/sam/upscale.py": "scales masks, which this stage does not make",
-        "stages/common/masks.py": "run lengths of masks, which this stage does not make",
+        "sesam/sam/decoder.py": "decodes, which this stage does not",
+        "sesam/sam/upscaling.py": "scales masks, which this stage does not make",
+        "sesam/geometry/rle.py": "run lengths of masks, which this stage does not make",
     },
 }
 
@@ -61,7 +61,7 @@ def imported(path: str) -> set[str]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             parts = name.split(".")
-            if parts[0] == "stages":
+            if parts[0] in ("sesam", "stages"):
                 packages = [Path(*parts[:k], "__init__.py") for k in range(1, len(parts) + 1)]
                 found |= {str(one) for one in (Path(*parts).with_suffix(".py"), *packages) if (ROOT / one).is_file()}
     return found
@@ -89,7 +89,7 @@ def faults(stages: dict[str, Any]) -> list[str]:
     for name, stage in stages.items():
         module = stage["cmd"].split()[2].replace(".", "/") + ".py"
         needed = {one for one in decides(name, module) if not one.endswith("__init__.py")}
-        listed = [one for one in stage["deps"] if one.startswith("stages/")]
+        listed = [one for one in stage["deps"] if one.startswith(("sesam/", "stages/"))]
         covered = {one for one in needed for path in listed if one == path or one.startswith(f"{path}/")}
         found += [f"{name} does not list {one}" for one in sorted(needed - covered)]
         useless = [path for path in listed if not any(one == path or one.startswith(f"{path}/") for one in needed)]
@@ -104,9 +104,9 @@ def test_dvc_lists_the_code_that_decides() -> None:
 @pytest.mark.parametrize(
     ("stage", "path"),
     [
-        ("train_student", "stages/common/seeds.py"),
-        ("select_masks", "stages/common/labels.py"),
-        ("embed", "stages/sam/encoder.py"),
+        ("train_student", "sesam/seeds.py"),
+        ("select_masks", "sesam/labels.py"),
+        ("embed", "sesam/sam/encoder.py"),
     ],
 )
 def test_a_dependency_taken_out_is_noticed(stage: str, path: str) -> None:
@@ -123,7 +123,7 @@ def test_the_exceptions_exist() -> None:
 def test_no_param_has_a_value_outside_params_yaml() -> None:
     from pydantic import BaseModel
 
-    from stages.common import params
+    from sesam import params
 
     for model in vars(params).values():
         if isinstance(model, type) and issubclass(model, BaseModel):

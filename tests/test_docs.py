@@ -16,10 +16,10 @@ from conftest import ROOT, checked_out, edit_params, sh
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
-from stages.common.images import read_label
-from stages.common.params import load_params
-from stages.demo.classes import CLASSES
-from stages.demo.scenes import draw_scene
+from sesam.artifacts.label_png import read_label
+from sesam.params import load_params
+from sesam.demo.classes import CLASSES
+from sesam.demo.scenes import draw_scene
 from stages.weak_labels import weak_label
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -28,7 +28,7 @@ ELSEWHERE = {  # commands of the documents that other tests are of
     "make demo": "dvc repro and dvc metrics show",
     "make test": "these tests",
     "source .venv/bin/activate": "in which they run",
-    "python -m stages.export r2 --to cvat --out to_do": "test_export.py",
+    "python -m sesam.cli.export r2 --to cvat --out to_do": "test_export.py",
     "mv corrected.xml data/corrections/": "test_export.py",
 }
 

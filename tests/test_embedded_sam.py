@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.common.errors import SesamError
-from stages.embedded_sam import train
-from stages.embedded_sam.examples import Example, draw_example, find_photographs, read_labelled
-from stages.embedded_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
-from stages.sam.embedded import EfficientNetLite0
+from sesam.errors import SesamError
+from tools.bundled_sam import train
+from tools.bundled_sam.examples import Example, draw_example, find_photographs, read_labelled
+from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
+from sesam.sam.bundled import EfficientNetLite0
 
 
 @pytest.fixture

@@ -18,17 +18,17 @@ from known_answers import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_wo
 from PIL import Image
 
 from stages import summarize
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.files import read_json, write_json
-from stages.common.images import write_label
-from stages.common.masks import encode_mask
-from stages.common.params import Minutes, Params
-from stages.common.scores import class_iou, class_scores, confusion, label_scores, network_scores
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, write_json
+from sesam.artifacts.label_png import write_label
+from sesam.geometry.rle import encode_mask
+from sesam.params import Minutes, Params
+from sesam.scores import class_iou, class_scores, confusion, label_scores, network_scores
 from stages.evaluate import loss_curve
 from stages.evaluate_labels import contested, doubt, judge, judge_all, rank_correlation, ranking
-from stages.explain import load
-from stages.pictures.tiles import fitted, with_masks
+from sesam.cli.explain import load
+from sesam.reporting.pages import fitted, with_masks
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))

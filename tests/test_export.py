@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from stages.common.dataset import Dataset, Item, item_fine, item_predictions
-from stages.common.errors import SesamError
-from stages.common.images import read_label, write_gray, write_label
-from stages.common.sources import SAM, WEAK, merged_label
-from stages.datasets.annotations import find_annotations, read_annotation
-from stages.datasets.values import meaning_of
-from stages.export import FORMS, Drawn, pieces
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_predictions
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import read_label, write_gray, write_label
+from sesam.artifacts.sources import SAM, WEAK, merged_label
+from sesam.datasets.annotations.reading import find_annotations, read_annotation
+from sesam.datasets.label_maps import meaning_of
+from sesam.cli.export import FORMS, Drawn, pieces
 
 CLASSES = ("road", "car", "tree & bush")
 FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "city/7.json", "coco": "instances.json"}
@@ -144,7 +144,7 @@ def correct(path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_round_and_round(merged: Path, form: str) -> None:
-    done = run("stages.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
+    done = run("sesam.cli.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
     assert done.returncode == 0, done.stderr
     assert "export: 2 images in to_do" in done.stdout
     files = {**FILES, "labelme": "1.json"}
@@ -167,19 +167,19 @@ def test_round_and_round(merged: Path, form: str) -> None:
 def test_the_worst_go_out_first(merged: Path) -> None:
     ranking = merged / "data/pseudo_labels/r1/ranking.csv"
     ranking.write_text("id,score\n2,0.9\n0,0.5\n1,0.1\n")
-    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
+    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
     assert done.returncode == 0, done.stderr
     images = json.loads((merged / "to_do/instances.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["2.png", "0.png"]
     ranking.write_bytes(b"\xff\xfe")
-    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
+    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
     assert done.returncode == 1 and "ranking.csv is no ranking" in done.stderr
 
 
 def test_what_cannot_be_exported_is_told(merged: Path) -> None:
-    done = run("stages.export", "r9", "--to", "coco", "--out", "to_do", cwd=merged)
+    done = run("sesam.cli.export", "r9", "--to", "coco", "--out", "to_do", cwd=merged)
     assert done.returncode == 1 and "rounds has no entry 'r9'" in done.stderr
-    done = run("stages.export", "r1", "--to", "coco", "--out", "to_do", "--images", "nobody", cwd=merged)
+    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--images", "nobody", cwd=merged)
     assert done.returncode == 1 and "nobody: no such training image" in done.stderr
     assert not (merged / "to_do").exists()
 

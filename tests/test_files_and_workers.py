@@ -17,11 +17,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from stages.common.errors import DiskError, SesamError
-from stages.common.files import read_bytes, whole, whole_folder, write_text
-from stages.common.parallel import per_image, readers_watched
-from stages.common.params import load_params
-from stages.sam.cache import EmbeddingCache
+from sesam.errors import DiskError, SesamError
+from sesam.artifacts.atomic_io import read_bytes, whole, whole_folder, write_text
+from sesam.execution.parallel import per_image, readers_watched
+from sesam.params import load_params
+from sesam.sam.cache import EmbeddingCache
 
 TWO = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(update={"workers": 2})
 
@@ -110,7 +110,7 @@ def test_an_artefact_is_never_half_removed(tmp_path, monkeypatch) -> None:
 WRITE = """
 import os, sys, time
 from pathlib import Path
-from stages.common.files import whole
+from sesam.artifacts.atomic_io import whole
 with whole(Path("artefact.json")) as beside:
     print(beside.name, flush=True)
     time.sleep(60)
@@ -154,9 +154,9 @@ def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
 UNSENT = """
 import torch
 from torch.utils.data import DataLoader
-from stages.common.errors import SesamError
-from stages.common.params import load_params
-from stages.common.pipeline import Steps, stream
+from sesam.errors import SesamError
+from sesam.params import load_params
+from sesam.execution.pipeline import Steps, stream
 
 class Unsent:
     def __reduce__(self):
@@ -214,7 +214,7 @@ def test_a_full_disk_ends_the_work_at_once() -> None:
 
 
 STAGE = """
-from stages.common.errors import run_stage
+from sesam.errors import run_stage
 def main():
     print(main.__module__)
 if __name__ == "__main__":
@@ -278,7 +278,7 @@ def test_what_a_block_itself_raises_stays_what_it_is(tmp_path: Path) -> None:
 FILL = """
 import sys, time
 from pathlib import Path
-from stages.common.files import for_one_process, whole_folder
+from sesam.artifacts.atomic_io import for_one_process, whole_folder
 with whole_folder(Path("artefact"), {"a": "1"}) as folder:
     (folder / "one").write_text("1")
     print("filling", flush=True)
@@ -320,8 +320,8 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 WORKERS = """
 import os, time
 from pathlib import Path
-from stages.common.parallel import per_image
-from stages.common.params import Runtime
+from sesam.execution.parallel import per_image
+from sesam.params import Runtime
 
 some = {"batch": 1, "compile": False, "cache": None, "cache_gb": 0, "processes": 1, "launcher": "torchrun"}
 RUNTIME = Runtime(device="cpu", engine="local", workers=2, **some)

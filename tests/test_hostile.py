@@ -21,21 +21,21 @@ from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
-from stages.common.components import read_candidates, read_prompts, read_selected
-from stages.common.dataset import Dataset, Item, item_image
-from stages.common.errors import SesamError
-from stages.common.files import read_json, sha256
-from stages.common.images import read_label
-from stages.common.params import load_params
-from stages.datasets.annotations import Annotation, find_annotations, read_annotation
-from stages.datasets.faults import Faulty
-from stages.datasets.values import meaning_of
+from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, sha256
+from sesam.artifacts.label_png import read_label
+from sesam.params import load_params
+from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
+from sesam.datasets.data_issues import Faulty
+from sesam.datasets.label_maps import meaning_of
 from stages.evaluate import loss_curve
-from stages.sam.cache import EmbeddingCache
-from stages.sam.embedded import build_embedded_sam
-from stages.sam.engine import load_sam
-from stages.segmentation.backbones import load_pretrained
-from stages.segmentation.network import load_network, network_config, save_network
+from sesam.sam.cache import EmbeddingCache
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.batched_sam import load_sam
+from sesam.segmentation.backbones import load_pretrained
+from sesam.segmentation.network import load_network, network_config, save_network
 from tests.fuzz import Found, watch
 
 PARAMS = load_params(ROOT / "presets/demo.yaml")

@@ -20,15 +20,15 @@ from transformers import (
     SamHQProcessor,
 )
 
-from stages.common.errors import SesamError
-from stages.common.files import sha256
-from stages.common.masks import encode_counts, encode_mask
-from stages.common.params import SamParams
-from stages.demo.scenes import draw_scene
-from stages.sam.huggingface import FAMILIES
-from stages.sam.load import weights_of
-from stages.sam.models import MODELS
-from stages.sam.segmenter import Prompt
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import sha256
+from sesam.geometry.rle import encode_counts, encode_mask
+from sesam.params import SamParams
+from sesam.demo.scenes import draw_scene
+from sesam.sam.huggingface import FAMILIES
+from sesam.sam.checkpoints import weights_of
+from sesam.sam.registry import MODELS
+from sesam.sam.segmenter import Prompt
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.common.dataset import Item
-from stages.common.errors import SesamError
-from stages.common.images import write_label
-from stages.common.invariants import check_classes, check_complete
-from stages.common.masks import encode_mask
-from stages.common.sources import CONFIDENT, NONE, SAM, WEAK
+from sesam.artifacts.manifest import Item
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import write_label
+from sesam.artifacts.invariants import check_classes, check_complete
+from sesam.geometry.rle import encode_mask
+from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from stages.merge_labels import check_merged, merge
 
 SHAPE = (5, 7)

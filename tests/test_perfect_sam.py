@@ -14,12 +14,12 @@ from perfect import PerfectSam
 from PIL import Image
 
 from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
-from stages.common.dataset import Dataset, Item
-from stages.common.files import read_json, sha256, write_json
-from stages.common.images import write_gray, write_label
-from stages.demo.classes import CLASSES, PALETTE
-from stages.demo.scenes import draw_scene
-from stages.sam import models
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.atomic_io import read_json, sha256, write_json
+from sesam.artifacts.label_png import write_gray, write_label
+from sesam.demo.classes import CLASSES, PALETTE
+from sesam.demo.scenes import draw_scene
+from sesam.sam import registry as models
 
 IMAGES = 4
 

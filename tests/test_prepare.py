@@ -12,13 +12,13 @@ from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from stages import prepare
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.images import read_label
-from stages.common.params import load_params
-from stages.datasets.class_counts import class_table, count_classes, odd_shares
-from stages.demo.classes import CLASSES, PALETTE
-from stages.demo.scenes import draw_scene
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import read_label
+from sesam.params import load_params
+from sesam.datasets.class_statistics import class_table, count_classes, odd_shares
+from sesam.demo.classes import CLASSES, PALETTE
+from sesam.demo.scenes import draw_scene
 from stages.prepare import rgb
 
 

@@ -16,11 +16,11 @@ from conftest import ROOT, edit_params
 from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
 from stages import train_student
-from stages.common.errors import SesamError
-from stages.common.params import Runtime, load_params
-from stages.segmentation import training
-from stages.segmentation.loss import three_source_loss
-from stages.segmentation.processes import launch
+from sesam.errors import SesamError
+from sesam.params import Runtime, load_params
+from sesam.segmentation import training
+from sesam.segmentation.loss import three_source_loss
+from sesam.segmentation.launch import launch
 
 RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime
 ITERATIONS = 30
@@ -29,7 +29,7 @@ ITERATIONS = 30
 def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
     """A Python program in processes, in the current folder, one thread each."""
     Path("program.py").write_text(program)
-    command = [sys.executable, "-m", "stages.segmentation.processes", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "sesam.segmentation.launch", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, "program.py"], env=environment, capture_output=True, text=True, check=False)
 
@@ -37,9 +37,9 @@ def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
 HALVES = """
 import torch
 import torch.distributed as processes
-from stages.common.errors import SesamError
-from stages.segmentation.loss import three_source_loss
-from stages.segmentation.processes import joined
+from sesam.errors import SesamError
+from sesam.segmentation.loss import three_source_loss
+from sesam.segmentation.launch import joined
 with joined(torch.device("cpu")):
     rank = processes.get_rank()
     logits, labels, sources, weights = torch.load("batch.pt")
@@ -84,8 +84,8 @@ import os, signal, sys, time
 from pathlib import Path
 from stages import train_student
 from stages.segmentation import hooks
-from stages.segmentation.data import TrainingSamples
-from stages.segmentation.processes import launched
+from sesam.segmentation.data import TrainingSamples
+from sesam.segmentation.launch import launched
 hooks.CHECKPOINT_SECONDS = 0
 seed, sample = hooks.Record.before_train_iter, TrainingSamples.__getitem__
 def kill_the_stage(self, runner, batch_idx, data_batch=None):
@@ -105,8 +105,8 @@ if launched():
     train_student.main()
 else:
     os.environ["STAGE"] = str(os.getpid())
-    from stages.common.params import load_params
-    from stages.segmentation.processes import launch
+    from sesam.params import load_params
+    from sesam.segmentation.launch import launch
     launch(load_params().runtime, "program", [])
 """
 

@@ -11,10 +11,10 @@ from hypothesis.extra.numpy import arrays
 from makers import connected
 from skimage.morphology import skeletonize
 
-from stages.common.labels import confident_labels
-from stages.common.masks import decode_mask, encode_counts, encode_mask, mask_counts
-from stages.common.params import Components, Merging
-from stages.common.regions import THINNED_DEPTH, Region, components, skeleton
+from sesam.labels import confident_labels
+from sesam.geometry.rle import decode_mask, encode_counts, encode_mask, mask_counts
+from sesam.params import Components, Merging
+from sesam.geometry.regions import THINNED_DEPTH, Region, components, skeleton
 from stages.prompts import augment, box_around, image_prompts, sample_points, separate
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))

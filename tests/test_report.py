@@ -18,11 +18,11 @@ from known_answers import judge_everything, make_workspace
 from PIL import Image
 
 from stages import card, report, summarize
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.files import read_json, write_json
-from stages.common.params import Params, flat, load_params
-from stages.pictures.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, write_json
+from sesam.params import Params, flat, load_params
+from sesam.reporting.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
 from stages.report import Value, compare
 
 

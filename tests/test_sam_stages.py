@@ -19,12 +19,12 @@ from conftest import ROOT, edit_params
 from PIL import Image
 
 from stages import embed, sam_masks
-from stages.common import pipeline
-from stages.common.dataset import Dataset, Item
-from stages.common.errors import SesamError
-from stages.common.files import read_json, sha256, write_json
-from stages.common.masks import encode_mask
-from stages.demo.scenes import draw_scene
+from sesam.execution import pipeline
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, sha256, write_json
+from sesam.geometry.rle import encode_mask
+from sesam.demo.scenes import draw_scene
 
 IMAGES = 16
 

@@ -15,13 +15,13 @@ from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
-from stages import segment
-from stages.common.errors import SesamError
-from stages.common.images import ORIENTATION, read_label, write_label
-from stages.common.params import load_params
-from stages.common.spans import spans
-from stages.segment import in_tiles, overlay
-from stages.segmentation.network import load_network, network_config, predict, save_network
+from sesam.cli import segment
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
+from sesam.params import load_params
+from sesam.geometry.tiling import spans
+from sesam.cli.segment import in_tiles, overlay
+from sesam.segmentation.network import load_network, network_config, predict, save_network
 
 NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})
 

@@ -29,25 +29,20 @@ from torch.utils.data import DataLoader
 
 from stages import evaluate
 from stages import predict as predict_stage
-from stages.common import made_of, pipeline
-from stages.common.dataset import Dataset, Item, item_image
-from stages.common.device import pick_device
-from stages.common.errors import SesamError
-from stages.common.files import sha256
-from stages.common.images import write_label
-from stages.common.params import LossWeights, Params, load_params
-from stages.segmentation import hooks, training
-from stages.segmentation.backbones import load_pretrained
-from stages.segmentation.data import InOrder, TrainingSamples
-from stages.segmentation.loss import three_source_loss
-from stages.segmentation.network import (
-    ShiftedDepthwise,
-    load_network,
-    network_config,
-    predict,
-    save_network,
-)
-from stages.segmentation.training import Task, train
+from sesam.artifacts import fingerprint as made_of
+from sesam.execution import pipeline
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.execution.device import pick_device
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.label_png import write_label
+from sesam.params import LossWeights, Params, load_params
+from sesam.segmentation import hooks, training
+from sesam.segmentation.backbones import load_pretrained
+from sesam.segmentation.data import InOrder, TrainingSamples
+from sesam.segmentation.loss import three_source_loss
+from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
+from sesam.segmentation.training import Task, train
 
 CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
 CPU = torch.device("cpu")
@@ -412,7 +407,7 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     digest = made_of.digest_of
     monkeypatch.setattr(made_of, "digest_of", lambda path: "other" if path.name == "seeds.py" else digest(path))
     assert starts_at() == 0
-    assert "begins anew: since it was interrupted, stages/common/seeds.py changed" in capsys.readouterr().out
+    assert "begins anew: since it was interrupted, sesam/seeds.py changed" in capsys.readouterr().out
     interrupted()
     item = data.train[0]
     write_label(LABELS / f"{item.id}.png", np.zeros((item.height, item.width), np.uint8), PALETTE)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from known_answers import make_workspace
 
-from stages.common.images import read_label
-from stages.common.masks import encode_mask
-from stages.common.params import Selection
-from stages.common.sources import CONFIDENT, NONE, SAM, WEAK
+from sesam.artifacts.label_png import read_label
+from sesam.geometry.rle import encode_mask
+from sesam.params import Selection
+from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from stages.merge_labels import merge, process
 from stages.select_masks import CONFLICT, MISSED, SPILLED, select, weak_masks
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.common import shards
-from stages.common.errors import SesamError
-from stages.common.files import read_bytes, read_json, whole_folder, write_text
+from sesam.artifacts import archives as shards
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_bytes, read_json, whole_folder, write_text
 
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
 
@@ -126,7 +126,7 @@ def test_a_packed_folder_goes_on_where_it_was_interrupted(tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         begin()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("stages.common.files.pack", killed)
+        patch.setattr("sesam.artifacts.atomic_io.pack", killed)
         begin()
     assert not path.exists()
     begin()

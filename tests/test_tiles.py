@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages import tiles
-from stages.common.dataset import Dataset
-from stages.common.errors import SesamError
-from stages.common.files import write_json
-from stages.common.images import read_image, read_label, write_label
+from sesam.cli import tile as tiles
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.label_png import read_image, read_label, write_label
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 

@@ -19,15 +19,21 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as pycoco
 
-from stages.common.errors import SesamError
-from stages.common.images import read_label
-from stages.datasets.annotations import Annotation, draw_points, draw_strokes, find_annotations, read_annotation
-from stages.datasets.faults import Faulty
-from stages.datasets.shapes import Drawing, Shape, box_corners, draw_shapes
-from stages.datasets.tools.coco import read as read_coco
-from stages.datasets.tools.common import id_of
-from stages.datasets.tools.label_studio import decode_brush
-from stages.datasets.values import meaning_of
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import read_label
+from sesam.datasets.annotations.reading import (
+    Annotation,
+    draw_points,
+    draw_strokes,
+    find_annotations,
+    read_annotation,
+)
+from sesam.datasets.data_issues import Faulty
+from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, draw_shapes
+from sesam.datasets.annotations.coco import read as read_coco
+from sesam.datasets.annotations.common import id_of
+from sesam.datasets.annotations.label_studio import decode_brush
+from sesam.datasets.label_maps import meaning_of
 
 HEIGHT, WIDTH = SHAPE = (40, 60)
 CLASSES = ("left", "right", "dot")

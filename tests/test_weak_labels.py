@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from makers import connected
 
-from stages.common.regions import Region
-from stages.common.strokes import stroke
+from sesam.geometry.regions import Region
+from sesam.geometry.strokes import stroke
 from stages.weak_labels import longest_path, weak_label
 
 KINDS = ("coarse", "scribble", "point")

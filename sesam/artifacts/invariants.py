@@ -1,0 +1,42 @@
+"""What holds of every label that a stage has written, read back from the disk: where it does not, the DAG stops there.
+
+No input can break these: what breaks them is a fault of this code, of a library, or of the machine. A network would
+learn from such labels without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sesam.artifacts.manifest import Item, item_label
+from sesam.errors import SesamError
+from sesam.labels import UNLABELLED
+
+
+def check_classes(folder: Path, item: Item, classes: int) -> np.ndarray:
+    """The label map folder/ID.png, (H, W) uint8; SesamError unless it has its image's size and class ids or 255."""
+    labels = item_label(folder, item)
+    known = labels < classes
+    if not (known | (labels == UNLABELLED)).all():
+        wrong = sorted(set(labels[~known & (labels != UNLABELLED)].tolist()))
+        raise broken(folder / f"{item.id}.png", f"class {wrong[0]} of {classes}")
+    return labels
+
+
+def check_complete(folder: Path, items: Iterable[Item]) -> None:
+    """SesamError unless a folder holds a PNG for each image, and none more."""
+    expected = {f"{item.id}.png" for item in items}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    if different := sorted(expected ^ found):
+        raise broken(folder / different[0], "it is missing" if different[0] in expected else "no image is called so")
+
+
+def broken(path: Path, what: str) -> SesamError:
+    """The error of what does not hold of a file."""
+    return SesamError(
+        f"{path}: {what}. No input should lead to this: please run again (is the disk or the memory at fault?), and "
+        "if it stays, report it with this message and params.yaml."
+    )

@@ -1,0 +1,152 @@
+"""What `evaluate` and `evaluate_labels` found, and the summary of it: the JSON files in metrics.
+
+They come by git, which merges them and keeps those of older runs, so each is checked where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json
+from sesam.paths import METRICS
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Matrix = list[list[Count]]
+OfEach = TypeVar("OfEach")
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_STRICT)
+class _Network(TypedDict):
+    mIoU: Score
+    pixel_accuracy: Score
+    classes: dict[str, Score]
+    confusion: Matrix
+    loss: list[Annotated[tuple[Count, Number], Field(strict=False)]]  # JSON has no tuples
+
+
+@with_config(_STRICT)
+class _LabelScores(TypedDict):
+    precision: Score
+    recall: Score
+    f1: Score
+    coverage: Score
+    mIoU: Score
+
+
+@with_config(_STRICT)
+class _ClassScores(TypedDict):
+    precision: Score
+    recall: Score
+    IoU: Score
+    unlabelled: Score
+
+
+@with_config(_STRICT)
+class _LabelSets(TypedDict, Generic[OfEach]):
+    weak: OfEach
+    predictions: OfEach
+    sam: OfEach
+    merged: OfEach
+
+
+@with_config(_STRICT)
+class _Fates(TypedDict):
+    kept: Count
+    missed: Count
+    spilled: Count
+    conflict: Count
+
+
+@with_config(_STRICT)
+class _Claims(TypedDict):
+    right: Count
+    wrong: Count
+    weak: Count
+    unknown: Count
+
+
+# names with a space: written as a call
+_Sources = TypedDict("_Sources", {"none": Count, "weak label": Count, "SAM": Count, "confident prediction": Count})
+with_config(_STRICT)(_Sources)
+
+
+@with_config(_STRICT)
+class _Labels(TypedDict):
+    scores: _LabelSets[_LabelScores]
+    classes: _LabelSets[dict[str, _ClassScores]]
+    components: dict[str, _Fates]
+    contested: _Claims
+    sources: _Sources
+    ranking: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
+    confusion: _LabelSets[Matrix]
+
+
+@with_config(ConfigDict(strict=True))
+class _Summary(TypedDict):  # the networks' scores stand in it too
+    hours: Number | None
+    of_fine: Number | None
+
+
+_NETWORK, _LABELS, _SUMMARY = TypeAdapter(_Network), TypeAdapter(_Labels), TypeAdapter(_Summary)
+
+
+Found = dict[str, Any]
+
+
+def read_judged(rounds: Iterable[str], classes: Sequence[str]) -> tuple[dict[str, Found], dict[str, Found]]:
+    """What was found of the teacher and each round's student, and of each round's labels, by name; see below."""
+    return (
+        {name: read_network(METRICS / "networks" / f"{name}.json", classes) for name in ("teacher", *rounds)},
+        {name: read_labels(METRICS / "labels" / f"{name}.json", classes) for name in rounds},
+    )
+
+
+def read_network(path: Path, classes: Sequence[str]) -> Found:
+    """What `evaluate` found of a network; SesamError if the file is anything else, or of other classes."""
+    found = _read(path, _NETWORK)
+    _check(path, classes, [found["classes"]], [found["confusion"]])
+    return found
+
+
+def read_labels(path: Path, classes: Sequence[str]) -> Found:
+    """What `evaluate_labels` found of a round; SesamError if the file is anything else, or of other classes."""
+    found = _read(path, _LABELS)
+    _check(path, classes, [*found["classes"].values(), found["components"]], found["confusion"].values())
+    return found
+
+
+def read_summary(path: Path) -> Found:
+    """What `summarize` wrote of the cost of the labels; SesamError if it is not there, or anything else."""
+    return _read(path, _SUMMARY)
+
+
+def _read(path: Path, expected: TypeAdapter[Any]) -> Found:
+    try:
+        found: Found = expected.validate_python(read_json(path))
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise _not_of_this_run(path, f"{where}: {first['msg']}") from None
+    return found
+
+
+def _check(path: Path, classes: Sequence[str], by_class: Iterable[Found], matrices: Iterable[list[list[int]]]) -> None:
+    if any(list(one) != list(classes) for one in by_class):
+        raise _not_of_this_run(path, f"expected are the classes {', '.join(classes)}")
+    count = len(classes)
+    if any([len(row) for row in one] != [count + 1] * count for one in matrices):
+        raise _not_of_this_run(path, f"expected are confusion matrices of {count} rows and {count + 1} columns")
+
+
+def _not_of_this_run(path: Path, reason: str) -> SesamError:
+    return SesamError(f"{path} is not of this run ({reason}). Run `dvc repro`.")

@@ -1,0 +1,27 @@
+"""A round's ranking.csv: its training images, those that most need a look first (`evaluate_labels` writes it)."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.paths import RANKING, pseudo_labels
+
+
+def worst(name: str, data: Dataset, count: int) -> list[Item]:
+    """The first `count` training images of the round's ranking.
+
+    SesamError if the file cannot be read, or does not rank the training images, each once.
+    """
+    path = pseudo_labels(name) / RANKING
+    try:
+        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
+    except (UnicodeDecodeError, KeyError, csv.Error):
+        raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
+    items = {item.id: item for item in data.train}
+    if sorted(ids) != sorted(items):
+        raise SesamError(f"{path} does not rank the {len(items)} training images, each once. Run `dvc repro`.")
+    return [items[k] for k in ids[:count]]

@@ -1,0 +1,234 @@
+"""Merged labels for an annotation tool, to be corrected there; what comes back goes to data/corrections.
+
+    python -m sesam.cli.export r2 --to cvat --out to_do
+    python -m sesam.cli.export r2 --to label-studio --out to_do --worst 50
+
+Each connected piece of a class is one mask, so that what comes back untouched is what went out. Where the tool has room
+for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them, if it has one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sesam.artifacts.manifest import Dataset, Item, item_predictions
+from sesam.errors import SesamError, run_stage
+from sesam.artifacts.atomic_io import whole, write_json
+from sesam.geometry.rle import mask_counts
+from sesam.params import NO_TEACHER, load_params
+from sesam.artifacts.ranking import worst
+from sesam.geometry.regions import Region, components
+from sesam.artifacts.sources import SOURCE_NAMES, merged_label
+
+
+class Piece(NamedTuple):
+    """A connected piece of a class. about: `source`, where most of its pixels come from, and `confidence`, if known."""
+
+    name: str
+    region: Region
+    about: dict[str, str | float]
+
+
+def pieces(
+    labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray | None, classes: Sequence[str]
+) -> list[Piece]:
+    """The pieces of a label map with its sources and the teacher's confidence, None without one; all (H, W) uint8."""
+    found = []
+    for k, region in components(labels, 8, 1):
+        of = np.bincount(sources[region.window][region.mask], minlength=len(SOURCE_NAMES))
+        about: dict[str, str | float] = {"source": SOURCE_NAMES[int(of.argmax())]}
+        if confidence is not None:
+            about["confidence"] = round(float(confidence[region.window][region.mask].mean()) / 255, 3)
+        found.append(Piece(classes[k], region, about))
+    return found
+
+
+class Drawn(NamedTuple):
+    """An image with its pieces. name: what the tool calls it."""
+
+    item: Item
+    name: str
+    pieces: list[Piece]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.item.height, self.item.width
+
+
+def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+    """annotations.xml, CVAT for images 1.1; CVAT takes the image of a task that has the name's file name."""
+    with whole(out / "annotations.xml") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        for number, one in enumerate(drawn):
+            size = {"width": str(one.item.width), "height": str(one.item.height)}
+            image = ElementTree.Element("image", {"id": str(number), "name": one.name, **size})
+            for piece in one.pieces:
+                height, width = piece.region.mask.shape
+                window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
+                about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+                about |= {key: str(value) for key, value in window.items()}
+                about["rle"] = ", ".join(map(str, mask_counts(piece.region.mask.T)))
+                mask = ElementTree.SubElement(image, "mask", about)
+                for name, value in piece.about.items():
+                    ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
+            ElementTree.indent(image)
+            file.write(ElementTree.tostring(image, "unicode") + "\n")
+        file.write("</annotations>\n")
+
+
+def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+    """tasks.json, each with an annotation of brushes, and labels.xml, the project's labelling interface."""
+    with whole(out / "tasks.json") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for k, one in enumerate(drawn):
+            sides = {"original_width": one.item.width, "original_height": one.item.height, "image_rotation": 0}
+            result = [
+                {
+                    "id": f"{number}",
+                    "type": "brushlabels",
+                    "from_name": "labels",
+                    "to_name": "image",
+                    **sides,
+                    **({"score": piece.about["confidence"]} if "confidence" in piece.about else {}),
+                    "meta": {"text": [piece.about["source"]]},
+                    "value": {
+                        "format": "rle",
+                        "rle": brush(piece.region.whole(one.shape)),
+                        "brushlabels": [piece.name],
+                    },
+                }
+                for number, piece in enumerate(one.pieces)
+            ]
+            annotation = {"result": result, "was_cancelled": False}
+            task = {"data": {"image": one.name}, "annotations": [annotation]}
+            file.write(",\n" * (k > 0) + json.dumps(task))
+        file.write("]")
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
+    for name in classes:
+        ElementTree.SubElement(labels, "Label", value=name)
+    with whole(out / "labels.xml") as unfinished:
+        ElementTree.ElementTree(view).write(unfinished, encoding="utf-8")
+
+
+def brush(mask: np.ndarray) -> list[int]:
+    """A mask (H, W) bool in the bytes of Label Studio's brush: see `decode_brush` in sesam/datasets/annotations/label_studio.py."""
+    bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
+    for k, length in enumerate(mask_counts(mask.T).tolist()):
+        value = f"{255 * (k % 2):08b}"
+        for start in range(0, 4 * length, 1 << 16):
+            bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+    """A file of the image's own name, in the folders of its id: labelme opens that, and expects the image beside it."""
+    for one in drawn:
+        shapes: list[dict[str, Any]] = []
+        for piece in one.pieces:
+            file, region = io.BytesIO(), piece.region
+            Image.fromarray(region.mask.astype(np.uint8)).save(file, "PNG")
+            height, width = region.mask.shape
+            corners = [[region.left, region.top], [region.left + width - 1, region.top + height - 1]]
+            shapes.append(
+                {
+                    "label": piece.name,
+                    "points": corners,
+                    "group_id": None,
+                    "description": ", ".join(f"{key} {value}" for key, value in piece.about.items()),
+                    "shape_type": "mask",
+                    "flags": {},
+                    "mask": base64.b64encode(file.getvalue()).decode(),
+                }
+            )
+        sides = {"imageHeight": one.item.height, "imageWidth": one.item.width}
+        about: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "imageData": None,
+            "imagePath": Path(one.name).name,
+            **sides,
+        }
+        name = PurePosixPath(one.item.id).with_name(Path(one.item.image).stem + ".json")
+        write_json(out / name, about | {"shapes": shapes})
+
+
+def to_coco(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+    """instances.json with run lengths; category ids are class ids from 1."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, one in enumerate(drawn, 1):
+        size = {"width": one.item.width, "height": one.item.height}
+        images.append({"id": number, "file_name": one.name, **size})
+        for piece in one.pieces:
+            height, width = piece.region.mask.shape
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": classes.index(piece.name) + 1,
+                    "segmentation": {"size": list(one.shape), "counts": piece.region.rle(one.shape)},
+                    "area": piece.region.area,
+                    "bbox": [piece.region.left, piece.region.top, width, height],
+                    "iscrowd": 0,
+                    "attributes": piece.about,
+                }
+            )
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
+    write_json(out / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
+
+
+FORMS: dict[str, Callable[[Iterable[Drawn], Sequence[str], Path], None]] = {
+    "cvat": to_cvat,
+    "label-studio": to_label_studio,
+    "labelme": to_labelme,
+    "coco": to_coco,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a folder; files of the same name are replaced")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--images", nargs="+", metavar="ID", help="these alone")
+    several.add_argument("--worst", type=int, metavar="N", help="the first so many of the round's ranking.csv")
+    parser.add_argument("--prefix", default="", help="before an image's name, as Label Studio's /data/local-files/?d=")
+    options = parser.parse_args()
+    params, dataset = load_params(), Dataset.load()
+    if options.round not in params.rounds:
+        raise SesamError(f"params.yaml: rounds has no entry {options.round!r}; it has {', '.join(params.rounds)}.")
+    items = {item.id: item for item in dataset.train}
+    chosen = options.images or list(items)
+    if options.worst is not None:
+        chosen = [item.id for item in worst(options.round, dataset, max(1, options.worst))]
+    if unknown := [k for k in chosen if k not in items]:
+        raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
+    taught = params.rounds[options.round].teacher != NO_TEACHER
+
+    def drawn(item: Item) -> Drawn:
+        labels, sources = merged_label(options.round, item, len(dataset.classes))
+        confidence = item_predictions(options.round, item, len(dataset.classes))[1] if taught else None
+        name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
+        return Drawn(item, name, pieces(labels, sources, confidence, dataset.classes))
+
+    FORMS[options.to]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
+    print(f"export: {len(chosen)} images in {options.out}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,121 @@
+"""Connected regions, each handled in its own bounding box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy.ndimage import find_objects
+from skimage.measure import label
+from skimage.morphology import skeletonize
+
+from sesam.labels import UNLABELLED
+from sesam.geometry.rle import encode_counts
+
+THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
+
+
+@dataclass(frozen=True)
+class Region:
+    """A mask in its bounding box: `mask` (h, w) bool, whose corner lies at (top, left) of the image."""
+
+    top: int
+    left: int
+    mask: np.ndarray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        height, width = self.mask.shape
+        return np.s_[self.top : self.top + height, self.left : self.left + width]
+
+    @property
+    def area(self) -> int:
+        return int(self.mask.sum())
+
+    @cached_property
+    def depth(self) -> np.ndarray:
+        """Distance of every pixel to the nearest pixel outside, (h, w) float32; 1 on the boundary, 0 outside.
+
+        The border of the image counts as outside.
+        """
+        padded = np.pad(self.mask.astype(np.uint8), 1)
+        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        # squared, distances are whole numbers; OpenCV's last bit differs from one call to the next
+        return np.sqrt(np.rint(depth * depth))
+
+    def whole(self, shape: tuple[int, int]) -> np.ndarray:
+        """The mask in an image of `shape`, (H, W) bool."""
+        image = np.zeros(shape, bool)
+        image[self.window] = self.mask
+        return image
+
+    def rle(self, shape: tuple[int, int]) -> str:
+        """The mask in an image of `shape` as COCO compressed run lengths: what `encode_mask` makes of `whole`."""
+        height, width = shape
+        # columns as rows; each begins and ends outside, so its edges are starts and ends in turn
+        edges = np.diff(np.pad(self.mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+        x, y = np.nonzero(edges)
+        at = (self.left + x) * height + self.top + y
+        joined = np.flatnonzero(at[1:-1:2] == at[2::2])  # a run down to the last row goes on in the next column
+        at = np.delete(at, np.concatenate([2 * joined + 1, 2 * joined + 2]))
+        counts = np.diff(at, prepend=0, append=height * width)
+        return encode_counts(counts if counts[-1] else counts[:-1], shape)
+
+
+class Skeleton(NamedTuple):
+    """A topological skeleton: `cells` (h, w) bool on its grid; `pixels` (n, 2), the x, y of each in scan order."""
+
+    cells: np.ndarray
+    pixels: np.ndarray
+
+
+def skeleton(depth: np.ndarray) -> Skeleton:
+    """The topological skeleton (Zhang and Suen 1984) of the pixels of positive depth, (h, w) float32.
+
+    What is deeper than 2 THINNED_DEPTH pixels is thinned on a coarser grid, whose cells are at most a
+    THINNED_DEPTH-th of the greatest depth wide: thinning takes time with the depth times the area. A cell is
+    inside if any pixel of it is, so what is thin stays, and stands for its deepest pixel.
+    """
+    step = max(1, int(depth.max()) // THINNED_DEPTH)
+    height, width = depth.shape
+    padded = np.pad(depth, ((0, -height % step), (0, -width % step)))
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    cells = skeletonize(np.pad(blocks.max(axis=(1, 3)) > 0, 1))[1:-1, 1:-1]
+    rows, columns = np.nonzero(cells)
+    deepest_of_cell = blocks[rows, :, columns, :].reshape(len(rows), step * step).argmax(axis=1)
+    y, x = np.divmod(deepest_of_cell, step)
+    return Skeleton(cells, np.stack([columns * step + x, rows * step + y], axis=1))
+
+
+def components(
+    labels: np.ndarray, connectivity: int = 8, min_area: int = 1, marked: np.ndarray | None = None
+) -> list[tuple[int, Region]]:
+    """(class, region) of every 8- or 4-connected region of a label map (H, W) uint8, by class, then in scan order.
+
+    Only regions of at least `min_area` pixels, and those that hold a pixel of `marked` (H, W) bool.
+    """
+    ids = label(labels, background=UNLABELLED, connectivity={4: 1, 8: 2}[connectivity])
+    kept = np.bincount(ids.ravel()) >= min_area
+    if marked is not None:
+        kept[ids[marked]] = True
+    found = []
+    for k, window in enumerate(find_objects(ids), 1):
+        if kept[k]:
+            region = Region(window[0].start, window[1].start, ids[window] == k)
+            found.append((int(labels[window][region.mask][0]), region))
+    return sorted(found, key=lambda one: one[0])
+
+
+def bounded(mask: np.ndarray) -> Region:
+    """All pixels of (H, W) bool, at least one, as one region, connected or not."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return Region(top, left, mask[top : top + height, left : left + width])
+
+
+def deepest(depth: np.ndarray) -> tuple[int, int]:
+    """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return int(x), int(y)

@@ -1,0 +1,95 @@
+"""Images as layers inside of a page: what `panels` hands to `report`, small enough to be shown by the dozen."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import read_json, write_json
+from sesam.artifacts.label_png import full_palette
+from sesam.reporting.pages import Colour
+
+LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
+    *("image", "fine", "weak", "teacher", "teacher's confidence"),
+    *("SAM's masks", "merged", "source", "student", "student's confidence"),
+)
+SIDE = 640  # pixels of a picture's longer side, at most
+_STRICT = ConfigDict(extra="forbid")
+_DataUrl = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]  # it leads nowhere else
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class Layer:
+    """One of an image's layers. kind: whose colours it has. confidence: below what the layer is made pale."""
+
+    name: str
+    kind: Literal["image", "classes", "sources", "confidence"]
+    picture: _DataUrl
+    confidence: _DataUrl | None = None
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class Shown:
+    """A training image. components: what became of each, in words."""
+
+    id: str
+    layers: Annotated[list[Layer], Field(min_length=1)]
+    components: list[str]
+
+
+def write_gallery(path: Path, images: Sequence[Shown]) -> None:
+    write_json(path, [asdict(one) for one in images])
+
+
+def read_gallery(path: Path) -> list[Shown]:
+    """A round's images; SesamError if the file holds anything else than `write_gallery` writes."""
+    try:
+        return TypeAdapter(list[Shown]).validate_python(read_json(path))
+    except ValidationError as problem:
+        where = ".".join(map(str, problem.errors()[0]["loc"])) or "all of it"
+        message = f"{path} is damaged ({where}: {problem.errors()[0]['msg']}). Run `dvc repro panels`."
+        raise SesamError(message) from None
+
+
+def photograph(pixels: np.ndarray) -> str:
+    """(H, W, 3) uint8 RGB as the data URL of a JPEG."""
+    return _url(Image.fromarray(_smaller(pixels, cv2.INTER_AREA)), "JPEG", quality=85)
+
+
+def label_map(values: np.ndarray, palette: Sequence[Colour], nothing: int) -> str:
+    """(H, W) uint8 in its colours as the data URL of a PNG; the value `nothing` is transparent."""
+    picture = Image.fromarray(_smaller(values, cv2.INTER_NEAREST), mode="P")
+    picture.putpalette(full_palette(palette).tobytes())
+    return _url(picture, "PNG", transparency=nothing, optimize=True)
+
+
+def grey(values: np.ndarray) -> str:
+    """(H, W) uint8 as the data URL of a PNG."""
+    return _url(Image.fromarray(_smaller(values, cv2.INTER_NEAREST)), "PNG", optimize=True)
+
+
+def _smaller(pixels: np.ndarray, interpolation: int) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    longer = max(height, width)
+    if longer <= SIDE:
+        return np.ascontiguousarray(pixels)
+    size = (max(1, width * SIDE // longer), max(1, height * SIDE // longer))
+    return cv2.resize(pixels, size, interpolation=interpolation)
+
+
+def _url(picture: Image.Image, form: str, **options: int | bool) -> str:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,161 @@
+"""The embedded SAM: segment-anything's prompt encoder and mask decoder around EfficientNet-Lite0.
+
+Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained by `python -m tools.bundled_sam.train` on
+photographs and drawn scenes. models/embedded_sam.md is its model card.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import nn
+
+IMAGE_SIZE = 320  # pixels, longest side
+STRIDE = 8
+WIDTH = 128
+
+
+def build_embedded_sam() -> Sam:
+    """The embedded SAM with fresh weights, in train mode."""
+    grid = IMAGE_SIZE // STRIDE
+    return Sam(
+        image_encoder=PyramidEncoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=WIDTH,
+            image_embedding_size=(grid, grid),
+            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
+            transformer_dim=WIDTH,
+            iou_head_depth=3,
+            iou_head_hidden_dim=WIDTH,
+        ),
+        pixel_mean=[127.0] * 3,  # EfficientNet-Lite's
+        pixel_std=[128.0] * 3,
+    )
+
+
+class PyramidEncoder(nn.Module):
+    """(B, 3, 320, 320) float, normalised, to (B, 128, 40, 40) float: features of strides 4 to 32, all brought to 8."""
+
+    img_size = IMAGE_SIZE  # read by Sam.preprocess and SamPredictor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = EfficientNetLite0()
+        four, eight, sixteen, thirty_two = EfficientNetLite0.CHANNELS
+        inputs = (4 * four, eight, sixteen, thirty_two)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in inputs)
+        self.layers = nn.Sequential(
+            *(_Block(WIDTH, dilation) for dilation in (1, 2, 1)),
+            nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
+            LayerNorm2d(WIDTH),  # as SAM's own encoder ends
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        finest, *others = self.backbone(images)
+        features = [F.pixel_unshuffle(finest, 2), *others]
+        laterals = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
+        size = laterals[0].shape[2:]
+        x = laterals[0] + laterals[1]
+        for coarse in laterals[2:]:
+            x = x + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        return self.layers(torch.relu(x))
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6) up to its last stage.
+
+    Its tensors come in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32,
+    of CHANNELS channels.
+    """
+
+    CHANNELS = (24, 40, 112, 320)
+    # expansion, kernel, stride, channels, blocks
+    STAGES = (
+        (1, 3, 1, 16, 1),
+        (6, 3, 2, 24, 2),
+        (6, 5, 2, 40, 2),
+        (6, 3, 2, 80, 3),
+        (6, 5, 1, 112, 3),
+        (6, 5, 2, 192, 4),
+        (6, 3, 1, 320, 1),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = 32
+        self.stem = nn.Sequential(*_same(3, 3, channels, 2), _norm(channels), nn.ReLU6(inplace=True))
+        stages = []
+        for expansion, kernel, stride, outputs, blocks in self.STAGES:
+            several = []
+            for k in range(blocks):
+                several.append(_InvertedResidual(channels, outputs, expansion, kernel, stride if k == 0 else 1))
+                channels = outputs
+            stages.append(nn.Sequential(*several))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x, features = self.stem(images), []
+        for stage, (*_, outputs, _) in zip(self.stages, self.STAGES, strict=True):
+            x = stage(x)
+            if outputs in self.CHANNELS:
+                features.append(x)
+        return features
+
+
+class _InvertedResidual(nn.Module):
+    """Widened, convolved channel by channel, narrowed (Sandler et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide, layers = inputs * expansion, []
+        if expansion > 1:
+            layers += [nn.Conv2d(inputs, wide, 1, bias=False), _norm(wide), nn.ReLU6(inplace=True)]
+        layers += [*_same(kernel, wide, wide, stride, groups=wide), _norm(wide), nn.ReLU6(inplace=True)]
+        layers += [nn.Conv2d(wide, outputs, 1, bias=False), _norm(outputs)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = inputs == outputs and stride == 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x) if self.residual else self.layers(x)
+
+
+def _same(kernel: int, inputs: int, outputs: int, stride: int, groups: int = 1) -> list[nn.Module]:
+    """A convolution padded as TensorFlow does, where the published weights were trained: more at the far edges."""
+    pad = kernel - stride
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2), convolution]
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3)
+
+
+class _Block(nn.Module):
+    """A residual bottleneck."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _convolution(width, width // 2, kernel=1),
+            _convolution(width // 2, width // 2, dilation=dilation),
+            nn.Conv2d(width // 2, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.layers(x))
+
+
+def _convolution(inputs: int, outputs: int, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,117 @@
+"""The SAM models that `sam.model` can name.
+
+A model is anything that encodes images and decodes prompts (`Segmenter`); a new one is one more entry of
+`MODELS`. What it computes with is imported when it is loaded: to know a model takes no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sesam.errors import SesamError
+from sesam.params import Runtime, SamParams
+
+if TYPE_CHECKING:
+    import torch
+
+    from sesam.sam.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Model:
+    """load(weights, device, sam, runtime) loads it. embedding_bytes: of an image, on disk.
+
+    address: of its published weights, an URL or a path in the repository; None if it has no weights, or, with
+    `checkpoint`, none that are fetched: `sam.checkpoint` names them. sha256: theirs.
+    """
+
+    load: Callable[[Path | None, torch.device, SamParams, Runtime | None], Segmenter]
+    embedding_bytes: int
+    address: str | None = None
+    sha256: str | None = None
+    checkpoint: bool = False
+
+
+def _load_vit(
+    size: str, weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None
+) -> Segmenter:
+    from segment_anything import sam_model_registry
+
+    from sesam.sam.batched_sam import load_sam
+
+    assert weights is not None  # its entry has an address
+    return load_sam(sam_model_registry[size], weights, device, sam.precision, runtime)
+
+
+def _load_embedded(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+    from sesam.sam.bundled import build_embedded_sam
+    from sesam.sam.batched_sam import load_sam
+
+    assert weights is not None  # its entry has an address
+    return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)
+
+
+def _load_transformers(
+    family: str, weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None
+) -> Segmenter:
+    from sesam.sam.huggingface import load_family
+
+    return load_family(family, weights, device, sam, runtime)
+
+
+def _load_superpixels(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+    from sesam.sam.superpixels import Superpixels
+
+    return Superpixels()
+
+
+_META = "https://dl.fbaipublicfiles.com/segment_anything/"
+_VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
+MODELS = {
+    "embedded": Model(
+        _load_embedded,
+        2 * 128 * 40**2,
+        "models/embedded_sam.pth",
+        "8466ca2f08954706318568023779cc8d49665eb9a629cf755937dc0d3105ca1b",
+    ),
+    "vit_b": Model(
+        partial(_load_vit, "vit_b"),
+        _VIT_BYTES,
+        _META + "sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": Model(
+        partial(_load_vit, "vit_l"),
+        _VIT_BYTES,
+        _META + "sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": Model(
+        partial(_load_vit, "vit_h"),
+        _VIT_BYTES,
+        _META + "sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    **{
+        name: Model(partial(_load_transformers, family), 2 * values, checkpoint=True)
+        for name, family, values in (
+            ("sam2", "sam2", 32 * 256**2 + 64 * 128**2 + 256 * 64**2),
+            ("sam3_tracker", "sam3_tracker", 32 * 288**2 + 64 * 144**2 + 256 * 72**2),
+            ("sam_hq_b", "sam_hq", (256 + 768) * 64**2),
+            ("sam_hq_l", "sam_hq", (256 + 1024) * 64**2),
+            ("sam_hq_h", "sam_hq", (256 + 1280) * 64**2),
+        )
+    },
+    "superpixels": Model(_load_superpixels, 2 * 3 * 256**2),  # no SAM: the null hypothesis
+}
+
+
+def model_named(name: str) -> Model:
+    """The entry of MODELS; SesamError if there is none."""
+    if name not in MODELS:
+        raise SesamError(f"params.yaml: sam.model is {name!r}; known are {', '.join(MODELS)}.")
+    return MODELS[name]

@@ -1,0 +1,87 @@
+"""Scores from confusion matrices, which add up over images, so memory does not grow with their number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sesam.labels import UNLABELLED
+
+Scores = dict[str, float | None]
+
+
+def confusion(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Pixel counts, (K, K + 1) int64: actual class by predicted class, the last column unlabelled.
+
+    actual, predicted: (H, W) uint8 class ids, 255 = unlabelled. Pixels whose actual label is 255 count nowhere.
+    """
+    counted = actual != UNLABELLED
+    rows, columns = actual[counted].astype(np.int64), np.minimum(predicted[counted], classes).astype(np.int64)
+    cells = rows * (classes + 1) + columns
+    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """TP / (TP + FP + FN) of each class, (K,) float64; an unlabelled pixel is a miss.
+
+    matrix: (K, K + 1) pixel counts. NaN for a class that occurs neither in the fine labels nor in what is
+    compared with them, as in mmsegmentation.
+    """
+    hits = matrix.diagonal()
+    union = matrix.sum(axis=1) + matrix[:, :-1].sum(axis=0) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float | None:
+    """Mean IoU over the classes that occur; None if none does."""
+    iou = class_iou(matrix)
+    return None if np.isnan(iou).all() else round(float(np.nanmean(iou)), 4)
+
+
+def network_scores(matrix: np.ndarray) -> Scores:
+    """mIoU, and pixel accuracy: the share of pixels given their class."""
+    return {"mIoU": mean_iou(matrix), "pixel_accuracy": share(matrix.trace(), matrix.sum())}
+
+
+def label_scores(matrix: np.ndarray) -> Scores:
+    """Scores of a label set that may leave pixels unlabelled.
+
+    precision: correct / labelled, so 1 - precision is the share of its pixels given a wrong class.
+    recall: correct / all. f1: their harmonic mean. coverage: labelled / all. mIoU: see `class_iou`.
+    None where there is nothing to divide by.
+    """
+    correct, labelled, every = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
+    return {
+        "precision": share(correct, labelled),
+        "recall": share(correct, every),
+        "f1": share(2 * correct, labelled + every),
+        "coverage": share(labelled, every),
+        "mIoU": mean_iou(matrix),
+    }
+
+
+def class_scores(matrix: np.ndarray) -> list[Scores]:
+    """Of each class of a label set its precision, recall, IoU, and the share of its pixels left unlabelled.
+
+    Sums over all classes hide that half of a small class may have no label. None where there is nothing to
+    divide by.
+    """
+    iou = class_iou(matrix)
+    return [
+        {
+            "precision": share(matrix[k, k], matrix[:, k].sum()),
+            "recall": share(matrix[k, k], matrix[k].sum()),
+            "IoU": None if np.isnan(iou[k]) else round(float(iou[k]), 4),
+            "unlabelled": share(matrix[k, -1], matrix[k].sum()),
+        }
+        for k in range(len(matrix))
+    ]
+
+
+def share(part: float, whole: float) -> float | None:
+    """part / whole to four digits; None if the whole is nothing."""
+    return round(float(part / whole), 4) if whole else None
+
+
+def rounded(values: np.ndarray) -> list[float | None]:
+    """Values to four digits; None for NaN, which JSON has not."""
+    return [None if np.isnan(value) else round(float(value), 4) for value in values]

@@ -1,0 +1,160 @@
+"""The network's backbone: mmsegmentation's ResNets or any model of timm, and its pretrained weights."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import sha256
+from sesam.params import RESNETS, Architecture
+
+PACKAGE = "package:"  # of network.pretrained: weights that an installed package holds
+WEIGHTS = (".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """config: mmseg's, of the backbone. channels: of its features, from stride 4 on. mean, std: of its input, RGB."""
+
+    config: dict[str, Any]
+    channels: list[int]
+    mean: list[float]
+    std: list[float]
+
+
+def backbone_of(network: Architecture) -> Backbone:
+    """The backbone that the params name; SesamError if timm is wanted and missing, or has no such model."""
+    return _resnet(network) if network.backbone in RESNETS else _timm(network)
+
+
+def _resnet(network: Architecture) -> Backbone:
+    assert network.width is not None  # the params' schema sees to it
+    finest, depth = network.output_stride == 8, RESNETS[network.backbone]
+    config = {
+        "type": "ResNetV1c",
+        "depth": depth,
+        "base_channels": network.width,
+        "stem_channels": network.width,
+        "num_stages": 4,
+        "out_indices": [0, 1, 2, 3],
+        "dilations": [1, 1, 2, 4] if finest else [1, 1, 1, 2],
+        "strides": [1, 2, 1, 1] if finest else [1, 2, 2, 1],
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False,
+        "style": "pytorch",
+        "contract_dilation": True,
+    }
+    widest = network.width * (8 if depth < 50 else 32)
+    channels = [widest // 8, widest // 4, widest // 2, widest]
+    return Backbone(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+
+
+def _timm(network: Architecture) -> Backbone:
+    """A model of timm; its features' channels and strides, and how its input is normalised, are read from timm."""
+    try:
+        import timm
+    except ImportError:
+        raise SesamError(
+            f"network.backbone {network.backbone} is none of {', '.join(RESNETS)}; for timm's models install timm: "
+            "pip install -c constraints.txt -e '.[photographs]'"
+        ) from None
+    if not timm.is_model(network.backbone):
+        near = difflib.get_close_matches(network.backbone, [*RESNETS, *timm.list_models()], 3)
+        hint = f"Is it {' or '.join(near)}?" if near else "timm.list_models() lists timm's."
+        raise SesamError(f"network.backbone: neither mmsegmentation nor timm has a {network.backbone}. {hint}")
+    options: dict[str, Any] = {"features_only": True, "pretrained": False}
+    try:
+        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
+            info = timm.create_model(network.backbone, **options).feature_info
+            options["out_indices"] = [k for k, stride in enumerate(info.reduction()) if stride >= 4]
+            options["output_stride"] = network.output_stride
+            features = timm.create_model(network.backbone, **options).feature_info
+    except Exception as problem:  # each of timm's models raises its own for what it cannot do
+        raise SesamError(
+            f"network.backbone {network.backbone} gives no features of output_stride {network.output_stride} "
+            f"({problem}). Choose a convolutional model."
+        ) from None
+    if features.reduction()[0] != 4 or len(features.channels()) < 3:
+        raise SesamError(
+            f"network.backbone {network.backbone} has features of strides {info.reduction()}; DeepLabV3+ needs one of "
+            "stride 4 and two coarser ones. Choose a convolutional model."
+        )
+    known = timm.get_pretrained_cfg(network.backbone)
+    mean, std = ([255 * value for value in values] for values in (known.mean, known.std))
+    config = {"type": "TIMMBackbone", "model_name": network.backbone, **options}
+    return Backbone(config, features.channels(), mean, std)
+
+
+def load_pretrained(backbone: nn.Module, source: str, expected: str | None = None) -> None:
+    """Fill the backbone from a file, an installed package of weights, or an address that mmengine knows.
+
+    source: a path, package:NAME, open-mmlab://, torchvision:// or https://. Tensors are matched by name; where no name
+    matches, as in weights of another library, by order and shape. expected: SHA-256 of a file. SesamError if it cannot
+    be had, is another or does not fit: mmengine itself would train on from random weights.
+    """
+    hint = "network.pretrained may also be the path of a local file, or null to start from random weights."
+    if source.startswith(PACKAGE):
+        source = str(_weights_in(source.removeprefix(PACKAGE)))
+    if expected is not None and Path(source).is_file() and (found := sha256(Path(source))) != expected:
+        raise SesamError(f"network.pretrained: {source} has SHA-256 {found}, network.sha256 is {expected}.")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
+    try:
+        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
+    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
+        raise SesamError(
+            f"network.pretrained: {source} cannot be loaded ({problem}). Is there a network, or such a file? {hint}"
+        ) from None
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+    for inside in ("state_dict", "model"):
+        state = state.get(inside, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise SesamError(f"network.pretrained: {source} holds no weights by name. {hint}")
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    module = getattr(backbone, "timm_model", backbone)
+    own = module.state_dict()
+    if not own.keys() & state.keys():
+        state = _by_order(own, state.values())
+    try:
+        missing = [key for key in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key]
+    except RuntimeError as problem:
+        missing = str(problem).splitlines()[1:]
+    if missing:
+        raise SesamError(
+            f"network.pretrained: {source} does not fit network.backbone at this depth and width "
+            f"({len(missing)} weights, first: {missing[0].strip()}). {hint}"
+        )
+
+
+def _by_order(own: dict[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
+    """`others`, whose first tensors come in the order of `own`, under its names; as far as their shapes agree."""
+    named: dict[str, Tensor] = {}
+    for (key, mine), value in zip(own.items(), others, strict=False):
+        if mine.shape != value.shape:
+            break
+        named[key] = value
+    return named
+
+
+def _weights_in(package: str) -> Path:
+    """The one file of weights in an installed package, which is not imported; SesamError if there is none."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    found = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.suffix in WEIGHTS)
+    if not folders:
+        raise SesamError(f"network.pretrained: no package {package} is installed. Install it, or set another source.")
+    if len(found) != 1:
+        raise SesamError(f"network.pretrained: the package {package} holds {len(found)} files of weights, not one.")
+    return found[0]

@@ -1,0 +1,109 @@
+"""The training samples: sample t is a pure function of (seed, t), whoever computes it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import PixelData
+from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomFlip, Resize
+from mmseg.structures import SegDataSample
+from torch.utils.data import Dataset, Sampler
+
+from sesam.artifacts.manifest import Item, item_image, item_label
+from sesam.labels import UNLABELLED
+from sesam.params import Schedule
+from sesam.seeds import seed_of
+from sesam.artifacts.sources import NONE, SAM, WEAK, item_sources
+
+
+class TrainingSamples(Dataset[dict[str, Any]]):
+    """Sample t of a training: which image, and how it is resized, cropped, flipped and coloured.
+
+    Without a source folder every labelled pixel counts as weakly labelled.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        classes: int,
+        labels: Path,
+        sources: Path | None,
+        schedule: Schedule,
+        sam_frequency: float,
+        seed: int,
+    ) -> None:
+        self.items, self.classes = items, classes
+        self.labels, self.sources = labels, sources
+        self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch's, see `item`
+        self.after_resize = [RandomCrop(tuple(schedule.crop)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+
+    def __len__(self) -> int:
+        return self.schedule.iterations * self.schedule.batch
+
+    def item(self, t: int) -> Item:
+        """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
+        epoch, place = divmod(t, len(self.items))
+        if self.order[0] != epoch:  # kept, for a data set of a million images takes 11 ms to be shuffled
+            generator = np.random.default_rng(seed_of(self.seed, "order", epoch))
+            self.order = epoch, generator.permutation(len(self.items))
+        return self.items[self.order[1][place]]
+
+    def read(self, item: Item) -> dict[str, Any]:
+        """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
+        image = item_image(item)
+        labels = item_label(self.labels, item, self.classes)
+        if self.sources is None:
+            sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
+        else:
+            sources = item_sources(self.sources, item)
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
+
+    def __getitem__(self, t: int) -> dict[str, Any]:
+        """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
+
+        h, w is the crop, or less where the image is smaller; the network's preprocessor pads.
+        """
+        seed = seed_of(self.seed, "sample", t)
+        random.seed(seed)  # mmseg's transforms draw from the global generators
+        np.random.seed(seed % 2**32)
+        keeps_sam = np.random.uniform() < self.sam_frequency
+        results = self.read(self.item(t))
+        factor = np.random.uniform(*self.schedule.scale)
+        least = 1 / min(results["img"].shape[:2])  # a side keeps a pixel
+        results = Resize(scale_factor=max(factor, least))(results)
+        for transform in self.after_resize:
+            results = transform(results)
+        labels, sources = results["gt_seg_map"].transpose(2, 0, 1)
+        if not keeps_sam:
+            sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
+        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
+        return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
+
+
+class InOrder(Sampler[int]):
+    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on.
+
+    Of several processes that share each batch of `batch` samples, process `rank` has its part of every one.
+    """
+
+    def __init__(self, count: int, batch: int = 1, rank: int = 0, processes: int = 1) -> None:
+        self.left: Sequence[int] = range(count)
+        if processes > 1:
+            part = batch // processes
+            self.left = [t for t in self.left if t % batch // part == rank]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.left)
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def skip(self, samples: int) -> None:
+        self.left = self.left[samples:]

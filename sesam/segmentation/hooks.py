@@ -1,0 +1,122 @@
+"""What happens around the iterations of a training: seeds, the log, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from dvclive import Live
+from mmengine.dist import all_reduce_dict, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import whole
+from sesam.seeds import seed_of
+from sesam.segmentation.loss import SOURCES
+
+if TYPE_CHECKING:
+    from sesam.segmentation.training import Task
+
+LOG_EVERY = 10  # iterations
+CHECKPOINT_SECONDS = 120
+
+
+class Record(Hook):
+    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
+
+    The log is kept in the checkpoints and written anew on resuming.
+    """
+
+    def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
+        self.task, self.seed, self.bar = task, seed, bar
+        self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
+
+    def before_train(self, runner: Runner) -> None:
+        self.bar.initial = self.bar.n = runner.iter
+        if not is_main_process():
+            return
+        try:
+            self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
+        except sqlite3.Error as problem:
+            raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
+        for row in self.rows:
+            self._write(row)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        process = (get_rank(),) if get_rank() else ()
+        torch.manual_seed(seed_of(self.seed, "iteration", batch_idx, *process) % 2**63)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
+        for name, value in outputs.items():  # on the device: to read them would have a GPU wait for the next batch
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.bar.update()
+        if (batch_idx + 1) % LOG_EVERY == 0:
+            self._check(batch_idx)
+            all_reduce_dict(self.sums, "mean")
+            means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
+            row: dict[str, float] = {
+                "step": batch_idx + 1,
+                "loss": means["loss"],
+                "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # the heads'
+            }
+            if self.task.sources is not None:
+                row |= {f"loss_{source}": means[source] for source in SOURCES}
+            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            self.rows.append(row)
+            self.sums = {}
+            self._write(row)
+
+    def _check(self, last: int) -> None:
+        """SesamError if a loss since the last row, up to the iteration of index `last`, was not finite."""
+        if self.sums and not math.isfinite(loss := float(self.sums["loss"])):
+            group = "teacher" if self.task.round is None else "student"
+            first = last - last % LOG_EVERY
+            raise SesamError(
+                f"{self.task.name}: the losses of iterations {first + 1} to {last + 1} add up to {loss}: the training "
+                f"has diverged. Lower {group}.learning_rate ({self.task.schedule.learning_rate:g})."
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        self._check(runner.iter - 1)
+        if is_main_process():
+            self.live.end()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rows"] = self.rows
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        self.rows = checkpoint["rows"]
+
+    def _write(self, row: dict[str, float]) -> None:
+        if not is_main_process():
+            return
+        self.live.step = int(row["step"])
+        for name, value in row.items():
+            if name != "step":
+                self.live.log_metric(name, value)
+        self.live.make_summary()
+
+
+class Checkpoint(Hook):
+    """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
+
+    priority = "VERY_LOW"  # after the learning rate's step
+    NAME = "checkpoint.pth"
+
+    def __init__(self, work: Path) -> None:
+        self.path = work / self.NAME
+        self.last = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
+        if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS or not is_main_process():
+            return
+        with whole(self.path) as unfinished:
+            runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)
+        self.last = time.monotonic()

@@ -1,0 +1,112 @@
+"""A training in several processes, one a GPU, by the launchers that mmengine knows: torchrun, Slurm's srun.
+
+`python -m sesam.segmentation.launch` is torchrun without its report of a failure: the process has told it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from mmengine.dist import init_dist
+
+from sesam.errors import SesamError
+from sesam.params import Runtime
+
+BY_SRUN = "SESAM_BY_SRUN"  # set for the processes that `launch` starts: a whole Slurm job has srun's own variables
+
+
+def launched() -> bool:
+    """Whether this is one of a training's processes."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or BY_SRUN in os.environ
+
+
+def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
+    """`python -m module arguments` in `runtime.processes` processes; SesamError if they cannot be, or one fails."""
+    work, environment = ["-m", module, *arguments], dict(os.environ)
+    if runtime.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU whenever there is one
+    if runtime.launcher == "torchrun":
+        gpus = torch.cuda.device_count()
+        if runtime.device != "cpu" and 0 < gpus < runtime.processes:
+            raise SesamError(
+                f"params.yaml: runtime.processes is {runtime.processes}, and this machine has {gpus} GPUs. Set it to "
+                "at most so many."
+            )
+        one = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.processes}"]
+        command = [*one, *work]
+    else:
+        # which nodes and GPUs is for the Slurm job to say
+        command = ["srun", f"--ntasks={runtime.processes}", "--kill-on-bad-exit=1", sys.executable, *work]
+        environment[BY_SRUN] = "1"
+        if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # which srun no longer takes from the job
+            environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
+    try:
+        code = subprocess.run(command, env=environment, check=False, preexec_fn=_end_with_parent).returncode
+    except FileNotFoundError:
+        raise SesamError(
+            "params.yaml: runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun."
+        ) from None
+    if code:
+        raise SesamError(
+            f"{' '.join(work[1:])} in {runtime.processes} processes failed: see above. Run again to go on."
+        )
+
+
+def _end_with_parent() -> None:
+    """Have Linux tell the launcher to end, and with it the training, when this stage is killed."""
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """In a process that was launched: the group of all of them, over NCCL, or Gloo on CPUs.
+
+    An error ends the process at once: to leave the group in order it would wait for the others, and they for it.
+    """
+    if not launched():
+        yield
+        return
+    try:
+        if device.type == "cuda":
+            if torch.cuda.device_count() == 1:  # Slurm gave each process its own, which is then number 0
+                os.environ["SLURM_LOCALID"] = "0"
+            init_dist("slurm" if BY_SRUN in os.environ else "pytorch", "nccl")
+        elif BY_SRUN in os.environ:
+            raise SesamError("params.yaml: runtime.launcher srun trains on GPUs, and here is none. Take torchrun.")
+        else:
+            torch.distributed.init_process_group("gloo")
+        yield
+    except SesamError as problem:
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        os._exit(1)
+    except BaseException as problem:
+        if not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another that ended
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    torch.distributed.destroy_process_group()
+
+
+def main() -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    try:
+        torchrun(sys.argv[1:])
+    except (ChildFailedError, SignalException):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

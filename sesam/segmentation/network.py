@@ -1,0 +1,226 @@
+"""DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width; loading and prediction.
+
+A trained network is a folder: network.json, its architecture as params.yaml has it, and model.pth, its weights. Neither
+names a type to build: a colleague's file is input, and `network_config` alone decides what is built. For others there
+is mmsegmentation.json, from which mmsegmentation's own `init_model` builds it; nothing here reads that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmseg.models.backbones import TIMMBackbone
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from pydantic import Field, ValidationError, model_validator
+from torch import nn
+
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import damage_of, read_bytes, read_json, whole, write_json
+from sesam.artifacts.label_png import Palette
+from sesam.params import Architecture, Byte, Group
+from sesam.segmentation.backbones import backbone_of
+
+ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
+
+
+class _Saved(Group):
+    """What network.json holds."""
+
+    network: Architecture
+    classes: Annotated[list[str], Field(min_length=2, max_length=255)]
+    palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
+
+    @model_validator(mode="after")
+    def _a_colour_each(self) -> _Saved:
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} colours of {len(self.classes)} classes")
+        return self
+
+
+def network_config(network: Architecture, classes: int) -> dict[str, Any]:
+    """mmseg's config of the network.
+
+    Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
+    zoo, with plain batch normalisation; see `synchronise` for several GPUs. SesamError if the backbone cannot be had.
+    """
+    backbone = backbone_of(network)
+    *_, coarse, coarsest = backbone.channels
+    finest = network.output_stride == 8
+    shared = {
+        "num_classes": classes,
+        "out_channels": classes,
+        "dropout_ratio": 0.1,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "align_corners": False,
+    }
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "mmseg.SegDataPreProcessor",
+            "mean": backbone.mean,
+            "std": backbone.std,
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": 255,
+        },
+        "backbone": backbone.config,
+        "decode_head": {
+            "type": "DepthwiseSeparableASPPHead",
+            "in_channels": coarsest,
+            "in_index": len(backbone.channels) - 1,
+            "channels": network.head_width,
+            "dilations": [1, 12, 24, 36] if finest else [1, 6, 12, 18],
+            "c1_in_channels": backbone.channels[0],
+            "c1_channels": max(1, 48 * (network.width or 64) // 64),
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
+            **shared,
+        },
+        "auxiliary_head": None
+        if network.auxiliary == 0
+        else {
+            "type": "FCNHead",
+            "in_channels": coarse,
+            "in_index": len(backbone.channels) - 2,
+            "channels": coarsest // 8,
+            "num_convs": 1,
+            "concat_input": False,
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.auxiliary},
+            **shared,
+        },
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }
+
+
+class ShiftedDepthwise(nn.Module):
+    """A dilated depthwise 3x3 convolution, with its weights, as the sum of nine shifted products.
+
+    oneDNN has no fast backward pass for it: on a CPU nearly all of a training step was spent in ASPP's three.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.dilation = conv.weight, conv.dilation[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (height, width), dilation = x.shape[2:], self.dilation
+        rows = [0, 1, 2] if dilation < height else [1]  # the others see padding alone
+        columns = [0, 1, 2] if dilation < width else [1]
+        padded = F.pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
+        total = x.new_zeros(())
+        for i, row in enumerate(rows):
+            for j, column in enumerate(columns):
+                shifted = padded[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+                total = total + shifted * self.weight[:, 0, row, column, None, None]
+        return total
+
+
+def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """The dilated depthwise convolutions of the model's ASPP, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.startswith("decode_head.")
+        and isinstance(module, nn.Conv2d)
+        and module.groups > 1
+        and module.dilation[0] > 1
+    }
+
+
+def synchronise(model: EncoderDecoder) -> None:
+    """Have every batch normalisation of the model take its statistics over all processes, in training."""
+    for name, part in model.named_children():
+        if isinstance(part, TIMMBackbone):  # whose normalisations have activations in them
+            from timm.layers import convert_sync_batchnorm
+
+            part.timm_model = convert_sync_batchnorm(part.timm_model)
+        else:
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+
+
+def save_network(
+    folder: Path, network: Architecture, classes: Sequence[str], palette: Palette, model: nn.Module
+) -> None:
+    """Write the architecture, the weights of a trained network and its classes, also as mmsegmentation has them."""
+    state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    known = {"classes": list(classes), "palette": [list(colour) for colour in palette]}
+    content = BytesIO()  # to a path torch would write its name into the file, and a full disk is none of its errors
+    torch.save({"state_dict": state, "meta": {"dataset_meta": known}}, content)
+    with whole(folder / WEIGHTS) as unfinished:
+        unfinished.write_bytes(content.getvalue())
+    architecture = {key: getattr(network, key) for key in Architecture.model_fields}
+    write_json(folder / ARCHITECTURE, {"network": architecture, **known})
+    pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
+    config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
+    write_json(folder / CONFIG, config)
+
+
+def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
+    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours.
+
+    classes: SesamError if it is a network of others. Its class names and colours are in `dataset_meta`, as
+    mmsegmentation has them.
+    """
+    try:
+        saved = _Saved.model_validate(read_json(folder / ARCHITECTURE))
+    except ValidationError as problem:
+        (first, *_) = problem.errors()
+        where = ".".join(str(part) for part in first["loc"]) or "all of it"
+        raise SesamError(
+            f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
+        ) from None
+    if classes is not None and list(classes) != saved.classes:
+        raise SesamError(
+            f"{folder} is a network of the classes {', '.join(saved.classes)}; those of the data set are "
+            f"{', '.join(classes)}. Take one that was trained on it."
+        )
+    content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
+    try:
+        if damage := damage_of(content):
+            raise ValueError(damage)
+        content.seek(0)
+        weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
+        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
+            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+        if expected != {key: value.shape for key, value in weights.items()}:
+            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+        model = MODELS.build(config)
+        model.load_state_dict(weights)
+    except Exception as problem:  # of many kinds, for the file may hold anything
+        raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
+    model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
+    if device.type == "cpu":
+        model.to(memory_format=torch.channels_last)  # in which its convolutions are faster
+    return model.to(device).eval()
+
+
+@torch.inference_mode()
+def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and confidence of a whole image at its own size.
+
+    image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
+    floor(255 * softmax maximum). SesamError if it does not fit on the GPU.
+    """
+    try:
+        return _predict(model, image, device)
+    except torch.OutOfMemoryError:
+        height, width = image.shape[:2]
+        raise SesamError(
+            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
+            "with `python -m sesam.cli.tile`, or into smaller ones (--tile), or take another GPU."
+        ) from None
+
+
+def _predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
+    inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
+    logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
+    confidence, classes = logits[0].softmax(0).max(0)
+    return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()

@@ -1,0 +1,273 @@
+"""Training with mmengine's Runner: the same bytes for the same params, whatever the workers and interruptions."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import time
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import barrier, get_dist_info, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from sesam.artifacts.manifest import Dataset
+from sesam.execution.device import pick_device
+from sesam.errors import SesamError
+from sesam.artifacts.atomic_io import damage_of, disk_trouble_named, for_one_process, keep_if_made_of, mark_of
+from sesam.paths import network, training_log
+from sesam.artifacts.fingerprint import made_of
+from sesam.execution.parallel import end_if_unsent, readers_watched
+from sesam.params import LossWeights, Params, Precision, Schedule
+from sesam.seeds import seed_of
+from sesam.segmentation.backbones import load_pretrained
+from sesam.segmentation.data import InOrder, TrainingSamples
+from sesam.segmentation.hooks import Checkpoint, Record
+from sesam.segmentation.loss import SOURCES
+from sesam.segmentation.network import (
+    ShiftedDepthwise,
+    dilated_depthwise,
+    load_network,
+    network_config,
+    save_network,
+    synchronise,
+)
+from sesam.segmentation.launch import joined, launch, launched
+
+WORK = Path("models/.work")
+OPTIMIZERS = {
+    "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
+    "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
+}
+WARMUP = 20  # iterations, at most a tenth of the schedule
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on. `name` is shown, seeds the training, and names its unfinished work.
+
+    stage, round: as dvc.yaml has them. start: the folder of a trained network whose weights to start from, or None
+    for initial ones.
+    """
+
+    name: str
+    stage: str
+    round: str | None
+    labels: Path
+    sources: Path | None
+    schedule: Schedule
+    loss: LossWeights
+    sam_frequency: float
+    start: Path | None = None
+
+    @property
+    def model(self) -> Path:
+        return network(self.round or "teacher")
+
+    @property
+    def log(self) -> Path:
+        return training_log(self.round or "teacher")
+
+
+def train(task: Task, params: Params) -> None:
+    """Train a network and write it to task.model; go on where an equal training stopped."""
+    if params.runtime.processes > 1 and not launched():
+        launch(params.runtime, f"stages.{task.stage}", [task.round] if task.round else [])
+        return
+    device = pick_device(params.runtime)
+    with (
+        joined(device),
+        disk_trouble_named(task.model),
+        for_one_process(WORK / task.name) if is_main_process() else nullcontext(),
+    ):
+        _train(task, params, device)
+
+
+def _train(task: Task, params: Params, device: torch.device) -> None:
+    rank, processes = get_dist_info()
+    group = "teacher" if task.round is None else "student"
+    if task.schedule.batch % processes:
+        raise SesamError(
+            f"params.yaml: {group}.batch is {task.schedule.batch}, which {processes} processes cannot share. Set it to "
+            "a multiple of runtime.processes."
+        )
+    if device.type == "cpu" and task.schedule.batch < 2 * processes:  # a batch normalisation of one value
+        raise SesamError(f"params.yaml: {group}.batch must be 2 or more for each of runtime.processes on a CPU.")
+    if params.network.precision != "float32" and device.type == "cpu":
+        raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
+    dataset = Dataset.load()
+    seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
+    work = WORK / task.name
+    _check_labels(task, dataset)
+    if rank == 0:
+        keep_if_made_of(work, made_of(task.stage, task.round))
+        checkpoint = work / Checkpoint.NAME
+        if checkpoint.exists() and (damage := damage_of(checkpoint)):
+            print(f"{task.name} begins anew: {checkpoint} is damaged ({damage})", flush=True)
+            checkpoint.unlink()
+    barrier()
+    samples = TrainingSamples(
+        dataset.train,
+        len(dataset.classes),
+        task.labels,
+        task.sources,
+        task.schedule,
+        task.sam_frequency,
+        seed,
+    )
+    config = network_config(params.network, len(dataset.classes))
+    started = time.monotonic()
+    bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False, disable=rank > 0)
+    with bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore")  # mmengine's on its own set-up
+        hooks = [Record(task, seed, bar), Checkpoint(work)]
+        model = _initial_network(config, task, params, seed)
+        if device.type == "cpu" or params.network.precision != "float32":
+            model.to(memory_format=torch.channels_last)  # in which convolutions are faster there
+        if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalises by its own part
+            synchronise(model)
+        optimizer = optimizer_config(task.schedule, params.network.precision)
+        workers = params.runtime.workers
+        if device.type == "cpu":
+            workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
+        runner = _runner(model, samples, task, work, workers, hooks, optimizer, device)
+        if processes == 1:
+            runner.model.to(device)  # mmengine takes a GPU whenever there is one
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if device.type == "cpu":
+            _keep_freed_memory()
+            for name, conv in dilated_depthwise(model).items():
+                model.set_submodule(name, ShiftedDepthwise(conv))
+        try:
+            with readers_watched(params.runtime.workers):
+                runner.train()
+        except SesamError as problem:  # from a worker, in the words of its traceback
+            raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
+    if rank > 0:
+        return
+    save_network(task.model, params.network, dataset.classes, dataset.palette, model)
+    _close_log(runner)
+    shutil.rmtree(work)
+    mark_of(work).unlink(missing_ok=True)
+    print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _check_labels(task: Task, dataset: Dataset) -> None:
+    """SesamError, before hours are spent, if an image's labels are missing."""
+    folders = [folder for folder in (task.labels, task.sources) if folder is not None]
+    files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
+    if missing := [file for file in files if not file.exists()]:
+        raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
+
+
+def _close_log(runner: Runner) -> None:
+    """Close mmengine's log: on NFS a folder with an open file cannot be removed."""
+    for handler in list(runner.logger.handlers):
+        runner.logger.removeHandler(handler)
+        handler.close()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: every step asks for the same large blocks again, and mapping them costs time."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: int) -> torch.nn.Module:
+    """The network with the three-source loss and its weights before training."""
+    weights = [getattr(task.loss, source) for source in SOURCES]
+    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
+    trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
+    MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
+    torch.manual_seed(seed % 2**63)
+    model = MODELS.build(config | trainable)
+    model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
+    if task.start is not None:
+        try:
+            model.load_state_dict(load_network(task.start, torch.device("cpu")).state_dict())
+        except RuntimeError:
+            raise SesamError(
+                f"{task.start} is not the network of params.yaml, so no training can start from its weights. "
+                "Set student.start to initial, or `network` to what made it."
+            ) from None
+        return model
+    for conv in dilated_depthwise(model).values():
+        # taps that reach past the crop are never trained; random, they disturbed the larger whole images
+        conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+    if params.network.pretrained is not None:
+        load_pretrained(model.backbone, params.network.pretrained, params.network.sha256)
+    return model
+
+
+def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
+    """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
+    config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}}
+    if schedule.backbone_rate != 1:
+        config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_rate}}}
+    if precision == "float32":
+        return config
+    # bfloat16 has the range of float32, so nothing needs scaling
+    return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
+
+
+def _runner(
+    model: torch.nn.Module,
+    samples: TrainingSamples,
+    task: Task,
+    work: Path,
+    workers: int,
+    hooks: list[Hook],
+    optimizer: dict[str, Any],
+    device: torch.device,
+) -> Runner:
+    schedule = task.schedule
+    warmup = min(WARMUP, schedule.iterations // 10)
+    if warmup == 1:  # LinearLR takes its first step from a tenth, and would have no second
+        warmup = 0
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.learning_rate, "begin": warmup}
+    schedulers = [decay | {"end": schedule.iterations, "by_epoch": False}]
+    if warmup:
+        schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
+    checkpoint = work / Checkpoint.NAME
+    rank, processes = get_dist_info()
+    distributed: dict[str, Any] = {}
+    if processes > 1:
+        wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+        distributed = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
+    return Runner(
+        model=model,
+        work_dir=str(work / "mmengine"),
+        train_dataloader=DataLoader(
+            samples,
+            schedule.batch // processes,
+            sampler=InOrder(len(samples), schedule.batch, rank, processes),
+            num_workers=workers,
+            worker_init_fn=end_if_unsent,
+            collate_fn=pseudo_collate,
+        ),
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
+        optim_wrapper=optimizer,
+        param_scheduler=schedulers,
+        default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
+        custom_hooks=hooks,
+        load_from=str(checkpoint) if checkpoint.exists() else None,
+        resume=checkpoint.exists(),
+        visualizer={"type": "Visualizer", "vis_backends": []},
+        default_scope="mmseg",
+        experiment_name=f"{task.name}-{time.monotonic_ns()}",
+        randomness={"seed": 0},  # of no effect: the weights and every iteration are seeded on their own
+        log_level="ERROR",
+        **distributed,
+    )

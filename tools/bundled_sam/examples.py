@@ -1,0 +1,96 @@
+"""What the embedded SAM is trained on: pictures with numbered regions, photographs' and drawn scenes'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sesam.errors import SesamError
+from sesam.artifacts.label_png import read_image, read_label
+from sesam.labels import UNLABELLED
+from sesam.demo.scenes import draw_scene
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture, (H, W, 3) uint8 RGB, and maps of it, (H, W) uint16 each: region numbers, 0 = not labelled."""
+
+    image: np.ndarray
+    maps: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """Where a photograph and the maps lie that people drew of it."""
+
+    image: Path
+    maps: tuple[Path, ...]
+
+    def read(self, rng: np.random.Generator) -> Example:
+        """The photograph with one of its maps; SesamError if one cannot be read or they have not one size."""
+        path = self.maps[rng.integers(len(self.maps))]
+        image = read_image(self.image)
+        try:
+            with Image.open(path, formats=("PNG",)) as opened:
+                numbers = np.array(opened)
+        except OSError as problem:
+            raise SesamError(f"{path} cannot be read as a PNG ({problem}). Replace it with an intact copy.") from None
+        if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
+            raise SesamError(f"{path} has mode {opened.mode}; expected one channel of region numbers, 8 or 16 bits.")
+        if numbers.shape != image.shape[:2]:
+            raise SesamError(f"{path} is {numbers.shape[::-1]}, its photograph {image.shape[1::-1]} pixels.")
+        return Example(image, [numbers.astype(np.uint16)])
+
+
+def find_photographs(root: Path) -> dict[str, list[Photograph]]:
+    """The photographs of each set: images/SET/ID.jpg, regions/SET/ID.png; or ID.1.png, ID.2.png, … of several people.
+
+    SesamError if there is none, or one has no regions.
+    """
+    found: dict[str, list[Photograph]] = {}
+    for image in sorted((root / "images").glob("*/*")):
+        if image.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        folder = root / "regions" / image.parent.name
+        maps = tuple(path for path in (folder / f"{image.stem}.png", *sorted(folder.glob(f"{image.stem}.*.png"))))
+        maps = tuple(path for path in maps if path.is_file())
+        if not maps:
+            raise SesamError(f"{image} has no regions; expected {folder / image.stem}.png or {image.stem}.1.png there.")
+        found.setdefault(image.parent.name, []).append(Photograph(image, maps))
+    if not found:
+        raise SesamError(f"{root} holds no images/SET/ID.jpg. Give the folder that has images and regions in it.")
+    return found
+
+
+def draw_example(seed: tuple[int, ...]) -> Example:
+    """The drawn scene of a seed: its surfaces by class, and its single objects."""
+    scene = draw_scene(seed)
+    return Example(scene.image, [scene.labels.astype(np.uint16) + 1, scene.instances.astype(np.uint16) + 1])
+
+
+def read_labelled(root: Path, void: Sequence[int], count: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """To judge on: images/val/ID and labels/val/ID.png of a folder as pairs, RGB and class ids, 255 = no class.
+
+    void: label values that are no class. count: the first so many; all. SesamError if a file is missing or damaged, or
+    a label has not its image's size.
+    """
+    pairs = []
+    for path in sorted((root / "labels/val").glob("*.png"))[:count]:
+        images = [path for path in (root / "images/val").glob(f"{path.stem}.*") if path.suffix in IMAGE_SUFFIXES]
+        if not images:
+            raise SesamError(f"{path} has no image in {root / 'images/val'}.")
+        image, labels = read_image(images[0]), read_label(path)
+        if labels.shape != image.shape[:2]:
+            (height, width), side = labels.shape, image.shape
+            raise SesamError(f"{path} is {width}x{height} pixels, its image {side[1]}x{side[0]}. Replace one of them.")
+        labels[np.isin(labels, void)] = UNLABELLED
+        pairs.append((image, labels))
+    if not pairs:
+        raise SesamError(f"{root} holds no labels/val/ID.png to judge on.")
+    return pairs

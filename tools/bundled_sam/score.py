@@ -1,0 +1,89 @@
+"""How well a SAM finds the components of labelled pictures: python -m tools.bundled_sam.score [FOLDER …]
+
+Of drawn scenes, and of folders with images/val and labels/val.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sesam.errors import run_stage
+from sesam.labels import UNLABELLED
+from sesam.geometry.rle import decode_mask, encode_counts
+from sesam.params import Sampling
+from sesam.geometry.regions import components
+from sesam.demo.scenes import draw_scene
+from tools.bundled_sam.examples import read_labelled
+from stages.prompts import sample_points
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.batched_sam import load_sam
+from sesam.sam.segmenter import Prompt, Segmenter
+
+SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
+MIN_AREA = 64  # pixels
+SIZES = (64, 400, 4000)  # components of at least so many pixels are scored apart
+SAMPLING = Sampling(prompt="points", strategy="skeleton", num_points=5)
+
+
+def drawn(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scenes to judge on: RGB (H, W, 3) uint8 and class ids (H, W) uint8."""
+    scenes = [draw_scene((*SEED, k)) for k in range(count)]
+    return [(scene.image, scene.labels) for scene in scenes]
+
+
+def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Mean IoU over every connected component of a class of at least 64 pixels, prompted as the pipeline does.
+
+    pictures: RGB (H, W, 3) uint8 and class ids (H, W) uint8, 255 = no class, which no mask is judged on.
+    best_of_three: of the best candidate; highest_predicted: of the one with the highest predicted IoU; f1: its mean F1;
+    best_from_N: mean IoU of the best, over components of N pixels up to the next size.
+    """
+    rng, best, chosen, areas = np.random.default_rng(0), [], [], []
+    for image, labels in tqdm(pictures, desc="score", unit="image", leave=False):
+        shape, known = labels.shape, labels != UNLABELLED
+        found = [region for _, region in components(labels, min_area=MIN_AREA)]
+        unsure = np.zeros_like(labels)
+        prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in found]
+        (decoded,) = segmenter.decode(segmenter.encode([segmenter.fit(image)]), [shape], [prompts])
+        for region, candidates in zip(found, decoded, strict=True):
+            target = region.whole(shape)
+            masks = np.stack([decode_mask(encode_counts(counts, shape), shape) for counts in candidates.counts]) & known
+            iou = (masks & target).sum((1, 2)) / (masks | target).sum((1, 2))
+            best.append(iou.max())
+            chosen.append(iou[candidates.iou.argmax()])
+            areas.append(region.area)
+    report: dict[str, float] = {
+        "components": len(best),
+        "best_of_three": round(float(np.mean(best)), 4),
+        "highest_predicted": round(float(np.mean(chosen)), 4),
+        "f1": round(float(np.mean([2 * iou / (1 + iou) for iou in chosen])), 4),
+    }
+    of_size = np.digitize(areas, SIZES)
+    for k, size in enumerate(SIZES, 1):
+        if (of_size == k).any():
+            report[f"best_from_{size}"] = round(float(np.mean(np.array(best)[of_size == k])), 4)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", type=Path, nargs="*", help="with images/val and labels/val; none: drawn scenes")
+    parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values that are no class")
+    parser.add_argument("--checkpoint", type=Path, default=Path("models/embedded_sam.pth"))
+    parser.add_argument("--scenes", type=int, default=200)
+    options = parser.parse_args()
+    segmenter = load_sam(build_embedded_sam, options.checkpoint, torch.device("cpu"))
+    for folder in options.folders:
+        print(folder, score(segmenter, read_labelled(folder, options.void)))
+    if not options.folders:
+        print(score(segmenter, drawn(options.scenes)))
+
+
+if __name__ == "__main__":
+    run_stage(main)
