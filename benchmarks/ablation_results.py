@@ -18,8 +18,8 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks.ablation_rows import Row
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import fingerprint, write_json
+from sesam.errors import SesamError
 
 RESULTS = Path("docs/ablations.json")
 PRESENTING = ("panels", "summarize", "report", "card")  # stages that show what others found: no figure is theirs
@@ -160,7 +160,9 @@ def stages_and_code(commit: str) -> tuple[dict[str, Any], list[str]]:
     """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists for them."""
     listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
     stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
-    code = sorted({path for stage in stages.values() for path in stage["deps"] if path.startswith(("sesam/", "stages/"))})
+    code = sorted(
+        {path for stage in stages.values() for path in stage["deps"] if path.startswith(("sesam/", "stages/"))}
+    )
     return stages, [*code, "models/embedded_sam.pth"]
 
 

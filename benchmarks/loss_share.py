@@ -19,12 +19,12 @@ import numpy as np
 import yaml
 
 from benchmarks.long_runs import ROOT
-from sesam.artifacts.manifest import Dataset, item_fine, item_label
 from sesam.artifacts.atomic_io import read_json, write_text
-from sesam.paths import RANKING, WEAK_LABELS
 from sesam.artifacts.label_png import write_label
-from sesam.labels import UNLABELLED
+from sesam.artifacts.manifest import Dataset, item_fine, item_label
 from sesam.artifacts.sources import NONE, SAM, SOURCE_PALETTE, WEAK
+from sesam.labels import UNLABELLED
+from sesam.paths import RANKING, WEAK_LABELS
 
 
 def write_labels(data: Dataset, folder: Path) -> None:

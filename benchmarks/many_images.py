@@ -20,8 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from sesam.artifacts.manifest import Dataset, Item
 from sesam.artifacts.atomic_io import read_bytes, whole_folder, write_text
+from sesam.artifacts.manifest import Dataset, Item
 
 
 def name_of(k: int) -> str:

@@ -106,8 +106,8 @@ class Clock:
 
 def train_ours(iterations: int, precision: str) -> float:
     """The stage, in the current folder."""
-    from stages import train_teacher
     from sesam.segmentation.hooks import Record
+    from stages import train_teacher
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["teacher"]["iterations"], params["network"]["precision"] = iterations, precision
@@ -183,8 +183,8 @@ def train_theirs(iterations: int, precision: str) -> float:
 
 def predict_ours() -> float:
     """The stage, in the current folder; images a second."""
-    from stages import predict
     from sesam.artifacts.manifest import Dataset
+    from stages import predict
 
     sys.argv = ["predict", "r1"]
     for _ in range(2):

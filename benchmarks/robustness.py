@@ -20,9 +20,9 @@ import numpy as np
 
 from sesam.errors import run_stage
 from sesam.params import load_params
+from sesam.sam.checkpoints import load_segmenter
 from tools.bundled_sam.examples import read_labelled
 from tools.bundled_sam.score import score
-from sesam.sam.checkpoints import load_segmenter
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -37,19 +37,19 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages import sam_masks
-from sesam.artifacts.manifest import Item
 from sesam.artifacts.atomic_io import fingerprint, read_json, sha256, write_json
 from sesam.artifacts.label_png import read_image
-from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
-from sesam.params import Runtime, Sampling
+from sesam.artifacts.manifest import Item
+from sesam.demo.scenes import draw_scene
 from sesam.execution.pipeline import Steps, batches_of, run
 from sesam.geometry.regions import components
-from sesam.demo.scenes import draw_scene
-from stages.prompts import sample_points
-from sesam.sam.cache import EmbeddingCache
-from sesam.sam.bundled import build_embedded_sam
+from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
+from sesam.params import Runtime, Sampling
+from sesam.prompting import sample_points
+from sesam.sam import candidates
 from sesam.sam.batched_sam import Job, SamSegmenter
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.cache import EmbeddingCache
 from sesam.sam.segmenter import Candidates
 from sesam.sam.upscaling import run_lengths_of_rows
 
@@ -174,7 +174,7 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
         _wait(device)
         encoded = time.perf_counter()
         masks = []
-        for prompt in sam_masks.component_prompts(read_json(folder / "prompts" / f"{item.id}.json")):
+        for prompt in candidates.component_prompts(read_json(folder / "prompts" / f"{item.id}.json")):
             # not predict(), which is this and then fails: NumPy has no bfloat16
             points = predictor.transform.apply_coords(prompt.points, predictor.original_size)
             points = torch.as_tensor(points, dtype=torch.float, device=device)[None]
@@ -300,9 +300,9 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         return count / (time.perf_counter() - started)
 
     masks = Steps(
-        partial(sam_masks.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit),
-        partial(sam_masks.compute, segmenter=segmenter),
-        partial(sam_masks.write, folder=folder / "masks", cache=None),
+        partial(candidates.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit),
+        partial(candidates.compute, segmenter=segmenter),
+        partial(candidates.write, folder=folder / "masks", cache=None),
         device,
     )
     count = len(items) if "side by side" in steps or device.type == "cpu" else options.peer_images

@@ -24,15 +24,15 @@ from skimage.morphology import skeletonize
 from benchmarks.prepare import SIZE, enlarge, peak_memory
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.label_png import read_label, write_label
-from sesam.labels import UNLABELLED
-from sesam.geometry.rle import encode_mask
-from sesam.execution.parallel import per_image
-from sesam.params import Params, Runtime, load_params
-from sesam.geometry.regions import components
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
-from stages.prompts import image_prompts
-from stages.weak_labels import weak_label
+from sesam.execution.parallel import per_image
+from sesam.geometry.regions import components
+from sesam.geometry.rle import encode_mask
+from sesam.labels import UNLABELLED
+from sesam.params import Params, Runtime, load_params
+from sesam.prompting import image_prompts
+from sesam.weak import weak_label
 
 KINDS = ("coarse", "scribble", "point")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sesam.errors import SesamError, run_stage
 from sesam.artifacts.atomic_io import write_text
+from sesam.errors import SesamError, run_stage
 from sesam.params import FINE_LABELS, Params, load_params
 
 CHECKED = Path("data/checked.txt")  # always of one content: what depends on it runs after this, but never because of it

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from sesam.errors import SesamError, run_stage
 from sesam.artifacts.atomic_io import whole, whole_folder
 from sesam.artifacts.label_png import write_label
-from sesam.execution.parallel import per_image
-from sesam.params import load_params
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError, run_stage
+from sesam.execution.parallel import per_image
+from sesam.params import load_params
 
 
 def draw(item: tuple[str, int], folder: Path, seed: int) -> None:

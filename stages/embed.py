@@ -11,12 +11,12 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.manifest import Dataset, Item, item_image
 from sesam.errors import run_stage
-from sesam.artifacts.atomic_io import write_json
-from sesam.paths import EMBEDDINGS
-from sesam.params import Params, load_params
 from sesam.execution.pipeline import Steps, batch_size, batches_of, run
+from sesam.params import Params, load_params
+from sesam.paths import EMBEDDINGS
 from sesam.sam.cache import EmbeddingCache, cache_folder, engine
 from sesam.sam.checkpoints import load_segmenter, weights_of
 from sesam.sam.registry import model_named

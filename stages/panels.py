@@ -8,56 +8,16 @@ gallery holds the training images as layers, for the report.
 
 from __future__ import annotations
 
-import numpy as np
-from PIL import Image
-
-from sesam.command_line import round_of_command_line
-from sesam.artifacts.manifest import Dataset, Item, item_fine, item_image, item_label
-from sesam.errors import run_stage
 from sesam.artifacts.atomic_io import whole, whole_folder
-from sesam.paths import GALLERY, METRICS
-from sesam.labels import UNLABELLED
-from sesam.execution.parallel import progress
+from sesam.artifacts.manifest import Dataset, item_label
 from sesam.artifacts.ranking import worst
-from sesam.artifacts.sources import NONE, SOURCE_PALETTE
-from sesam.cli.explain import Explained, list_components, load
-from sesam.reporting.gallery import Layer, Shown, grey, label_map, photograph, write_gallery
-from sesam.reporting.panels import train_panel, val_panel
-from sesam.reporting.pages import with_masks
-
-
-def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset, sam: bool) -> list[Layer]:
-    """What a round made of a training image. student, confidence: (H, W) uint8, its student's. sam: its masks count."""
-
-    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
-        picture = label_map(labels, data.palette, UNLABELLED)
-        return Layer(name, "classes", picture, None if sure is None else grey(sure))
-
-    several = [Layer("image", "image", photograph(found.image))]
-    if found.item.fine:
-        several.append(classes("fine", found.fine))
-    several.append(classes("weak", found.weak))
-    if found.predicted is not None:
-        several.append(classes("teacher", found.predicted, found.confidence))
-        several.append(Layer("teacher's confidence", "confidence", grey(found.confidence)))
-    if sam:
-        several.append(
-            Layer("SAM's masks", "classes", photograph(with_masks(found.image, found.selected, data.palette)))
-        )
-    several += [
-        classes("merged", found.merged),
-        Layer("source", "sources", label_map(found.sources, SOURCE_PALETTE, NONE)),
-        classes("student", student, confidence),
-        Layer("student's confidence", "confidence", grey(confidence)),
-    ]
-    return several
-
-
-def val_page(name: str, item: Item, data: Dataset) -> Image.Image:
-    networks = {"network of the weak labels": "teacher", f"student {name}": name}
-    kept, classes = METRICS / "predictions", len(data.classes)
-    predicted = {title: item_label(kept / network / "val", item, classes) for title, network in networks.items()}
-    return val_panel(item_image(item), item_fine("val", item, classes), predicted, data)
+from sesam.command_line import round_of_command_line
+from sesam.errors import run_stage
+from sesam.execution.parallel import progress
+from sesam.paths import GALLERY, METRICS
+from sesam.reporting.gallery import Shown, write_gallery
+from sesam.reporting.panels import layers, train_panel, val_page
+from sesam.reporting.trace import list_components, load
 
 
 def main() -> None:

@@ -4,94 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from sesam.command_line import round_of_command_line
-from sesam.artifacts.manifest import Dataset, Item, item_label, item_predictions
-from sesam.errors import run_stage
 from sesam.artifacts.atomic_io import whole_folder, write_json
-from sesam.paths import WEAK_LABELS, of_round
-from sesam.labels import UNLABELLED, confident_labels
+from sesam.artifacts.manifest import Dataset, Item, item_label, item_predictions
+from sesam.command_line import round_of_command_line
+from sesam.errors import run_stage
 from sesam.execution.parallel import per_image
-from sesam.params import Components, Params, Sampling
-from sesam.geometry.regions import Region, bounded, components, deepest, skeleton
-from sesam.seeds import seed_of
-
-
-def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
-    """Step 0: the weak label where there is one, else the confident prediction; all (H, W) uint8, 255 = neither."""
-    return np.where(weak != UNLABELLED, weak, confident)
-
-
-def separate(augmented: np.ndarray, weak: np.ndarray, config: Components) -> list[tuple[int, Region]]:
-    """Step 1: (class, component) of every connected component, by class and scan order.
-
-    Components below `min_area` pixels stay only if they hold a weakly labelled
-    pixel. Without `separate`, all pixels of a class are one component.
-    """
-    if config.separate:
-        return components(augmented, config.connectivity, config.min_area, marked=weak != UNLABELLED)
-    classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [UNLABELLED])]
-    kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != UNLABELLED)).any()]
-    return [(int(k), bounded(mask)) for k, mask in kept]
-
-
-def sample_points(
-    region: Region, config: Sampling, confidence: np.ndarray, rng: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
-
-    `skeleton` draws uniformly from the topological skeleton, `random` from the
-    whole component, `confident` takes the teacher's most confident pixels
-    (Kweon and Yoon 2024; confidence is (H, W) uint8), `deepest` the one pixel
-    farthest from the outside.
-    """
-    if config.strategy == "skeleton":
-        x, y = skeleton(region.depth).pixels.T
-    elif config.strategy == "deepest":
-        y, x = np.empty((2, 0), int)
-    else:
-        y, x = np.nonzero(region.mask)
-    if len(y) == 0:
-        x, y = (np.array([value]) for value in deepest(region.depth))
-    if len(y) > config.num_points:
-        if config.strategy == "confident":
-            order = rng.permutation(len(y))  # of equally confident pixels, any
-            ranked = np.argsort(-confidence[region.window][y, x][order].astype(int), kind="stable")
-            chosen = order[ranked[: config.num_points]]
-        else:
-            chosen = rng.choice(len(y), config.num_points, replace=False)
-        x, y = x[chosen], y[chosen]
-    return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
-
-
-def box_around(region: Region) -> list[int]:
-    """The bounding box [x0, y0, x1, y1] in pixels, the far edges exclusive."""
-    height, width = region.mask.shape
-    return [region.left, region.top, region.left + width, region.top + height]
-
-
-def image_prompts(
-    weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
-) -> list[dict[str, Any]]:
-    """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
-    if not params.merging.sam:
-        return []  # nothing is prompted, so no later stage has a mask
-    augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
-    prompts = []
-    for number, (k, region) in enumerate(separate(augmented, weak, params.components), 1):
-        component = {"number": number, "class": k, "rle": region.rle(weak.shape)}
-        if params.sampling.prompt == "points":
-            # seeded by the component's first pixel: neither its neighbours nor the order of work matter
-            first = [region.top, region.left + int(region.mask[0].argmax())]
-            rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
-            component["points"] = sample_points(region, params.sampling, confidence, rng)
-        elif params.sampling.prompt == "box":
-            component["box"] = box_around(region)
-        prompts.append(component)
-    return prompts
+from sesam.params import Params
+from sesam.paths import WEAK_LABELS, of_round
+from sesam.prompting import image_prompts
 
 
 def process(item: Item, folder: Path, params: Params, name: str, classes: int) -> int:

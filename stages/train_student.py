@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sesam.command_line import round_of_command_line
 from sesam.errors import run_stage
-from sesam.paths import pseudo_labels
 from sesam.params import NO_TEACHER
+from sesam.paths import pseudo_labels
 from sesam.segmentation.training import Task, train
 
 

@@ -6,8 +6,8 @@ python -m stages.train_teacher
 from __future__ import annotations
 
 from sesam.errors import run_stage
-from sesam.paths import WEAK_LABELS
 from sesam.params import LossWeights, load_params
+from sesam.paths import WEAK_LABELS
 from sesam.segmentation.training import Task, train
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from sesam.params import Params, load_params
 from sesam.demo.scenes import draw_scene
+from sesam.params import Params, load_params
 
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an installed package

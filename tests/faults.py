@@ -35,10 +35,10 @@ import torch
 import yaml
 from dvc.repo import Repo
 
-import stages.sam_masks
 import sesam.segmentation.hooks
-from sesam.artifacts.manifest import Item
+import stages.sam_masks
 from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.manifest import Item
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
@@ -106,7 +106,9 @@ def make_project(folder: Path) -> list[Stage]:
     for one in _sorted(repo):
         _, _, module, *arguments = one.cmd.split()
         inputs = [
-            dep.def_path for dep in one.deps if dep.def_path and not dep.def_path.startswith(("sesam", "stages", "params"))
+            dep.def_path
+            for dep in one.deps
+            if dep.def_path and not dep.def_path.startswith(("sesam", "stages", "params"))
         ]
         found.append(Stage(one.addressing, module, arguments, inputs, [out.def_path for out in one.outs]))
     repo.close()

@@ -34,36 +34,36 @@ import torch
 import yaml
 from PIL import Image
 
-from stages.card import readme
-from sesam.reporting.croissant import croissant
-from sesam.reporting.card_data import Facts
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
-from sesam.artifacts.manifest import Dataset, Item
-from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import read_bytes
-from sesam.artifacts.label_png import read_image, read_label
-from sesam.artifacts.metrics_schema import read_labels, read_network
-from sesam.labels import UNLABELLED
-from sesam.geometry.rle import encode_mask
-from sesam.params import Params, load_params
-from sesam.geometry.regions import components
-from sesam.scores import confusion
 from sesam.artifacts.archives import pack
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.label_png import read_image, read_label
+from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.metrics_schema import read_labels, read_network
 from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
 from sesam.datasets.data_issues import Faulty
 from sesam.datasets.label_maps import meaning_of, read_values
-from stages.evaluate import loss_curve
-from stages.evaluate import report as network_report
-from stages.evaluate_labels import Labels
-from stages.evaluate_labels import report as labels_report
-from stages.merge_labels import merge
+from sesam.errors import SesamError
+from sesam.geometry.regions import components
+from sesam.geometry.rle import encode_mask
+from sesam.labels import UNLABELLED
+from sesam.merging import merge
+from sesam.params import Params, load_params
+from sesam.prompting import image_prompts
+from sesam.reporting.card import readme
+from sesam.reporting.card_data import Facts
 from sesam.reporting.charts import as_html, charts
-from stages.prompts import image_prompts
+from sesam.reporting.croissant import croissant
+from sesam.reporting.label_quality import Labels
+from sesam.reporting.label_quality import report as labels_report
+from sesam.reporting.tables import summary, tables
 from sesam.sam.cache import EmbeddingCache
-from stages.sam_masks import component_prompts
+from sesam.sam.candidates import component_prompts
+from sesam.scores import confusion
+from sesam.segmentation.evaluation import loss_curve
+from sesam.segmentation.evaluation import report as network_report
 from sesam.segmentation.network import load_network, network_config, save_network
-from stages.select_masks import select, weak_masks
-from stages.summarize import summary, tables
+from sesam.selection import select, weak_masks
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests make

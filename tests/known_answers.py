@@ -14,18 +14,18 @@ import torch
 from conftest import ROOT, edit_params
 from PIL import Image
 
-from stages import card, panels, summarize
-from stages import report as make_report
-from sesam.artifacts.manifest import Dataset, Item
 from sesam.artifacts.atomic_io import sha256, write_json
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.geometry.rle import encode_mask
-from sesam.params import Params, load_params
-from sesam.execution.pipeline import Steps
+from sesam.artifacts.manifest import Dataset, Item
 from sesam.artifacts.ranking import worst
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
-from stages.evaluate import Judging, compute, read, report, write
-from stages.evaluate import judge as judge_network
+from sesam.execution.pipeline import Steps
+from sesam.geometry.rle import encode_mask
+from sesam.params import Params, load_params
+from sesam.segmentation.evaluation import Judging, compute, read, report, write
+from sesam.segmentation.evaluation import judge as judge_network
+from stages import card, panels, summarize
+from stages import report as make_report
 from stages.evaluate_labels import main as evaluate_labels
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))

@@ -16,8 +16,8 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
+from sesam.errors import SesamError
 from sesam.params import Network, load_params
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.network import load_network, network_config, predict, save_network, synchronise

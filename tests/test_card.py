@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from known_answers import judge_everything, make_workspace
 
-from stages import card
-from stages.card import readme
-from sesam.reporting.croissant import croissant
-from sesam.reporting.card_data import Facts, code_version, values
-from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json, sha256
-from sesam.params import Params
+from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import worst
+from sesam.errors import SesamError
+from sesam.params import Params
+from sesam.reporting.card import readme
+from sesam.reporting.card_data import Facts, code_version, values
+from sesam.reporting.croissant import croissant
+from stages import card
 
 
 @pytest.fixture

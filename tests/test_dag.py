@@ -17,14 +17,14 @@ from conftest import ROOT, checked_out, edit_params, sh
 from makers import cityscapes_image
 from PIL import Image
 
-from sesam.cli import explain
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json
 from sesam.artifacts.label_png import read_label
-from sesam.params import load_params
+from sesam.cli import explain
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
-from stages.weak_labels import weak_label
+from sesam.errors import SesamError
+from sesam.params import load_params
+from sesam.weak import weak_label
 
 
 def would_run(workspace: Path) -> set[str]:

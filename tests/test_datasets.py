@@ -16,12 +16,13 @@ from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from stages import prepare, weak_labels
-from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import read_label
-from sesam.datasets.layouts import Pair, find_pairs
+from sesam.artifacts.manifest import Dataset
+from sesam.datasets import checks
 from sesam.datasets.label_maps import CAMVID, meaning_of
+from sesam.datasets.layouts import Pair, find_pairs
+from sesam.errors import SesamError
+from stages import prepare, weak_labels
 
 # cityscapesScripts, helpers/labels.py: the train id of each label id from 0 on
 TRAIN_IDS = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, *range(6, 16), 255, 255, 16, 17, 18]
@@ -224,11 +225,11 @@ def test_hidden_files_are_no_images(workspace) -> None:
 
 def test_a_share_of_the_images_is_part_of_every_larger_one() -> None:
     pairs = [Pair(str(k), Path(f"{k}.png"), None) for k in range(40)]
-    chosen = [{pair.id for pair in prepare.choose(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    chosen = [{pair.id for pair in checks.choose(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
     assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
     assert all(less < more for less, more in pairwise(chosen))
-    assert len(prepare.choose(pairs, 0.001)) == 1
-    assert [pair.id for pair in prepare.choose(pairs, ["7", "3"])] == ["3", "7"]
+    assert len(checks.choose(pairs, 0.001)) == 1
+    assert [pair.id for pair in checks.choose(pairs, ["7", "3"])] == ["3", "7"]
     assert chosen[1] == {"0", "15", "22", "39"}, "drawn, and the same in every run"
 
 

@@ -92,7 +92,8 @@ def faults(stages: dict[str, Any]) -> list[str]:
         listed = [one for one in stage["deps"] if one.startswith(("sesam/", "stages/"))]
         covered = {one for one in needed for path in listed if one == path or one.startswith(f"{path}/")}
         found += [f"{name} does not list {one}" for one in sorted(needed - covered)]
-        useless = [path for path in listed if not any(one == path or one.startswith(f"{path}/") for one in needed)]
+        code = [path for path in listed if not path.endswith(".html")]
+        useless = [path for path in code if not any(one == path or one.startswith(f"{path}/") for one in needed)]
         found += [f"{name} lists {one} for nothing" for one in useless]
     return found
 

@@ -17,10 +17,10 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
 from sesam.artifacts.label_png import read_label
-from sesam.params import load_params
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
-from stages.weak_labels import weak_label
+from sesam.params import load_params
+from sesam.weak import weak_label
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 NOT_HERE = ("a GPU", "a data set", "a network", "a server", "a bucket")  # what a machine for the tests may not have

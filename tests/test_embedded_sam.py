@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from sesam.errors import SesamError
+from sesam.sam.bundled import EfficientNetLite0
 from tools.bundled_sam import train
 from tools.bundled_sam.examples import Example, draw_example, find_photographs, read_labelled
 from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
-from sesam.sam.bundled import EfficientNetLite0
 
 
 @pytest.fixture

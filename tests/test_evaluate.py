@@ -17,18 +17,19 @@ from hypothesis.extra.numpy import arrays
 from known_answers import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
 from PIL import Image
 
-from stages import summarize
-from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.label_png import write_label
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
 from sesam.geometry.rle import encode_mask
 from sesam.params import Minutes, Params
-from sesam.scores import class_iou, class_scores, confusion, label_scores, network_scores
-from stages.evaluate import loss_curve
-from stages.evaluate_labels import contested, doubt, judge, judge_all, rank_correlation, ranking
-from sesam.cli.explain import load
+from sesam.reporting import tables
+from sesam.reporting.label_quality import contested, doubt, judge, judge_all, rank_correlation, ranking
 from sesam.reporting.pages import fitted, with_masks
+from sesam.reporting.trace import load
+from sesam.scores import class_iou, class_scores, confusion, label_scores, network_scores
+from sesam.segmentation.evaluation import loss_curve
+from stages import summarize
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
@@ -137,9 +138,9 @@ def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]])
 
 def test_annotation_hours() -> None:
     minutes = Minutes(fine=90, coarse=7, scribble=2.2, point=1)
-    assert summarize.annotation_hours(60, "scribble", minutes) == (2.2, 0.0244)
-    assert summarize.annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0})) == (2.2, None)
-    assert summarize.annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == (None, None)
+    assert tables.annotation_hours(60, "scribble", minutes) == (2.2, 0.0244)
+    assert tables.annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0})) == (2.2, None)
+    assert tables.annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == (None, None)
 
 
 # The whole stage: the left half is class 0, the right half class 1, the top row ignored

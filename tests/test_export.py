@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from sesam.artifacts.manifest import Dataset, Item, item_fine, item_predictions
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import read_label, write_gray, write_label
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_predictions
 from sesam.artifacts.sources import SAM, WEAK, merged_label
+from sesam.cli.export import FORMS, Drawn, pieces
 from sesam.datasets.annotations.reading import find_annotations, read_annotation
 from sesam.datasets.label_maps import meaning_of
-from sesam.cli.export import FORMS, Drawn, pieces
+from sesam.errors import SesamError
 
 CLASSES = ("road", "car", "tree & bush")
 FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "city/7.json", "coco": "instances.json"}

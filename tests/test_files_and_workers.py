@@ -17,8 +17,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from sesam.errors import DiskError, SesamError
 from sesam.artifacts.atomic_io import read_bytes, whole, whole_folder, write_text
+from sesam.errors import DiskError, SesamError
 from sesam.execution.parallel import per_image, readers_watched
 from sesam.params import load_params
 from sesam.sam.cache import EmbeddingCache

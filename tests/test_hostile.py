@@ -21,20 +21,20 @@ from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
-from sesam.artifacts.manifest import Dataset, Item, item_image
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json, sha256
+from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_label
-from sesam.params import load_params
+from sesam.artifacts.manifest import Dataset, Item, item_image
 from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
 from sesam.datasets.data_issues import Faulty
 from sesam.datasets.label_maps import meaning_of
-from stages.evaluate import loss_curve
-from sesam.sam.cache import EmbeddingCache
-from sesam.sam.bundled import build_embedded_sam
+from sesam.errors import SesamError
+from sesam.params import load_params
 from sesam.sam.batched_sam import load_sam
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.cache import EmbeddingCache
 from sesam.segmentation.backbones import load_pretrained
+from sesam.segmentation.evaluation import loss_curve
 from sesam.segmentation.network import load_network, network_config, save_network
 from tests.fuzz import Found, watch
 

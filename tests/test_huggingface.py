@@ -20,13 +20,13 @@ from transformers import (
     SamHQProcessor,
 )
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
+from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError
 from sesam.geometry.rle import encode_counts, encode_mask
 from sesam.params import SamParams
-from sesam.demo.scenes import draw_scene
-from sesam.sam.huggingface import FAMILIES
 from sesam.sam.checkpoints import weights_of
+from sesam.sam.huggingface import FAMILIES
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt
 

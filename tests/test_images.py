@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import ORIENTATION, read_image, read_label
 from sesam.datasets.layouts import find_pairs
+from sesam.errors import SesamError
 
 
 def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sesam.artifacts.manifest import Item
-from sesam.errors import SesamError
+from sesam.artifacts.invariants import check_classes, check_complete, check_merged
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.invariants import check_classes, check_complete
-from sesam.geometry.rle import encode_mask
+from sesam.artifacts.manifest import Item
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
-from stages.merge_labels import check_merged, merge
+from sesam.errors import SesamError
+from sesam.geometry.rle import encode_mask
+from sesam.merging import merge
 
 SHAPE = (5, 7)
 ITEM = Item("street/a", "a.png", *SHAPE, "0" * 64)

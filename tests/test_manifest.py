@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.manifest import Dataset, Item, item_image
 from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import sha256
 
 HASH = "0123456789abcdef" * 4
 DATA = Dataset(

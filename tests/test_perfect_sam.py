@@ -13,13 +13,13 @@ from conftest import ROOT, edit_params
 from perfect import PerfectSam
 from PIL import Image
 
-from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
-from sesam.artifacts.manifest import Dataset, Item
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
 from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.manifest import Dataset, Item
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.sam import registry as models
+from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
 
 IMAGES = 4
 

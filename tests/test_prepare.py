@@ -11,15 +11,15 @@ from conftest import ROOT, edit_params, run
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from stages import prepare
-from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import read_label
-from sesam.params import load_params
+from sesam.artifacts.manifest import Dataset
+from sesam.datasets.checks import rgb
 from sesam.datasets.class_statistics import class_table, count_classes, odd_shares
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
-from stages.prepare import rgb
+from sesam.errors import SesamError
+from sesam.params import load_params
+from stages import prepare
 
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

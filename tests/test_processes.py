@@ -15,12 +15,12 @@ import torch
 from conftest import ROOT, edit_params
 from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
-from stages import train_student
 from sesam.errors import SesamError
 from sesam.params import Runtime, load_params
 from sesam.segmentation import training
-from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.launch import launch
+from sesam.segmentation.loss import three_source_loss
+from stages import train_student
 
 RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime
 ITERATIONS = 30

@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 from makers import connected
 from skimage.morphology import skeletonize
 
-from sesam.labels import confident_labels
-from sesam.geometry.rle import decode_mask, encode_counts, encode_mask, mask_counts
-from sesam.params import Components, Merging
 from sesam.geometry.regions import THINNED_DEPTH, Region, components, skeleton
-from stages.prompts import augment, box_around, image_prompts, sample_points, separate
+from sesam.geometry.rle import decode_mask, encode_counts, encode_mask, mask_counts
+from sesam.labels import confident_labels
+from sesam.params import Components, Merging
+from sesam.prompting import augment, box_around, image_prompts, sample_points, separate
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from sesam.execution import ray_backend as on_ray
 from sesam.errors import SesamError
+from sesam.execution import ray_backend as on_ray
 from sesam.execution.parallel import per_image
-from sesam.params import load_params
 from sesam.execution.pipeline import Steps, run
+from sesam.params import load_params
 
 ray = pytest.importorskip("ray")
 RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(

@@ -17,13 +17,13 @@ from conftest import edit_params
 from known_answers import judge_everything, make_workspace
 from PIL import Image
 
-from stages import card, report, summarize
+from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.params import Params, flat, load_params
 from sesam.reporting.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
-from stages.report import Value, compare
+from sesam.reporting.report_page import Value, compare
+from stages import card, report, summarize
 
 
 @pytest.fixture

@@ -26,24 +26,24 @@ from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch._dynamo.exc import BackendCompilerFailed
 
-from sesam.artifacts.manifest import Item
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.manifest import Item
+from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError
 from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
 from sesam.params import Runtime, SamParams, load_params
-from sesam.demo.scenes import draw_scene
-from tools.bundled_sam.score import SAMPLING, SEED, score
-from stages.prompts import sample_points
+from sesam.prompting import sample_points
 from sesam.sam import encoder
-from sesam.sam.cache import EmbeddingCache, cache_folder, engine
-from sesam.sam.bundled import build_embedded_sam
 from sesam.sam.batched_sam import Job, SamSegmenter, load_sam
+from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.cache import EmbeddingCache, cache_folder, engine
 from sesam.sam.checkpoints import fetch, load_segmenter, weights_of
 from sesam.sam.oom_batching import AtOnce
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.superpixels import Superpixels, answer
 from sesam.sam.upscaling import make_axis, run_lengths
+from tools.bundled_sam.score import SAMPLING, SEED, score
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(

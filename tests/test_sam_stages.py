@@ -18,13 +18,13 @@ import torch
 from conftest import ROOT, edit_params
 from PIL import Image
 
-from stages import embed, sam_masks
-from sesam.execution import pipeline
-from sesam.artifacts.manifest import Dataset, Item
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
-from sesam.geometry.rle import encode_mask
+from sesam.artifacts.manifest import Dataset, Item
 from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError
+from sesam.execution import pipeline
+from sesam.geometry.rle import encode_mask
+from stages import embed, sam_masks
 
 IMAGES = 16
 

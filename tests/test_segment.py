@@ -15,12 +15,12 @@ from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
-from sesam.cli import segment
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
-from sesam.params import load_params
-from sesam.geometry.tiling import spans
+from sesam.cli import segment
 from sesam.cli.segment import in_tiles, overlay
+from sesam.errors import SesamError
+from sesam.geometry.tiling import spans
+from sesam.params import load_params
 from sesam.segmentation.network import load_network, network_config, predict, save_network
 
 NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})

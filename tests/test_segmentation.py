@@ -27,22 +27,21 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stages import evaluate
-from stages import predict as predict_stage
 from sesam.artifacts import fingerprint as made_of
-from sesam.execution import pipeline
-from sesam.artifacts.manifest import Dataset, Item, item_image
-from sesam.execution.device import pick_device
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.label_png import write_label
+from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.errors import SesamError
+from sesam.execution import pipeline
+from sesam.execution.device import pick_device
 from sesam.params import LossWeights, Params, load_params
-from sesam.segmentation import hooks, training
+from sesam.segmentation import evaluation, hooks, training
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import InOrder, TrainingSamples
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import Task, train
+from stages import predict as predict_stage
 
 CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
 CPU = torch.device("cpu")
@@ -590,12 +589,12 @@ def test_missing_and_damaged_network(tmp_path: Path):
 def test_a_network_of_other_classes_judges_nothing(tmp_path: Path, params: Params):
     save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     for classes in (THREE[0], THREE[0][::-1]):  # as many, but in another order
-        judging = evaluate.Judging(classes, THREE[1], {"val": frozenset(), "train": frozenset()}, tmp_path / "out")
+        judging = evaluation.Judging(classes, THREE[1], {"val": frozenset(), "train": frozenset()}, tmp_path / "out")
         if classes == THREE[0]:
-            evaluate.steps(tmp_path, judging, params.runtime)
+            evaluation.steps(tmp_path, judging, params.runtime)
         else:
             with pytest.raises(SesamError, match=r"is a network of the classes .*; those of the data set are"):
-                evaluate.steps(tmp_path, judging, params.runtime)
+                evaluation.steps(tmp_path, judging, params.runtime)
 
 
 @pytest.mark.parametrize("colours", [[], [[0, 0, 0]] * 300])

@@ -12,11 +12,12 @@ from hypothesis.extra.numpy import arrays
 from known_answers import make_workspace
 
 from sesam.artifacts.label_png import read_label
-from sesam.geometry.rle import encode_mask
-from sesam.params import Selection
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
-from stages.merge_labels import merge, process
-from stages.select_masks import CONFLICT, MISSED, SPILLED, select, weak_masks
+from sesam.geometry.rle import encode_mask
+from sesam.merging import merge
+from sesam.params import Selection
+from sesam.selection import CONFLICT, MISSED, SPILLED, select, weak_masks
+from stages.merge_labels import process
 
 SHAPE = (4, 10)
 NOBODY = np.full(SHAPE, 255, np.uint8)

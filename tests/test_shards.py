@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesam.artifacts import archives as shards
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_bytes, read_json, whole_folder, write_text
+from sesam.errors import SesamError
 
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sesam.cli import tile as tiles
-from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.label_png import read_image, read_label, write_label
+from sesam.artifacts.manifest import Dataset
+from sesam.cli import tile as tiles
+from sesam.errors import SesamError
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))
 

@@ -19,8 +19,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as pycoco
 
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import read_label
+from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, draw_shapes
+from sesam.datasets.annotations.coco import read as read_coco
+from sesam.datasets.annotations.common import id_of
+from sesam.datasets.annotations.label_studio import decode_brush
 from sesam.datasets.annotations.reading import (
     Annotation,
     draw_points,
@@ -29,11 +32,8 @@ from sesam.datasets.annotations.reading import (
     read_annotation,
 )
 from sesam.datasets.data_issues import Faulty
-from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, draw_shapes
-from sesam.datasets.annotations.coco import read as read_coco
-from sesam.datasets.annotations.common import id_of
-from sesam.datasets.annotations.label_studio import decode_brush
 from sesam.datasets.label_maps import meaning_of
+from sesam.errors import SesamError
 
 HEIGHT, WIDTH = SHAPE = (40, 60)
 CLASSES = ("left", "right", "dot")

@@ -11,7 +11,7 @@ from makers import connected
 
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import stroke
-from stages.weak_labels import longest_path, weak_label
+from sesam.weak import longest_path, weak_label
 
 KINDS = ("coarse", "scribble", "point")
 

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 from zipfile import ZipFile
 
-from sesam.errors import DiskError, SesamError
 from sesam.artifacts.archives import member, pack, where
+from sesam.errors import DiskError, SesamError
 
 SEVERAL_MACHINES = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
 UNFINISHED = ".unfinished-"  # how the names of files that are being written begin

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from sesam.artifacts.archives import where
+from sesam.artifacts.atomic_io import read_json
 from sesam.artifacts.manifest import Item
 from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import read_json
 from sesam.geometry.rle import run_lengths
-from sesam.artifacts.archives import where
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ClassId = Annotated[int, Field(ge=0, le=254)]

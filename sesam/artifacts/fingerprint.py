@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import fingerprint, sha256
+from sesam.errors import SesamError
 
 ROOT = Path(__file__).parents[2]  # of the code
 LIBRARIES = (  # they compute

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.manifest import Item, item_label
+from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.errors import SesamError
 from sesam.labels import UNLABELLED
 
@@ -40,3 +41,25 @@ def broken(path: Path, what: str) -> SesamError:
         f"{path}: {what}. No input should lead to this: please run again (is the disk or the memory at fault?), and "
         "if it stays, report it with this message and params.yaml."
     )
+
+
+def check_merged(
+    labels_folder: Path, sources_folder: Path, item: Item, classes: int, weak: np.ndarray, filling: np.ndarray
+) -> None:
+    """SesamError unless an image's labels and sources, as they lie on the disk, fit each other and their origins.
+
+    weak, filling: (H, W) uint8 weak labels and confident predictions, 255 = none.
+    """
+    labels = check_classes(labels_folder, item, classes)
+    sources = item_label(sources_folder, item)
+    drawn = weak != UNLABELLED
+    confident = sources == CONFIDENT
+    for holds, what in (
+        (np.isin(sources, (NONE, WEAK, SAM, CONFIDENT)).all(), "a source that is none"),
+        ((labels[drawn] == weak[drawn]).all(), "a weak label that was changed"),
+        (((sources == WEAK) == drawn).all(), "a weak label without its source, or the source without one"),
+        (((sources == NONE) == (labels == UNLABELLED)).all(), "a label without a source, or a source without a label"),
+        ((labels[confident] == filling[confident]).all(), "a confident prediction that is none"),
+    ):
+        if not holds:
+            raise broken(sources_folder / f"{item.id}.png", what)

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_bytes, whole
+from sesam.errors import SesamError
 
 FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
 ORIENTATION = 0x0112  # EXIF's number of it

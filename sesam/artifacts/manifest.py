@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import read_bytes, read_json, write_json
-from sesam.paths import FINE, MANIFEST, of_round
-from sesam.artifacts.label_png import read_image, read_label
-from sesam.labels import UNLABELLED
 from sesam.artifacts.archives import where
+from sesam.artifacts.atomic_io import read_bytes, read_json, write_json
+from sesam.artifacts.label_png import read_image, read_label
+from sesam.errors import SesamError
+from sesam.labels import UNLABELLED
+from sesam.paths import FINE, MANIFEST, of_round
 
 SPLITS = ("train", "val")
 

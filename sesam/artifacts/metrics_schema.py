@@ -12,8 +12,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json
+from sesam.errors import SesamError
 from sesam.paths import METRICS
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

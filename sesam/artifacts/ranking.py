@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
+from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.manifest import Dataset, Item
 from sesam.errors import SesamError
-from sesam.artifacts.atomic_io import read_bytes
 from sesam.paths import RANKING, pseudo_labels
 
 

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.manifest import Dataset, Item, item_predictions
-from sesam.errors import SesamError, run_stage
 from sesam.artifacts.atomic_io import whole, write_json
+from sesam.artifacts.manifest import Dataset, Item, item_predictions
+from sesam.artifacts.ranking import worst
+from sesam.artifacts.sources import SOURCE_NAMES, merged_label
+from sesam.errors import SesamError, run_stage
+from sesam.geometry.regions import Region, components
 from sesam.geometry.rle import mask_counts
 from sesam.params import NO_TEACHER, load_params
-from sesam.artifacts.ranking import worst
-from sesam.geometry.regions import Region, components
-from sesam.artifacts.sources import SOURCE_NAMES, merged_label
 
 
 class Piece(NamedTuple):
@@ -123,7 +123,7 @@ def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -
 
 
 def brush(mask: np.ndarray) -> list[int]:
-    """A mask (H, W) bool in the bytes of Label Studio's brush: see `decode_brush` in sesam/datasets/annotations/label_studio.py."""
+    """A mask (H, W) bool in the bytes of Label Studio's brush; `label_studio.decode_brush` reads them."""
     bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
     for k, length in enumerate(mask_counts(mask.T).tolist()):
         value = f"{255 * (k % 2):08b}"

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sesam.errors import BadItems, SesamError, run_stage
 from sesam.artifacts.atomic_io import read_bytes, read_json, sha256, whole, write_json
 from sesam.artifacts.label_png import MADE_OF, full_palette, open_image, read_image, write_label
+from sesam.datasets.layouts import images_below
+from sesam.errors import BadItems, SesamError, run_stage
 from sesam.execution.parallel import attempt, progress
 from sesam.geometry.tiling import check_overlap, spans
-from sesam.datasets.layouts import images_below
 
 MADE_BY = "made_by.json"
 

@@ -20,12 +20,12 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from sesam.errors import SesamError, run_stage
 from sesam.artifacts.atomic_io import read_json, whole, whole_folder, write_json
 from sesam.artifacts.label_png import check_upright, open_image
+from sesam.datasets.layouts import files_below, images_below
+from sesam.errors import SesamError, run_stage
 from sesam.execution.parallel import progress
 from sesam.geometry.tiling import LEAST_OVERLAP, check_overlap, spans, starts
-from sesam.datasets.layouts import files_below, images_below
 
 TILE = re.compile(r"(\d+)-(\d+)")  # a tile's name: its first row and column
 CUT = "tiles.json"  # beside what was cut: the tiles' side and overlap, and of each folder of tiles the image's size

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from sesam.labels import UNLABELLED
 from sesam.geometry.strokes import stroke
+from sesam.labels import UNLABELLED
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import open_image
+from sesam.errors import SesamError
 from sesam.labels import UNLABELLED
 
 # each train id's label id in Cityscapes (Cordts et al. 2016); label ids 0 to 33 without one are no class

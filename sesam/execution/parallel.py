@@ -128,7 +128,9 @@ def worker_context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # not the program itself: every worker runs it anew, and warns if it is there already
     main = getattr(sys.modules["__main__"].__spec__, "name", None)
-    context.set_forkserver_preload([name for name in sys.modules if name.startswith(("sesam.", "stages.")) and name != main])
+    context.set_forkserver_preload(
+        [name for name in sys.modules if name.startswith(("sesam.", "stages.")) and name != main]
+    )
     forkserver.ensure_running()
     return context
 

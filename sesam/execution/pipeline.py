@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sesam.execution.device import pick_device
 from sesam.errors import BadItems, SesamError
+from sesam.execution.device import pick_device
 from sesam.execution.parallel import (
     attempt,
     end_if_unsent,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import SEVERAL_MACHINES
+from sesam.errors import SesamError
 from sesam.params import Runtime
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from scipy.ndimage import find_objects
 from skimage.measure import label
 from skimage.morphology import skeletonize
 
-from sesam.labels import UNLABELLED
 from sesam.geometry.rle import encode_counts
+from sesam.labels import UNLABELLED
 
 THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
 

@@ -6,8 +6,8 @@ import hashlib
 from importlib.metadata import version
 from typing import Any
 
-from sesam.reporting.card_data import TERMS, Facts, images, values
 from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.reporting.card_data import TERMS, Facts, images, values
 
 PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.label_png import full_palette
+from sesam.errors import SesamError
 from sesam.reporting.pages import Colour
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sesam.artifacts.label_png import full_palette
-from sesam.labels import UNLABELLED
 from sesam.geometry.rle import decode_mask, largest_first
+from sesam.labels import UNLABELLED
 
 Colour = tuple[int, int, int]
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Dataset, Item, item_fine, item_image, item_label
+from sesam.artifacts.sources import NONE, SOURCE_NAMES, SOURCE_PALETTE
 from sesam.labels import UNLABELLED, confident_labels
-from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
-from sesam.cli.explain import Explained
+from sesam.paths import METRICS
+from sesam.reporting.gallery import Layer, grey, label_map, photograph
 from sesam.reporting.pages import Tile, class_legend, coloured, dimmed, page_of, with_masks
+from sesam.reporting.trace import Explained
 
 
 def val_panel(image: np.ndarray, fine: np.ndarray, predicted: Mapping[str, np.ndarray], data: Dataset) -> Image.Image:
@@ -53,3 +55,37 @@ def train_panel(found: Explained, name: str, student: np.ndarray, threshold: flo
     ]
     sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
     return page_of(rows, [class_legend(maps, data.classes, palette), sources])
+
+
+def layers(found: Explained, student: np.ndarray, confidence: np.ndarray, data: Dataset, sam: bool) -> list[Layer]:
+    """What a round made of a training image. student, confidence: (H, W) uint8, its student's. sam: its masks count."""
+
+    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
+        picture = label_map(labels, data.palette, UNLABELLED)
+        return Layer(name, "classes", picture, None if sure is None else grey(sure))
+
+    several = [Layer("image", "image", photograph(found.image))]
+    if found.item.fine:
+        several.append(classes("fine", found.fine))
+    several.append(classes("weak", found.weak))
+    if found.predicted is not None:
+        several.append(classes("teacher", found.predicted, found.confidence))
+        several.append(Layer("teacher's confidence", "confidence", grey(found.confidence)))
+    if sam:
+        several.append(
+            Layer("SAM's masks", "classes", photograph(with_masks(found.image, found.selected, data.palette)))
+        )
+    several += [
+        classes("merged", found.merged),
+        Layer("source", "sources", label_map(found.sources, SOURCE_PALETTE, NONE)),
+        classes("student", student, confidence),
+        Layer("student's confidence", "confidence", grey(confidence)),
+    ]
+    return several
+
+
+def val_page(name: str, item: Item, data: Dataset) -> Image.Image:
+    networks = {"network of the weak labels": "teacher", f"student {name}": name}
+    kept, classes = METRICS / "predictions", len(data.classes)
+    predicted = {title: item_label(kept / network / "val", item, classes) for title, network in networks.items()}
+    return val_panel(item_image(item), item_fine("val", item, classes), predicted, data)

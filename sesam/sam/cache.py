@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sesam.artifacts.manifest import Item
 from sesam.artifacts.atomic_io import disk_trouble_named, fingerprint, sha256, whole
-from sesam.paths import EMBEDDINGS
 from sesam.artifacts.fingerprint import code_of, versions
+from sesam.artifacts.manifest import Item
 from sesam.params import Runtime, SamParams
+from sesam.paths import EMBEDDINGS
 from sesam.sam.checkpoints import weights_of
 from sesam.sam.registry import model_named
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pooch
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
+from sesam.errors import SesamError
 from sesam.params import Params, SamParams
 from sesam.sam.registry import model_named
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from sesam.errors import SesamError
 from sesam.geometry.rle import decode_mask
 from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.decoder import mask_prompt, shrink
 from sesam.sam.batched_sam import PROMPTS, alike
+from sesam.sam.decoder import mask_prompt, shrink
 from sesam.sam.oom_batching import AtOnce
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import run_lengths_of_rows

@@ -48,8 +48,8 @@ def _load_vit(
 
 
 def _load_embedded(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
-    from sesam.sam.bundled import build_embedded_sam
     from sesam.sam.batched_sam import load_sam
+    from sesam.sam.bundled import build_embedded_sam
 
     assert weights is not None  # its entry has an address
     return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)

@@ -14,8 +14,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import sha256
+from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # of network.pretrained: weights that an installed package holds

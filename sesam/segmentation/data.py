@@ -15,10 +15,10 @@ from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset, Sampler
 
 from sesam.artifacts.manifest import Item, item_image, item_label
+from sesam.artifacts.sources import NONE, SAM, WEAK, item_sources
 from sesam.labels import UNLABELLED
 from sesam.params import Schedule
 from sesam.seeds import seed_of
-from sesam.artifacts.sources import NONE, SAM, WEAK, item_sources
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):

@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import whole
+from sesam.errors import SesamError
 from sesam.seeds import seed_of
 from sesam.segmentation.loss import SOURCES
 

@@ -10,8 +10,8 @@ from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from sesam.labels import UNLABELLED
 from sesam.artifacts.sources import CONFIDENT, SAM, WEAK
+from sesam.labels import UNLABELLED
 
 SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of any other value add nothing to the loss
 

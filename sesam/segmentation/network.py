@@ -21,9 +21,9 @@ from mmseg.registry import MODELS
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import damage_of, read_bytes, read_json, whole, write_json
 from sesam.artifacts.label_png import Palette
+from sesam.errors import SesamError
 from sesam.params import Architecture, Byte, Group
 from sesam.segmentation.backbones import backbone_of
 

@@ -22,18 +22,19 @@ from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sesam.artifacts.manifest import Dataset
-from sesam.execution.device import pick_device
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import damage_of, disk_trouble_named, for_one_process, keep_if_made_of, mark_of
-from sesam.paths import network, training_log
 from sesam.artifacts.fingerprint import made_of
+from sesam.artifacts.manifest import Dataset
+from sesam.errors import SesamError
+from sesam.execution.device import pick_device
 from sesam.execution.parallel import end_if_unsent, readers_watched
 from sesam.params import LossWeights, Params, Precision, Schedule
+from sesam.paths import network, training_log
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import InOrder, TrainingSamples
 from sesam.segmentation.hooks import Checkpoint, Record
+from sesam.segmentation.launch import joined, launch, launched
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import (
     ShiftedDepthwise,
@@ -43,7 +44,6 @@ from sesam.segmentation.network import (
     save_network,
     synchronise,
 )
-from sesam.segmentation.launch import joined, launch, launched
 
 WORK = Path("models/.work")
 OPTIMIZERS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sesam.errors import SesamError
 from sesam.artifacts.label_png import read_image, read_label
-from sesam.labels import UNLABELLED
 from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError
+from sesam.labels import UNLABELLED
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

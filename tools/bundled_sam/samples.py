@@ -15,9 +15,9 @@ from skimage.measure import label
 from torch.utils.data import Dataset
 
 from sesam.geometry.regions import bounded, skeleton
-from tools.bundled_sam.examples import Example, Photograph
-from sesam.sam.decoder import mask_prompt
 from sesam.sam.bundled import IMAGE_SIZE as SIZE
+from sesam.sam.decoder import mask_prompt
+from tools.bundled_sam.examples import Example, Photograph
 
 MIN_AREA = 64  # pixels of a target, at least: a cell of the encoder's grid
 PADDING = 127  # the value of what is no image: 0 once normalised, as Sam.preprocess pads

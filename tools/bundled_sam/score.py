@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sesam.errors import run_stage
-from sesam.labels import UNLABELLED
-from sesam.geometry.rle import decode_mask, encode_counts
-from sesam.params import Sampling
-from sesam.geometry.regions import components
 from sesam.demo.scenes import draw_scene
-from tools.bundled_sam.examples import read_labelled
-from stages.prompts import sample_points
-from sesam.sam.bundled import build_embedded_sam
+from sesam.errors import run_stage
+from sesam.geometry.regions import components
+from sesam.geometry.rle import decode_mask, encode_counts
+from sesam.labels import UNLABELLED
+from sesam.params import Sampling
+from sesam.prompting import sample_points
 from sesam.sam.batched_sam import load_sam
+from sesam.sam.bundled import build_embedded_sam
 from sesam.sam.segmenter import Prompt, Segmenter
+from tools.bundled_sam.examples import read_labelled
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels

@@ -27,14 +27,16 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from sesam.geometry import regions
-from sesam.errors import SesamError, run_stage
 from sesam.artifacts.atomic_io import damage_of, fingerprint, sha256, whole
-from sesam.execution.parallel import end_if_unsent
 from sesam.demo import canvas, classes, objects, scenes
-from tools.bundled_sam import decoding, examples, init as initial_weights, losses, samples, score
-from sesam.sam import decoder, bundled as embedded
+from sesam.errors import SesamError, run_stage
+from sesam.execution.parallel import end_if_unsent
+from sesam.geometry import regions
+from sesam.sam import bundled as embedded
+from sesam.sam import decoder
 from sesam.sam.batched_sam import SamSegmenter, load_sam
+from tools.bundled_sam import decoding, examples, losses, samples, score
+from tools.bundled_sam import init as initial_weights
 
 SEED = (7_000_001, 1)  # the demo draws with (seed, split)
 # what decides the weights, beside this file: a stopped training goes on only if none of it has changed

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from sesam.geometry.rle import run_lengths
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
 from sesam.datasets.annotations.common import Entry, Number, Pixels, of_runs
+from sesam.geometry.rle import run_lengths
 
 
 class _Rle(Entry):

@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from sesam.errors import SesamError
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.labels import UNLABELLED
-from sesam.geometry.strokes import stroke
-from sesam.datasets.data_issues import SIZES, UNREADABLE, VALUES, Faulty
-from sesam.datasets.layouts import files_below
 from sesam.datasets.annotation_shapes import FAR, Drawing, draw_shapes, near
 from sesam.datasets.annotations import coco, cvat, label_studio, labelme
 from sesam.datasets.annotations.common import id_of
+from sesam.datasets.data_issues import SIZES, UNREADABLE, VALUES, Faulty
 from sesam.datasets.label_maps import Meaning, read_values
+from sesam.datasets.layouts import files_below
+from sesam.errors import SesamError
+from sesam.geometry.strokes import stroke
+from sesam.labels import UNLABELLED
 
 # what the names of label files may end in, after the image's id; Scribbles4All has Cityscapes' own names
 JSON = ("What's the Point", "Label Studio", "labelme", "COCO")

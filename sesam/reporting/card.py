@@ -1,0 +1,144 @@
+"""A round's data set card for people: README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import PurePath
+from string import Template
+from typing import Any
+
+from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.reporting.card_data import Facts, values
+
+TRAINING = Template("""\
+import csv
+from pathlib import Path
+
+import mmseg
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+LABELS = Path("$name")  # the folder of this file
+IMAGES = Path("$root")  # the data set, as its maker ships it
+NETWORK = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"  # or another with two heads
+CLASSES = $classes
+
+
+@DATASETS.register_module()
+class PseudoLabels(BaseSegDataset):
+    METAINFO = {"classes": CLASSES, "palette": $palette}
+
+    def load_data_list(self):
+        with (LABELS / "images.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            {
+                "img_path": str(IMAGES / row["image"]),
+                "seg_map_path": str(LABELS / "labels" / f"{row['id']}.png"),
+                "label_map": None,
+                "reduce_zero_label": False,
+                "seg_fields": [],
+            }
+            for row in rows
+        ]
+
+
+config = Config.fromfile(Path(mmseg.__path__[0], ".mim/configs", NETWORK))
+for part in (config.model.decode_head, config.model.auxiliary_head):
+    part.num_classes = len(CLASSES)  # pixels of 255, unlabelled, count in no loss
+config.train_dataloader.dataset = {"type": "PseudoLabels", "pipeline": config.train_pipeline}
+config.val_dataloader = config.val_cfg = config.val_evaluator = None
+config.test_dataloader = config.test_cfg = config.test_evaluator = None
+config.work_dir = "trained"
+Runner.from_cfg(config).train()
+""")
+
+
+def training(facts: Facts) -> str:
+    """A program that trains one of mmsegmentation's networks on the labels."""
+    return TRAINING.substitute(
+        name=facts.name,
+        root=PurePath(facts.params.dataset.root).name,
+        classes=json.dumps(facts.data.classes, ensure_ascii=False),
+        palette=[list(colour) for colour in facts.data.palette],
+    )
+
+
+def readme(facts: Facts) -> str:
+    """The card for people, in Markdown."""
+    data, judged = facts.data, facts.judged
+    merged, by_class = judged["scores"]["merged"], judged["classes"]["merged"]
+    fine, pixels = sum(item.fine for item in data.train), judged["sources"]
+    rows = []
+    for k, (one, colour) in enumerate(zip(data.classes, data.palette, strict=True)):
+        scores, counts = by_class[one], judged["components"][one]
+        cells = [k, one, colour, *(_digits(scores[key]) for key in ("precision", "recall", "IoU", "unlabelled"))]
+        if facts.params.merging.sam:
+            cells += [sum(counts.values()), *counts.values()]
+        rows.append(_row(cells))
+    contested = judged["contested"]
+    used = facts.params.merging.sam
+    columns = ["components", *judged["components"][data.classes[0]]] if used else []
+    lines = [
+        f"# {facts.title}",
+        "",
+        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabelled. "
+        "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs. `images.csv`: the image that each "
+        "is of. `ranking.csv`: the images that most need a look first. `croissant.json`: this card for programs.",
+        "",
+        f"Made of {facts.params.weak.kind} labels with {facts.code} (arXiv 2604.11170), "
+        + (f"SAM: {facts.sam}. " if used else "without SAM (`merging.sam` is false). ")
+        + f"Terms: those of the data set that was labelled, here {facts.terms}.",
+        "",
+        f"Against the fine labels of {fine} of the images: precision {_digits(merged['precision'])}, "
+        f"recall {_digits(merged['recall'])}, mIoU {_digits(merged['mIoU'])}."
+        + (
+            " Components are what SAM was prompted with; refused ones by reason: no mask held the component's weak "
+            "labels, or where it has none, its pixels (missed); the mask was far larger (spilled); it held weak labels "
+            "of other classes (conflict)."
+            if used
+            else ""
+        ),
+        "",
+        _row(["id", "class", "colour", "precision", "recall", "IoU", "unlabelled", *columns]),
+        _row(["---"] * (7 + len(columns))),
+        *rows,
+        "",
+    ]
+    if used:
+        lines += [
+            f"Masks of two classes claimed {sum(contested.values())} pixels; the smaller mask won. "
+            + ", ".join(f"{kind} {count}" for kind, count in contested.items())
+            + " (weak: an annotator's label decided; unknown: no fine label tells).",
+            "",
+        ]
+    lines += [
+        "| source | meaning | share of pixels |",
+        "| --- | --- | --- |",
+        *(
+            _row([k, source, f"{pixels[source] / max(1, sum(pixels.values())):.1%}"])
+            for k, source in enumerate(SOURCE_NAMES)
+        ),
+        "",
+        "To train one of mmsegmentation's networks on them:",
+        "",
+        "```python",
+        training(facts).rstrip(),
+        "```",
+        "",
+        "| parameter | value |",
+        "| --- | --- |",
+        *(_row([key, f"`{value}`"]) for key, value in values(facts.params, facts.name).items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _row(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in cells)} |"

@@ -1,0 +1,95 @@
+"""SAM's candidate masks for every component's prompt."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.component_records import read_prompts
+from sesam.artifacts.manifest import Item, item_image
+from sesam.execution.pipeline import Steps
+from sesam.geometry.rle import encode_counts
+from sesam.params import Params
+from sesam.sam.cache import EmbeddingCache
+from sesam.sam.checkpoints import load_segmenter
+from sesam.sam.segmenter import Candidates, Fit, Prompt, Segmenter
+
+
+def component_prompts(document: dict[str, Any]) -> list[Prompt]:
+    """The prompts of an image's JSON, in the components' order."""
+    read = {
+        "points": lambda component: Prompt(points=np.array(component["points"])),
+        "box": lambda component: Prompt(box=np.array(component["box"])),
+        "mask": lambda component: Prompt(mask=component["rle"]),
+    }[document["prompt"]]
+    return [read(component) for component in document["components"]]
+
+
+class Loaded(NamedTuple):
+    """An image as it is read: its components' numbers and prompts, its embedding or, if that is not cached, itself."""
+
+    item: Item
+    numbers: list[int]
+    prompts: list[Prompt]
+    embedding: Tensor | None
+    image: Tensor | None
+
+
+def read(item: Item, prompts: Path, cache: EmbeddingCache, fit: Fit) -> Loaded:
+    embedding = cache.load(item)
+    image = fit(item_image(item)) if embedding is None else None
+    document = read_prompts(prompts / f"{item.id}.json", item)
+    numbers = [component["number"] for component in document["components"]]
+    return Loaded(item, numbers, component_prompts(document), embedding, image)
+
+
+def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, dict[int, Candidates], np.ndarray | None]]:
+    """What `write` takes, for each image."""
+    new = iter(segmenter.encode([one.image for one in loaded if one.image is not None]))
+    embeddings = [next(new) if one.embedding is None else one.embedding for one in loaded]
+    sizes = [(one.item.height, one.item.width) for one in loaded]
+    found = segmenter.decode(embeddings, sizes, [one.prompts for one in loaded])
+    return [
+        (
+            one.item,
+            dict(zip(one.numbers, candidates, strict=True)),
+            embedding.numpy() if one.embedding is None else None,
+        )
+        for one, candidates, embedding in zip(loaded, found, embeddings, strict=True)
+    ]
+
+
+def write(
+    item: Item, found: dict[int, Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
+) -> None:
+    """An image's candidates by component number: COCO run lengths and predicted IoU; a new embedding to the cache."""
+    if cache and fresh is not None:
+        cache.save(item, fresh)
+    shape = (item.height, item.width)
+    components = [
+        {
+            "number": number,
+            "candidates": [
+                {"iou": round(float(iou), 5), "rle": encode_counts(counts, shape)}
+                for counts, iou in zip(one.counts, one.iou, strict=True)
+            ],
+        }
+        for number, one in found.items()
+    ]
+    size = {"height": item.height, "width": item.width}
+    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": components})
+
+
+def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> Steps:
+    segmenter = load_segmenter(params)
+    return Steps(
+        partial(read, prompts=prompts, cache=cache, fit=segmenter.fit),
+        partial(compute, segmenter=segmenter),
+        partial(write, folder=folder, cache=cache if keep else None),
+        segmenter.device,
+    )

@@ -1,0 +1,103 @@
+"""Weak labels drawn from fine ones: coarse polygons, scribbles, points."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import dijkstra
+
+from sesam.geometry.regions import Region, components, deepest, skeleton
+from sesam.geometry.strokes import stroke
+from sesam.labels import UNLABELLED
+from sesam.params import Coarse, Point, Scribble, Weak
+
+
+def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
+    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
+    if weak.kind == "fine":
+        return fine
+    stroke = {
+        "coarse": partial(coarse_polygon, config=weak.coarse),
+        "scribble": partial(scribble, config=weak.scribble),
+        "point": partial(dot, config=weak.point),
+    }[weak.kind]
+    drawn = np.full_like(fine, UNLABELLED)
+    for k, region in components(fine, min_area=weak.min_area):
+        drawn[region.window][inside(stroke(region), region)] = k
+    return drawn
+
+
+def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
+    """What of a stroke (h, w) bool to keep: off the region's boundary if possible, in the region always."""
+    for allowed in (region.depth > 1, region.mask):
+        if (stroke & allowed).any():
+            return stroke & allowed
+    x, y = deepest(region.depth)
+    kept = np.zeros_like(region.mask)
+    kept[y, x] = True
+    return kept
+
+
+def coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
+    """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
+    depth, size = region.depth, np.sqrt(region.area)
+    core = depth > min(config.erosion * size, 0.5 * depth.max())
+    outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    polygons = [cv2.approxPolyDP(outline, config.tolerance * size, closed=True) for outline in outlines]
+    drawn = np.zeros(region.mask.shape, np.uint8)
+    cv2.fillPoly(drawn, polygons, 1)
+    return drawn.astype(bool)
+
+
+def scribble(region: Region, config: Scribble) -> np.ndarray:
+    """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
+    core = skeleton(np.maximum(region.depth - config.margin * region.depth.max(), 0))
+    if not core.cells.any():
+        return np.zeros_like(region.mask)
+    path = core.pixels[longest_path(core.cells)]
+    spare = round(len(path) * (1 - config.length) / 2)
+    return stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
+
+
+def dot(region: Region, config: Point) -> np.ndarray:
+    """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
+    drawn = np.zeros(region.mask.shape, np.uint8)
+    cv2.circle(drawn, deepest(region.depth), config.radius, 1, cv2.FILLED)
+    return drawn.astype(bool)
+
+
+def longest_path(skeleton: np.ndarray) -> np.ndarray:
+    """The longest shortest path in a skeleton (h, w) bool: (n,) int, which of its pixels in scan order, end to end.
+
+    Two sweeps of Dijkstra from its first pixel, exact on a tree; of several
+    connected parts, the one with the longest path.
+    """
+    rows, columns = np.nonzero(skeleton)
+    number = np.full(np.add(skeleton.shape, 2), -1)
+    number[rows + 1, columns + 1] = np.arange(len(rows))
+    links = []
+    for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        other = number[rows + 1 + dy, columns + 1 + dx]
+        start = np.flatnonzero(other >= 0)
+        links.append((start, other[start], np.full(len(start), np.hypot(dy, dx))))
+    start, end, length = (np.concatenate(parts) for parts in zip(*links, strict=True))
+    graph = coo_array((length, (start, end)), shape=(len(rows), len(rows))).tocsr()
+
+    best, seen = (-1.0, 0, np.zeros(0, int)), np.zeros(len(rows), bool)
+    while not seen.all():
+        reach = dijkstra(graph, directed=False, indices=int(np.argmin(seen)))
+        seen |= np.isfinite(reach)
+        source = int(np.where(np.isfinite(reach), reach, -1).argmax())
+        reach, back = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
+        reach = np.where(np.isfinite(reach), reach, -1)
+        if reach.max() > best[0]:
+            best = (float(reach.max()), int(reach.argmax()), back)
+    _, node, back = best
+    path = [node]
+    while back[node] >= 0:
+        node = int(back[node])
+        path.append(node)
+    return np.array(path)
