@@ -18,7 +18,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks.ablation_rows import Row
-from sesam.artifacts.atomic_io import fingerprint, write_json
+from sesam.artifacts.atomic_io import json_digest, write_json
 from sesam.errors import SesamError
 
 RESULTS = Path("docs/ablations.json")
@@ -182,7 +182,7 @@ def made_of(commit: str) -> dict[str, str]:
 
 def digest(commit: str, params: dict[str, Any]) -> str:
     """Of what decides a result."""
-    return fingerprint(made_of(commit), params)
+    return json_digest(made_of(commit), params)
 
 
 def now(row: Row, seed: int) -> str:
@@ -192,7 +192,7 @@ def now(row: Row, seed: int) -> str:
 
 def unseeded(params: dict[str, Any]) -> str:
     """The digest of params but for the seed."""
-    return fingerprint({group: value for group, value in params.items() if group != "seed"})
+    return json_digest({group: value for group, value in params.items() if group != "seed"})
 
 
 def decisive(params: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ ONE_ROUND = "~rounds.r2"
 UNTAUGHT = "teacher.iterations=10"  # where the teacher is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
 TEACHER = "rounds.r1.teacher=models/teacher"  # of the weak labels; it prompts
-LABELLING = "rounds.r1.labels=true"  # and labels
+LABELING = "rounds.r1.labels=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
 STRATEGIES = ("random", "confident", "deepest")
@@ -44,7 +44,7 @@ def supervision(params: Params) -> list[Row]:
             Row(
                 f"{kind}-no-sam",
                 f"{kind} without SAM: weak labels and their teacher's confident predictions",
-                (weak, "merging.sam=false", TEACHER, LABELLING, ONE_ROUND),
+                (weak, "merging.sam=false", TEACHER, LABELING, ONE_ROUND),
             ),
         ]
         if minutes.fine and (each := getattr(minutes, kind)):
@@ -68,7 +68,7 @@ def steps() -> list[Row]:
         "mask": ("masks as prompts", "sampling.prompt=mask"),
         "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
         "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
-        "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELLING),
+        "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELING),
     }
     return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
 
@@ -80,7 +80,7 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
         weights: tuple[str, ...] = ()
         if name in files:
             weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
-        if model.checkpoint or "://" in (model.address or ""):
+        if model.needs_checkpoint or "://" in (model.url or ""):
             rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights, ONE_ROUND)))
     return rows
 
@@ -90,7 +90,7 @@ def training() -> list[Row]:
     third = "+rounds.r3={teacher: models/student/r2, labels: false}"
     return [
         Row("three-rounds", "a third round", (SCRIBBLE, third)),
-        Row("labelling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.labels=true")),
+        Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.labels=true")),
         Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.start=teacher")),
         Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
         Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),

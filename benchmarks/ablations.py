@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.ablation_document import write
 from benchmarks.ablation_results import RESULTS, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from sesam.errors import SesamError, run_stage
+from sesam.errors import SesamError, run_main
 from sesam.params import Params, load_params
 from sesam.sam.registry import MODELS
 
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -108,8 +108,8 @@ def main() -> None:
         run("tiles join data/pseudo_labels/r1/labels --cut cut --out joined", folder)
         (joined,) = (np.array(Image.open(path)) for path in (folder / "joined").rglob("*.png"))
         fine = np.array(Image.open(folder / "mine/labels/train/train.png"))
-        labelled = joined != 255
-        print(f"\nJoined: {labelled.mean():.1%} labelled, {(joined == fine)[labelled].mean():.1%} of it as the label.")
+        labeled = joined != 255
+        print(f"\nJoined: {labeled.mean():.1%} labeled, {(joined == fine)[labeled].mean():.1%} of it as the label.")
 
 
 if __name__ == "__main__":

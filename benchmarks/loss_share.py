@@ -2,7 +2,7 @@
 
     python -m benchmarks.loss_share --seeds 0 1 2     (a training of params.yaml each, after `dvc repro weak_labels`)
 
-A student is trained as in round 1 on labels that no SAM could better: every finely labelled pixel counts as SAM's, what
+A student is trained as in round 1 on labels that no SAM could better: every finely labeled pixel counts as SAM's, what
 annotators drew as theirs. Beside it stands the row of fine labels of the ablations, whose loss is a single mean.
 """
 
@@ -21,18 +21,18 @@ import yaml
 from benchmarks.long_runs import ROOT
 from sesam.artifacts.atomic_io import read_json, write_text
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Dataset, item_fine, item_label
+from sesam.artifacts.manifest import Dataset, load_fine_label, load_label
 from sesam.artifacts.sources import NONE, SAM, SOURCE_PALETTE, WEAK
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 from sesam.paths import RANKING, WEAK_LABELS
 
 
 def write_labels(data: Dataset, folder: Path) -> None:
     """Pseudo-labels and their sources of every training image, and the ranking that `evaluate` asks for."""
     for item in data.train:
-        fine, weak = item_fine("train", item, len(data.classes)), item_label(WEAK_LABELS, item)
-        drawn = weak != UNLABELLED
-        sources = np.where(drawn, WEAK, np.where(fine != UNLABELLED, SAM, NONE)).astype(np.uint8)
+        fine, weak = load_fine_label("train", item, len(data.classes)), load_label(WEAK_LABELS, item)
+        drawn = weak != IGNORE_INDEX
+        sources = np.where(drawn, WEAK, np.where(fine != IGNORE_INDEX, SAM, NONE)).astype(np.uint8)
         write_label(folder / f"labels/{item.id}.png", np.where(drawn, weak, fine), data.palette)
         write_label(folder / f"sources/{item.id}.png", sources, SOURCE_PALETTE)
     write_text(folder / RANKING, "id,score\n" + "".join(f"{item.id},0\n" for item in data.train))

@@ -3,7 +3,7 @@
     python -m benchmarks.many_images --images 1000000     (about 8 GB of disk below --folder)
 
 An image has a file of 1 KB in each of prompts, masks and selected and two in predictions, as archives, and two
-pseudo-label PNGs. One of these artefacts is made, for the others take as long; PNGs are made for the first --pngs.
+pseudo-label PNGs. One of these artifacts is made, for the others take as long; PNGs are made for the first --pngs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import read_bytes, whole_folder, write_text
-from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.atomic_io import atomic_directory, read_bytes, write_text
+from sesam.artifacts.manifest import Dataset, ImageRecord
 
 
 def name_of(k: int) -> str:
@@ -30,7 +30,7 @@ def name_of(k: int) -> str:
 
 def save_manifest(folder: Path, images: int) -> None:
     items = tuple(
-        Item(
+        ImageRecord(
             name_of(k),
             f"data/raw/mine/images/train/{name_of(k)}.jpg",
             1024,
@@ -47,9 +47,9 @@ def load_manifest(folder: Path, images: int) -> None:
 
 
 def make_archives(folder: Path, images: int) -> None:
-    """An artefact as a stage makes it: small files, then archives of them."""
+    """An artifact as a stage makes it: small files, then archives of them."""
     content = os.urandom(512).hex()
-    with whole_folder(folder / "prompts", {"seed": "0"}, packed=True) as unfinished:
+    with atomic_directory(folder / "prompts", {"seed": "0"}, packed=True) as unfinished:
         for k in range(images):
             write_text(unfinished / f"{name_of(k)}.json", content)
 

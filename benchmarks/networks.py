@@ -106,19 +106,19 @@ class Clock:
 
 def train_ours(iterations: int, precision: str) -> float:
     """The stage, in the current folder."""
-    from sesam.segmentation.hooks import Record
+    from sesam.segmentation.hooks import LoggingHook
     from stages import train_teacher
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     params["teacher"]["iterations"], params["network"]["precision"] = iterations, precision
     save(Path(), params)
-    clock, after = Clock(iterations), Record.after_train_iter
+    clock, after = Clock(iterations), LoggingHook.after_train_iter
 
-    def timed(self: Record, runner: Any, batch_idx: int, *rest: Any, **named: Any) -> None:
+    def timed(self: LoggingHook, runner: Any, batch_idx: int, *rest: Any, **named: Any) -> None:
         after(self, runner, batch_idx, *rest, **named)
         clock.tick(batch_idx + 1)
 
-    Record.after_train_iter = timed  # type: ignore[method-assign]
+    LoggingHook.after_train_iter = timed  # type: ignore[method-assign]
     train_teacher.main()
     return clock.rate()
 
@@ -198,10 +198,10 @@ def predict_theirs() -> float:
     """The trained network on every training image, as mmsegmentation's users do it; in the current folder."""
     from mmseg.apis import inference_model, init_model
 
-    from sesam.execution.device import pick_device
+    from sesam.execution.device import resolve_device
     from sesam.params import load_params
 
-    device = str(pick_device(load_params().runtime))
+    device = str(resolve_device(load_params().runtime))
     model = init_model("models/teacher/mmsegmentation.json", "models/teacher/model.pth", device=device)
     paths = sorted(Path("mine/images/train").iterdir())[:60]
     for k, path in enumerate(paths):

@@ -74,7 +74,7 @@ def png(values: np.ndarray) -> bytes:
 
 
 def lay_out(root: Path, images: int, distinct: int = 16) -> None:
-    """`images` to train on and one to validate on, of `distinct` scenes; no two files have the same bytes."""
+    """`images_csv` to train on and one to validate on, of `distinct` scenes; no two files have the same bytes."""
     noise = np.random.default_rng(0)
     photographs, labels = [], []
     for k in range(distinct):

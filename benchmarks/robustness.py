@@ -18,10 +18,10 @@ import cv2
 import matplotlib
 import numpy as np
 
-from sesam.errors import run_stage
+from sesam.errors import run_main
 from sesam.params import load_params
 from sesam.sam.checkpoints import load_segmenter
-from tools.bundled_sam.examples import read_labelled
+from tools.bundled_sam.examples import read_labeled
 from tools.bundled_sam.score import score
 
 matplotlib.use("Agg")
@@ -32,7 +32,7 @@ FOG = ((0.0, 2.0), (1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))  
 
 
 def contrast(image: np.ndarray, severity: int) -> np.ndarray:
-    """An image (H, W, 3) uint8 with less contrast around its mean colour; severity 0 to 5, 0 changes nothing."""
+    """An image (H, W, 3) uint8 with less contrast around its mean color; severity 0 to 5, 0 changes nothing."""
     x = image / 255
     mean = x.mean((0, 1), keepdims=True)
     return _bytes((x - mean) * CONTRAST[severity] + mean)
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, help="the first so many")
     parser.add_argument("--out", type=Path, help="the table's file, .md, and beside it a picture, .png")
     options = parser.parse_args()
-    pictures = read_labelled(options.folder, options.void, options.images)
+    pictures = read_labeled(options.folder, options.void, options.images)
     segmenter = load_segmenter(load_params())
     found: dict[str, list[float]] = {}
     for name, corrupt in CORRUPTIONS.items():
@@ -105,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -37,23 +37,23 @@ from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sesam.artifacts.atomic_io import fingerprint, read_json, sha256, write_json
+from sesam.artifacts.atomic_io import json_digest, read_json, sha256, write_json
 from sesam.artifacts.label_png import read_image
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
-from sesam.execution.pipeline import Steps, batches_of, run
-from sesam.geometry.regions import components
-from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
+from sesam.execution.pipeline import PipelineSteps, pending_batches, run_pipeline
+from sesam.geometry.regions import connected_regions
+from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Runtime, Sampling
 from sesam.prompting import sample_points
 from sesam.sam import candidates
-from sesam.sam.batched_sam import Job, SamSegmenter
-from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.batched_sam import ImagePrompt, SamSegmenter
+from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.segmenter import Candidates
-from sesam.sam.upscaling import run_lengths_of_rows
+from sesam.sam.upscaling import rows_to_counts
 
-BUILD = {"embedded": build_embedded_sam, **sam_model_registry}
+BUILD = {"embedded": build_bundled_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
 RECIPE = "segment-anything-fast's recipe, bfloat16"
 
@@ -63,7 +63,7 @@ class Measured(SamSegmenter):
 
     objects: Tensor | None = None
 
-    def logits(self, features: Tensor, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+    def logits(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         masks, quality = super().logits(features, jobs)
         if self.objects is not None:
             masks += self.objects[:, : masks.shape[2], : masks.shape[3]]
@@ -73,7 +73,7 @@ class Measured(SamSegmenter):
 class WholeMasks(Measured):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
-    def _decode(self, features: Tensor, jobs: Sequence[Job]) -> list[Candidates]:
+    def _decode(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> list[Candidates]:
         logits, quality = self.logits(features, jobs)
         low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
         found = []
@@ -89,18 +89,18 @@ class WholeMasks(Measured):
         return found
 
 
-def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple[int, int]) -> list[Item]:
+def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple[int, int]) -> list[ImageRecord]:
     """Drawn scenes of `size` (height, width) as PNG, and for each its prompts as the stage `prompts` writes them.
 
     Points lie on the skeletons of the scene's components, as in use, so that trained weights make masks of objects.
     """
     rng = np.random.default_rng(0)
     sampling = Sampling(prompt="points", strategy="skeleton", num_points=points)
-    rle = encode_mask(np.ones(size, bool))
+    rle = mask_to_rle(np.ones(size, bool))
     scenes = []
     for k in range(min(count, 8)):
         scene = draw_scene((5, k))
-        regions = cycle(region for _, region in components(scene.labels, min_area=64))
+        regions = cycle(region for _, region in connected_regions(scene.labels, min_area=64))
         scale = np.array(size[::-1]) / scene.labels.shape[::-1]
         nowhere = np.zeros_like(scene.labels)  # the skeleton's points need no confidence
         spots = [sample_points(region, sampling, nowhere, rng) for region in islice(regions, prompts)]
@@ -110,7 +110,7 @@ def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple
         ]
         scenes.append((cv2.resize(scene.image, size[::-1], interpolation=cv2.INTER_CUBIC), drawn))
 
-    def make(k: int) -> Item:
+    def make(k: int) -> ImageRecord:
         image, path = scenes[k % 8][0].copy(), folder / f"{k}.png"
         image[0, 0] = k % 256, k // 256, 0
         cv2.imwrite(str(path), image[..., ::-1])
@@ -122,7 +122,7 @@ def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple
             "components": scenes[k % 8][1],
         }
         write_json(folder / "prompts" / f"{k}.json", document)
-        return Item(str(k), str(path), *size, sha256(path))
+        return ImageRecord(str(k), str(path), *size, sha256(path))
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(make, range(count)))
@@ -159,14 +159,14 @@ def make_predictor(options: argparse.Namespace) -> SamPredictor:
     return SamPredictor(sam)
 
 
-def loop(precision: str, options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+def loop(precision: str, options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
     """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
     device = torch.device(options.device)
     predictor = make_predictor(options)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
     items = items[: options.peer_images]
 
-    def one(item: Item) -> tuple[float, float, float, list[np.ndarray]]:
+    def one(item: ImageRecord) -> tuple[float, float, float, list[np.ndarray]]:
         began = time.perf_counter()
         image = read_image(Path(item.image))
         started = time.perf_counter()
@@ -190,7 +190,7 @@ def loop(precision: str, options: argparse.Namespace, items: list[Item], folder:
             *seconds, masks = one(item)
             times += seconds
             if k == 0:
-                _save(folder / f"{precision}.json", [encode_mask(mask) for three in masks for mask in three])
+                _save(folder / f"{precision}.json", [mask_to_rle(mask) for three in masks for mask in three])
     _, encoder, decoder = len(items) / times
     return {"encoder": encoder, "decoder": decoder, "whole": len(items) / times.sum()}
 
@@ -207,7 +207,7 @@ def fused_attention(self: Attention, x: Tensor) -> Tensor:
     return self.proj(mixed.transpose(1, 2).reshape(batch, height, width, channels))
 
 
-def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+def recipe(options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
     """What segment-anything-fast does to segment-anything, as far as the weights stay.
 
     Encoder in bfloat16, with fused attention, compiled, images in batches which threads read ahead; the decoder under
@@ -222,7 +222,7 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
         block.compile(dynamic=False)
     times = np.zeros(2)
 
-    def read(item: Item) -> tuple[Tensor, list[np.ndarray]]:
+    def read(item: ImageRecord) -> tuple[Tensor, list[np.ndarray]]:
         image = predictor.transform.apply_image(read_image(Path(item.image)))
         prompts = read_json(folder / "prompts" / f"{item.id}.json")["components"]
         return torch.from_numpy(image).permute(2, 0, 1), [np.array(prompt["points"]) for prompt in prompts]
@@ -246,7 +246,7 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
                 coords = predictor.transform.apply_coords_torch(torch.as_tensor(points, device=device), options.size)
                 foreground = torch.ones(coords.shape[:2], dtype=torch.int, device=device)
                 masks = predictor.predict_torch(coords, foreground)[0].flatten(0, 1)
-                lengths = list(run_lengths_of_rows(masks.transpose(1, 2).flatten(1)))
+                lengths = list(rows_to_counts(masks.transpose(1, 2).flatten(1)))
                 for n, k in enumerate(alike):
                     results[-1][3 * k : 3 * k + 3] = lengths[3 * n : 3 * n + 3]
         times[:] += encoded - began, time.perf_counter() - encoded
@@ -259,12 +259,12 @@ def recipe(options: argparse.Namespace, items: list[Item], folder: Path) -> dict
         for k in range(0, len(items), options.batch):
             work(list(islice(ahead, len(items[k : k + options.batch]))))
         whole = len(items) / (time.perf_counter() - started)
-    _save(folder / "recipe.json", [encode_counts(one, tuple(options.size)) for one in first])
+    _save(folder / "recipe.json", [counts_to_rle(one, tuple(options.size)) for one in first])
     encoder_rate, decoder_rate = len(items) / times
     return {"encoder": encoder_rate, "decoder": decoder_rate, "whole": whole}
 
 
-def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder: Path) -> dict[str, float]:
+def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
     """The stage's own read, compute and write, without the steps that are not named."""
     device = torch.device(options.device)
     runtime = Runtime(
@@ -286,21 +286,21 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
         segmenter.encoder = sam.image_encoder
     if "side by side" not in steps:
         segmenter.images.number = 1
-    cache = EmbeddingCache(fingerprint(*sorted(steps)), folder / "embeddings")
+    cache = EmbeddingCache(json_digest(*sorted(steps)), folder / "embeddings")
 
-    def rate(work: Steps, count: int) -> float:
-        batches = batches_of(items[:count], lambda item: True, segmenter.images.number)
+    def rate(work: PipelineSteps, count: int) -> float:
+        batches = pending_batches(items[:count], lambda item: True, segmenter.images.number)
         started = time.perf_counter()
         if "side by side" in steps:
-            run(batches, lambda: work, runtime, "benchmark")
+            run_pipeline(batches, lambda: work, runtime, "benchmark")
         else:
             for batch in batches:
                 for what in work.compute([work.read(item) for item in batch]):
                     work.write(*what)
         return count / (time.perf_counter() - started)
 
-    masks = Steps(
-        partial(candidates.read, prompts=folder / "prompts", cache=cache, fit=segmenter.fit),
+    masks = PipelineSteps(
+        partial(candidates.read, prompts=folder / "prompts", cache=cache, fit=segmenter.preprocess),
         partial(candidates.compute, segmenter=segmenter),
         partial(candidates.write, folder=folder / "masks", cache=None),
         device,
@@ -311,9 +311,9 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
     whole = rate(masks, count)
     found = read_json(folder / "masks" / "0.json")["components"]
     _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
-    image = segmenter.fit(read_image(Path(items[0].image)))
+    image = segmenter.preprocess(read_image(Path(items[0].image)))
 
-    def encode(items: Sequence[Item]) -> list[tuple[Item]]:
+    def encode(items: Sequence[ImageRecord]) -> list[tuple[ImageRecord]]:
         segmenter.encode([image] * len(items))
         return [(item,) for item in items]
 
@@ -323,14 +323,14 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[Item], folder
             encode(items[k : k + together])
         encoder = count / (time.perf_counter() - started)
     else:
-        encoder = rate(Steps(_same, encode, _same, device), count)
+        encoder = rate(PipelineSteps(_same, encode, _same, device), count)
     (embedding,) = segmenter.encode([image])
     for item in items[:count]:
         cache.save(item, embedding.numpy())
     return {"encoder": encoder, "decoder": rate(masks, count), "whole": whole}
 
 
-def _same(item: Item) -> Item:
+def _same(item: ImageRecord) -> ImageRecord:
     return item
 
 
@@ -370,7 +370,7 @@ def agreement(found: list[str], expected: list[str], size: tuple[int, int]) -> t
     """Share of equal pixels, and mean IoU, of masks."""
     equal, overlap = [], []
     for one, other in zip(found, expected, strict=True):
-        a, b = decode_mask(one, size), decode_mask(other, size)
+        a, b = rle_to_mask(one, size), rle_to_mask(other, size)
         equal.append((a == b).mean())
         overlap.append((a & b).sum() / max((a | b).sum(), 1) if (a | b).any() else 1.0)
     return float(np.mean(equal)), float(np.mean(overlap))

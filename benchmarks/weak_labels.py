@@ -26,10 +26,10 @@ from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.label_png import read_label, write_label
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
-from sesam.execution.parallel import per_image
-from sesam.geometry.regions import components
-from sesam.geometry.rle import encode_mask
-from sesam.labels import UNLABELLED
+from sesam.execution.parallel import map_images
+from sesam.geometry.regions import connected_regions
+from sesam.geometry.rle import mask_to_rle
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Params, Runtime, load_params
 from sesam.prompting import image_prompts
 from sesam.weak import weak_label
@@ -45,13 +45,13 @@ def draw(path: Path, params: Params, kind: str) -> None:
 def prompt(path: Path, params: Params) -> None:
     """Prompts for a teacher that is right and sure of every pixel."""
     fine = read_label(path)
-    weak, sure = np.full_like(fine, UNLABELLED), np.full_like(fine, 255)
+    weak, sure = np.full_like(fine, IGNORE_INDEX), np.full_like(fine, 255)
     write_json(path.with_suffix(".json"), image_prompts(weak, fine, sure, params, ("r1", path.stem)))
 
 
 def whole_images(fine: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Class, mask and skeleton, (H, W) bool, of each component, the plain way."""
-    for k in np.setdiff1d(fine, [UNLABELLED]):
+    for k in np.setdiff1d(fine, [IGNORE_INDEX]):
         ids = label(fine == k, connectivity=2)
         for number in range(1, ids.max() + 1):
             mask = ids == number
@@ -61,7 +61,7 @@ def whole_images(fine: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndar
 
 def draw_plainly(path: Path, params: Params) -> None:
     fine = read_label(path)
-    drawn = np.full_like(fine, UNLABELLED)
+    drawn = np.full_like(fine, IGNORE_INDEX)
     for k, _, skeleton in whole_images(fine, params.weak.min_area):
         drawn[skeleton] = k
     write_label(path.with_suffix(".plain.png"), drawn, PALETTE)
@@ -72,7 +72,7 @@ def prompt_plainly(path: Path, params: Params) -> None:
     for k, mask, skeleton in whole_images(read_label(path), params.components.min_area):
         y, x = np.nonzero(skeleton)
         some = np.random.default_rng(0).permutation(len(y))[: params.sampling.num_points]
-        found.append({"class": k, "rle": encode_mask(mask), "points": np.stack([x[some], y[some]], 1).tolist()})
+        found.append({"class": k, "rle": mask_to_rle(mask), "points": np.stack([x[some], y[some]], 1).tolist()})
     write_json(path.with_suffix(".plain.json"), found)
 
 
@@ -94,7 +94,7 @@ def timed(path: Path, work: Callable[[Path], None]) -> float:
 def measure(name: str, work: Callable[[Path], None], paths: list[Path], runtime: Runtime) -> tuple[float, float]:
     """Images per second of `runtime.workers` processes side by side, without their start; the peak of memory, GiB."""
     with peak_memory() as peak:
-        seconds = per_image(partial(timed, work=work), paths, runtime, name)
+        seconds = map_images(partial(timed, work=work), paths, runtime, name)
     return runtime.workers / float(np.mean(seconds)), peak() / 2**30
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     runtime = params.runtime.model_copy(update={"workers": options.workers})
     with tempfile.TemporaryDirectory() as folder:
         paths = scenes(Path(folder), options.images)
-        counts = [len(components(read_label(path), min_area=params.weak.min_area)) for path in paths]
+        counts = [len(connected_regions(read_label(path), min_area=params.weak.min_area)) for path in paths]
         print(f"{SIZE[1]} x {SIZE[0]}, {np.mean(counts):.0f} components an image, {options.workers} processes")
         found = []
         for plainly, ours in (

@@ -8,7 +8,7 @@ from sesam.errors import SesamError
 from sesam.params import Params, load_params
 
 
-def round_of_command_line(description: str) -> tuple[str, Params]:
+def parse_round(description: str) -> tuple[str, Params]:
     """The ROUND that a stage was started with, and the checked params; SesamError if they have no such round."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("round", help="a key of `rounds` in params.yaml")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-SHOWN = 20  # of many bad items
+MAX_SHOWN = 20  # of many bad items
 
 
 class SesamError(Exception):
@@ -17,7 +17,7 @@ class DiskError(SesamError):
     """Nothing more can be written, of this item or another."""
 
 
-class BadItems:
+class ErrorCollector:
     """Those of many that failed, to be told together when the others are done."""
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class BadItems:
 
     def add(self, problem: SesamError) -> None:
         self.number += 1
-        if self.number <= SHOWN:
+        if self.number <= MAX_SHOWN:
             self.first.append(problem)
 
-    def tell(self) -> None:
+    def raise_if_any(self) -> None:
         """SesamError with what was added, if anything was."""
         if self.number == 1:
             raise self.first[0]
         if self.number:
-            rest = [f"and {self.number - SHOWN} more"] if self.number > SHOWN else []
+            rest = [f"and {self.number - MAX_SHOWN} more"] if self.number > MAX_SHOWN else []
             raise SesamError("\n  ".join([f"{self.number} images failed:", *map(str, self.first), *rest]))
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None]) -> None:
     """Run a stage's main(): a SesamError ends it with its message alone and exit code 1."""
     spec = sys.modules["__main__"].__spec__
     if main.__module__ == "__main__" and spec is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-UNLABELLED = 255  # also: no class, in a fine label
+IGNORE_INDEX = 255  # also: no class, in a fine label
 
 
 def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
@@ -12,4 +12,4 @@ def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: f
 
     confidence: 255 times the softmax maximum, rounded down.
     """
-    return np.where(confidence >= 255 * threshold, predicted, np.uint8(UNLABELLED))
+    return np.where(confidence >= 255 * threshold, predicted, np.uint8(IGNORE_INDEX))

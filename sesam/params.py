@@ -23,7 +23,7 @@ DrawnName = Annotated[str, Field(pattern=r"^[\w-]+$")]
 RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Colour = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
+Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
 
 
 class Group(BaseModel):
@@ -60,7 +60,7 @@ class DatasetParams(Group):
     classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
         description="of a folder, in id order; the others' are known"
     )
-    palette: list[Colour] | None = Field(description="of a folder, '#rrggbb' a class; none: from the colour wheel")
+    palette: list[Color] | None = Field(description="of a folder, '#rrggbb' a class; none: from the color wheel")
     ignore: list[Byte] = Field(description="of a folder, label values that mean 'no class'")
 
     @field_validator("subset", "exclude", mode="before")
@@ -90,7 +90,7 @@ class DatasetParams(Group):
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("two classes have one name")
         if self.palette is not None and len(self.palette) != len(self.classes):
-            raise ValueError(f"{len(self.palette)} palette colours for {len(self.classes)} classes")
+            raise ValueError(f"{len(self.palette)} palette colors for {len(self.classes)} classes")
         if shared := [k for k in self.ignore if k < len(self.classes)]:
             raise ValueError(f"ignore holds {shared}, which are class ids; classes are 0 to {len(self.classes) - 1}")
         return self
@@ -195,7 +195,7 @@ class Augment(Group):
 
 class Components(Group):
     separate: bool = Field(description="one prompt per connected component; false: one per class")
-    connectivity: Literal[4, 8] = Field(description="neighbours that make pixels one component")
+    connectivity: Literal[4, 8] = Field(description="neighbors that make pixels one component")
     min_area: Positive = Field(description="pixels; smaller components without a weak label are dropped")
 
 
@@ -288,12 +288,12 @@ class Params(Group):
         return self
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested params by dotted keys, as `dvc exp run -S` takes them."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
@@ -308,11 +308,11 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate(raw)
     except ValidationError as problem:
         raise SesamError(
-            "\n  ".join([f"{path} has {problem.error_count()} wrong entries:", *_explain(problem)])
+            "\n  ".join([f"{path} has {problem.error_count()} wrong entries:", *format_errors(problem)])
         ) from None
 
 
-def _explain(problem: ValidationError) -> list[str]:
+def format_errors(problem: ValidationError) -> list[str]:
     reasons = {
         "extra_forbidden": "unknown key; remove it or correct its spelling",
         "missing": "missing; add it (presets/*.yaml show every key)",

@@ -1,4 +1,4 @@
-"""Where artefacts lie, as dvc.yaml names them."""
+"""Where artifacts lie, as dvc.yaml names them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ GALLERY = METRICS / "gallery"
 RANKING = "ranking.csv"  # of a round's pseudo-labels, beside them
 
 
-def of_round(name: str, part: str) -> Path:
+def round_dir(name: str, part: str) -> Path:
     """A round's predictions, prompts, masks or selected."""
     return Path("data/rounds", name, part)
 
 
-def pseudo_labels(name: str) -> Path:
+def pseudo_label_dir(name: str) -> Path:
     """A round's data set: labels, sources, the card and the ranking."""
     return Path("data/pseudo_labels", name)
 
 
-def network(name: str) -> Path:
+def network_dir(name: str) -> Path:
     """A trained network: "teacher", of the weak labels, or the student of the round `name`."""
     return TEACHER if name == "teacher" else Path("models/student", name)
 
 
-def training_log(name: str) -> Path:
+def training_log_dir(name: str) -> Path:
     """What was logged while `network(name)` was trained."""
     return METRICS / "training" / ("teacher" if name == "teacher" else f"student/{name}")

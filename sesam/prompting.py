@@ -6,28 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from sesam.geometry.regions import Region, bounded, components, deepest, skeleton
-from sesam.labels import UNLABELLED, confident_labels
+from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
+from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.params import Components, Params, Sampling
 from sesam.seeds import seed_of
 
 
 def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
     """Step 0: the weak label where there is one, else the confident prediction; all (H, W) uint8, 255 = neither."""
-    return np.where(weak != UNLABELLED, weak, confident)
+    return np.where(weak != IGNORE_INDEX, weak, confident)
 
 
-def separate(augmented: np.ndarray, weak: np.ndarray, config: Components) -> list[tuple[int, Region]]:
+def split_instances(augmented: np.ndarray, weak: np.ndarray, config: Components) -> list[tuple[int, Region]]:
     """Step 1: (class, component) of every connected component, by class and scan order.
 
-    Components below `min_area` pixels stay only if they hold a weakly labelled
-    pixel. Without `separate`, all pixels of a class are one component.
+    Components below `min_area` pixels stay only if they hold a weakly labeled
+    pixel. Without `split_instances`, all pixels of a class are one component.
     """
     if config.separate:
-        return components(augmented, config.connectivity, config.min_area, marked=weak != UNLABELLED)
-    classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [UNLABELLED])]
-    kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != UNLABELLED)).any()]
-    return [(int(k), bounded(mask)) for k, mask in kept]
+        return connected_regions(augmented, config.connectivity, config.min_area, marked=weak != IGNORE_INDEX)
+    classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [IGNORE_INDEX])]
+    kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != IGNORE_INDEX)).any()]
+    return [(int(k), region_from_mask(mask)) for k, mask in kept]
 
 
 def sample_points(
@@ -37,21 +37,21 @@ def sample_points(
 
     `skeleton` draws uniformly from the topological skeleton, `random` from the
     whole component, `confident` takes the teacher's most confident pixels
-    (Kweon and Yoon 2024; confidence is (H, W) uint8), `deepest` the one pixel
+    (Kweon and Yoon 2024; confidence is (H, W) uint8), `innermost_pixel` the one pixel
     farthest from the outside.
     """
     if config.strategy == "skeleton":
-        x, y = skeleton(region.depth).pixels.T
+        x, y = skeleton(region.distance).pixels.T
     elif config.strategy == "deepest":
         y, x = np.empty((2, 0), int)
     else:
         y, x = np.nonzero(region.mask)
     if len(y) == 0:
-        x, y = (np.array([value]) for value in deepest(region.depth))
+        x, y = (np.array([value]) for value in innermost_pixel(region.distance))
     if len(y) > config.num_points:
         if config.strategy == "confident":
             order = rng.permutation(len(y))  # of equally confident pixels, any
-            ranked = np.argsort(-confidence[region.window][y, x][order].astype(int), kind="stable")
+            ranked = np.argsort(-confidence[region.slices][y, x][order].astype(int), kind="stable")
             chosen = order[ranked[: config.num_points]]
         else:
             chosen = rng.choice(len(y), config.num_points, replace=False)
@@ -59,7 +59,7 @@ def sample_points(
     return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
 
 
-def box_around(region: Region) -> list[int]:
+def bounding_box(region: Region) -> list[int]:
     """The bounding box [x0, y0, x1, y1] in pixels, the far edges exclusive."""
     height, width = region.mask.shape
     return [region.left, region.top, region.left + width, region.top + height]
@@ -73,14 +73,14 @@ def image_prompts(
         return []  # nothing is prompted, so no later stage has a mask
     augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
     prompts = []
-    for number, (k, region) in enumerate(separate(augmented, weak, params.components), 1):
+    for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         component = {"number": number, "class": k, "rle": region.rle(weak.shape)}
         if params.sampling.prompt == "points":
-            # seeded by the component's first pixel: neither its neighbours nor the order of work matter
+            # seeded by the component's first pixel: neither its neighbors nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]
             rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
             component["points"] = sample_points(region, params.sampling, confidence, rng)
         elif params.sampling.prompt == "box":
-            component["box"] = box_around(region)
+            component["box"] = bounding_box(region)
         prompts.append(component)
     return prompts

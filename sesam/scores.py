@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 
 Scores = dict[str, float | None]
 
 
-def confusion(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Pixel counts, (K, K + 1) int64: actual class by predicted class, the last column unlabelled.
+def confusion_matrix(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Pixel counts, (K, K + 1) int64: actual class by predicted class, the last column unlabeled.
 
-    actual, predicted: (H, W) uint8 class ids, 255 = unlabelled. Pixels whose actual label is 255 count nowhere.
+    actual, predicted: (H, W) uint8 class ids, 255 = unlabeled. Pixels whose actual label is 255 count nowhere.
     """
-    counted = actual != UNLABELLED
+    counted = actual != IGNORE_INDEX
     rows, columns = actual[counted].astype(np.int64), np.minimum(predicted[counted], classes).astype(np.int64)
     cells = rows * (classes + 1) + columns
     return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """TP / (TP + FP + FN) of each class, (K,) float64; an unlabelled pixel is a miss.
+    """TP / (TP + FP + FN) of each class, (K,) float64; an unlabeled pixel is a miss.
 
     matrix: (K, K + 1) pixel counts. NaN for a class that occurs neither in the fine labels nor in what is
     compared with them, as in mmsegmentation.
@@ -39,28 +39,28 @@ def mean_iou(matrix: np.ndarray) -> float | None:
 
 def network_scores(matrix: np.ndarray) -> Scores:
     """mIoU, and pixel accuracy: the share of pixels given their class."""
-    return {"mIoU": mean_iou(matrix), "pixel_accuracy": share(matrix.trace(), matrix.sum())}
+    return {"mIoU": mean_iou(matrix), "pixel_accuracy": ratio(matrix.trace(), matrix.sum())}
 
 
 def label_scores(matrix: np.ndarray) -> Scores:
-    """Scores of a label set that may leave pixels unlabelled.
+    """Scores of a label set that may leave pixels unlabeled.
 
-    precision: correct / labelled, so 1 - precision is the share of its pixels given a wrong class.
-    recall: correct / all. f1: their harmonic mean. coverage: labelled / all. mIoU: see `class_iou`.
+    precision: correct / labeled, so 1 - precision is the share of its pixels given a wrong class.
+    recall: correct / all. f1: their harmonic mean. coverage: labeled / all. mIoU: see `class_iou`.
     None where there is nothing to divide by.
     """
-    correct, labelled, every = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
+    correct, labeled, every = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
     return {
-        "precision": share(correct, labelled),
-        "recall": share(correct, every),
-        "f1": share(2 * correct, labelled + every),
-        "coverage": share(labelled, every),
+        "precision": ratio(correct, labeled),
+        "recall": ratio(correct, every),
+        "f1": ratio(2 * correct, labeled + every),
+        "coverage": ratio(labeled, every),
         "mIoU": mean_iou(matrix),
     }
 
 
 def class_scores(matrix: np.ndarray) -> list[Scores]:
-    """Of each class of a label set its precision, recall, IoU, and the share of its pixels left unlabelled.
+    """Of each class of a label set its precision, recall, IoU, and the share of its pixels left unlabeled.
 
     Sums over all classes hide that half of a small class may have no label. None where there is nothing to
     divide by.
@@ -68,20 +68,20 @@ def class_scores(matrix: np.ndarray) -> list[Scores]:
     iou = class_iou(matrix)
     return [
         {
-            "precision": share(matrix[k, k], matrix[:, k].sum()),
-            "recall": share(matrix[k, k], matrix[k].sum()),
+            "precision": ratio(matrix[k, k], matrix[:, k].sum()),
+            "recall": ratio(matrix[k, k], matrix[k].sum()),
             "IoU": None if np.isnan(iou[k]) else round(float(iou[k]), 4),
-            "unlabelled": share(matrix[k, -1], matrix[k].sum()),
+            "unlabeled": ratio(matrix[k, -1], matrix[k].sum()),
         }
         for k in range(len(matrix))
     ]
 
 
-def share(part: float, whole: float) -> float | None:
+def ratio(part: float, whole: float) -> float | None:
     """part / whole to four digits; None if the whole is nothing."""
     return round(float(part / whole), 4) if whole else None
 
 
-def rounded(values: np.ndarray) -> list[float | None]:
+def round_values(values: np.ndarray) -> list[float | None]:
     """Values to four digits; None for NaN, which JSON has not."""
     return [None if np.isnan(value) else round(float(value), 4) for value in values]

@@ -9,9 +9,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from sesam.geometry.regions import Region, components, deepest, skeleton
-from sesam.geometry.strokes import stroke
-from sesam.labels import UNLABELLED
+from sesam.geometry.regions import Region, connected_regions, innermost_pixel, skeleton
+from sesam.geometry.strokes import draw_stroke
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Coarse, Point, Scribble, Weak
 
 
@@ -20,30 +20,30 @@ def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
     if weak.kind == "fine":
         return fine
     stroke = {
-        "coarse": partial(coarse_polygon, config=weak.coarse),
-        "scribble": partial(scribble, config=weak.scribble),
-        "point": partial(dot, config=weak.point),
+        "coarse": partial(draw_coarse_polygon, config=weak.coarse),
+        "scribble": partial(draw_scribble, config=weak.scribble),
+        "point": partial(draw_point, config=weak.point),
     }[weak.kind]
-    drawn = np.full_like(fine, UNLABELLED)
-    for k, region in components(fine, min_area=weak.min_area):
-        drawn[region.window][inside(stroke(region), region)] = k
+    drawn = np.full_like(fine, IGNORE_INDEX)
+    for k, region in connected_regions(fine, min_area=weak.min_area):
+        drawn[region.slices][clip_to_region(stroke(region), region)] = k
     return drawn
 
 
-def inside(stroke: np.ndarray, region: Region) -> np.ndarray:
+def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
     """What of a stroke (h, w) bool to keep: off the region's boundary if possible, in the region always."""
-    for allowed in (region.depth > 1, region.mask):
+    for allowed in (region.distance > 1, region.mask):
         if (stroke & allowed).any():
             return stroke & allowed
-    x, y = deepest(region.depth)
+    x, y = innermost_pixel(region.distance)
     kept = np.zeros_like(region.mask)
     kept[y, x] = True
     return kept
 
 
-def coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
+def draw_coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
-    depth, size = region.depth, np.sqrt(region.area)
+    depth, size = region.distance, np.sqrt(region.area)
     core = depth > min(config.erosion * size, 0.5 * depth.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = [cv2.approxPolyDP(outline, config.tolerance * size, closed=True) for outline in outlines]
@@ -52,20 +52,20 @@ def coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
     return drawn.astype(bool)
 
 
-def scribble(region: Region, config: Scribble) -> np.ndarray:
+def draw_scribble(region: Region, config: Scribble) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
-    core = skeleton(np.maximum(region.depth - config.margin * region.depth.max(), 0))
+    core = skeleton(np.maximum(region.distance - config.margin * region.distance.max(), 0))
     if not core.cells.any():
         return np.zeros_like(region.mask)
     path = core.pixels[longest_path(core.cells)]
     spare = round(len(path) * (1 - config.length) / 2)
-    return stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
+    return draw_stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
 
 
-def dot(region: Region, config: Point) -> np.ndarray:
+def draw_point(region: Region, config: Point) -> np.ndarray:
     """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
-    cv2.circle(drawn, deepest(region.depth), config.radius, 1, cv2.FILLED)
+    cv2.circle(drawn, innermost_pixel(region.distance), config.radius, 1, cv2.FILLED)
     return drawn.astype(bool)
 
 

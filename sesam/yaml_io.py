@@ -9,7 +9,7 @@ import yaml
 
 from sesam.errors import SesamError
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,8 +33,8 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file; SesamError if it is no readable YAML, or has a key twice, aliases or over 1 MB."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise SesamError(f"{path} has {path.stat().st_size} bytes, more than any params need ({MOST_BYTES}).")
+        if path.stat().st_size > MAX_BYTES:
+            raise SesamError(f"{path} has {path.stat().st_size} bytes, more than any params need ({MAX_BYTES}).")
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except RecursionError:
         raise SesamError(f"{path} cannot be read: it is nested too deep.") from None

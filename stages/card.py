@@ -10,31 +10,31 @@ from __future__ import annotations
 
 from sesam.artifacts.atomic_io import read_json, write_json, write_text
 from sesam.artifacts.manifest import Dataset
-from sesam.artifacts.metrics_schema import read_labels
-from sesam.command_line import round_of_command_line
-from sesam.errors import SesamError, run_stage
-from sesam.paths import EMBEDDINGS, METRICS, pseudo_labels
+from sesam.artifacts.metrics_schema import read_label_metrics
+from sesam.command_line import parse_round
+from sesam.errors import SesamError, run_main
+from sesam.paths import EMBEDDINGS, METRICS, pseudo_label_dir
 from sesam.reporting.card import readme
-from sesam.reporting.card_data import Facts, code_version, images
+from sesam.reporting.card_data import CardData, code_version, images_csv
 from sesam.reporting.croissant import croissant
 
 
 def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
-    data, folder = Dataset.load(), pseudo_labels(name)
-    judged = read_labels(METRICS / "labels" / f"{name}.json", data.classes)
+    name, params = parse_round(__doc__.splitlines()[0])
+    data, folder = Dataset.load(), pseudo_label_dir(name)
+    judged = read_label_metrics(METRICS / "labels" / f"{name}.json", data.classes)
     index = EMBEDDINGS.with_suffix(".json")
     try:
         weights = str(read_json(index)["weights"])
     except (KeyError, TypeError):
         raise SesamError(f"{index} is not of this run. Run `dvc repro`.") from None
-    facts = Facts(data, name, params, judged, weights, code_version())
+    facts = CardData(data, name, params, judged, weights, code_version())
     texts = readme(facts), croissant(facts)
     write_text(folder / "README.md", texts[0])
     write_json(folder / "croissant.json", texts[1])
-    write_text(folder / "images.csv", images(data, params.dataset.root))
+    write_text(folder / "images.csv", images_csv(data, params.dataset.root))
     print(f"card {name}: {folder / 'README.md'}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
-from sesam.errors import SesamError, run_stage
+from sesam.errors import SesamError, run_main
 from sesam.params import FINE_LABELS, Params, load_params
 
 CHECKED = Path("data/checked.txt")  # always of one content: what depends on it runs after this, but never because of it
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

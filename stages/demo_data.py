@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from sesam.artifacts.atomic_io import whole, whole_folder
+from sesam.artifacts.atomic_io import atomic_directory, atomic_path
 from sesam.artifacts.label_png import write_label
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
-from sesam.errors import SesamError, run_stage
-from sesam.execution.parallel import per_image
+from sesam.errors import SesamError, run_main
+from sesam.execution.parallel import map_images
 from sesam.params import load_params
 
 
@@ -21,23 +21,23 @@ def draw(item: tuple[str, int], folder: Path, seed: int) -> None:
     """Draw scene number `item` of a split and write its photograph and label."""
     split, number = item
     scene = draw_scene((seed, ("train", "val").index(split), number))
-    with whole(folder / "images" / split / f"{number:04d}.png") as unfinished:
+    with atomic_path(folder / "images" / split / f"{number:04d}.png") as unfinished:
         Image.fromarray(scene.image).save(unfinished)
     write_label(folder / "labels" / split / f"{number:04d}.png", scene.labels, PALETTE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="a key of `draw` in params.yaml")
+    parser.add_argument("name", help="a key of `draw_trace` in params.yaml")
     name = parser.parse_args().name
     params = load_params()
     if name not in params.draw:
         raise SesamError(f"params.yaml: draw has no entry {name!r}; it has {sorted(params.draw)}.")
     wanted = params.draw[name]
     items = [(split, k) for split in ("train", "val") for k in range(getattr(wanted, split))]
-    with whole_folder(Path("data/raw") / name) as folder:
-        per_image(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime, "demo_data")
+    with atomic_directory(Path("data/raw") / name) as folder:
+        map_images(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime, "demo_data")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from sesam.artifacts.atomic_io import whole_folder, write_json
+from sesam.artifacts.atomic_io import atomic_directory, write_json
 from sesam.artifacts.manifest import Dataset
-from sesam.artifacts.ranking import worst
-from sesam.errors import SesamError, run_stage
+from sesam.artifacts.ranking import top_ranked
+from sesam.errors import SesamError, run_main
 from sesam.params import load_params
-from sesam.paths import METRICS, network, training_log
-from sesam.segmentation.evaluation import Judging, judge, loss_curve, report, steps
+from sesam.paths import METRICS, network_dir, training_log_dir
+from sesam.segmentation.evaluation import EvaluationTask, evaluate_network, loss_curve, network_metrics, steps
 
 
 def main() -> None:
@@ -28,16 +28,16 @@ def main() -> None:
     if name not in ("teacher", *params.rounds):
         raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
     few, classes = params.evaluation.panels, data.classes
-    shown = {"val": data.val[:few], "train": [] if name == "teacher" else worst(name, data, few)}
+    shown = {"val": data.val[:few], "train": [] if name == "teacher" else top_ranked(name, data, few)}
     work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
     ids = {split: frozenset(item.id for item in items) for split, items in shown.items()}
-    with whole_folder(METRICS / "predictions" / name) as folder:
-        load = partial(steps, network(name), Judging(classes, data.palette, ids, folder), params.runtime)
-        matrix = judge(load, work, len(classes), params.runtime, f"evaluate {name}")
-    scores = report(matrix, classes, loss_curve(training_log(name)))
+    with atomic_directory(METRICS / "predictions" / name) as folder:
+        load = partial(steps, network_dir(name), EvaluationTask(classes, data.palette, ids, folder), params.runtime)
+        matrix = evaluate_network(load, work, len(classes), params.runtime, f"evaluate {name}")
+    scores = network_metrics(matrix, classes, loss_curve(training_log_dir(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: validation mIoU {scores['mIoU']}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 from sesam.artifacts.atomic_io import write_json, write_text
 from sesam.artifacts.manifest import Dataset
-from sesam.command_line import round_of_command_line
-from sesam.errors import run_stage
-from sesam.paths import METRICS, RANKING, pseudo_labels
-from sesam.reporting.label_quality import judge_all, ranking, report
+from sesam.command_line import parse_round
+from sesam.errors import run_main
+from sesam.paths import METRICS, RANKING, pseudo_label_dir
+from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_csv
 
 
 def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
+    name, params = parse_round(__doc__.splitlines()[0])
     data = Dataset.load()
-    found = judge_all(data, params, name)
-    judged = report(found, data.classes)
+    found = evaluate_all(data, params, name)
+    judged = label_metrics(found, data.classes)
     write_json(METRICS / "labels" / f"{name}.json", judged)
-    write_text(pseudo_labels(name) / RANKING, ranking(found["doubts"]))
+    write_text(pseudo_label_dir(name) / RANKING, ranking_csv(found["doubts"]))
     merged = judged["scores"]["merged"]
     print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

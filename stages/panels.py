@@ -8,44 +8,44 @@ gallery holds the training images as layers, for the report.
 
 from __future__ import annotations
 
-from sesam.artifacts.atomic_io import whole, whole_folder
-from sesam.artifacts.manifest import Dataset, item_label
-from sesam.artifacts.ranking import worst
-from sesam.command_line import round_of_command_line
-from sesam.errors import run_stage
-from sesam.execution.parallel import progress
+from sesam.artifacts.atomic_io import atomic_directory, atomic_path
+from sesam.artifacts.manifest import Dataset, load_label
+from sesam.artifacts.ranking import top_ranked
+from sesam.command_line import parse_round
+from sesam.errors import run_main
+from sesam.execution.parallel import progress_bar
 from sesam.paths import GALLERY, METRICS
-from sesam.reporting.gallery import Shown, write_gallery
+from sesam.reporting.gallery import GalleryImage, write_gallery
 from sesam.reporting.panels import layers, train_panel, val_page
-from sesam.reporting.trace import list_components, load
+from sesam.reporting.trace import list_components, load_trace
 
 
 def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
+    name, params = parse_round(__doc__.splitlines()[0])
     data, few = Dataset.load(), params.evaluation.panels
-    training, validating = worst(name, data, few), data.val[:few]
+    training, validating = top_ranked(name, data, few), data.val[:few]
     gallery = []
     with (
-        whole_folder(METRICS / "panels" / name) as folder,
-        progress(len(training) + len(validating), f"panels {name}") as bar,
+        atomic_directory(METRICS / "panels" / name) as folder,
+        progress_bar(len(training) + len(validating), f"panels {name}") as bar,
     ):
         for item in training:
-            found, kept = load(item, name, data, params), METRICS / "predictions" / name
-            student = item_label(kept / "train", item, len(data.classes))
-            confidence = item_label(kept / "confidence", item)
-            with whole(folder / "train" / f"{item.id}.png") as unfinished:
+            found, kept = load_trace(item, name, data, params), METRICS / "predictions" / name
+            student = load_label(kept / "train", item, len(data.classes))
+            confidence = load_label(kept / "confidence", item)
+            with atomic_path(folder / "train" / f"{item.id}.png") as unfinished:
                 train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
             sam = params.merging.sam
             components = list_components(found, params.selection) if sam else []
-            gallery.append(Shown(item.id, layers(found, student, confidence, data, sam), components))
+            gallery.append(GalleryImage(item.id, layers(found, student, confidence, data, sam), components))
             del found  # its masks, before those of the next are read
             bar.update()
         for item in validating:
-            with whole(folder / "val" / f"{item.id}.png") as unfinished:
+            with atomic_path(folder / "val" / f"{item.id}.png") as unfinished:
                 val_page(name, item, data).save(unfinished)
             bar.update()
     write_gallery(GALLERY / f"{name}.json", gallery)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

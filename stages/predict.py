@@ -11,14 +11,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sesam.artifacts.atomic_io import whole_folder
-from sesam.artifacts.fingerprint import made_of
+from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
-from sesam.command_line import round_of_command_line
-from sesam.errors import run_stage
-from sesam.execution.parallel import progress
+from sesam.command_line import parse_round
+from sesam.errors import run_main
+from sesam.execution.parallel import progress_bar
 from sesam.params import NO_TEACHER
-from sesam.paths import of_round
+from sesam.paths import round_dir
 from sesam.segmentation.predictions import steps, write_nothing
 
 if TYPE_CHECKING:
@@ -26,24 +26,26 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
-    dataset, out = Dataset.load(), of_round(name, "predictions")
+    name, params = parse_round(__doc__.splitlines()[0])
+    dataset, out = Dataset.load(), round_dir(name, "predictions")
     if params.rounds[name].teacher == NO_TEACHER:
         with (
-            whole_folder(out, packed=True) as folder,
-            progress(len(dataset.train), f"predictions {name}: no teacher") as bar,
+            atomic_directory(out, packed=True) as folder,
+            progress_bar(len(dataset.train), f"predictions {name}: no teacher") as bar,
         ):
             for item in dataset.train:
                 write_nothing(item, folder, dataset.palette)
                 bar.update()
         return
-    from sesam.execution.pipeline import batches_of, run
+    from sesam.execution.pipeline import pending_batches, run_pipeline
 
-    with whole_folder(out, made_of("predict", name), packed=True) as folder:
+    with atomic_directory(out, stage_fingerprint("predict", name), packed=True) as folder:
         # one image a batch: what is predicted does not depend on what else is in it
-        batches = batches_of(dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1)
-        run(batches, partial(steps, params, name, dataset, folder), params.runtime, f"predictions {name}")
+        batches = pending_batches(
+            dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1
+        )
+        run_pipeline(batches, partial(steps, params, name, dataset, folder), params.runtime, f"predictions {name}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -12,47 +12,50 @@ from pathlib import Path
 
 import numpy as np
 
-from sesam.artifacts.atomic_io import whole_folder
+from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.manifest import SPLITS, Dataset
 from sesam.datasets.checks import (
-    COUNTED,
-    Checked,
-    _spread,
+    MAX_COUNTED,
+    CheckResult,
+    _sample_evenly,
     check_pair,
-    colour_wheel,
-    cost,
+    collect_warnings,
+    color_wheel,
+    estimate_cost,
+    find_duplicates,
     find_images,
-    linked_folders,
-    rgb,
-    same_images,
-    warnings,
+    parse_color,
+    symlinked_dirs,
 )
 from sesam.datasets.class_statistics import class_table
 from sesam.datasets.data_issues import (
     VALUES,
-    message,
+    format_issues,
 )
-from sesam.datasets.label_maps import meaning_of, names_and_colours
-from sesam.errors import SesamError, run_stage
-from sesam.execution.parallel import per_image
+from sesam.datasets.label_maps import class_names_and_palette, label_map_for
+from sesam.errors import SesamError, run_main
+from sesam.execution.parallel import map_images
 from sesam.params import load_params
 from sesam.paths import FINE
-from sesam.sam.registry import model_named
+from sesam.sam.registry import get_model
 
 
 def main() -> None:
     params = load_params()
-    dataset, embedding_bytes = params.dataset, model_named(params.sam.model).embedding_bytes
+    dataset, embedding_bytes = params.dataset, get_model(params.sam.model).embedding_bytes
     if dataset.classes is not None:  # a folder's, as the params were checked for
         classes = dataset.classes
-        palette = [rgb(colour) for colour in dataset.palette or []] or colour_wheel(len(classes))
+        palette = [parse_color(color) for color in dataset.palette or []] or color_wheel(len(classes))
     else:
-        classes, palette = names_and_colours(dataset.kind)
-    meaning = meaning_of(dataset.kind, len(classes), dataset.ignore)
+        classes, palette = class_names_and_palette(dataset.kind)
+    meaning = label_map_for(dataset.kind, len(classes), dataset.ignore)
     pairs = find_images(dataset)
-    counted = {"train": _spread([pair.id for pair in pairs["train"] if pair.label], COUNTED), "val": frozenset()}
-    found: dict[str, list[Checked]] = {}
-    with whole_folder(FINE / "train") as train, whole_folder(FINE / "val") as val:
+    counted = {
+        "train": _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED),
+        "val": frozenset(),
+    }
+    found: dict[str, list[CheckResult]] = {}
+    with atomic_directory(FINE / "train") as train, atomic_directory(FINE / "val") as val:
         for split, folder in (("train", train), ("val", val)):
             check = partial(
                 check_pair,
@@ -62,11 +65,11 @@ def main() -> None:
                 palette=palette,
                 config=params.components,
             )
-            found[split] = per_image(check, pairs[split], params.runtime, f"prepare {split}")
+            found[split] = map_images(check, pairs[split], params.runtime, f"prepare {split}")
         items = {split: [one.item for one in found[split] if one.item] for split in SPLITS}
-        leaked, twice = same_images(items)
+        leaked, twice = find_duplicates(items)
         if faults := [fault for split in SPLITS for one in found[split] for fault in one.faults] + leaked:
-            said = message(f"{dataset.root} (dataset.root)", faults)
+            said = format_issues(f"{dataset.root} (dataset.root)", faults)
             if any(kind == VALUES for kind, _ in faults):
                 said += f"\n  Values with a meaning: {meaning.values()}."
             raise SesamError(said)
@@ -76,16 +79,16 @@ def main() -> None:
     train_items, val_items = (tuple(items[split]) for split in SPLITS)
     Dataset(name, tuple(classes), tuple(palette), train_items, val_items, dataset.kind, tuple(dataset.ignore)).save()
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
-    behind = linked_folders(Path(dataset.root), files)
-    for line in warnings(found["train"], twice, classes, behind, params):
+    behind = symlinked_dirs(Path(dataset.root), files)
+    for line in collect_warnings(found["train"], twice, classes, behind, params):
         print(f"warning: {line}", file=sys.stderr)
     print(f"prepare: {len(items['train'])} training images, {len(items['val'])} to validate on")
     if counts := [one.counts for one in found["train"] if one.counts is not None]:
         print("  fine labels to train on:", *class_table(np.stack(counts), classes), sep="\n    ")
     print("  a run takes")
-    for line in cost(found["train"], params, embedding_bytes):
+    for line in estimate_cost(found["train"], params, embedding_bytes):
         print(f"    {line}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sesam.command_line import round_of_command_line
-from sesam.errors import run_stage
+from sesam.command_line import parse_round
+from sesam.errors import run_main
 from sesam.params import NO_TEACHER
-from sesam.paths import pseudo_labels
-from sesam.segmentation.training import Task, train
+from sesam.paths import pseudo_label_dir
+from sesam.segmentation.training import TrainingTask, train
 
 
 def main() -> None:
-    name, params = round_of_command_line(__doc__.splitlines()[0])
+    name, params = parse_round(__doc__.splitlines()[0])
     teacher = params.rounds[name].teacher
     train(
-        Task(
+        TrainingTask(
             name=f"student-{name}",
             stage="train_student",
             round=name,
-            labels=pseudo_labels(name) / "labels",
-            sources=pseudo_labels(name) / "sources",
+            labels=pseudo_label_dir(name) / "labels",
+            sources=pseudo_label_dir(name) / "sources",
             schedule=params.student,
             loss=params.student.loss,
             sam_frequency=params.student.sam_frequency,
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -5,16 +5,16 @@ python -m stages.train_teacher
 
 from __future__ import annotations
 
-from sesam.errors import run_stage
+from sesam.errors import run_main
 from sesam.params import LossWeights, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.segmentation.training import Task, train
+from sesam.segmentation.training import TrainingTask, train
 
 
 def main() -> None:
     params = load_params()
     train(
-        Task(
+        TrainingTask(
             name="teacher",
             stage="train_teacher",
             round=None,
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

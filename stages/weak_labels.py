@@ -12,14 +12,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import whole_folder
+from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.invariants import check_classes, check_complete
 from sesam.artifacts.label_png import Palette, write_label
-from sesam.artifacts.manifest import Dataset, Item, item_label
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.datasets.annotations.reading import is_annotated
-from sesam.datasets.weak_annotations import convert_all
-from sesam.errors import SesamError, run_stage
-from sesam.execution.parallel import per_image
+from sesam.datasets.weak_annotations import import_annotations
+from sesam.errors import SesamError, run_main
+from sesam.execution.parallel import map_images
 from sesam.params import FINE_LABELS, Weak, load_params
 from sesam.paths import WEAK_LABELS
 from sesam.weak import weak_label
@@ -28,17 +28,17 @@ FINE = Path(FINE_LABELS)
 CORRECTIONS = Path("data/corrections")  # what people corrected of merged labels; see sesam/cli/export.py
 
 
-def draw(item: Item, folder: Path, weak: Weak, palette: Palette) -> None:
-    write_label(folder / f"{item.id}.png", weak_label(item_label(FINE, item, len(palette)), weak), palette)
+def draw(item: ImageRecord, folder: Path, weak: Weak, palette: Palette) -> None:
+    write_label(folder / f"{item.id}.png", weak_label(load_label(FINE, item, len(palette)), weak), palette)
     check_classes(folder, item, len(palette))
 
 
 def main() -> None:
     params, dataset = load_params(), Dataset.load()
     weak = params.weak
-    with whole_folder(WEAK_LABELS) as folder:
+    with atomic_directory(WEAK_LABELS) as folder:
         if Path(weak.origin) != FINE:
-            convert_all(dataset, Path(weak.origin), folder, weak, params.runtime)
+            import_annotations(dataset, Path(weak.origin), folder, weak, params.runtime)
         elif without := [item.id for item in dataset.train if not item.fine]:
             raise SesamError(
                 f"{len(without)} training images have no fine labels to draw weak ones from, first {without[0]}. "
@@ -46,11 +46,11 @@ def main() -> None:
             )
         else:
             work = partial(draw, folder=folder, weak=weak, palette=dataset.palette)
-            per_image(work, dataset.train, params.runtime, "weak_labels")
+            map_images(work, dataset.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
-            convert_all(dataset, CORRECTIONS, folder, weak, params.runtime, onto=True)
+            import_annotations(dataset, CORRECTIONS, folder, weak, params.runtime, onto=True)
         check_complete(folder, dataset.train)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -38,7 +38,7 @@ from dvc.repo import Repo
 import sesam.segmentation.hooks
 import stages.sam_masks
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
@@ -261,7 +261,7 @@ def nothing_twice() -> None:
     """SAM's masks of an image are not written where they stand already."""
     write = stages.sam_masks.write
 
-    def once(item: Item, found: object, fresh: object, folder: Path, cache: object) -> None:
+    def once(item: ImageRecord, found: object, fresh: object, folder: Path, cache: object) -> None:
         if (folder / f"{item.id}.json").exists():
             raise RuntimeError(f"{item.id} had been finished, and is made again")
         write(item, found, fresh, folder, cache)

@@ -38,38 +38,38 @@ from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_image, read_label
-from sesam.artifacts.manifest import Dataset, Item
-from sesam.artifacts.metrics_schema import read_labels, read_network
+from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
 from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
-from sesam.datasets.data_issues import Faulty
-from sesam.datasets.label_maps import meaning_of, read_values
+from sesam.datasets.data_issues import DataIssue
+from sesam.datasets.label_maps import label_map_for, read_values
 from sesam.errors import SesamError
-from sesam.geometry.regions import components
-from sesam.geometry.rle import encode_mask
-from sesam.labels import UNLABELLED
+from sesam.geometry.regions import connected_regions
+from sesam.geometry.rle import mask_to_rle
+from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge
 from sesam.params import Params, load_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
-from sesam.reporting.card_data import Facts
+from sesam.reporting.card_data import CardData
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.croissant import croissant
-from sesam.reporting.label_quality import Labels
-from sesam.reporting.label_quality import report as labels_report
+from sesam.reporting.label_quality import LabelSets
+from sesam.reporting.label_quality import label_metrics as labels_report
 from sesam.reporting.tables import summary, tables
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.candidates import component_prompts
-from sesam.scores import confusion
+from sesam.scores import confusion_matrix
 from sesam.segmentation.evaluation import loss_curve
-from sesam.segmentation.evaluation import report as network_report
+from sesam.segmentation.evaluation import network_metrics as network_report
 from sesam.segmentation.network import load_network, network_config, save_network
-from sesam.selection import select, weak_masks
+from sesam.selection import select_candidate, weak_rles
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
 PARAMS = load_params(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
-ITEM = Item("a/b", "a/b.png", *SHAPE, "0" * 64)
+ITEM = ImageRecord("a/b", "a/b.png", *SHAPE, "0" * 64)
 NAMES = ("left", "right", "other")
 SECONDS = 10  # a reader that takes longer hangs
 NASTY: list[Any] = [
@@ -97,7 +97,7 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     """A label map of three classes, and strokes in it."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[:, 16:], labels[4:12, 4:10] = 1, 2
-    weak = np.full(SHAPE, UNLABELLED, np.uint8)
+    weak = np.full(SHAPE, IGNORE_INDEX, np.uint8)
     weak[20, 3:12], weak[5:20, 24], weak[8, 5:9] = 0, 1, 2
     return labels, weak
 
@@ -130,24 +130,24 @@ def image(path: Path, original: bytes) -> None:
 
 
 def annotated(path: Path, original: bytes) -> None:
-    meaning = meaning_of("folder", len(NAMES), [9])
+    meaning = label_map_for("folder", len(NAMES), [9])
     read_values(path, meaning)
     drawn = read_annotation(Annotation(path), SHAPE, NAMES, meaning, 3, 2)
-    assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
+    assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def clicks(path: Path, original: bytes) -> None:
-    meaning = meaning_of("voc", len(NAMES), [])
+    meaning = label_map_for("voc", len(NAMES), [])
     for one in find_annotations(path, "voc", {"a", "b"}).values():
         drawn = read_annotation(one, SHAPE, NAMES, meaning, 3, 2)
-        assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
+        assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def exported(path: Path, original: bytes) -> None:
-    meaning = meaning_of("folder", len(NAMES), [9])
+    meaning = label_map_for("folder", len(NAMES), [9])
     for one in find_annotations(path, "folder", {"7"}).values():
         drawn = read_annotation(one, (40, 60), ("left", "right", "dot"), meaning, 3, 1)
-        assert drawn.shape == (40, 60) and set(np.unique(drawn)) <= {0, 1, 2, UNLABELLED}
+        assert drawn.shape == (40, 60) and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def exports() -> Iterator[tuple[str, bytes]]:
@@ -164,7 +164,7 @@ def manifest(path: Path, original: bytes) -> None:
     here = Path.cwd().resolve()
     for item in (*data.train, *data.val):
         for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npz"):
-            assert (here / "artefact" / name).resolve().is_relative_to(here / "artefact"), item.id
+            assert (here / "artifact" / name).resolve().is_relative_to(here / "artifact"), item.id
         assert np.zeros((item.height, 0)).shape[0] > 0 and item.width > 0 and isinstance(item.image, str)
     assert 2 <= len(data.classes) <= 255 and all(isinstance(name, str) for name in data.classes)
     assert np.asarray(data.palette, np.uint8).shape[1:] in ((3,), ())
@@ -178,15 +178,15 @@ def prompts(path: Path, original: bytes) -> None:
 
 
 def masks(path: Path, original: bytes) -> None:
-    component = {"number": 1, "class": 1, "rle": encode_mask(LABELS == 1)}
+    component = {"number": 1, "class": 1, "rle": mask_to_rle(LABELS == 1)}
     (offered,) = read_candidates(path, ITEM, [component]).values()
-    select(component, offered, weak_masks(WEAK), PARAMS.selection)
+    select_candidate(component, offered, weak_rles(WEAK), PARAMS.selection)
 
 
 def selected(path: Path, original: bytes) -> None:
-    found, sources = merge(WEAK, np.full(SHAPE, UNLABELLED, np.uint8), read_selected(path, ITEM, len(NAMES)))
-    assert set(np.unique(found)) <= {0, 1, 2, UNLABELLED} and set(np.unique(sources)) <= {0, 1, 2, 3}
-    assert np.array_equal(found[WEAK != UNLABELLED], WEAK[WEAK != UNLABELLED])
+    found, sources = merge(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), read_selected(path, ITEM, len(NAMES)))
+    assert set(np.unique(found)) <= {0, 1, 2, IGNORE_INDEX} and set(np.unique(sources)) <= {0, 1, 2, 3}
+    assert np.array_equal(found[WEAK != IGNORE_INDEX], WEAK[WEAK != IGNORE_INDEX])
 
 
 def params(path: Path, original: bytes) -> None:
@@ -238,19 +238,19 @@ def log(path: Path, original: bytes) -> None:
 
 
 def network_judged(path: Path, original: bytes) -> None:
-    drawn(read_network(path, NAMES), JUDGED)
+    drawn(read_network_metrics(path, NAMES), JUDGED)
 
 
 def labels_judged(path: Path, original: bytes) -> None:
-    found = read_labels(path, NAMES)
+    found = read_label_metrics(path, NAMES)
     drawn(NETWORK_JUDGED, found)
     data = Dataset("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
-    facts = Facts(data, "r1", PARAMS, found, "", "")
+    facts = CardData(data, "r1", PARAMS, found, "", "")
     assert readme(facts) and croissant(facts)
 
 
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
-    """What `summarize` and `report` make of them."""
+    """What `summarize` and `label_metrics` make of them."""
     made = tables({"r1": network}, {"r1": labels}, NAMES)
     assert all(as_html(chart, "a") for chart in charts(made, 1.0, {"r1": network["mIoU"]}))
     summary({"r1": network}, {"r1": labels}, None, None)
@@ -258,8 +258,8 @@ def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
 
 def judged() -> tuple[dict[str, Any], dict[str, Any]]:
     """What `evaluate` finds of a network, and `evaluate_labels` of a round."""
-    matrix = confusion(LABELS, WEAK, len(NAMES))
-    found = {"matrices": dict.fromkeys(Labels._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
+    matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
+    found = {"matrices": dict.fromkeys(LabelSets._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
     found |= {"claims": Counter(right=3), "sources": (1, 2, 3, 4), "doubts": [], "errors": []}
     return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
 
@@ -269,9 +269,11 @@ NETWORK_JUDGED, JUDGED = judged()
 
 def targets(folder: Path) -> list[Target]:
     """Every kind of file with its samples, and around each what its reader needs beside it."""
-    prompted = image_prompts(WEAK, np.full(SHAPE, UNLABELLED, np.uint8), np.zeros(SHAPE, np.uint8), PARAMS, ("r1", "a"))
+    prompted = image_prompts(
+        WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), np.zeros(SHAPE, np.uint8), PARAMS, ("r1", "a")
+    )
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
-    rle = encode_mask(LABELS == 1)
+    rle = mask_to_rle(LABELS == 1)
     item = {"id": "a/b", "image": "a/b.png", "height": 24, "width": 32, "sha256": "0" * 64, "fine": True}
     classes = {
         "name": "x",
@@ -309,7 +311,8 @@ def targets(folder: Path) -> list[Target]:
     found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
     regions = [
-        {"number": n, "class": k, "rle": region.rle(SHAPE)} for n, (k, region) in enumerate(components(LABELS, 8, 1), 1)
+        {"number": n, "class": k, "rle": region.rle(SHAPE)}
+        for n, (k, region) in enumerate(connected_regions(LABELS, 8, 1), 1)
     ]
     return [
         Target("label", "label.png", (png(LABELS), png(LABELS, "P")), label, 2),
@@ -469,7 +472,7 @@ def try_case(target: Target, folder: Path, rng: random.Random, switch: dict[str,
     try:
         target.read(path, sample)
         return "accepted"
-    except (SesamError, Faulty) as problem:
+    except (SesamError, DataIssue) as problem:
         assert str(problem), "no message"
         return "refused"
     except Found:

@@ -16,14 +16,14 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import sha256, write_json
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset, Item
-from sesam.artifacts.ranking import worst
+from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
-from sesam.execution.pipeline import Steps
-from sesam.geometry.rle import encode_mask
+from sesam.execution.pipeline import PipelineSteps
+from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
-from sesam.segmentation.evaluation import Judging, compute, read, report, write
-from sesam.segmentation.evaluation import judge as judge_network
+from sesam.segmentation.evaluation import EvaluationTask, compute, network_metrics, read, write
+from sesam.segmentation.evaluation import evaluate_network as judge_network
 from stages import card, panels, summarize
 from stages import report as make_report
 from stages.evaluate_labels import main as evaluate_labels
@@ -68,7 +68,7 @@ def make_workspace() -> tuple[Dataset, Params]:
             Image.fromarray(PHOTO).save(path)
             write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
         items[split] = tuple(
-            Item(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
+            ImageRecord(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
         )
     write_json(Path("data/embeddings.json"), {"engine": "0" * 64, "weights": "f" * 64, "images": {}})
     for item in items["train"]:
@@ -90,12 +90,12 @@ def make_workspace() -> tuple[Dataset, Params]:
                 "class": 1,
                 "candidate": 0,
                 "iou": 0.9,
-                "rle": encode_mask(columns >= 8),
+                "rle": mask_to_rle(columns >= 8),
                 "refused": None,
             }
-            last = {**kept, "number": 2, "class": 0, "rle": encode_mask(columns >= 10)}  # a weak label lies there
+            last = {**kept, "number": 2, "class": 0, "rle": mask_to_rle(columns >= 10)}  # a weak label lies there
             own = {**kept, "number": 3, "class": 0, "candidate": None, "iou": None, "refused": "missed"}
-            own |= {"rle": encode_mask(weak == 0)}
+            own |= {"rle": mask_to_rle(weak == 0)}
             three = [kept, last, own]
             prompts = [{key: one[key] for key in ("number", "class", "rle")} for one in three]
             offered = (kept["rle"], last["rle"], kept["rle"])  # the last one misses its component
@@ -121,13 +121,18 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
     for name in params.rounds:
         run(evaluate_labels, name)
     for name, network in NETWORKS.items():
-        shown = {"val": data.val, "train": [] if name == "teacher" else worst(name, data, params.evaluation.panels)}
+        shown = {
+            "val": data.val,
+            "train": [] if name == "teacher" else top_ranked(name, data, params.evaluation.panels),
+        }
         ids = {split: {item.id for item in items} for split, items in shown.items()}
-        judging = Judging(data.classes, data.palette, ids, Path("metrics/predictions", name))
+        judging = EvaluationTask(data.classes, data.palette, ids, Path("metrics/predictions", name))
         work = [(split, item) for split, items in (("val", data.val), ("train", shown["train"])) for item in items]
-        steps = Steps(read, partial(compute, predict=network), partial(write, judging=judging), torch.device("cpu"))
+        steps = PipelineSteps(
+            read, partial(compute, predict=network), partial(write, judging=judging), torch.device("cpu")
+        )
         matrix = judge_network(lambda steps=steps: steps, work, len(data.classes), params.runtime, name)
-        write_json(Path(f"metrics/networks/{name}.json"), report(matrix, data.classes, [[10, 0.5]]))
+        write_json(Path(f"metrics/networks/{name}.json"), network_metrics(matrix, data.classes, [[10, 0.5]]))
     for name in params.rounds:
         run(card.main, name)
         run(panels.main, name)

@@ -13,7 +13,7 @@ from PIL import Image
 from sesam.geometry.regions import Region
 
 HEIGHT, WIDTH = 32, 48
-THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colours
+THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colors
 
 
 def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:
@@ -52,7 +52,7 @@ def cityscapes_image(root: Path, split: str, name: str, image: np.ndarray, fine,
 
 
 def cityscapes(root: Path) -> None:
-    """Three training images, one of train_extra, one to validate on; road and car in all, coarsely labelled inside."""
+    """Three training images, one of train_extra, one to validate on; road and car in all, coarsely labeled inside."""
     fine, coarse = halves(7, 26, edge=3), np.zeros((HEIGHT, WIDTH), np.uint8)
     coarse[8:20, 6:18], coarse[8:20, 30:42] = 7, 26
     names = ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019")
@@ -72,16 +72,16 @@ def ade20k(root: Path) -> None:
 
 
 def voc_palette() -> list[tuple[int, int, int]]:
-    """VOC's colour map: the bits of the index spread over the channels, highest first."""
-    colours = []
+    """VOC's color map: the bits of the index spread over the channels, highest first."""
+    colors = []
     for k in range(256):
         bits = [sum((k >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)]
-        colours.append(tuple(bits))
-    return colours
+        colors.append(tuple(bits))
+    return colors
 
 
 def voc(root: Path, lists: dict[str, Iterable[str]] | None = None, more: Iterable[str] = ()) -> None:
-    """VOC2012 with its split files. more: ids labelled in SegmentationClassAug, in grey as it is handed around."""
+    """VOC2012 with its split files. more: ids labeled in SegmentationClassAug, in gray as it is handed around."""
     lists = lists or {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
     for name, ids in lists.items():
         (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,8 @@ CAMVID_NAMES = {
 }
 
 
-def camvid_colours() -> np.ndarray:
-    """A label in published colours: sky above, then road with a lane marking, and void."""
+def camvid_colors() -> np.ndarray:
+    """A label in published colors: sky above, then road with a lane marking, and void."""
     label = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     label[:16] = (128, 128, 128)
     label[16:28] = (128, 64, 128)
@@ -134,7 +134,7 @@ def camvid_colours() -> np.ndarray:
 
 
 def camvid(root: Path, form: str = "published") -> None:
-    """published: 701_StillsRaw_full; colours: SPLIT and SPLIT_labels; index: SPLIT and SPLITannot, 11 = void."""
+    """published: 701_StillsRaw_full; colors: SPLIT and SPLIT_labels; index: SPLIT and SPLITannot, 11 = void."""
     indexed = np.full((HEIGHT, WIDTH), 11, np.uint8)
     indexed[:16], indexed[16:28] = 0, 3
     for split, names in CAMVID_NAMES.items():
@@ -142,10 +142,10 @@ def camvid(root: Path, form: str = "published") -> None:
             image = photo(100 * len(split) + k)
             if form == "published":
                 save(root / f"701_StillsRaw_full/{name}.png", image)
-                save(root / f"LabeledApproved_full/{name}_L.png", camvid_colours())
-            elif form == "colours":
+                save(root / f"LabeledApproved_full/{name}_L.png", camvid_colors())
+            elif form == "colors":
                 save(root / f"{split}/{name}.png", image)
-                save(root / f"{split}_labels/{name}_L.png", camvid_colours())
+                save(root / f"{split}_labels/{name}_L.png", camvid_colors())
             else:
                 save(root / f"{split}/{name}.png", image)
                 save(root / f"{split}annot/{name}.png", indexed)

@@ -13,8 +13,8 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
-from sesam.geometry.rle import decode_mask, mask_counts
-from sesam.sam.batched_sam import fit
+from sesam.geometry.rle import mask_to_counts, rle_to_mask
+from sesam.sam.batched_sam import preprocess as resize
 from sesam.sam.segmenter import Candidates, Prompt
 
 
@@ -25,11 +25,11 @@ class PerfectSam:
     """
 
     device = torch.device("cpu")
-    fit = staticmethod(partial(fit, side=256))
+    preprocess = staticmethod(partial(resize, side=256))
 
     def __init__(self, known: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """known: images (H, W, 3) uint8 RGB, and their fine labels (H, W) uint8, 255 = none."""
-        self.number = {self.fit(image).numpy().tobytes(): k for k, (image, _) in enumerate(known)}
+        self.number = {self.preprocess(image).numpy().tobytes(): k for k, (image, _) in enumerate(known)}
         self.components = [label(fine, background=255, connectivity=2) for _, fine in known]
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -50,8 +50,8 @@ class PerfectSam:
             left, top, right, bottom = prompt.box
             touched = ids[top:bottom, left:right].ravel()
         else:
-            touched = ids[decode_mask(prompt.mask, ids.shape)]
+            touched = ids[rle_to_mask(prompt.mask, ids.shape)]
         found = int(np.bincount(touched).argmax())
         right = (ids == found) if found else np.zeros(ids.shape, bool)
         masks = (right, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
-        return Candidates([mask_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))
+        return Candidates([mask_to_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))

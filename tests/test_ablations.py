@@ -321,7 +321,7 @@ def test_the_document_says_which_rows_were_run_otherwise(
     rows = {row.name: row for several in groups.values() for row in several}
     about = dict.fromkeys(("r1 precision", "r1 recall", "r1 mIoU", "r1", "teacher", "iterations"), 0.5)
     results = Results({}, Path("docs/x.json"))
-    for name, current in (("scribble", scribble), ("labelling", changed)):
+    for name, current in (("scribble", scribble), ("labeling", changed)):
         made = ablation_results.now(rows[name], 0) if current else "earlier"
         results.by_row[name] = {0: Result(made, "new" if current else "old", about)}
     write(PARAMS, groups, results, Path("docs/x.md"))

@@ -20,7 +20,7 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
 from sesam.params import Network, load_params
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.network import load_network, network_config, predict, save_network, synchronise
+from sesam.segmentation.network import convert_sync_batchnorm, load_network, network_config, predict, save_network
 from sesam.segmentation.training import optimizer_config
 
 LITE = load_params(ROOT / "presets/demo.yaml").network.model_copy(
@@ -54,21 +54,21 @@ def test_what_timm_says_of_a_model_takes_no_memory(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
-def test_synchronised_normalisation_is_the_same_network(name: str) -> None:
-    """timm's normalisations have activations in them, which plain synchronised ones would leave out."""
+def test_synchronized_normalization_is_the_same_network(name: str) -> None:
+    """timm's normalizations have activations in them, which plain synchronized ones would leave out."""
     architecture = LITE.model_copy(update={"backbone": name, "width": 8 if name == "resnet18" else None})
     torch.manual_seed(0)
     model = MODELS.build(network_config(architecture, 3)).eval()
     image, names = torch.randn(1, 3, 64, 96), list(model.state_dict())
     with torch.inference_mode():
         before = model.encode_decode(image, [{"img_shape": (64, 96)}])
-        synchronise(model)
+        convert_sync_batchnorm(model)
         assert torch.equal(model.encode_decode(image, [{"img_shape": (64, 96)}]), before)
     plain = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert not plain and list(model.state_dict()) == names
 
 
-def test_its_input_is_normalised_as_timm_says() -> None:
+def test_its_input_is_normalized_as_timm_says() -> None:
     preprocessor = network_config(LITE, 3)["data_preprocessor"]
     assert preprocessor["mean"] == preprocessor["std"] == [127.5] * 3
 

@@ -12,11 +12,11 @@ from known_answers import judge_everything, make_workspace
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.manifest import Dataset
-from sesam.artifacts.ranking import worst
+from sesam.artifacts.ranking import top_ranked
 from sesam.errors import SesamError
 from sesam.params import Params
 from sesam.reporting.card import readme
-from sesam.reporting.card_data import Facts, code_version, values
+from sesam.reporting.card_data import CardData, code_version, param_values
 from sesam.reporting.croissant import croissant
 from stages import card
 
@@ -74,7 +74,7 @@ def test_text_of_a_data_set_does_not_break_the_table(workspace: tuple[Dataset, P
     for part in ("classes", "components"):
         inner = judged[part]["merged"] if part == "classes" else judged[part]
         inner["a|b"] = inner.pop("left")
-    facts = Facts(
+    facts = CardData(
         Dataset("x", ("a|b", *data.classes[1:]), *list(vars(data).values())[2:]), "r1", params, judged, "", ""
     )
     assert "| 0 | a&#124;b | (200, 0, 0) |" in readme(facts)
@@ -113,11 +113,11 @@ def test_the_code_is_named(tmp_path: Path) -> None:
 
 
 def test_every_param_of_the_labels_is_there(params: Params) -> None:
-    found = values(params, "r1")
+    found = param_values(params, "r1")
     for group in ("dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging", "rounds.r1"):
         assert any(key.startswith(f"{group}.") for key in found), group
     assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
-    taught = values(params, "r2")  # by the student of r1
+    taught = param_values(params, "r2")  # by the student of r1
     assert {"network.backbone", "teacher.iterations", "student.iterations", "rounds.r1.teacher"} < taught.keys()
     assert next(key for key in taught if key.startswith("rounds")) == "rounds.r1.teacher"
 
@@ -128,7 +128,7 @@ def test_every_param_of_the_labels_is_there(params: Params) -> None:
 )
 def test_a_ranking_of_other_images_is_refused(workspace: tuple[Dataset, Params], damage: str) -> None:
     data, _ = workspace
-    assert [item.id for item in worst("r1", data, 2)] == ["2", "3"]
+    assert [item.id for item in top_ranked("r1", data, 2)] == ["2", "3"]
     Path("data/pseudo_labels/r1/ranking.csv").write_text(damage)
     with pytest.raises(SesamError, match=r"ranking\.csv does not rank the 4 training images"):
-        worst("r1", data, 2)
+        top_ranked("r1", data, 2)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError
-from sesam.geometry.rle import decode_mask, encode_mask, mask_counts, run_lengths
+from sesam.geometry.rle import mask_to_counts, mask_to_rle, rle_to_counts, rle_to_mask
 
-ITEM = Item("a", "a.png", 4, 6, "0" * 64)
-RLE = encode_mask(np.eye(4, 6, dtype=bool))
+ITEM = ImageRecord("a", "a.png", 4, 6, "0" * 64)
+RLE = mask_to_rle(np.eye(4, 6, dtype=bool))
 PROMPTS = {
     "id": "a",
     "height": 4,
@@ -48,20 +48,20 @@ READ = {
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_run_lengths_are_those_that_were_compressed(height: int, width: int, seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < share
-    assert run_lengths(encode_mask(mask)).tolist() == mask_counts(mask).tolist()
+    assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
 
 def test_long_run_lengths() -> None:
     mask = np.zeros((3000, 2000), bool)
     mask[:, 700:1400] = mask[5, 3] = True
-    assert run_lengths(encode_mask(mask)).tolist() == mask_counts(mask).tolist()
+    assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), min_size=1, max_size=12))
 def test_what_is_accepted_pycocotools_decodes(rle: str) -> None:
-    counts = run_lengths(rle)
+    counts = rle_to_counts(rle)
     if counts.min() >= 0 and counts.sum() == 24:
-        assert decode_mask(rle, (4, 6)).sum() == counts[1::2].sum()
+        assert rle_to_mask(rle, (4, 6)).sum() == counts[1::2].sum()
 
 
 def compressed(differences: list[int]) -> str:
@@ -85,7 +85,7 @@ def test_counts_whose_sum_wraps_around_to_what_fits(tmp_path: Path) -> None:
         counts.append(count)
         differences.append(count - previous)
         missing -= count
-    assert min(counts) >= 0 and run_lengths(compressed(differences)).tolist() == counts
+    assert min(counts) >= 0 and rle_to_counts(compressed(differences)).tolist() == counts
     (tmp_path / "a.json").write_text(json.dumps(component(PROMPTS, rle=compressed(differences))))
     with pytest.raises(SesamError, match="run lengths do not fit"):
         read_prompts(tmp_path / "a.json", ITEM)

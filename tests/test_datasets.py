@@ -19,7 +19,7 @@ from PIL import Image
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
 from sesam.datasets import checks
-from sesam.datasets.label_maps import CAMVID, meaning_of
+from sesam.datasets.label_maps import CAMVID, label_map_for
 from sesam.datasets.layouts import Pair, find_pairs
 from sesam.errors import SesamError
 from stages import prepare, weak_labels
@@ -76,7 +76,7 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
     assert "sam.checkpoint" not in said.err, "embed fetches it"
 
 
-def test_classes_and_colours_are_mmsegmentations(workspace) -> None:
+def test_classes_and_colors_are_mmsegmentations(workspace) -> None:
     for kind, known, number, name in (
         ("cityscapes", CityscapesDataset, TRAIN_IDS[26], "car"),
         ("ade20k", ADE20KDataset, 150 - 1, "flag"),
@@ -86,17 +86,17 @@ def test_classes_and_colours_are_mmsegmentations(workspace) -> None:
         prepare.main()
         dataset = Dataset.load()
         assert dataset.classes == tuple(known.METAINFO["classes"])
-        assert dataset.palette == tuple(tuple(colour) for colour in known.METAINFO["palette"])
+        assert dataset.palette == tuple(tuple(color) for color in known.METAINFO["palette"])
         assert dataset.classes[number] == name  # of the value that the maker documents
 
 
 def test_cityscapes_label_ids_become_train_ids() -> None:
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
-    found, strange = meaning_of("cityscapes", 19, [255]).class_ids(ids)
+    found, strange = label_map_for("cityscapes", 19, [255]).class_ids(ids)
     assert found.ravel().tolist() == TRAIN_IDS and not strange
-    assert meaning_of("cityscapes", 19, [255]).class_ids(ids + 1)[1] == ["34"]
+    assert label_map_for("cityscapes", 19, [255]).class_ids(ids + 1)[1] == ["34"]
     train_ids = np.array([[0, 18, 255]], np.uint8)
-    assert meaning_of("cityscapes", 19, [255]).class_ids(train_ids)[1] == ["255"]
+    assert label_map_for("cityscapes", 19, [255]).class_ids(train_ids)[1] == ["255"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, c
     save(tmp_path / "label.png", values, makers.voc_palette() if kind == "voc" else None)
     read = {"seg_map_path": str(tmp_path / "label.png"), "reduce_zero_label": reduce, "seg_fields": []}
     expected = LoadAnnotations(reduce_zero_label=None)(read)["gt_seg_map"]
-    meaning = meaning_of(kind, classes, [255])
+    meaning = label_map_for(kind, classes, [255])
     found, strange = meaning.class_ids(values)
     assert (found == expected).all() and not strange
     others = np.setdiff1d(np.arange(256), valid).astype(np.uint8)[None]
@@ -116,7 +116,7 @@ def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, c
 
 
 # the maker's label_colors.txt, and the class of the usual eleven that each name belongs to
-CAMVID_COLOURS = """
+CAMVID_COLORS = """
 64 128 64 Animal pedestrian | 192 0 128 Archway building | 0 128 192 Bicyclist bicyclist | 0 128 64 Bridge building
 128 0 0 Building building | 64 0 128 Car car | 64 0 192 CartLuggagePram pedestrian | 192 128 64 Child pedestrian
 192 192 128 Column_Pole pole | 64 64 128 Fence fence | 128 0 192 LaneMkgsDriv road | 192 0 64 LaneMkgsNonDriv road
@@ -129,17 +129,17 @@ CAMVID_COLOURS = """
 """
 
 
-def test_camvids_32_colours_become_11_classes_and_void() -> None:
-    rows = [row.split() for row in CAMVID_COLOURS.replace("|", "\n").strip().splitlines()]
+def test_camvids_32_colors_become_11_classes_and_void() -> None:
+    rows = [row.split() for row in CAMVID_COLORS.replace("|", "\n").strip().splitlines()]
     assert len(rows) == 32
-    colours = np.array([[row[:3] for row in rows]], np.uint8)
-    meaning = meaning_of("camvid", 11, [255])
-    found, strange = meaning.class_ids(colours)
+    colors = np.array([[row[:3] for row in rows]], np.uint8)
+    meaning = label_map_for("camvid", 11, [255])
+    found, strange = meaning.class_ids(colors)
     assert [[*CAMVID, *["none"] * 245][k] for k in found[0]] == [row[4] for row in rows] and not strange
     assert meaning.class_ids(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8))[1] == ["#010203"]
 
 
-def test_camvids_colours_in_a_palette(workspace) -> None:
+def test_camvids_colors_in_a_palette(workspace) -> None:
     makers.camvid(Path("raw"))
     for path in Path("raw/LabeledApproved_full").iterdir():
         Image.open(path).quantize(32).save(path)
@@ -149,7 +149,7 @@ def test_camvids_colours_in_a_palette(workspace) -> None:
     assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
 
 
-@pytest.mark.parametrize("form", ["published", "colours", "index"])
+@pytest.mark.parametrize("form", ["published", "colors", "index"])
 def test_camvid_in_each_form(workspace, form: str) -> None:
     makers.camvid(Path("raw"), form)
     workspace("camvid")
@@ -165,7 +165,7 @@ def test_camvid_in_each_form(workspace, form: str) -> None:
 @pytest.mark.parametrize(
     ("lists", "trained"),
     [
-        ({}, ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]),  # all that is labelled and not in val
+        ({}, ["2007_000032", "2007_000039", "2008_000002", "2008_000003"]),  # all that is labeled and not in val
         ({"aug": ["2008_000003"]}, ["2007_000032", "2007_000039", "2008_000003"]),
         ({"trainaug": ["2007_000039", "2008_000002"]}, ["2007_000039", "2008_000002"]),
     ],
@@ -225,11 +225,11 @@ def test_hidden_files_are_no_images(workspace) -> None:
 
 def test_a_share_of_the_images_is_part_of_every_larger_one() -> None:
     pairs = [Pair(str(k), Path(f"{k}.png"), None) for k in range(40)]
-    chosen = [{pair.id for pair in checks.choose(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    chosen = [{pair.id for pair in checks.choose_subset(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
     assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
     assert all(less < more for less, more in pairwise(chosen))
-    assert len(checks.choose(pairs, 0.001)) == 1
-    assert [pair.id for pair in checks.choose(pairs, ["7", "3"])] == ["3", "7"]
+    assert len(checks.choose_subset(pairs, 0.001)) == 1
+    assert [pair.id for pair in checks.choose_subset(pairs, ["7", "3"])] == ["3", "7"]
     assert chosen[1] == {"0", "15", "22", "39"}, "drawn, and the same in every run"
 
 
@@ -372,7 +372,7 @@ def test_a_folder_of_ones_own(workspace, capsys) -> None:
     for k in range(3):
         save(Path(f"mine/{k}.png"), halves(0, 1, edge=0))
     annotated(workspace, "folder", "mine")
-    assert "images labelled everywhere; 255 is unlabelled: 3 (0, 1, 2)" in capsys.readouterr().err
+    assert "images labeled everywhere; 255 is unlabeled: 3 (0, 1, 2)" in capsys.readouterr().err
     for k in range(3):
         save(Path(f"mine/{k}.png"), halves(1, 255, edge=255))
     annotated(workspace, "folder", "mine")

@@ -18,7 +18,7 @@ NEVER_LISTED = {
     "sesam/errors.py": "messages",
     "sesam/artifacts/atomic_io.py": "whole files and folders, or none",
     "sesam/artifacts/archives.py": "many files in few, and out of them again",
-    "sesam/paths.py": "where artefacts lie; dvc.yaml says the same",
+    "sesam/paths.py": "where artifacts lie; dvc.yaml says the same",
     "sesam/artifacts/label_png.py": "reads and writes pixels as they are",
     "sesam/artifacts/manifest.py": "hands on what stands in the manifest and the label files",
     "sesam/command_line.py": "which round",

@@ -128,7 +128,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
             assert load_params(lab / "params.yaml").evaluation.panels == 2
     assert (lab / "metrics/report.html").stat().st_size > 4e6
     fine = lab / "data/raw/mine/labels/val/3.png"
-    assert read_label(lab / "labelled/labels/3.png").shape == read_label(fine).shape
+    assert read_label(lab / "labeled/labels/3.png").shape == read_label(fine).shape
     imported = tmp_path / "third/r1/labels/0.png"
     assert imported.read_bytes() == (lab / "data/pseudo_labels/r1/labels/0.png").read_bytes()
 

@@ -13,8 +13,8 @@ from PIL import Image
 from sesam.errors import SesamError
 from sesam.sam.bundled import EfficientNetLite0
 from tools.bundled_sam import train
-from tools.bundled_sam.examples import Example, draw_example, find_photographs, read_labelled
-from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbours
+from tools.bundled_sam.examples import Example, draw_example, find_photographs, read_labeled
+from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbors
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def test_no_two_pictures_of_a_canvas_share_a_region(photographs: Path) -> None:
     assert max(sizes) > 2  # four pictures
 
 
-def test_a_whole_of_neighbours() -> None:
+def test_a_whole_of_neighbors() -> None:
     numbers = np.zeros((20, 40), int)
     numbers[:, :10], numbers[:, 10:20], numbers[:, 30:] = 1, 2, 3
     for seed in range(8):
-        whole = with_neighbours(numbers == 1, numbers, np.random.default_rng(seed))
+        whole = with_neighbors(numbers == 1, numbers, np.random.default_rng(seed))
         assert set(np.unique(numbers[whole])) == {1, 2}  # the third does not touch them
-    alone = with_neighbours(numbers == 3, numbers, np.random.default_rng(0))
+    alone = with_neighbors(numbers == 3, numbers, np.random.default_rng(0))
     assert (alone == (numbers == 3)).all()
 
 
@@ -109,21 +109,21 @@ def test_to_judge_on(tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         (tmp_path / kind / "val").mkdir(parents=True)
     with pytest.raises(SesamError, match="to judge on"):
-        read_labelled(tmp_path, [255])
+        read_labeled(tmp_path, [255])
     Image.fromarray(np.array([[0, 7], [1, 255]], np.uint8)).save(tmp_path / "labels/val/a.png")
     with pytest.raises(SesamError, match="has no image"):
-        read_labelled(tmp_path, [255])
+        read_labeled(tmp_path, [255])
     Image.new("RGB", (2, 2)).save(tmp_path / "images/val/a.png")
-    ((image, labels),) = read_labelled(tmp_path, [7])
+    ((image, labels),) = read_labeled(tmp_path, [7])
     assert image.shape == (2, 2, 3) and labels.tolist() == [[0, 255], [1, 255]]
     Image.new("RGB", (3, 2)).save(tmp_path / "images/val/b.png")
     Image.new("L", (2, 2)).save(tmp_path / "labels/val/b.png")
-    assert len(read_labelled(tmp_path, [7], 1)) == 1
+    assert len(read_labeled(tmp_path, [7], 1)) == 1
     with pytest.raises(SesamError, match=r"b\.png is 2x2 pixels, its image 3x2"):
-        read_labelled(tmp_path, [7])
+        read_labeled(tmp_path, [7])
     (tmp_path / "labels/val/b.png").write_bytes(b"no PNG")
     with pytest.raises(SesamError, match=r"b\.png cannot be read"):
-        read_labelled(tmp_path, [7])
+        read_labeled(tmp_path, [7])
 
 
 def test_a_training_goes_on_where_it_was(

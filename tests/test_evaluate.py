@@ -21,13 +21,20 @@ from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
-from sesam.geometry.rle import encode_mask
+from sesam.geometry.rle import mask_to_rle
 from sesam.params import Minutes, Params
 from sesam.reporting import tables
-from sesam.reporting.label_quality import contested, doubt, judge, judge_all, rank_correlation, ranking
-from sesam.reporting.pages import fitted, with_masks
-from sesam.reporting.trace import load
-from sesam.scores import class_iou, class_scores, confusion, label_scores, network_scores
+from sesam.reporting.label_quality import (
+    contested_pixels,
+    evaluate_all,
+    evaluate_images,
+    rank_correlation,
+    ranking_csv,
+    review_priority,
+)
+from sesam.reporting.pages import fit_to_tile, overlay_masks
+from sesam.reporting.trace import load_trace
+from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
 from stages import summarize
 
@@ -44,7 +51,7 @@ GIVEN = row(0, 0, 1, 255, 1, 1, 0, 255, 0, 255)
 
 
 def test_confusion_counts_pixels_with_a_fine_label() -> None:
-    assert confusion(ACTUAL, GIVEN, K).tolist() == [
+    assert confusion_matrix(ACTUAL, GIVEN, K).tolist() == [
         [2, 1, 0, 0, 1],
         [0, 2, 0, 0, 0],
         [1, 0, 0, 0, 1],
@@ -53,12 +60,12 @@ def test_confusion_counts_pixels_with_a_fine_label() -> None:
 
 
 def test_many_classes_do_not_overflow_a_byte() -> None:
-    matrix = confusion(row(200, 253), row(253, 200), 254)
+    matrix = confusion_matrix(row(200, 253), row(253, 200), 254)
     assert matrix.sum() == 2 and matrix[200, 253] == 1 and matrix[253, 200] == 1
 
 
 def test_scores_by_hand() -> None:
-    matrix = confusion(ACTUAL, GIVEN, K)
+    matrix = confusion_matrix(ACTUAL, GIVEN, K)
     assert class_iou(matrix)[:3].tolist() == [2 / 5, 2 / 3, 0]
     assert np.isnan(class_iou(matrix)[3])  # occurs nowhere
     assert network_scores(matrix) == {"mIoU": 0.3556, "pixel_accuracy": 0.5}
@@ -66,10 +73,10 @@ def test_scores_by_hand() -> None:
 
 
 def test_class_scores_by_hand() -> None:
-    first, second, third, never = class_scores(confusion(ACTUAL, GIVEN, K))
-    assert first == {"precision": 0.6667, "recall": 0.5, "IoU": 0.4, "unlabelled": 0.25}
-    assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabelled": 0.0}
-    assert third == {"precision": None, "recall": 0.0, "IoU": 0.0, "unlabelled": 0.5}
+    first, second, third, never = class_scores(confusion_matrix(ACTUAL, GIVEN, K))
+    assert first == {"precision": 0.6667, "recall": 0.5, "IoU": 0.4, "unlabeled": 0.25}
+    assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabeled": 0.0}
+    assert third == {"precision": None, "recall": 0.0, "IoU": 0.0, "unlabeled": 0.5}
     assert set(never.values()) == {None}
 
 
@@ -77,45 +84,45 @@ def test_contested_pixels_are_those_of_two_classes() -> None:
     def kept(k: int, *columns: int, candidate: int | None = 0) -> dict:
         mask = np.zeros((2, 6), bool)
         mask[:, list(columns)] = True
-        return {"class": k, "candidate": candidate, "rle": encode_mask(mask)}
+        return {"class": k, "candidate": candidate, "rle": mask_to_rle(mask)}
 
     masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, candidate=None), kept(0, 3)]
-    assert contested(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
+    assert contested_pixels(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
 
 
 def test_doubt_by_hand() -> None:
-    """Unlabelled; contradicted; contested; both; an annotator's, whatever the others say; agreed; nothing predicted."""
+    """Unlabeled; contradicted; contested; both; an annotator's, whatever the others say; agreed; nothing predicted."""
     merged, weak = row(255, 0, 1, 2, 1, 0, 0), row(255, 255, 255, 255, 1, 255, 255)
     predicted, claimed = row(0, 1, 1, 0, 0, 0, 255), row(0, 0, 1, 1, 1, 0, 0) > 0
     selected = [{"candidate": 0}, {"candidate": None}, {"candidate": None}]
-    found = doubt(merged, weak, predicted, claimed, selected)
+    found = review_priority(merged, weak, predicted, claimed, selected)
     assert found == {
         "score": round(4 / 7, 5),
-        "unlabelled": round(1 / 7, 5),
+        "unlabeled": round(1 / 7, 5),
         "contradicted": round(2 / 7, 5),
         "contested": round(2 / 7, 5),
         "components": 3,
         "refused": 2,
     }
     rows = [{"id": k, **found, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
-    lines = ranking(rows).splitlines()
-    assert lines[0] == "id,score,unlabelled,contradicted,contested,components,refused"
+    lines = ranking_csv(rows).splitlines()
+    assert lines[0] == "id,score,unlabeled,contradicted,contested,components,refused"
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 
 def test_a_class_only_predicted_has_iou_0() -> None:
-    assert network_scores(confusion(row(0, 0), row(0, 3), K))["mIoU"] == 0.25
+    assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25
 
 
-def test_nothing_labelled_has_no_precision() -> None:
-    scores = label_scores(confusion(row(0, 1), row(255, 255), K))
+def test_nothing_labeled_has_no_precision() -> None:
+    scores = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
     assert scores == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
-    assert label_scores(confusion(row(255), row(0), K))["mIoU"] is None
+    assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
 
 
 @given(actual=labels, given_labels=labels)
 def test_recall_is_precision_times_coverage(actual: np.ndarray, given_labels: np.ndarray) -> None:
-    scores = label_scores(confusion(actual, given_labels, K))
+    scores = label_scores(confusion_matrix(actual, given_labels, K))
     if scores["precision"] is not None:
         assert scores["recall"] == pytest.approx(scores["precision"] * scores["coverage"], abs=2e-4)
         if scores["recall"]:
@@ -126,14 +133,14 @@ def test_recall_is_precision_times_coverage(actual: np.ndarray, given_labels: np
 
 @given(actual=labels)
 def test_perfect_labels_score_1(actual: np.ndarray) -> None:
-    scores = label_scores(confusion(actual, actual, K))
+    scores = label_scores(confusion_matrix(actual, actual, K))
     assert set(scores.values()) == ({1.0} if (actual != 255).any() else {None})
 
 
 @given(pairs=st.lists(st.tuples(labels, labels), min_size=1, max_size=4))
 def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    whole = confusion(*(np.concatenate(side) for side in zip(*pairs, strict=True)), K)
-    assert (whole == sum(confusion(*pair, K) for pair in pairs)).all()
+    whole = confusion_matrix(*(np.concatenate(side) for side in zip(*pairs, strict=True)), K)
+    assert (whole == sum(confusion_matrix(*pair, K) for pair in pairs)).all()
 
 
 def test_annotation_hours() -> None:
@@ -177,8 +184,8 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert judged["r1"]["scores"]["sam"]["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
     assert judged["r2"]["scores"]["merged"]["precision"] == 1
     left, right = (judged["r1"]["classes"]["merged"][name] for name in ("left", "right, far"))
-    assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabelled": round(2 / 6, 4)}
-    assert right["precision"] == round(4 / 5, 4) and right["unlabelled"] == round(2 / 6, 4)
+    assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
+    assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
     assert judged["r1"]["components"]["left"] == {"kept": 4, "missed": 4, "spilled": 0, "conflict": 0}
     assert judged["r1"]["components"]["right, far"] == {"kept": 4, "missed": 0, "spilled": 0, "conflict": 0}
     assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
@@ -214,11 +221,11 @@ def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> N
     fine = FINE.copy()
     fine[1:, 10:] = 2
     write_label(otherwise, fine, PALETTE)
-    claims = judge_all(data, params, "r1")["claims"]
+    claims = evaluate_all(data, params, "r1")["claims"]
     # two columns, seven rows with a fine label and one without
     assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
     without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
-    assert judge_all(without, params, "r1")["claims"] == {"weak": 4, "unknown": 4 * 15}
+    assert evaluate_all(without, params, "r1")["claims"] == {"weak": 4, "unknown": 4 * 15}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
@@ -242,7 +249,7 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
         with Image.open(pictures["train/town/0.png"]) as train, Image.open(pictures["val/1.png"]) as val:
             assert train.width == 5 * (12 * 42 + 12) + 12 and val.width == 4 * (12 * 42 + 12) + 12
             assert train.height > 2 * 8 * 42 > val.height > 8 * 42
-            assert set(PALETTE[:2]) <= {colour for _, colour in val.getcolors(1 << 24)}
+            assert set(PALETTE[:2]) <= {color for _, color in val.getcolors(1 << 24)}
 
 
 @pytest.mark.parametrize(
@@ -253,13 +260,13 @@ def test_masks_selected_by_other_params_are_not_explained(
     workspace: tuple[Dataset, Params], number: int, candidate: int | None
 ) -> None:
     data, params = workspace
-    assert [one.kept for one in load(data.train[0], "r1", data, params).components] == [0, 0, None]
+    assert [one.kept for one in load_trace(data.train[0], "r1", data, params).components] == [0, 0, None]
     path = Path("data/rounds/r1/selected/town/0.json")
     document = read_json(path)
     document["components"][number - 1]["candidate"] = candidate
     write_json(path, document)
     with pytest.raises(SesamError, match=rf"selected/town/0\.json.*component {number}.*`dvc repro`"):
-        load(data.train[0], "r1", data, params)
+        load_trace(data.train[0], "r1", data, params)
 
 
 def test_a_mask_that_another_would_be_preferred_to_now_is_not_explained(workspace: tuple[Dataset, Params]) -> None:
@@ -270,7 +277,7 @@ def test_a_mask_that_another_would_be_preferred_to_now_is_not_explained(workspac
     candidates.append(candidates[0] | {"iou": candidates[0]["iou"] + 0.01})
     write_json(path, document)
     with pytest.raises(SesamError, match=r"component 1 was selected by other params"):
-        load(data.train[0], "r1", data, params)
+        load_trace(data.train[0], "r1", data, params)
 
 
 def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:
@@ -306,8 +313,8 @@ def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
 
 def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    one, two = judge_all(data, params, "r1"), judge_all(data, on_workers(params, 2), "r1")
-    batch = judge(data.train, len(data.classes), "r1", params.augment.confidence)
+    one, two = evaluate_all(data, params, "r1"), evaluate_all(data, on_workers(params, 2), "r1")
+    batch = evaluate_images(data.train, len(data.classes), "r1", params.augment.confidence)
     assert one["fates"] == two["fates"] == batch["fates"] and one["claims"] == two["claims"] == batch["claims"]
     for part, matrix in batch["matrices"].items():
         assert (one["matrices"][part] == matrix).all() and (two["matrices"][part] == matrix).all()
@@ -334,15 +341,15 @@ def test_size_that_differs_is_named(workspace: tuple[Dataset, Params], monkeypat
     [((8, 12), (336, 504)), ((256, 256), (512, 512)), ((1024, 2048), (256, 512)), ((2000, 3), (512, 1))],
 )
 def test_tiles_are_bounded(shape: tuple[int, int], size: tuple[int, int]) -> None:
-    assert fitted(np.zeros((*shape, 3), np.uint8)).shape == (*size, 3)
+    assert fit_to_tile(np.zeros((*shape, 3), np.uint8)).shape == (*size, 3)
 
 
 def test_small_masks_are_painted_over_large_ones() -> None:
     large, small = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
     small[3:6, 3:9] = True
     components = [
-        {"class": k, "candidate": 1, "iou": 0.8, "rle": encode_mask(mask)} for k, mask in ((0, small), (1, large))
+        {"class": k, "candidate": 1, "iou": 0.8, "rle": mask_to_rle(mask)} for k, mask in ((0, small), (1, large))
     ]
-    picture = with_masks(PHOTO, components, PALETTE)
+    picture = overlay_masks(PHOTO, components, PALETTE)
     red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
     assert red.argmax() == 0 and green.argmax() == 1

@@ -16,11 +16,11 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sesam.artifacts.label_png import read_label, write_gray, write_label
-from sesam.artifacts.manifest import Dataset, Item, item_fine, item_predictions
-from sesam.artifacts.sources import SAM, WEAK, merged_label
-from sesam.cli.export import FORMS, Drawn, pieces
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_predictions
+from sesam.artifacts.sources import SAM, WEAK, load_pseudo_label
+from sesam.cli.export import EXPORTERS, ImageRegions, labeled_regions
 from sesam.datasets.annotations.reading import find_annotations, read_annotation
-from sesam.datasets.label_maps import meaning_of
+from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 
 CLASSES = ("road", "car", "tree & bush")
@@ -28,28 +28,28 @@ FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "ci
 SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EXPORTERS)
 @given(
     labels=arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from((0, 1, 2, 255)))
 )
 def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarray) -> None:
     out = tmp_path_factory.mktemp("out")
-    item = Item("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
-    found = pieces(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
+    item = ImageRecord("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
+    found = labeled_regions(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
     assert all(piece.about == {"source": "SAM", "confidence": 0.8} for piece in found)
-    FORMS[form]([Drawn(item, "city/7.jpg", found)], CLASSES, out)
+    EXPORTERS[form]([ImageRegions(item, "city/7.jpg", found)], CLASSES, out)
     if form == "label-studio" and not found:
         return  # it has no size of an image in which nothing is drawn
     (annotation,) = find_annotations(out / FILES[form], "folder", {"city/7", "8"}).values()
-    back = read_annotation(annotation, labels.shape, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
+    back = read_annotation(annotation, labels.shape, CLASSES, label_map_for("folder", 3, [9]), 3, 1)
     assert np.array_equal(back, labels)
 
 
 def test_labelme_finds_the_file_of_an_image(tmp_path: Path) -> None:
     """It opens the JSON of the image's own name, which may be longer than the id."""
     name = "aachen_000000_000019_leftImg8bit"
-    item = Item("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
-    FORMS["labelme"]([Drawn(item, f"{name}.png", [])], CLASSES, tmp_path)
+    item = ImageRecord("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
+    EXPORTERS["labelme"]([ImageRegions(item, f"{name}.png", [])], CLASSES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]
     assert list(find_annotations(tmp_path, "cityscapes", {item.id})) == [item.id]
 
@@ -58,7 +58,7 @@ def test_a_piece_tells_of_its_own_pixels_alone() -> None:
     """Not of others in the window around it."""
     labels, confidence = np.array([[0, 1], [0, 0]], np.uint8), np.array([[255, 0], [255, 255]], np.uint8)
     sources = np.where(labels == 0, np.uint8(SAM), np.uint8(WEAK))
-    found = pieces(labels, sources, confidence, CLASSES)
+    found = labeled_regions(labels, sources, confidence, CLASSES)
     assert [piece.about for piece in found] == [
         {"source": "SAM", "confidence": 1.0},
         {"source": "weak label", "confidence": 0.0},
@@ -68,12 +68,12 @@ def test_a_piece_tells_of_its_own_pixels_alone() -> None:
 @pytest.mark.parametrize("form", ("cvat", "label-studio"))
 def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) -> None:
     labels = np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)
-    item = Item("7", "7.jpg", *labels.shape, "0" * 64)
-    found = pieces(labels, np.full_like(labels, SAM), None, CLASSES)
+    item = ImageRecord("7", "7.jpg", *labels.shape, "0" * 64)
+    found = labeled_regions(labels, np.full_like(labels, SAM), None, CLASSES)
 
     def peak(images: int) -> int:
         tracemalloc.start()
-        FORMS[form]((Drawn(item, "7.jpg", found) for _ in range(images)), CLASSES, tmp_path)
+        EXPORTERS[form]((ImageRegions(item, "7.jpg", found) for _ in range(images)), CLASSES, tmp_path)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -107,10 +107,10 @@ def test_values_that_are_none_are_told_with_the_file_that_has_them(
     monkeypatch.chdir(merged)
     item = Dataset.load().train[1]
     for part, wrong, expected, read in (
-        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(item_predictions, "r1")),
-        ("fine/train", 9, "0 to 1, and 255 for none", partial(item_fine, "train")),
-        ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", partial(merged_label, "r1")),
-        ("pseudo_labels/r1/sources", 255, "0 to 3", partial(merged_label, "r1")),
+        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(load_predictions, "r1")),
+        ("fine/train", 9, "0 to 1, and 255 for none", partial(load_fine_label, "train")),
+        ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", partial(load_pseudo_label, "r1")),
+        ("pseudo_labels/r1/sources", 255, "0 to 3", partial(load_pseudo_label, "r1")),
     ):
         path = Path(f"data/{part}/1.png")
         before = read_label(path)
@@ -142,7 +142,7 @@ def correct(path: Path, form: str) -> None:
     path.write_text(json.dumps(value))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", EXPORTERS)
 def test_round_and_round(merged: Path, form: str) -> None:
     done = run("sesam.cli.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def test_round_and_round(merged: Path, form: str) -> None:
     sent = [read_label(merged / f"data/pseudo_labels/r1/labels/{k}.png") for k in range(3)]
     (merged / "data/corrections").mkdir(parents=True)
     for path in (merged / "to_do").iterdir():
-        if path.name != "labels.xml":  # Label Studio's labelling interface
+        if path.name != "labels.xml":  # Label Studio's labeling interface
             path.rename(merged / "data/corrections" / path.name)
     done = run("stages.weak_labels", cwd=merged)
     assert done.returncode == 0, done.stderr

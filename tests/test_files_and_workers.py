@@ -17,9 +17,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from sesam.artifacts.atomic_io import read_bytes, whole, whole_folder, write_text
+from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_bytes, write_text
 from sesam.errors import DiskError, SesamError
-from sesam.execution.parallel import per_image, readers_watched
+from sesam.execution.parallel import map_images, translate_dataloader_errors
 from sesam.params import load_params
 from sesam.sam.cache import EmbeddingCache
 
@@ -27,15 +27,15 @@ TWO = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(update={"worker
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
-    path = tmp_path / "deep/artefact.txt"
+    path = tmp_path / "deep/artifact.txt"
     write_text(path, "old")
-    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as beside:
         assert beside.suffix == ".txt"  # by which np.save and Pillow go
         beside.write_text("ne")
         raise KeyboardInterrupt
-    assert path.read_text() == "old" and names(path.parent) == ["artefact.txt"]
+    assert path.read_text() == "old" and names(path.parent) == ["artifact.txt"]
     write_text(path, "new")
-    assert path.read_text() == "new" and names(path.parent) == ["artefact.txt"]
+    assert path.read_text() == "new" and names(path.parent) == ["artifact.txt"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o027, 0o640), (0o002, 0o664)])
@@ -44,14 +44,14 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, monkeypatch, umask:
     try:
         with monkeypatch.context() as patch:
             patch.setattr(os, "umask", None)  # to ask for it is to change it, for every thread of the process
-            write_text(tmp_path / "artefact", "shared")
+            write_text(tmp_path / "artifact", "shared")
     finally:
         os.umask(before)
-    assert (tmp_path / "artefact").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "artifact").stat().st_mode & 0o777 == mode
 
 
 def leave_half(path: Path, made_of: dict[str, str] | None) -> None:
-    with pytest.raises(KeyboardInterrupt), whole_folder(path, made_of) as folder:
+    with pytest.raises(KeyboardInterrupt), atomic_directory(path, made_of) as folder:
         (folder / "first").touch()
         raise KeyboardInterrupt
 
@@ -61,33 +61,33 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path) -> None:
-    path = tmp_path / "artefact"
+    path = tmp_path / "artifact"
     leave_half(path, None)
     assert names(tmp_path) == []
-    with whole_folder(path) as folder:
+    with atomic_directory(path) as folder:
         (folder / "second").touch()
     assert names(path) == ["second"]
 
 
 def test_an_interrupted_folder_goes_on_only_for_the_same_work(tmp_path, capsys) -> None:
-    path = tmp_path / "artefact"
+    path = tmp_path / "artifact"
     leave_half(path, {"labels": "1", "seed": "2"})
     assert not path.exists()
-    (tmp_path / ".artefact.partial/.unfinished-x.png").touch()  # as a killed process leaves it
-    with whole_folder(path, {"labels": "1", "seed": "2"}) as folder:
+    (tmp_path / ".artifact.partial/.unfinished-x.png").touch()  # as a killed process leaves it
+    with atomic_directory(path, {"labels": "1", "seed": "2"}) as folder:
         assert (folder / "first").exists()
     assert names(path) == ["first"]
     leave_half(path, {"labels": "1", "seed": "2"})
-    with whole_folder(path, {"labels": "1", "seed": "3"}) as folder:
+    with atomic_directory(path, {"labels": "1", "seed": "3"}) as folder:
         (folder / "second").touch()
-    assert names(path) == ["second"] and names(tmp_path) == ["artefact"]
+    assert names(path) == ["second"] and names(tmp_path) == ["artifact"]
     assert capsys.readouterr().out.endswith("begins anew: since it was interrupted, seed changed\n")
 
 
-def test_an_artefact_is_never_half_removed(tmp_path, monkeypatch) -> None:
+def test_an_artifact_is_never_half_removed(tmp_path, monkeypatch) -> None:
     """Killed while the one before is removed: the new one stands in its place, and the next run sweeps the rest."""
-    path = tmp_path / "artefact"
-    with whole_folder(path) as folder:
+    path = tmp_path / "artifact"
+    with atomic_directory(path) as folder:
         (folder / "old").touch()
         (folder / "older").touch()
 
@@ -98,20 +98,20 @@ def test_an_artefact_is_never_half_removed(tmp_path, monkeypatch) -> None:
             file.unlink()
             raise KilledError
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError), whole_folder(path, {"seed": "2"}) as folder:
+    with monkeypatch.context() as patch, pytest.raises(KilledError), atomic_directory(path, {"seed": "2"}) as folder:
         (folder / "new").touch()
         patch.setattr(shutil, "rmtree", killed)
     assert names(path) == ["new"]
-    with whole_folder(path, {"seed": "2"}) as folder:
+    with atomic_directory(path, {"seed": "2"}) as folder:
         (folder / "new").touch()
-    assert names(path) == ["new"] and names(tmp_path) == ["artefact"]
+    assert names(path) == ["new"] and names(tmp_path) == ["artifact"]
 
 
 WRITE = """
 import os, sys, time
 from pathlib import Path
 from sesam.artifacts.atomic_io import whole
-with whole(Path("artefact.json")) as beside:
+with whole(Path("artifact.json")) as beside:
     print(beside.name, flush=True)
     time.sleep(60)
 """
@@ -146,9 +146,9 @@ def complain(item: int, folder: Path) -> None:
 
 
 def test_results_come_in_order_and_a_killed_worker_is_told() -> None:
-    assert per_image(abs, range(-9, 0), TWO, "order") == list(range(9, 0, -1))
+    assert map_images(abs, range(-9, 0), TWO, "order") == list(range(9, 0, -1))
     with pytest.raises(SesamError, match="killed"):
-        per_image(die, range(8), TWO, "kill")
+        map_images(die, range(8), TWO, "kill")
 
 
 UNSENT = """
@@ -184,7 +184,7 @@ def test_what_a_reader_cannot_send_is_not_waited_for() -> None:
 
 
 def test_a_killed_reader_is_told() -> None:
-    with pytest.raises(SesamError, match="want of memory"), readers_watched(2):
+    with pytest.raises(SesamError, match="want of memory"), translate_dataloader_errors(2):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")  # PyTorch's words
 
 
@@ -192,13 +192,13 @@ def test_a_killed_reader_is_told() -> None:
 def test_bad_items_are_told_together_and_the_others_are_done(tmp_path: Path, workers: int) -> None:
     runtime = TWO.model_copy(update={"workers": workers})
     with pytest.raises(SesamError) as told:
-        per_image(partial(complain, folder=tmp_path), range(60), runtime, "complain")
+        map_images(partial(complain, folder=tmp_path), range(60), runtime, "complain")
     lines = str(told.value).splitlines()
     assert lines[0] == "30 images failed:" and lines[1:3] == ["  item 0 is bad", "  item 2 is bad"]
     assert len(lines) == 22 and lines[-1] == "  and 10 more"
     assert sorted(int(name) for name in names(tmp_path)) == list(range(1, 60, 2))
     with pytest.raises(SesamError, match=r"^item 4 is bad$"):
-        per_image(partial(complain, folder=tmp_path), range(3, 6), runtime, "complain")
+        map_images(partial(complain, folder=tmp_path), range(3, 6), runtime, "complain")
 
 
 def test_a_full_disk_ends_the_work_at_once() -> None:
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_the_work_at_once() -> None:
         raise DiskError("full")
 
     with pytest.raises(DiskError):
-        per_image(full, range(9), TWO.model_copy(update={"workers": 1}), "full")
+        map_images(full, range(9), TWO.model_copy(update={"workers": 1}), "full")
     assert begun == [0]
 
 
@@ -230,27 +230,27 @@ def test_a_stage_is_known_by_its_name_to_other_processes(tmp_path: Path) -> None
     assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"some_stage\n"
 
 
-def test_unfinished_files_of_replaced_workers_are_in_no_artefact(tmp_path: Path) -> None:
+def test_unfinished_files_of_replaced_workers_are_in_no_artifact(tmp_path: Path) -> None:
     for packed in (False, True):
-        with whole_folder(tmp_path / "artefact", packed=packed) as folder:
+        with atomic_directory(tmp_path / "artifact", packed=packed) as folder:
             write_text(folder / "1.json", "one")
             (folder / ".unfinished-dead.json").write_text("half")
-        assert len(names(tmp_path / "artefact")) == 1
+        assert len(names(tmp_path / "artifact")) == 1
         with pytest.raises(SesamError, match="is missing"):
-            read_bytes(tmp_path / "artefact/.unfinished-dead.json")
+            read_bytes(tmp_path / "artifact/.unfinished-dead.json")
 
 
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_text(tmp_path / "artefact.json", "old")
+    write_text(tmp_path / "artifact.json", "old")
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SesamError, match=r"artefact\.json cannot be written: No space left on device; .* GB free"):
-        write_text(tmp_path / "artefact.json", "new")
-    assert [file.name for file in tmp_path.iterdir()] == ["artefact.json"]
-    assert (tmp_path / "artefact.json").read_text() == "old"
+    with pytest.raises(SesamError, match=r"artifact\.json cannot be written: No space left on device; .* GB free"):
+        write_text(tmp_path / "artifact.json", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["artifact.json"]
+    assert (tmp_path / "artifact.json").read_text() == "old"
 
 
 def test_a_disk_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,17 +260,17 @@ def test_a_disk_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Path, "mkdir", read_only)
     with (
         pytest.raises(SesamError, match="folder cannot be written: Read-only file system"),
-        whole_folder(tmp_path / "new/folder"),
+        atomic_directory(tmp_path / "new/folder"),
     ):
         pass
     with pytest.raises(SesamError, match=r"file\.json cannot be written: Read-only file system"):
         write_text(tmp_path / "new/file.json", "")
     with pytest.raises(SesamError, match="cannot be written: Read-only file system"):
-        EmbeddingCache("0" * 64, tmp_path / "embeddings").room_for([], 1, 1)
+        EmbeddingCache("0" * 64, tmp_path / "embeddings").reserve([], 1, 1)
 
 
 def test_what_a_block_itself_raises_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "artefact"):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "artifact"):
         (tmp_path / "missing").read_text()
     assert not list(tmp_path.iterdir())
 
@@ -279,7 +279,7 @@ FILL = """
 import sys, time
 from pathlib import Path
 from sesam.artifacts.atomic_io import for_one_process, whole_folder
-with whole_folder(Path("artefact"), {"a": "1"}) as folder:
+with whole_folder(Path("artifact"), {"a": "1"}) as folder:
     (folder / "one").write_text("1")
     print("filling", flush=True)
     time.sleep(60)
@@ -295,16 +295,16 @@ def test_two_processes_do_not_fill_one_folder(tmp_path: Path, monkeypatch: pytes
         for made_of in ({"a": "1"}, None):
             with (
                 pytest.raises(SesamError, match="is being filled by another process"),
-                whole_folder(Path("artefact"), made_of),
+                atomic_directory(Path("artifact"), made_of),
             ):
                 pass
-        assert (tmp_path / ".artefact.partial/one").read_text() == "1"
+        assert (tmp_path / ".artifact.partial/one").read_text() == "1"
     finally:
         other.kill()
         other.wait()
-    with whole_folder(Path("artefact"), {"a": "1"}) as folder:  # the lock ended with it, what it had done stays
+    with atomic_directory(Path("artifact"), {"a": "1"}) as folder:  # the lock ended with it, what it had done stays
         assert names(folder) == ["one"]
-    assert names(Path("artefact")) == ["one"]
+    assert names(Path("artifact")) == ["one"]
 
 
 def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,9 +312,9 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # as NFS says of a folder
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with whole_folder(tmp_path / "artefact") as folder:
+    with atomic_directory(tmp_path / "artifact") as folder:
         (folder / "one").touch()
-    assert names(tmp_path / "artefact") == ["one"]
+    assert names(tmp_path / "artifact") == ["one"]
 
 
 WORKERS = """

@@ -24,14 +24,14 @@ from PIL import Image
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_label
-from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
-from sesam.datasets.data_issues import Faulty
-from sesam.datasets.label_maps import meaning_of
+from sesam.datasets.data_issues import DataIssue
+from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.sam.batched_sam import load_sam
-from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.evaluation import loss_curve
@@ -41,7 +41,7 @@ from tests.fuzz import Found, watch
 PARAMS = load_params(ROOT / "presets/demo.yaml")
 NETWORK = PARAMS.network.model_copy(update={"width": 4, "head_width": 8, "auxiliary": 0.0})
 CPU = torch.device("cpu")
-ITEM = Item("a", "a.png", 4, 6, "0" * 64)
+ITEM = ImageRecord("a", "a.png", 4, 6, "0" * 64)
 SIZE = {"id": "a", "height": 4, "width": 6}
 WATCHED = watch()
 
@@ -93,7 +93,7 @@ def another_check_sum(path: Path) -> None:
 
 def sam_checkpoint(value: object) -> None:
     torch.save(value, "sam.pth")
-    load_watched(lambda: load_sam(build_embedded_sam, Path("sam.pth"), CPU))
+    load_watched(lambda: load_sam(build_bundled_sam, Path("sam.pth"), CPU))
 
 
 def backbone_file() -> None:
@@ -111,8 +111,8 @@ def manifest(change: dict) -> None:
 
 
 def photograph(make: Callable[[], str]) -> None:
-    item = Item("a", make(), 4, 6, "0" * 64)
-    load_watched(lambda: item_image(item))
+    item = ImageRecord("a", make(), 4, 6, "0" * 64)
+    load_watched(lambda: load_image(item))
 
 
 def a_pipe() -> str:
@@ -153,14 +153,14 @@ def strokes(start: str, tag: str) -> None:
     size = "<size><width>6</width><height>4</height></size>"
     line = f"<polygon><tag>{tag}</tag><point><X>1</X><Y>1</Y></point></polygon>"
     Path("a.xml").write_text(f"{start}<annotation>{size}{line}</annotation>")
-    meaning = meaning_of("voc", 2, [])
+    meaning = label_map_for("voc", 2, [])
     load_watched(lambda: read_annotation(Annotation(Path("a.xml")), (4, 6), ["a", "b"], meaning, 3, 2))
 
 
 def clicks_elsewhere() -> None:
     Path("clicks.json").write_text(json.dumps({"../../a": [{"x": 10**30, "y": 1, "cls": 10**30}]}))
     (one,) = find_annotations(Path("clicks.json"), "voc", {"a"}).values()
-    load_watched(lambda: read_annotation(one, (4, 6), ["a", "b"], meaning_of("voc", 2, []), 3, 2))
+    load_watched(lambda: read_annotation(one, (4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2))
 
 
 def log(content: str) -> None:
@@ -230,7 +230,7 @@ def test_it_is_refused_and_nothing_has_run(
     inside = tmp_path / "one/two/three"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
-    with pytest.raises((SesamError, Faulty)):
+    with pytest.raises((SesamError, DataIssue)):
         crafted()
     assert not list(tmp_path.rglob("ran"))
     assert [path.name for path in tmp_path.iterdir()] == ["one"]

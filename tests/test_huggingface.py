@@ -23,9 +23,9 @@ from transformers import (
 from sesam.artifacts.atomic_io import sha256
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.geometry.rle import encode_counts, encode_mask
+from sesam.geometry.rle import counts_to_rle, mask_to_rle
 from sesam.params import SamParams
-from sesam.sam.checkpoints import weights_of
+from sesam.sam.checkpoints import resolve_weights
 from sesam.sam.huggingface import FAMILIES
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt
@@ -130,7 +130,7 @@ def params_of(name: str, folder: Path) -> SamParams:
 def test_as_transformers_itself(saved: tuple[str, Path]) -> None:
     name, folder = saved
     sam = params_of(name, folder)
-    segmenter = MODELS[name].load(weights_of(sam)[0], CPU, sam, None)
+    segmenter = MODELS[name].load(resolve_weights(sam)[0], CPU, sam, None)
     images = [draw_scene(k).image[: 200 - 60 * k, : 256 - 30 * k] for k in range(2)]
     rng = np.random.default_rng(0)
     sizes = [image.shape[:2] for image in images]
@@ -139,7 +139,7 @@ def test_as_transformers_itself(saved: tuple[str, Path]) -> None:
     prompts = [
         [*(Prompt(points=one) for one in several), Prompt(box=box)] for several, box in zip(points, boxes, strict=True)
     ]
-    embeddings = segmenter.encode([segmenter.fit(image) for image in images])
+    embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
     assert all(one.dtype == torch.float16 for one in embeddings)
     found = segmenter.decode(embeddings, sizes, prompts)
 
@@ -165,7 +165,7 @@ def test_as_transformers_itself(saved: tuple[str, Path]) -> None:
             for mask, counts in zip(masks.flatten(0, 1).numpy(), answer.counts, strict=True):
                 assert counts.sum() == size[0] * size[1]
                 own = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
-                assert encode_mask(own) == encode_counts(counts, size)
+                assert mask_to_rle(own) == counts_to_rle(counts, size)
                 wrong, all_pixels = wrong + (own != mask).sum(), all_pixels + mask.size
                 seen.append(mask)
     telling = {mask.tobytes() for mask in seen if 0.02 < mask.mean() < 0.98}  # not empty or all, and a prompt's own
@@ -173,24 +173,24 @@ def test_as_transformers_itself(saved: tuple[str, Path]) -> None:
     assert wrong <= 2e-3 * all_pixels
 
 
-def test_neither_neighbours_nor_order_matter(saved: tuple[str, Path]) -> None:
+def test_neither_neighbors_nor_order_matter(saved: tuple[str, Path]) -> None:
     name, folder = saved
     sam = params_of(name, folder)
-    segmenter = MODELS[name].load(weights_of(sam)[0], CPU, sam, None)
-    (embedding,) = segmenter.encode([segmenter.fit(draw_scene(3).image)])
+    segmenter = MODELS[name].load(resolve_weights(sam)[0], CPU, sam, None)
+    (embedding,) = segmenter.encode([segmenter.preprocess(draw_scene(3).image)])
     size = draw_scene(3).image.shape[:2]
     mask = np.zeros(size, bool)
     mask[30:90, 40:200] = True
     prompts = [
         Prompt(points=np.array([[40, 50], [60, 70]])),
-        Prompt(mask=encode_mask(mask)),
+        Prompt(mask=mask_to_rle(mask)),
         Prompt(points=np.array([[9, 9]])),
     ]
     (together,) = segmenter.decode([embedding], [size], [prompts])
     alone = [segmenter.decode([embedding], [size], [[prompt]])[0][0] for prompt in prompts]
     for one, other in zip(together, alone, strict=True):
         assert [counts.tolist() for counts in one.counts] == [counts.tolist() for counts in other.counts]
-    (elsewhere,) = segmenter.decode([embedding], [size], [[Prompt(mask=encode_mask(~mask))]])
+    (elsewhere,) = segmenter.decode([embedding], [size], [[Prompt(mask=mask_to_rle(~mask))]])
     assert [counts.tolist() for counts in elsewhere[0].counts] != [counts.tolist() for counts in together[1].counts]
     assert segmenter.decode([embedding], [size], [[]]) == [[]]
 
@@ -209,7 +209,7 @@ def test_an_embedding_takes_as_much_as_is_said() -> None:
 def test_weights_that_are_not_there_are_told(saved: tuple[str, Path], tmp_path: Path) -> None:
     name, folder = saved
     with pytest.raises(SesamError, match=r"Set sam\.checkpoint to the model\.safetensors"):
-        weights_of(SamParams(model=name, checkpoint=None, sha256=None, precision="float32"))
+        resolve_weights(SamParams(model=name, checkpoint=None, sha256=None, precision="float32"))
     sam = params_of(name, folder)
     weights = tmp_path / "model.safetensors"
     for content in (b"", (folder / "model.safetensors").read_bytes()[:5000]):

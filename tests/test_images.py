@@ -16,7 +16,7 @@ from sesam.errors import SesamError
 
 
 def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:
-    """A PNG of four pixels with the values 0 to 3 in `bits` bits each; kind 0 is grey, 3 has a palette."""
+    """A PNG of four pixels with the values 0 to 3 in `bits` bits each; kind 0 is gray, 3 has a palette."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data))
@@ -32,14 +32,14 @@ def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_grey_of_few_bits_is_refused_and_a_palette_is_not(bits: int, tmp_path: Path) -> None:
-    png(tmp_path / "grey.png", bits, 0)
-    with pytest.raises(SesamError, match=r"grey\.png is grey with less than 8 bits"):
-        read_label(tmp_path / "grey.png")
+def test_gray_of_few_bits_is_refused_and_a_palette_is_not(bits: int, tmp_path: Path) -> None:
+    png(tmp_path / "gray.png", bits, 0)
+    with pytest.raises(SesamError, match=r"gray\.png is gray with less than 8 bits"):
+        read_label(tmp_path / "gray.png")
     png(tmp_path / "palette.png", bits, 3, bytes(range(12)))
     assert read_label(tmp_path / "palette.png").tolist() == [[0, 1, 2, 3]]
-    png(tmp_path / "grey8.png", 8, 0)
-    assert read_label(tmp_path / "grey8.png").tolist() == [[0, 1, 2, 3]]
+    png(tmp_path / "gray8.png", 8, 0)
+    assert read_label(tmp_path / "gray8.png").tolist() == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("orientation, accepted", [(1, True), (3, False), (6, False)])

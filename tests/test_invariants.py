@@ -12,14 +12,14 @@ from hypothesis.extra.numpy import arrays
 
 from sesam.artifacts.invariants import check_classes, check_complete, check_merged
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.errors import SesamError
-from sesam.geometry.rle import encode_mask
+from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge
 
 SHAPE = (5, 7)
-ITEM = Item("street/a", "a.png", *SHAPE, "0" * 64)
+ITEM = ImageRecord("street/a", "a.png", *SHAPE, "0" * 64)
 PALETTE = ((0, 0, 0), (1, 1, 1), (2, 2, 2))
 
 
@@ -36,7 +36,7 @@ kept = st.lists(st.tuples(st.integers(0, 2), arrays(bool, SHAPE)), max_size=4)
 def test_whatever_is_merged_holds(tmp_path_factory, weak, filling, masks) -> None:
     folder = tmp_path_factory.mktemp("merged")
     selected = [
-        {"class": k, "candidate": 0, "iou": 1.0, "rle": encode_mask(mask), "refused": None} for k, mask in masks
+        {"class": k, "candidate": 0, "iou": 1.0, "rle": mask_to_rle(mask), "refused": None} for k, mask in masks
     ]
     labels, sources = merge(weak, filling, selected)
     check_merged(write(folder / "labels", labels), write(folder / "sources", sources), ITEM, 3, weak, filling)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.errors import SesamError
 
 HASH = "0123456789abcdef" * 4
@@ -18,7 +18,7 @@ DATA = Dataset(
     "streets",
     ("a", "b"),
     ((0, 0, 0), (9, 9, 9)),
-    (Item("1", "raw/1.png", 4, 6, HASH), Item("city/2", "/elsewhere/2.png", 4, 6, HASH, fine=False)),
+    (ImageRecord("1", "raw/1.png", 4, 6, HASH), ImageRecord("city/2", "/elsewhere/2.png", 4, 6, HASH, fine=False)),
     (),
 )
 
@@ -100,13 +100,13 @@ def test_classes_that_are_none(change: dict, tmp_path: Path) -> None:
 def test_an_image_that_is_another_than_prepare_saw(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (6, 4)).save(path)
-    item = Item("a", str(path), 4, 6, sha256(path))
-    assert item_image(item).shape == (4, 6, 3)
+    item = ImageRecord("a", str(path), 4, 6, sha256(path))
+    assert load_image(item).shape == (4, 6, 3)
     with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
-        item_image(replace(item, width=7))  # a manifest that was
+        load_image(replace(item, width=7))  # a manifest that was
     Image.new("RGB", (6, 4), "white").save(path)
     with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
-        item_image(item)
+        load_image(item)
     path.unlink()
     with pytest.raises(SesamError, match=r"a\.png is missing"):
-        item_image(item)
+        load_image(item)

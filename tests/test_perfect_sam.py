@@ -15,7 +15,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.sam import registry as models
@@ -39,7 +39,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     for k, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(f"{k}.png")
         write_label(Path(f"data/fine/train/{k}.png"), scene.labels, PALETTE)
-        items.append(Item(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
+        items.append(ImageRecord(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
     write_json(Path("data/embeddings.json"), {})  # of no stage that runs here
     Dataset("scenes", tuple(CLASSES), PALETTE, tuple(items), ()).save()
     perfect = PerfectSam([(scene.image, scene.labels) for scene in scenes])

@@ -13,8 +13,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
-from sesam.datasets.checks import rgb
-from sesam.datasets.class_statistics import class_table, count_classes, odd_shares
+from sesam.datasets.checks import parse_color
+from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
@@ -64,7 +64,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
         ({"draw": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "draw.demo; touch ran"),
         ({"rounds": {"teacher": {"teacher": "models/teacher", "labels": True}}}, "rounds.teacher"),
-        ({"dataset__palette": ["#000000"]}, "1 palette colours for 2 classes"),
+        ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),
         ({"rounds__r1__labels": True}, "rounds.r1.labels is true"),
         ({"rounds": {"r2": {"teacher": "models/student/r1", "labels": False}}}, "the student of r1, which is no round"),
@@ -108,10 +108,10 @@ def test_a_path_that_is_not_there_is_named_with_its_key(folder_dataset: Path, ke
 
 def test_classes_are_counted() -> None:
     ids = np.array([[0, 0, 1], [0, 255, 1], [2, 2, 1]], np.uint8)
-    pixels, border, neighbours = count_classes(ids, 4)
+    pixels, border, neighbors = count_classes(ids, 4)
     assert pixels.tolist() == [3, 3, 2, 0]
     assert border.tolist() == [2, 2, 2, 0]  # 0|1 above, 0|2 on the left, 2|1 below
-    assert neighbours.tolist() == [2, 2, 2, 0]
+    assert neighbors.tolist() == [2, 2, 2, 0]
     table = class_table(np.stack([count_classes(ids, 4), count_classes(ids[:1], 4)]), ["a", "b", "c", "long name"])
     assert table[0] == "a           45.455% of the pixels, in 2 of 2 images"
     assert table[3] == "long name    0.000% of the pixels, in 0 of 2 images"
@@ -126,13 +126,13 @@ def test_no_class_read_as_a_class_is_told() -> None:
         right.append(count_classes(ids, len(names)))
         outline = maximum_filter(ids, 5) != minimum_filter(ids, 5)
         wrong.append(count_classes(np.where(outline, len(CLASSES), ids).astype(np.uint8), len(names)))
-    assert odd_shares(np.stack(right), names) == []
-    (line,) = odd_shares(np.stack(wrong), names)
+    assert suspicious_classes(np.stack(right), names) == []
+    (line,) = suspicious_classes(np.stack(wrong), names)
     assert line.startswith("class dog lies thinly around nearly every other class")
     alone = count_classes(np.zeros((200, 200), np.uint8), 2)
     few = alone + np.array([[0, 1], [0, 0], [0, 0]])
-    assert odd_shares(np.stack([alone]), ["a", "b"]) == ["class a has 100.000% of the pixels."]
-    assert len(odd_shares(np.stack([few]), ["a", "b"])) == 2
+    assert suspicious_classes(np.stack([alone]), ["a", "b"]) == ["class a has 100.000% of the pixels."]
+    assert len(suspicious_classes(np.stack([few]), ["a", "b"])) == 2
 
 
 def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
@@ -202,4 +202,4 @@ def test_every_preset_is_valid() -> None:
 
 def test_the_demo_names_the_classes_that_are_drawn(params) -> None:
     assert tuple(params.dataset.classes) == CLASSES
-    assert tuple(rgb(colour) for colour in params.dataset.palette) == PALETTE
+    assert tuple(parse_color(color) for color in params.dataset.palette) == PALETTE

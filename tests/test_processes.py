@@ -58,7 +58,7 @@ with joined(torch.device("cpu")):
 def test_the_loss_of_two_processes_is_that_of_the_batch_and_an_error_ends_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though one of them has more labelled pixels of a source than the other, or all."""
+    """Though one of them has more labeled pixels of a source than the other, or all."""
     monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, 8, 8, generator=generator)
@@ -145,7 +145,7 @@ def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.Mo
     edit_params(Path(), runtime__processes=2)
     weights, two = trained()
     assert len(one) == len(two) == ITERATIONS // 10
-    # each normalises by its own half of a batch, and drops out by itself: the same but for that
+    # each normalizes by its own half of a batch, and drops out by itself: the same but for that
     assert two == pytest.approx(one, rel=0.25) and one[-1] < one[0] and two[-1] < two[0]
 
     for folder in ("models/student", "metrics/training"):

@@ -11,11 +11,11 @@ from hypothesis.extra.numpy import arrays
 from makers import connected
 from skimage.morphology import skeletonize
 
-from sesam.geometry.regions import THINNED_DEPTH, Region, components, skeleton
-from sesam.geometry.rle import decode_mask, encode_counts, encode_mask, mask_counts
+from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
+from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import Components, Merging
-from sesam.prompting import augment, box_around, image_prompts, sample_points, separate
+from sesam.prompting import augment, bounding_box, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
@@ -38,30 +38,30 @@ def test_confidence_is_rounded_down_before_it_is_compared() -> None:
     assert confident_labels(np.array([3, 3], np.uint8), np.array([254, 255], np.uint8), 1.0).tolist() == [255, 3]
 
 
-def test_diagonal_neighbours_are_one_component_and_small_ones_need_a_weak_label() -> None:
+def test_diagonal_neighbors_are_one_component_and_small_ones_need_a_weak_label() -> None:
     augmented = np.full((6, 8), 255, np.uint8)
     augmented[0, 0] = augmented[1, 1] = 0  # diagonal, no weak label
-    augmented[4, 4] = 0  # alone, weakly labelled
+    augmented[4, 4] = 0  # alone, weakly labeled
     augmented[0:3, 5:8] = 1  # large
     weak = np.full_like(augmented, 255)
     weak[4, 4] = 0
-    found = separate(augmented, weak, Components(separate=True, connectivity=8, min_area=5))
+    found = split_instances(augmented, weak, Components(separate=True, connectivity=8, min_area=5))
     assert [(k, r.area) for k, r in found] == [(0, 1), (1, 9)]
-    found = separate(augmented, weak, Components(separate=True, connectivity=8, min_area=2))
+    found = split_instances(augmented, weak, Components(separate=True, connectivity=8, min_area=2))
     assert [(k, r.area) for k, r in found] == [(0, 2), (0, 1), (1, 9)]
-    found = separate(augmented, weak, Components(separate=True, connectivity=4, min_area=1))
+    found = split_instances(augmented, weak, Components(separate=True, connectivity=4, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 1), (0, 1), (0, 1), (1, 9)]
-    found = separate(augmented, weak, Components(separate=False, connectivity=8, min_area=1))
+    found = split_instances(augmented, weak, Components(separate=False, connectivity=8, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
     without = Components(separate=False, connectivity=8, min_area=5)
-    assert [(k, r.area) for k, r in separate(augmented, weak, without)] == [(0, 3), (1, 9)]
-    assert [(k, r.area) for k, r in separate(augmented, np.full_like(weak, 255), without)] == [(1, 9)]
+    assert [(k, r.area) for k, r in split_instances(augmented, weak, without)] == [(0, 3), (1, 9)]
+    assert [(k, r.area) for k, r in split_instances(augmented, np.full_like(weak, 255), without)] == [(1, 9)]
 
 
 @given(MAPS, st.sampled_from([4, 8]))
 def test_components_of_all_classes_are_those_of_each(values, connectivity) -> None:
-    found = [(k, region.whole(values.shape)) for k, region in components(values, connectivity)]
-    apart = [(k, r.whole(values.shape)) for k in (0, 1) for r in connected(values == k, connectivity=connectivity)]
+    found = [(k, region.full_mask(values.shape)) for k, region in connected_regions(values, connectivity)]
+    apart = [(k, r.full_mask(values.shape)) for k in (0, 1) for r in connected(values == k, connectivity=connectivity)]
     assert [k for k, _ in found] == [k for k, _ in apart]
     for k in (0, 1):
         masks = {mask.tobytes() for one, mask in found if one == k}
@@ -70,28 +70,28 @@ def test_components_of_all_classes_are_those_of_each(values, connectivity) -> No
 
 @given(MAPS)
 def test_run_lengths_survive(values) -> None:
-    assert (decode_mask(encode_mask(values == 1), values.shape) == (values == 1)).all()
-    assert encode_counts(mask_counts(values == 1), values.shape) == encode_mask(values == 1)
-    for _, region in components(values):
-        assert region.rle(values.shape) == encode_mask(region.whole(values.shape))
+    assert (rle_to_mask(mask_to_rle(values == 1), values.shape) == (values == 1)).all()
+    assert counts_to_rle(mask_to_counts(values == 1), values.shape) == mask_to_rle(values == 1)
+    for _, region in connected_regions(values):
+        assert region.rle(values.shape) == mask_to_rle(region.full_mask(values.shape))
 
 
 def test_the_skeleton_is_scikit_images_where_nothing_is_deep(scene) -> None:
-    found = [region for _, region in components(scene.labels, min_area=64)]
-    shallow = [region for region in found if region.depth.max() < 2 * THINNED_DEPTH]
+    found = [region for _, region in connected_regions(scene.labels, min_area=64)]
+    shallow = [region for region in found if region.distance.max() < 2 * MAX_THINNED_DISTANCE]
     assert len(shallow) > 5
     for region in shallow:
         exact = skeletonize(np.pad(region.mask, 1))[1:-1, 1:-1]
-        assert (skeleton(region.depth).pixels == np.argwhere(exact)[:, ::-1]).all()
+        assert (skeleton(region.distance).pixels == np.argwhere(exact)[:, ::-1]).all()
 
 
 def test_a_deep_skeleton_stays_inside_whole_and_near_the_exact_one(scene) -> None:
     large = cv2.resize(scene.labels, None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST)
-    deep = [region for _, region in components(large) if region.depth.max() >= 4 * THINNED_DEPTH]
+    deep = [region for _, region in connected_regions(large) if region.distance.max() >= 4 * MAX_THINNED_DISTANCE]
     assert deep
     for region in deep:
-        cells, pixels = skeleton(region.depth)
-        step = int(region.depth.max()) // THINNED_DEPTH
+        cells, pixels = skeleton(region.distance)
+        step = int(region.distance.max()) // MAX_THINNED_DISTANCE
         exact = skeletonize(np.pad(region.mask, 1))[1:-1, 1:-1]
         assert region.mask[pixels[:, 1], pixels[:, 0]].all()
         assert len(list(connected(cells))) == 1
@@ -109,7 +109,7 @@ def test_points_lie_in_their_component_and_differ(params, strategy, values, coun
     for region in connected(values == 1):
         points = sample_points(region, how, confidence, np.random.default_rng(seed))
         assert 1 <= len(points) <= count and len(set(points)) == len(points)
-        whole = region.whole(values.shape)
+        whole = region.full_mask(values.shape)
         assert all(whole[y, x] for x, y in points)
 
 
@@ -130,7 +130,7 @@ def test_confident_points_are_the_most_confident(params) -> None:
 
 
 def test_box_is_half_open() -> None:
-    assert box_around(Region(2, 3, np.ones((4, 5), bool))) == [3, 2, 8, 6]
+    assert bounding_box(Region(2, 3, np.ones((4, 5), bool))) == [3, 2, 8, 6]
 
 
 def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:

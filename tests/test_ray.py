@@ -15,8 +15,8 @@ from conftest import ROOT
 
 from sesam.errors import SesamError
 from sesam.execution import ray_backend as on_ray
-from sesam.execution.parallel import per_image
-from sesam.execution.pipeline import Steps, run
+from sesam.execution.parallel import map_images
+from sesam.execution.pipeline import PipelineSteps, run_pipeline
 from sesam.params import load_params
 
 ray = pytest.importorskip("ray")
@@ -70,7 +70,7 @@ def wrong(item: int) -> int:
     raise ZeroDivisionError("wrong")
 
 
-def steps(read) -> Steps:
+def steps(read) -> PipelineSteps:
     """Writes what `read` makes of an item to a file."""
     Path(f"loaded-{os.getpid()}").touch()
 
@@ -78,7 +78,7 @@ def steps(read) -> Steps:
         Path(f"written-{item}").write_text(str(item))
         return item
 
-    return Steps(read, lambda loaded: [(one,) for one in loaded], write, torch.device("cpu"))
+    return PipelineSteps(read, lambda loaded: [(one,) for one in loaded], write, torch.device("cpu"))
 
 
 def written() -> set[int]:
@@ -89,21 +89,21 @@ SQUARES = [k * k for k in range(40)]
 
 
 def test_one_function_over_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert per_image(square, range(40), RUNTIME, "square") == SQUARES
+    assert map_images(square, range(40), RUNTIME, "square") == SQUARES
     assert all(Path(f"begun-{k}").read_text() == "x" for k in range(40))
-    assert per_image(kill_once, range(40), RUNTIME, "kill") == SQUARES  # what was begun was done again
+    assert map_images(kill_once, range(40), RUNTIME, "kill") == SQUARES  # what was begun was done again
     monkeypatch.setattr(on_ray, "TRIES", 2)
     with pytest.raises(SesamError, match=r"Ray lost 2 workers over the images from \d on"):
-        per_image(kill_always, range(40), RUNTIME, "kill")
+        map_images(kill_always, range(40), RUNTIME, "kill")
     with pytest.raises(SesamError, match=r"4 images failed:\n  item 5 is bad\n  item 15 is bad"):
-        per_image(bad, range(40), RUNTIME, "bad")
+        map_images(bad, range(40), RUNTIME, "bad")
     with pytest.raises(ZeroDivisionError, match="wrong"):
-        per_image(wrong, range(4), RUNTIME, "wrong")
+        map_images(wrong, range(4), RUNTIME, "wrong")
 
 
 def test_a_model_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, collected = [[k, k + 1] for k in range(0, 40, 2)], []
-    run(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
+    run_pipeline(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
     assert collected == SQUARES and written() == set(SQUARES)  # nothing missing, nothing double
     assert 2 <= len(list(Path().glob("loaded-*"))) <= 3
     with (
@@ -111,17 +111,17 @@ def test_a_model_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(SesamError, match="Ray lost 2 workers over the images from 4 on"),
     ):
         patch.setattr(on_ray, "TRIES", 2)
-        run(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
+        run_pipeline(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
 
     for file in Path().glob("written-*"):
         file.unlink()
     with pytest.raises(SesamError, match="2 images failed:\n  item 5 is bad\n  item 15 is bad"):
-        run([[4, 5, 6, 15, 7]], partial(steps, bad), RUNTIME, "bad")
+        run_pipeline([[4, 5, 6, 15, 7]], partial(steps, bad), RUNTIME, "bad")
     assert written() == {16, 36, 49}
     monkeypatch.setattr(on_ray, "TRIES", 1)
     with monkeypatch.context() as patch, pytest.raises(SesamError, match=r"Ray's workers do not start \(.*elsewhere"):
         patch.setattr(Path, "cwd", lambda: Path("/elsewhere"))  # as on a node that lacks the checkout
-        run([[1]], partial(steps, square), RUNTIME, "nowhere")
+        run_pipeline([[1]], partial(steps, square), RUNTIME, "nowhere")
 
 
 def test_without_ray_and_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

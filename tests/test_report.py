@@ -20,9 +20,9 @@ from PIL import Image
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
-from sesam.params import Params, flat, load_params
-from sesam.reporting.gallery import SIDE, Layer, Shown, grey, label_map, read_gallery, write_gallery
-from sesam.reporting.report_page import Value, compare
+from sesam.params import Params, flatten, load_params
+from sesam.reporting.gallery import SIDE, GalleryImage, Layer, gray_url, label_url, read_gallery, write_gallery
+from sesam.reporting.report_page import ParamDiff, compare_params
 from stages import card, report, summarize
 
 
@@ -115,7 +115,7 @@ def test_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPat
             assert layer == ("none" if name.startswith("teacher") and of_round == "r1" else name)
     assert seen["legends"]["source"] == ["sources"] and seen["legends"]["merged"] == ["classes"]
     fine = decoded(seen["layers"]["fine"][-1][2])
-    assert (fine[0, :, 3] == 0).all()  # unlabelled pixels let the background through
+    assert (fine[0, :, 3] == 0).all()  # unlabeled pixels let the background through
     assert (fine[1:, :6, :3] == data.palette[0]).all() and (fine[1:, 6:, :3] == data.palette[1]).all()
     pale, bold = decoded(seen["gamma 1"]), decoded(seen["gamma 0"])
     assert (pale[:, :4] == bold[:, :4]).all() and (pale[:, 4:, :3] != bold[:, 4:, :3]).any(-1).all()
@@ -135,7 +135,7 @@ def test_names_are_text(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     data, params = workspace
     judge_everything(data, params, monkeypatch)
     edit_params(Path(), dataset__root="</script><script>alert(1)</script>")
-    shown = [Shown("<b>1", [Layer("</script><i>", "image", grey(np.zeros((2, 2), np.uint8)))], ["<u>"])]
+    shown = [GalleryImage("<b>1", [Layer("</script><i>", "image", gray_url(np.zeros((2, 2), np.uint8)))], ["<u>"])]
     for name in params.rounds:
         write_gallery(Path(f"metrics/gallery/{name}.json"), shown)
     report.main()
@@ -208,7 +208,7 @@ def test_a_summary_of_another_run_is_refused(workspace, monkeypatch: pytest.Monk
         report.main()
 
 
-URL = grey(np.zeros((2, 2), np.uint8))
+URL = gray_url(np.zeros((2, 2), np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -233,18 +233,18 @@ def test_a_damaged_gallery_is_refused(tmp_path: Path, content: object) -> None:
 def test_large_pictures_are_made_smaller() -> None:
     labels = np.zeros((100, 5 * SIDE), np.uint8)
     labels[:, SIDE:] = 255
-    shown = decoded(label_map(labels, ((1, 2, 3),), 255))
+    shown = decoded(label_url(labels, ((1, 2, 3),), 255))
     assert shown.shape == (20, SIDE, 4)
     assert shown[0, 0].tolist() == [1, 2, 3, 255] and shown[0, -1, 3] == 0
 
 
 def test_what_differs_from_the_last_commit() -> None:
     now, then = {"a": {"b": 90.0, "c": None}, "d": [1]}, {"a": {"b": 90, "c": 2}, "e": {}}
-    assert flat(now) == {"a.b": 90.0, "a.c": None, "d": [1]}
-    assert compare(now, then) == [
-        Value("a.b", "90.0", None),
-        Value("a.c", "null", "2"),
-        Value("d", "[1]", "–"),
-        Value("e", "–", "{}"),
+    assert flatten(now) == {"a.b": 90.0, "a.c": None, "d": [1]}
+    assert compare_params(now, then) == [
+        ParamDiff("a.b", "90.0", None),
+        ParamDiff("a.c", "null", "2"),
+        ParamDiff("d", "[1]", "–"),
+        ParamDiff("e", "–", "{}"),
     ]
-    assert all(one.committed is None for one in compare(now, now))
+    assert all(one.committed is None for one in compare_params(now, now))

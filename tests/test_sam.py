@@ -27,22 +27,22 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch._dynamo.exc import BackendCompilerFailed
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.geometry.rle import decode_mask, encode_counts, encode_mask
+from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Runtime, SamParams, load_params
 from sesam.prompting import sample_points
 from sesam.sam import encoder
-from sesam.sam.batched_sam import Job, SamSegmenter, load_sam
-from sesam.sam.bundled import build_embedded_sam
-from sesam.sam.cache import EmbeddingCache, cache_folder, engine
-from sesam.sam.checkpoints import fetch, load_segmenter, weights_of
-from sesam.sam.oom_batching import AtOnce
+from sesam.sam.batched_sam import ImagePrompt, SamSegmenter, load_sam
+from sesam.sam.bundled import build_bundled_sam
+from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
+from sesam.sam.checkpoints import download, load_segmenter, resolve_weights
+from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Candidates, Prompt
-from sesam.sam.superpixels import Superpixels, answer
-from sesam.sam.upscaling import make_axis, run_lengths
+from sesam.sam.superpixels import Superpixels, candidates_for
+from sesam.sam.upscaling import iter_counts, make_axis
 from tools.bundled_sam.score import SAMPLING, SEED, score
 
 # the official architecture, 1024 pixels and all, with a short ViT
@@ -56,7 +56,7 @@ EMBEDDED = ROOT / "models/embedded_sam.pth"
 @pytest.fixture(scope="module", params=["embedded", "vit"])
 def sam(request):
     torch.manual_seed(0)
-    return (build_embedded_sam if request.param == "embedded" else small_vit)().eval()
+    return (build_bundled_sam if request.param == "embedded" else small_vit)().eval()
 
 
 def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Prompt]:
@@ -69,7 +69,7 @@ def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Promp
     masks = np.zeros((count, *size), bool)
     for k in range(count):
         masks[k, k : height // 2 + k, 3 * k : width // 2] = True
-    return [Prompt(mask=encode_mask(mask)) for mask in masks]
+    return [Prompt(mask=mask_to_rle(mask)) for mask in masks]
 
 
 def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
@@ -77,12 +77,12 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
 
 
 def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
-    embeddings = segmenter.encode([segmenter.fit(image)])
+    embeddings = segmenter.encode([segmenter.preprocess(image)])
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
 
 def masks_of(found: Candidates, size: tuple[int, int]) -> np.ndarray:
-    return np.stack([decode_mask(encode_counts(counts, size), size) for counts in found.counts])
+    return np.stack([rle_to_mask(counts_to_rle(counts, size), size) for counts in found.counts])
 
 
 def nearly_equal(masks: np.ndarray, others: np.ndarray) -> bool:
@@ -95,7 +95,7 @@ def reference(predictor: SamPredictor, prompt: Prompt, logits: bool) -> tuple[np
     if prompt.points is not None:
         given["point_labels"] = np.ones(len(prompt.points), int)
     if prompt.mask is not None:
-        mask = decode_mask(prompt.mask, predictor.original_size)
+        mask = rle_to_mask(prompt.mask, predictor.original_size)
         small = SamSegmenter(predictor.model, CPU)._shrink(mask)
         given["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
     masks, quality, _ = predictor.predict(**given, multimask_output=True, return_logits=logits)
@@ -108,7 +108,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     image, predictor = photo(size), SamPredictor(sam)
     predictor.set_image(image)
     segmenter = SamSegmenter(sam, CPU)
-    (embedding,) = segmenter.encode([segmenter.fit(image)])
+    (embedding,) = segmenter.encode([segmenter.preprocess(image)])
     expected = predictor.features[0]
     assert (embedding - expected).abs().max() <= expected.abs().max() * 2**-10  # float16's rounding
     predictor.features = embedding[None].float()
@@ -120,7 +120,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
         wanted, quality = reference(predictor, prompt, logits=True)
         np.testing.assert_allclose(one.iou, quality, rtol=1e-4, atol=1e-5)
         assert nearly_equal(masks_of(one, size), wanted > 0)
-        low, _ = segmenter.logits(embedding[None].float(), [Job(0, size, prompt)])
+        low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
         full = (rows.matrix(low.shape[2]) @ low[0] @ columns.matrix(low.shape[3]).T).numpy()
         assert np.linalg.norm(full - wanted) <= 1e-4 * np.linalg.norm(wanted)
 
@@ -131,7 +131,7 @@ def test_several_images_are_decoded_together(sam) -> None:
     prompts = [make_prompts("points", sizes[0]), [], make_prompts("points", sizes[2], 3)]
     segmenter = SamSegmenter(sam, CPU)
     segmenter.prompts.number, segmenter.images.number = 3, 2
-    embeddings = segmenter.encode([segmenter.fit(image) for image in images])
+    embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
     together = segmenter.decode(embeddings, sizes, prompts)
     assert [len(found) for found in together] == [4, 0, 3]
     for k, image in enumerate(images):
@@ -163,14 +163,14 @@ def test_out_of_memory_halves_the_batch(problem: RuntimeError, capsys: pytest.Ca
             raise problem
         return [2 * item for item in items]
 
-    at_once = AtOnce("images", 8)
+    at_once = OomBatcher("images", 8)
     assert at_once.map(work, range(5)) == [0, 2, 4, 6, 8]
     assert calls == [5, 4, 2, 2, 1] and at_once.number == 2
     assert capsys.readouterr().out.splitlines()[-1] == "GPU out of memory: from here on 2 images at once"
     with pytest.raises(SesamError, match="one of the prompts at a time"):
-        AtOnce("prompts", 1).map(lambda items: work([0] * 3), [0])
+        OomBatcher("prompts", 1).map(lambda items: work([0] * 3), [0])
     with pytest.raises(RuntimeError, match="no kernel"):
-        AtOnce("images", 8).map(lambda items: fail("no kernel"), [0])
+        OomBatcher("images", 8).map(lambda items: fail("no kernel"), [0])
 
 
 # block by block: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16
@@ -235,12 +235,12 @@ def test_scaling_up_by_tiles(height: int, width: int, seed: int, blur: float) ->
     expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
     axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
     found = [
-        decode_mask(encode_counts(counts, (height, width)), (height, width))
-        for counts in run_lengths(logits, *axes, 0.0)
+        rle_to_mask(counts_to_rle(counts, (height, width)), (height, width))
+        for counts in iter_counts(logits, *axes, 0.0)
     ]
     assert nearly_equal(np.stack(found), expected.numpy())
-    assert [encode_counts(counts, (height, width)) for counts in run_lengths(logits, *axes, 0.0)] == [
-        encode_mask(mask) for mask in found
+    assert [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, *axes, 0.0)] == [
+        mask_to_rle(mask) for mask in found
     ]
 
 
@@ -256,7 +256,7 @@ def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
 
 
 def test_bfloat16_masks_are_those_of_float32() -> None:
-    exact, rounded = (load_sam(build_embedded_sam, EMBEDDED, CPU, precision) for precision in ("float32", "bfloat16"))
+    exact, rounded = (load_sam(build_bundled_sam, EMBEDDED, CPU, precision) for precision in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for k in range(2):
         scene = draw_scene((*SEED, 2000 + k))
@@ -271,7 +271,7 @@ def test_bfloat16_masks_are_those_of_float32() -> None:
 
 
 def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
-    item, cache = Item("photo", "photo.png", 4, 5, "0" * 64), EmbeddingCache("0" * 64, tmp_path / "cache")
+    item, cache = ImageRecord("photo", "photo.png", 4, 5, "0" * 64), EmbeddingCache("0" * 64, tmp_path / "cache")
     made = np.full((2, 3), 7, np.float16)
     assert cache.load(item) is None
     cache.save(item, made)
@@ -285,7 +285,7 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
     file.write_bytes(b"torn")
     assert item not in cache and cache.load(item) is None
 
-    assert cache.room_for([item] * 3, 2_000_000, 1) == (
+    assert cache.reserve([item] * 3, 2_000_000, 1) == (
         True,
         [f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"],
     )
@@ -293,24 +293,27 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
         (2_000_000, 0.005, "more than runtime.cache_gb (0.005): not kept"),
         (10**15, 10**9, "more than the disk has free"),
     ):
-        kept, lines = cache.room_for([item] * 3, each, limit)
+        kept, lines = cache.reserve([item] * 3, each, limit)
         assert not kept and reason in lines[-1]
 
 
 def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None:
-    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
+    item, made = (
+        ImageRecord("photo", "photo.png", 4, 5, "0" * 64),
+        np.zeros(125_000 - 136, np.float16),
+    )  # 0.25 MB on disk
     caches = [EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(4)]
     for age, cache in zip((2, 3, 1), caches, strict=False):
         cache.save(item, made)
         os.utime(cache.folder, (1e9 - age, 1e9 - age))
-    kept, lines = caches[3].room_for([item], 250_000, 0.0006)
+    kept, lines = caches[3].reserve([item], 250_000, 0.0006)
     assert kept and [cache.folder.exists() for cache in caches] == [False, False, True, True]
     assert lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.cache_gb is 0.0006"
     assert caches[2].load(item) is not None
-    assert len(caches[3].room_for([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
+    assert len(caches[3].reserve([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("x" * 10**6)
-    assert caches[3].room_for([item], 250_000, 0.0003)[0]
+    assert caches[3].reserve([item], 250_000, 0.0003)[0]
     assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # embeddings alone make room
 
 
@@ -318,7 +321,10 @@ def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path, monkeypatch
     def fails(path: Path) -> None:  # as where another experiment writes to the folder, or it is another user's
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
 
-    item, made = Item("photo", "photo.png", 4, 5, "0" * 64), np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
+    item, made = (
+        ImageRecord("photo", "photo.png", 4, 5, "0" * 64),
+        np.zeros(125_000 - 136, np.float16),
+    )  # 0.25 MB on disk
     old, new = (EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(2))
     old.save(item, made)
     monkeypatch.setattr(shutil, "rmtree", fails)
@@ -329,13 +335,13 @@ def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path, monkeypatch
 
 def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
     made = np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
-    items = [Item(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
+    items = [ImageRecord(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
     cache = EmbeddingCache("0" * 64, tmp_path)
     for age, item in zip((1, 3, 2, 0), items, strict=True):
         cache.save(item, made)
         os.utime(cache.folder / f"{item.sha256}.npz", (1e9 - age, 1e9 - age))
-    assert len(cache.room_for(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
-    kept, lines = cache.room_for(items[:1], 250_000, 0.0006)
+    assert len(cache.reserve(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
+    kept, lines = cache.reserve(items[:1], 250_000, 0.0006)
     assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.cache_gb is 0.0006"
     assert [item in cache for item in items] == [True, False, False, True]
 
@@ -349,8 +355,8 @@ def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, mon
     ):
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)
-        assert cache_folder(runtime) == expected
-    assert cache_folder(runtime.model_copy(update={"cache": "/scratch/sam"})) == Path("/scratch/sam")
+        assert cache_dir(runtime) == expected
+    assert cache_dir(runtime.model_copy(update={"cache": "/scratch/sam"})) == Path("/scratch/sam")
     with pytest.raises(ValidationError, match="must be an absolute path"):
         Runtime.model_validate(runtime.model_dump() | {"cache": "scratch/sam"})
 
@@ -360,7 +366,7 @@ def test_embeddings_take_as_much_as_is_said(model: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT)
     params = load_params(ROOT / "presets/demo.yaml")
     segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
-    (made,) = segmenter.encode([segmenter.fit(draw_scene(1).image)])
+    (made,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
     assert made.nbytes == MODELS[model].embedding_bytes
 
 
@@ -369,7 +375,7 @@ def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pyt
     torch.save(small_vit().state_dict(), good)
     assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
     with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
-        load_sam(build_embedded_sam, good, CPU)
+        load_sam(build_bundled_sam, good, CPU)
     torn = tmp_path / "torn.pth"
     torn.write_bytes(good.read_bytes()[:1000])
     with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
@@ -377,17 +383,26 @@ def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.chdir(ROOT)
     published = SamParams(model="embedded", checkpoint=None, sha256=None, precision="float32")
-    path, digest = weights_of(published)
+    path, digest = resolve_weights(published)
     assert path == Path("models/embedded_sam.pth") and digest == sha256(EMBEDDED)
     ours = published.model_copy(update={"checkpoint": str(good), "sha256": sha256(good)})
-    assert weights_of(ours) == (good, sha256(good))
-    assert len({engine(published), engine(ours), engine(published.model_copy(update={"precision": "bfloat16"}))}) == 3
+    assert resolve_weights(ours) == (good, sha256(good))
+    assert (
+        len(
+            {
+                engine_fingerprint(published),
+                engine_fingerprint(ours),
+                engine_fingerprint(published.model_copy(update={"precision": "bfloat16"})),
+            }
+        )
+        == 3
+    )
     with pytest.raises(SesamError, match=r"torn.pth has SHA-256 \w+; expected of the embedded: \w+"):
-        weights_of(ours.model_copy(update={"checkpoint": str(torn)}))
+        resolve_weights(ours.model_copy(update={"checkpoint": str(torn)}))
     with pytest.raises(SesamError, match=r"none.pth \(sam.checkpoint\) is missing"):
-        weights_of(ours.model_copy(update={"checkpoint": str(tmp_path / "none.pth")}))
+        resolve_weights(ours.model_copy(update={"checkpoint": str(tmp_path / "none.pth")}))
     with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
-        weights_of(published.model_copy(update={"model": "vit_x"}))
+        resolve_weights(published.model_copy(update={"model": "vit_x"}))
     with pytest.raises(ValidationError, match="checkpoint and sha256 go together"):
         SamParams(model="embedded", checkpoint="a.pth", sha256=None, precision="float32")
 
@@ -402,18 +417,18 @@ def test_published_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypa
     address = f"http://127.0.0.1:{server.server_port}/sam.pth"
     official = MODELS["vit_b"]
     monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address, sha256=sha256(tmp_path / "served/sam.pth")))
-    path = fetch("vit_b")
+    path = download("vit_b")
     assert path.read_bytes() == b"weights" and path.is_relative_to(tmp_path / "cache")
     server.shutdown()
     server.server_close()
-    assert fetch("vit_b") == path  # no network needed
+    assert download("vit_b") == path  # no network needed
     monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address))  # other bytes than published
     with pytest.raises(SesamError, match=r"cannot be fetched .*set sam.checkpoint and sam.sha256"):
-        fetch("vit_b")
+        download("vit_b")
 
 
 def test_the_embedded_weights_find_components() -> None:
-    segmenter = load_sam(build_embedded_sam, EMBEDDED, CPU)
+    segmenter = load_sam(build_bundled_sam, EMBEDDED, CPU)
     scenes = [draw_scene((*SEED, 1000 + k)) for k in range(3)]
     found = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
     assert found["components"] > 30
@@ -421,21 +436,21 @@ def test_the_embedded_weights_find_components() -> None:
 
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask"])
-def test_superpixels_find_what_has_one_colour(kind: str) -> None:
-    """A red block on a grey, noisy ground: any prompt finds it."""
+def test_superpixels_find_what_has_one_color(kind: str) -> None:
+    """A red block on a gray, noisy ground: any prompt finds it."""
     rng = np.random.default_rng(0)
     block = np.zeros((96, 128), bool)
     block[20:70, 30:90] = True
     image = np.where(block[..., None], (200, 30, 30), (120, 120, 120)) + rng.integers(0, 9, (96, 128, 3))
     superpixels = Superpixels()
-    embeddings = superpixels.encode([superpixels.fit(image.astype(np.uint8))])
+    embeddings = superpixels.encode([superpixels.preprocess(image.astype(np.uint8))])
     prompt = {
         "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),
         "box": Prompt(box=np.array([28, 18, 92, 72])),
-        "mask": Prompt(mask=encode_mask(block)),
+        "mask": Prompt(mask=mask_to_rle(block)),
     }[kind]
     ((found,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
-    masks = [decode_mask(encode_counts(counts, block.shape), block.shape) for counts in found.counts]
+    masks = [rle_to_mask(counts_to_rle(counts, block.shape), block.shape) for counts in found.counts]
     best = masks[int(found.iou.argmax())]
     assert (best & block).sum() / (best | block).sum() > 0.9
     if kind == "points":  # coarser regions hold the finer ones
@@ -447,7 +462,7 @@ def test_superpixels_of_an_image_without_contrast(noise: int) -> None:
     """All of it may become one region before the last scale."""
     image = 120 + np.random.default_rng(0).integers(0, noise + 1, (60, 80, 3))
     superpixels = Superpixels()
-    embeddings = superpixels.encode([superpixels.fit(image.astype(np.uint8))])
+    embeddings = superpixels.encode([superpixels.preprocess(image.astype(np.uint8))])
     ((found,),) = superpixels.decode(embeddings, [(60, 80)], [[Prompt(points=np.array([[5.0, 5.0]]))]])
     assert len(found.counts) == 3 and found.counts[-1].tolist() == [0, 60 * 80]
 
@@ -458,5 +473,5 @@ def test_superpixels_answer_what_is_smaller_than_their_pixels() -> None:
     thin = np.zeros((1024, 1820), bool)
     thin[1021:, :700] = True
     corner = (Prompt(box=np.array([1818, 1021, 1820, 1024])), Prompt(points=np.array([[1819, 1023]])))
-    for prompt in (Prompt(mask=encode_mask(thin)), *corner):
-        assert np.isfinite(answer(regions, prompt, thin.shape).iou).all()
+    for prompt in (Prompt(mask=mask_to_rle(thin)), *corner):
+        assert np.isfinite(candidates_for(regions, prompt, thin.shape).iou).all()

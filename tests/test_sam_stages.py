@@ -19,11 +19,11 @@ from conftest import ROOT, edit_params
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
-from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.execution import pipeline
-from sesam.geometry.rle import encode_mask
+from sesam.geometry.rle import mask_to_rle
 from stages import embed, sam_masks
 
 IMAGES = 16
@@ -43,11 +43,11 @@ def workspace(tmp_path: Path) -> Path:
         Image.fromarray(image).save(path)
         height, width = image.shape[:2]
         points = [rng.integers(0, (width, height), (5, 2)).tolist() for _ in range(4)]
-        rle = encode_mask(np.ones((height, width), bool))
+        rle = mask_to_rle(np.ones((height, width), bool))
         components = [{"number": n, "class": 0, "rle": rle, "points": several} for n, several in enumerate(points, 1)]
         document = {"id": str(k), "height": height, "width": width, "prompt": "points", "components": components}
         write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
-        items.append(Item(str(k), path.name, height, width, sha256(path)))
+        items.append(ImageRecord(str(k), path.name, height, width, sha256(path)))
     write_json(tmp_path / "data/embeddings.json", {})  # as sam_masks depends on it; embed would write it
     Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(items), ()).save(tmp_path / "data/dataset")
     return tmp_path
@@ -185,7 +185,7 @@ def killed_at_three(k: int) -> int:
 
 
 def test_a_reader_that_is_killed_is_told() -> None:
-    steps = pipeline.Steps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cpu"))
+    steps = pipeline.PipelineSteps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cpu"))
     with pytest.raises(SesamError, match=r"reads files has ended.*fewer than 2 runtime\.workers"):
         list(pipeline._with_workers([[k] for k in range(6)], steps, 2))
 
@@ -197,8 +197,8 @@ def test_the_first_error_ends_the_work() -> None:
         return [(item,) for item in items]
 
     written: list[int] = []
-    steps = pipeline.Steps(int, compute, written.append, torch.device("cpu"))
+    steps = pipeline.PipelineSteps(int, compute, written.append, torch.device("cpu"))
     with pytest.raises(SesamError, match="three"):
-        list(pipeline.stream([[k] for k in range(100)], steps, 2))
+        list(pipeline.iter_results([[k] for k in range(100)], steps, 2))
     assert {0, 1, 2} <= set(written) and len(written) < 20
-    assert pipeline.batches_of([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]
+    assert pipeline.pending_batches([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]

@@ -1,4 +1,4 @@
-"""A folder of images labelled with a trained network, in tiles where they are large."""
+"""A folder of images labeled with a trained network, in tiles where they are large."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from PIL import Image
 
 from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
 from sesam.cli import segment
-from sesam.cli.segment import in_tiles, overlay
+from sesam.cli.segment import overlay, predict_tiled
 from sesam.errors import SesamError
-from sesam.geometry.tiling import spans
+from sesam.geometry.tiling import tile_slices
 from sesam.params import load_params
 from sesam.segmentation.network import load_network, network_config, predict, save_network
 
@@ -29,7 +29,7 @@ NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"wi
 @given(st.integers(1, 3000), st.integers(4, 600), st.data())
 def test_middles_divide_an_axis(length: int, tile: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(2, tile // 2))
-    found = list(spans(length, tile, overlap))
+    found = list(tile_slices(length, tile, overlap))
     assert [k for _, middle, _ in found for k in range(length)[middle]] == list(range(length))
     for where, middle, inside in found:
         assert 0 <= where.start < where.stop <= length and where.stop - where.start <= tile
@@ -41,10 +41,10 @@ def test_middles_divide_an_axis(length: int, tile: int, data: st.DataObject) -> 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40))
 def test_tiles_of_what_sees_no_context_are_the_whole(height: int, width: int, tile: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    assert np.array_equal(in_tiles(image, lambda part: part[..., 0] % 3, tile, tile // 2), image[..., 0] % 3)
+    assert np.array_equal(predict_tiled(image, lambda part: part[..., 0] % 3, tile, tile // 2), image[..., 0] % 3)
 
 
-def test_an_overlay_is_half_the_image_and_half_its_colour() -> None:
+def test_an_overlay_is_half_the_image_and_half_its_color() -> None:
     palette = np.array([(0, 0, 0), (255, 255, 255)] + [(0, 0, 0)] * 254, np.uint8)
     assert overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0, 1]], np.uint8), palette)[0, :, 0].tolist() == [
         50,
@@ -77,11 +77,11 @@ def test_a_folder_of_images(
             assert labels.shape == size == picture.size[::-1] and labels.max() < 3
     model, cpu = load_network(trained, torch.device("cpu")), torch.device("cpu")
     image = np.array(Image.open(tmp_path / "in/a.png"))
-    expected = in_tiles(image, lambda part: predict(model, part, cpu)[0], 64, 16)
+    expected = predict_tiled(image, lambda part: predict(model, part, cpu)[0], 64, 16)
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     (tmp_path / "in/out/labels/a.png").unlink()
     segment.main(command)
-    assert "2 images were labelled already" in capsys.readouterr().out
+    assert "2 images were labeled already" in capsys.readouterr().out
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     with pytest.raises(SesamError, match="in/out holds labels of another network, or of other tiles"):
         segment.main((*command[:-1], "8"))
@@ -96,7 +96,7 @@ def pictures(**sizes: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 50), (50, 40)])
-def test_a_replaced_image_is_labelled_anew(
+def test_a_replaced_image_is_labeled_anew(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
     """Also by one of its size that is older than the label."""

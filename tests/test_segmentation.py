@@ -30,17 +30,17 @@ from torch.utils.data import DataLoader
 from sesam.artifacts import fingerprint as made_of
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Dataset, Item, item_image
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.errors import SesamError
 from sesam.execution import pipeline
-from sesam.execution.device import pick_device
+from sesam.execution.device import resolve_device
 from sesam.params import LossWeights, Params, load_params
 from sesam.segmentation import evaluation, hooks, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import InOrder, TrainingSamples
+from sesam.segmentation.data import ResumableSampler, TrainingSamples
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
-from sesam.segmentation.training import Task, train
+from sesam.segmentation.training import TrainingTask, train
 from stages import predict as predict_stage
 
 CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
@@ -89,7 +89,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         Image.fromarray(image).save(path)
         write_label(LABELS / f"{name}.png", labels, PALETTE)
         write_label(SOURCES / f"{name}.png", sources, PALETTE)
-        items.append(Item(name, f"raw/{name}.png", height, width, sha256(path)))
+        items.append(ImageRecord(name, f"raw/{name}.png", height, width, sha256(path)))
     shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
     Path("data/weak").mkdir()
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
@@ -97,8 +97,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return data
 
 
-def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> Task:
-    return Task(
+def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> TrainingTask:
+    return TrainingTask(
         name=name,
         stage="train_student",
         round="r1",
@@ -136,7 +136,7 @@ def test_three_source_loss_by_hand():
     labels = torch.tensor([[[1, 0, 1, 255, 0]]], dtype=torch.uint8)
     sources = torch.tensor([[[1, 1, 2, 2, 0]]], dtype=torch.uint8)
     right, wrong = math.log(4 / 3), math.log(4)
-    # weak: one right, one wrong; SAM: one right, the other unlabelled; confident: none; source 0 never counts
+    # weak: one right, one wrong; SAM: one right, the other unlabeled; confident: none; source 0 never counts
     expected = [(right + wrong) / 2, right, 0.0]
     loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
     assert means.tolist() == pytest.approx(expected)
@@ -184,13 +184,13 @@ def test_every_network_has_samples_weights_and_dropout_of_its_own(
         noting(current, seed)
         return object()
 
-    def weights_of(config, task, params, seed):
+    def resolve_weights(config, task, params, seed):
         noting(current, seed)
         raise Noted
 
     monkeypatch.setattr(training, "TrainingSamples", samples_of)
     monkeypatch.setattr(training, "Record", record_of)
-    monkeypatch.setattr(training, "_initial_network", weights_of)
+    monkeypatch.setattr(training, "_initial_network", resolve_weights)
     for current in ("teacher", "student-r1", "student-r2"):
         with pytest.raises(Noted):
             train(task(params, current), params)
@@ -198,7 +198,7 @@ def test_every_network_has_samples_weights_and_dropout_of_its_own(
     assert len({used[0] for used in seeds.values()}) == 3
 
 
-def test_loss_of_no_labelled_pixel_is_zero_with_zero_gradient():
+def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
     loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(3))
@@ -267,7 +267,7 @@ def test_wrong_labels_are_named(data: Dataset, params: Params):
 
 
 def test_sampler_skips():
-    sampler = InOrder(10)
+    sampler = ResumableSampler(10)
     sampler.skip(4)
     sampler.skip(2)
     assert list(sampler) == [6, 7, 8, 9]
@@ -275,7 +275,7 @@ def test_sampler_skips():
 
 
 def test_processes_share_every_batch():
-    parts = [InOrder(16, 8, rank, 2) for rank in range(2)]
+    parts = [ResumableSampler(16, 8, rank, 2) for rank in range(2)]
     assert [list(part) for part in parts] == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
     parts[1].skip(4)  # one iteration's
     assert list(parts[1]) == [12, 13, 14, 15]
@@ -311,11 +311,11 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": 3})})
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
         interrupted.setattr(hooks, "CHECKPOINT_SECONDS", 0)
-        interrupted.setattr(hooks.Record, "before_train_iter", _stop_at(13))
+        interrupted.setattr(hooks.LoggingHook, "before_train_iter", _stop_at(13))
         train(task(three), three)
     assert Path("models/.work/test/checkpoint.pth").exists()
     seen = []
-    monkeypatch.setattr(hooks.Record, "before_train_iter", _noting(seen))
+    monkeypatch.setattr(hooks.LoggingHook, "before_train_iter", _noting(seen))
     train(task(three), three)
     assert seen == list(range(10, 20))
     assert weights() == uninterrupted
@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_no_part_of_a_training(
 ) -> None:
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
         interrupted.setattr(hooks, "CHECKPOINT_SECONDS", 0)
-        interrupted.setattr(hooks.Record, "before_train_iter", _stop_at(13))
+        interrupted.setattr(hooks.LoggingHook, "before_train_iter", _stop_at(13))
         train(task(params), params)
     checkpoint = Path("models/.work/test/checkpoint.pth")
     content = bytearray(checkpoint.read_bytes())
@@ -338,7 +338,7 @@ def test_a_damaged_checkpoint_is_no_part_of_a_training(
         content[largest.header_offset + largest.file_size // 2] ^= 1
     checkpoint.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
     seen: list[int] = []
-    monkeypatch.setattr(hooks.Record, "before_train_iter", _noting(seen))
+    monkeypatch.setattr(hooks.LoggingHook, "before_train_iter", _noting(seen))
     train(task(params), params)
     assert seen == list(range(20))
     assert "test begins anew: models/.work/test/checkpoint.pth is damaged" in capsys.readouterr().out
@@ -350,7 +350,7 @@ def test_a_short_training_reaches_its_learning_rate(
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(
-        hooks.Record,
+        hooks.LoggingHook,
         "after_train_iter",
         lambda self, runner, *rest, **named: rates.extend(runner.optim_wrapper.get_lr()["lr"]),
     )
@@ -359,7 +359,7 @@ def test_a_short_training_reaches_its_learning_rate(
     assert max(rates) == params.student.learning_rate
 
 
-_seed_iteration = hooks.Record.before_train_iter
+_seed_iteration = hooks.LoggingHook.before_train_iter
 
 
 def _stop_at(iteration: int):
@@ -389,21 +389,21 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     def interrupted() -> None:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
-            patch.setattr(hooks.Record, "before_train_iter", _stop_at(11))
+            patch.setattr(hooks.LoggingHook, "before_train_iter", _stop_at(11))
             train(task(params), params)
         assert Path("models/.work/test/checkpoint.pth").exists()
 
     def starts_at() -> int:
         seen: list[int] = []
         with monkeypatch.context() as patch:
-            patch.setattr(hooks.Record, "before_train_iter", _noting(seen))
+            patch.setattr(hooks.LoggingHook, "before_train_iter", _noting(seen))
             train(task(params), params)
         return seen[0]
 
     interrupted()
     assert starts_at() == 10 and "begins anew" not in capsys.readouterr().out
     interrupted()
-    digest = made_of.digest_of
+    digest = made_of.path_digest
     monkeypatch.setattr(made_of, "digest_of", lambda path: "other" if path.name == "seeds.py" else digest(path))
     assert starts_at() == 0
     assert "begins anew: since it was interrupted, sesam/seeds.py changed" in capsys.readouterr().out
@@ -430,7 +430,7 @@ def test_a_student_starts_from_its_teacher(
         started.update({key: value.clone() for key, value in runner.model.state_dict().items()})
 
     with monkeypatch.context() as patch:  # as mmengine hands it to the first iteration
-        patch.setattr(hooks.Record, "before_train_epoch", note)
+        patch.setattr(hooks.LoggingHook, "before_train_epoch", note)
         train(student, params)
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
     wide = params.model_copy(update={"network": params.network.model_copy(update={"width": 2 * params.network.width})})
@@ -442,14 +442,14 @@ def test_a_student_starts_from_its_teacher(
 def test_a_training_that_diverges_stops_and_says_so(
     data: Dataset, params: Params, bad: int, told: str, monkeypatch: pytest.MonkeyPatch
 ):
-    loss = hooks.Record.after_train_iter
+    loss = hooks.LoggingHook.after_train_iter
 
     def diverged(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if batch_idx == bad:
             outputs = outputs | {"loss": torch.tensor(float("nan"))}
         loss(self, runner, batch_idx, data_batch, outputs)
 
-    monkeypatch.setattr(hooks.Record, "after_train_iter", diverged)
+    monkeypatch.setattr(hooks.LoggingHook, "after_train_iter", diverged)
     short = params.model_copy(update={"student": params.student.model_copy(update={"iterations": 13})})
     with pytest.raises(
         SesamError, match=rf"{told} add up to nan: the training has diverged\. Lower student\.learning_rate"
@@ -557,7 +557,7 @@ def test_the_stage_predicts_the_same_in_threads_and_in_processes(
     assert len(found[0]) == 2 * len(data.train) and found[0] == found[1]
     model = load_network(Path("models/teacher"), CPU)
     for item in data.train:
-        classes, confidence = predict(model, item_image(item), CPU)
+        classes, confidence = predict(model, load_image(item), CPU)
         for kind, expected in (("labels", classes), ("confidence", confidence)):
             content = found[0][f"{kind}/{item.id}.png"]
             assert np.array_equal(np.array(Image.open(io.BytesIO(content))), expected)
@@ -568,7 +568,7 @@ def test_mmsegmentation_loads_it_by_itself(tmp_path: Path):
     torch.manual_seed(3)
     save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     theirs = init_model(str(tmp_path / "mmsegmentation.json"), str(tmp_path / "model.pth"), device="cpu")
-    assert theirs.dataset_meta == {"classes": list(THREE[0]), "palette": [list(colour) for colour in THREE[1]]}
+    assert theirs.dataset_meta == {"classes": list(THREE[0]), "palette": [list(color) for color in THREE[1]]}
     assert theirs.decode_head.loss_decode.avg_non_ignore
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3)).astype(np.uint8)
     found = inference_model(theirs, np.ascontiguousarray(image[..., ::-1])).pred_sem_seg.data[0].numpy()
@@ -589,7 +589,9 @@ def test_missing_and_damaged_network(tmp_path: Path):
 def test_a_network_of_other_classes_judges_nothing(tmp_path: Path, params: Params):
     save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     for classes in (THREE[0], THREE[0][::-1]):  # as many, but in another order
-        judging = evaluation.Judging(classes, THREE[1], {"val": frozenset(), "train": frozenset()}, tmp_path / "out")
+        judging = evaluation.EvaluationTask(
+            classes, THREE[1], {"val": frozenset(), "train": frozenset()}, tmp_path / "out"
+        )
         if classes == THREE[0]:
             evaluation.steps(tmp_path, judging, params.runtime)
         else:
@@ -597,12 +599,12 @@ def test_a_network_of_other_classes_judges_nothing(tmp_path: Path, params: Param
                 evaluation.steps(tmp_path, judging, params.runtime)
 
 
-@pytest.mark.parametrize("colours", [[], [[0, 0, 0]] * 300])
-def test_a_network_has_a_colour_for_each_class(tmp_path: Path, colours: list[list[int]]):
+@pytest.mark.parametrize("colors", [[], [[0, 0, 0]] * 300])
+def test_a_network_has_a_color_for_each_class(tmp_path: Path, colors: list[list[int]]):
     save_network(tmp_path, NETWORK, *THREE, MODELS.build(network_config(NETWORK, 3)))
     path = tmp_path / "network.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"palette": colours}))
-    said = rf"network\.json does not describe a network.*{len(colours)} colours of 3 classes.*Train it again"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"palette": colors}))
+    said = rf"network\.json does not describe a network.*{len(colors)} colors of 3 classes.*Train it again"
     with pytest.raises(SesamError, match=said):
         load_network(tmp_path, CPU)
 
@@ -653,6 +655,6 @@ def test_pretrained(tmp_path: Path):
 def test_device(params: Params, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runtime = params.runtime.model_copy(update={"device": "auto"})
-    assert pick_device(runtime).type == "cpu"
+    assert resolve_device(runtime).type == "cpu"
     with pytest.raises(SesamError, match=r"runtime\.device is cuda"):
-        pick_device(runtime.model_copy(update={"device": "cuda"}))
+        resolve_device(runtime.model_copy(update={"device": "cuda"}))

@@ -13,10 +13,10 @@ from known_answers import make_workspace
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
-from sesam.geometry.rle import encode_mask
+from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge
 from sesam.params import Selection
-from sesam.selection import CONFLICT, MISSED, SPILLED, select, weak_masks
+from sesam.selection import CONFLICT, MISSED, SPILLED, select_candidate, weak_rles
 from stages.merge_labels import process
 
 SHAPE = (4, 10)
@@ -31,15 +31,15 @@ def columns(*numbers: int) -> np.ndarray:
 
 
 def component(mask: np.ndarray, k: int = 1) -> dict:
-    return {"number": 4, "class": k, "rle": encode_mask(mask)}
+    return {"number": 4, "class": k, "rle": mask_to_rle(mask)}
 
 
 def offered(*pairs: tuple[np.ndarray, float]) -> list[dict]:
-    return [{"rle": encode_mask(mask), "iou": iou} for mask, iou in pairs]
+    return [{"rle": mask_to_rle(mask), "iou": iou} for mask, iou in pairs]
 
 
 def selected(c: dict, masks: list[dict], weak: np.ndarray, selection: Selection = SELECTION) -> dict:
-    return select(c, masks, weak_masks(weak), selection)
+    return select_candidate(c, masks, weak_rles(weak), selection)
 
 
 def test_without_weak_labels_the_surest_of_the_fitting_masks_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""Files of an artefact packed in archives: the same archives of the same files, and the same files out of them."""
+"""Files of an artifact packed in archives: the same archives of the same files, and the same files out of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesam.artifacts import archives as shards
-from sesam.artifacts.atomic_io import read_bytes, read_json, whole_folder, write_text
+from sesam.artifacts.atomic_io import atomic_directory, read_bytes, read_json, write_text
 from sesam.errors import SesamError
 
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
@@ -68,10 +68,10 @@ def test_however_many_archives_a_process_holds_a_few(tmp_path: Path, monkeypatch
     assert len(list(packed.iterdir())) == 201
     for name in [*names, *names[::7]]:
         assert read_bytes(packed / name) == f"of {name}".encode()
-    held = shards._places.cache_info()
+    held = shards._members.cache_info()
     assert held.currsize <= held.maxsize == 64
     for missing in (".json", "1.jso", "99.jsonx", "é"):  # before all, between, behind all
-        assert shards.member(packed / missing) is None
+        assert shards.read_packed(packed / missing) is None
 
 
 def test_damaged_archives_are_told(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_damaged_archives_are_told(tmp_path: Path) -> None:
 
 
 def test_a_packed_folder_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, made_of = tmp_path / "artefact", {"seed": "1"}
+    path, made_of = tmp_path / "artifact", {"seed": "1"}
 
     def begin() -> None:
-        with whole_folder(path, made_of, packed=True) as folder:
+        with atomic_directory(path, made_of, packed=True) as folder:
             assert (folder / "1.json").exists() == bool(begun)
             begun.append(1)
             write_text(folder / "1.json", "one")
@@ -131,4 +131,4 @@ def test_a_packed_folder_goes_on_where_it_was_interrupted(tmp_path: Path, monkey
     assert not path.exists()
     begin()
     assert read_bytes(path / "1.json") == b"one"
-    assert [one.name for one in tmp_path.iterdir()] == ["artefact"]
+    assert [one.name for one in tmp_path.iterdir()] == ["artifact"]

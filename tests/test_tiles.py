@@ -36,18 +36,18 @@ def test_joined_tiles_are_what_was_cut(
     tiles.main(["join", f"{folder}/cut/labels/train", "--cut", f"{folder}/cut", "--out", f"{folder}/joined"])
     joined = folder / "joined/a b/one.png"
     assert np.array_equal(read_label(joined), labels)
-    assert Image.open(joined).getpalette()[:9] == [value for colour in PALETTE for value in colour]
+    assert Image.open(joined).getpalette()[:9] == [value for color in PALETTE for value in color]
 
 
 def test_values_beyond_the_palette_stay(tmp_path: Path) -> None:
-    """Pillow packs an image of few colours into fewer bits, and cut 255 to 15 or less."""
+    """Pillow packs an image of few colors into fewer bits, and cut 255 to 15 or less."""
     labels = np.random.default_rng(0).choice([0, 1, 200, 255], (20, 30)).astype(np.uint8)
-    for colours in (1, 2, 12):
-        folder = tmp_path / f"{colours}"
+    for colors in (1, 2, 12):
+        folder = tmp_path / f"{colors}"
         write_label(folder / "whole/one.png", labels, PALETTE)
         content = (folder / "whole/one.png").read_bytes()
         start = content.index(b"PLTE")
-        short = b"PLTE" + content[start + 4 : start + 4 + 3 * colours]
+        short = b"PLTE" + content[start + 4 : start + 4 + 3 * colors]
         chunk = len(short[4:]).to_bytes(4, "big") + short + zlib.crc32(short).to_bytes(4, "big")
         (folder / "whole/one.png").write_bytes(content[: start - 4] + chunk + content[start + 4 + 768 + 4 :])
         assert np.array_equal(read_label(folder / "whole/one.png"), labels)
@@ -140,7 +140,7 @@ def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
     write_label(tmp_path / "cut/one/000000-000000.png", np.zeros((2, 2), np.uint8), PALETTE)
     told(join, "fit several of them. Make the labels again, or rename one and cut again")
     (tmp_path / "cut/tiles.json").write_text("[]")
-    told(join, r"tiles\.json is not what `cut` wrote")
+    told(join, r"tiles\.json is not what `split_image` wrote")
     assert not (tmp_path / "joined/one.png").exists()
 
 

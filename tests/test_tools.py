@@ -22,7 +22,7 @@ from pycocotools import mask as pycoco
 from sesam.artifacts.label_png import read_label
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, draw_shapes
 from sesam.datasets.annotations.coco import read as read_coco
-from sesam.datasets.annotations.common import id_of
+from sesam.datasets.annotations.common import match_image_id
 from sesam.datasets.annotations.label_studio import decode_brush
 from sesam.datasets.annotations.reading import (
     Annotation,
@@ -31,8 +31,8 @@ from sesam.datasets.annotations.reading import (
     find_annotations,
     read_annotation,
 )
-from sesam.datasets.data_issues import Faulty
-from sesam.datasets.label_maps import meaning_of
+from sesam.datasets.data_issues import DataIssue
+from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 
 HEIGHT, WIDTH = SHAPE = (40, 60)
@@ -186,7 +186,7 @@ def write(path: Path, content: Any) -> Path:
 
 def draw(origin: Path) -> np.ndarray:
     (annotation,) = find_annotations(origin, "folder", {"7", "8"}).values()
-    return read_annotation(annotation, SHAPE, CLASSES, meaning_of("folder", 3, [9]), 3, 1)
+    return read_annotation(annotation, SHAPE, CLASSES, label_map_for("folder", 3, [9]), 3, 1)
 
 
 def test_labelmes_masks_lie_where_it_shows_them(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_boxes_are_turned() -> None:
 
 
 def test_a_box_is_turned_about_what_its_tool_turns_it(tmp_path: Path) -> None:
-    """CVAT about its centre, Label Studio about its first corner, which here makes the same of two boxes."""
+    """CVAT about its center, Label Studio about its first corner, which here makes the same of two boxes."""
     turned = expected()
     turned[30:38, 5:15], turned[29:39, 6:14] = 255, 0
     path = write(tmp_path / "cvat.xml", cvat().replace("<box ", '<box rotation="90" '))
@@ -304,14 +304,14 @@ def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
     ],
 )
 def test_whose_image_a_name_means(name: str, found: str | None) -> None:
-    assert id_of(name, {"7", "city/a_1", "city/b", "b"}) == found
+    assert match_image_id(name, {"7", "city/a_1", "city/b", "b"}) == found
 
 
 def test_the_folder_of_an_upload_is_no_part_of_its_name() -> None:
     """Label Studio puts files into one of the project's number."""
     uploaded = "/data/upload/1/0a1b2c3d-7.png"
-    assert id_of(uploaded, {"1/7", "2/7"}) is None and id_of(uploaded, {"1/7", "7"}) == "7"
-    assert id_of(uploaded, {"1/0a1b2c3d-7", "7"}) == "1/0a1b2c3d-7"
+    assert match_image_id(uploaded, {"1/7", "2/7"}) is None and match_image_id(uploaded, {"1/7", "7"}) == "7"
+    assert match_image_id(uploaded, {"1/0a1b2c3d-7", "7"}) == "1/0a1b2c3d-7"
 
 
 def spoiled(value: Any) -> list[Any]:
@@ -361,7 +361,7 @@ def test_faulty_json(name: str, tmp_path: Path) -> None:
         path = write(tmp_path / name, value)
         try:
             labels = draw(path)
-        except (SesamError, Faulty, ValueError) as problem:
+        except (SesamError, DataIssue, ValueError) as problem:
             if isinstance(problem, ValueError):
                 assert "unpack" in str(problem)  # an image fewer, or none
             else:
@@ -411,7 +411,7 @@ def test_keypoints_of_coco_are_not_taken_for_their_box() -> None:
 
 
 def refused(path: Path) -> None:
-    with pytest.raises((SesamError, Faulty), match=path.name):
+    with pytest.raises((SesamError, DataIssue), match=path.name):
         draw(path)
 
 

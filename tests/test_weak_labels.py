@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from makers import connected
 
 from sesam.geometry.regions import Region
-from sesam.geometry.strokes import stroke
+from sesam.geometry.strokes import draw_stroke
 from sesam.weak import longest_path, weak_label
 
 KINDS = ("coarse", "scribble", "point")
@@ -27,20 +27,20 @@ def blocky(values: np.ndarray) -> np.ndarray:
 def test_labels_stay_inside_and_reach_every_region(params, kind: str, values: np.ndarray) -> None:
     fine, weak = blocky(values), params.weak.model_copy(update={"kind": kind, "min_area": 12})
     drawn = weak_label(fine, weak)
-    labelled = drawn != 255
-    assert (drawn[labelled] == fine[labelled]).all()
+    labeled = drawn != 255
+    assert (drawn[labeled] == fine[labeled]).all()
     for k in (0, 1, 2):
         for region in connected(fine == k):
-            reached = (drawn[region.window][region.mask] == k).any()
+            reached = (drawn[region.slices][region.mask] == k).any()
             assert reached == (region.area >= weak.min_area)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_scene(params, scene, kind: str) -> None:
     drawn = weak_label(scene.labels, params.weak.model_copy(update={"kind": kind}))
-    labelled = drawn != 255
-    assert (drawn[labelled] == scene.labels[labelled]).all()
-    share = labelled.mean()
+    labeled = drawn != 255
+    assert (drawn[labeled] == scene.labels[labeled]).all()
+    share = labeled.mean()
     low, high = {"coarse": (0.4, 0.9), "scribble": (0.01, 0.1), "point": (0.001, 0.02)}[kind]
     assert low < share < high
 
@@ -56,12 +56,12 @@ def test_no_boundary_pixel_of_a_large_region(params, kind: str) -> None:
 @pytest.mark.parametrize("thickness", [1, 2, 3, 4, 5, 8])
 def test_a_stroke_is_as_wide_as_it_is_told(thickness: int) -> None:
     level, slope = (
-        stroke((60, 90), np.array(line), thickness) for line in ([[20, 30], [70, 30]], [[20, 10], [60, 50]])
+        draw_stroke((60, 90), np.array(line), thickness) for line in ([[20, 30], [70, 30]], [[20, 10], [60, 50]])
     )
     assert (level[:, 40:50].sum(0) == thickness).all()
     assert level[:, :15].sum() == level[:, 76:].sum() == 0  # round ends, no longer than that
     assert abs(slope.sum() / np.hypot(40, 40) - thickness) <= 1
-    point = stroke((20, 20), np.array([[10, 10]]), thickness)
+    point = draw_stroke((20, 20), np.array([[10, 10]]), thickness)
     assert point.any(0).sum() == point.any(1).sum() == thickness
 
 
@@ -91,7 +91,7 @@ def test_the_same_region_has_the_same_depth_at_every_call(scene) -> None:
     """OpenCV's precise distance transform alone has not: in every fifth call some pixels' last bits differ."""
     for k in np.unique(scene.labels):
         for region in connected(scene.labels == k, 64):
-            calls = [Region(region.top, region.left, region.mask.copy()).depth for _ in range(6)]
+            calls = [Region(region.top, region.left, region.mask.copy()).distance for _ in range(6)]
             assert calls[0].dtype == np.float32 and all((calls[0] == other).all() for other in calls[1:])
             squares = calls[0].astype(np.float64) ** 2
             assert np.abs(squares - np.rint(squares)).max() < 1e-3  # of whole numbers, so nothing was lost

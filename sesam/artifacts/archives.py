@@ -1,6 +1,6 @@
-"""Many small files of an artefact in a few archives, which DVC tracks and pushes far faster.
+"""Many small files of an artifact in a few archives, which DVC tracks and pushes far faster.
 
-An artefact's folder holds files-0000.zip, files-0001.zip, …, of FILES files each, in the order of their names, not
+An artifact's folder holds files-0000.zip, files-0001.zip, …, of FILES files each, in the order of their names, not
 compressed, without dates or modes. Equal files make equal archives, whoever wrote them and in whatever order.
 """
 
@@ -17,7 +17,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from sesam.errors import SesamError
 
-FILES = 1000  # an archive
+FILES_PER_ARCHIVE = 1000  # an archive
 _FIRST, _EMPTY = b"PK\3\4", b"PK\5\6"  # how an archive with files begins, and one without
 _HEADER = struct.Struct("<26xHH")  # before a file's name and extra field: their lengths end it
 
@@ -25,29 +25,29 @@ _HEADER = struct.Struct("<26xHH")  # before a file's name and extra field: their
 def pack(folder: Path, into: Path) -> None:
     """Archives of all files below `folder` in the empty folder `into`, on disk when this returns."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for k in range(0, len(names) or 1, FILES):
-        with (into / f"files-{k // FILES:04d}.zip").open("wb") as file:
+    for k in range(0, len(names) or 1, FILES_PER_ARCHIVE):
+        with (into / f"files-{k // FILES_PER_ARCHIVE:04d}.zip").open("wb") as file:
             with ZipFile(file, "w", ZIP_STORED) as archive:
-                for name in names[k : k + FILES]:
+                for name in names[k : k + FILES_PER_ARCHIVE]:
                     archive.writestr(ZipInfo(name), (folder / name).read_bytes())
             file.flush()
             os.fsync(file.fileno())
 
 
-def member(path: Path) -> bytes | None:
-    """What a file holds that was packed with its artefact; None if it was not. SesamError if the archive is damaged."""
+def read_packed(path: Path) -> bytes | None:
+    """What a file holds that was packed with its artifact; None if it was not. SesamError if the archive is damaged."""
     for folder in path.parents:
         first = folder / "files-0000.zip"
         if first.exists():
             begins, archives = _archives(folder, first.stat().st_mtime_ns)
             name = path.relative_to(folder).as_posix()
             k = bisect_right(begins, name) - 1
-            place = _places(archives[k], archives[k].stat().st_mtime_ns).get(name) if k >= 0 else None
+            place = _members(archives[k], archives[k].stat().st_mtime_ns).get(name) if k >= 0 else None
             return _read(place) if place else None
     return None
 
 
-def where(path: Path) -> str:
+def path_to_delete(path: Path) -> str:
     """What to delete to have a damaged file made again, in words: it, or the folder whose archives hold it."""
     if not path.exists():
         for folder in path.parents:
@@ -56,7 +56,7 @@ def where(path: Path) -> str:
     return "it"
 
 
-class _Place(NamedTuple):
+class _Member(NamedTuple):
     """Where a file lies in an archive. Not a ZipFile: a forked worker would share its place in the file."""
 
     archive: Path
@@ -85,7 +85,7 @@ def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
 
 
 @lru_cache(64)  # archives: so that a process holds a few of them, however many there are
-def _places(path: Path, written: int) -> dict[str, _Place]:
+def _members(path: Path, written: int) -> dict[str, _Member]:
     """Where the files of an archive lie."""
     found = {}
     try:
@@ -96,13 +96,13 @@ def _places(path: Path, written: int) -> dict[str, _Place]:
                     raise BadZipFile(f"{one.filename} is compressed")
                 if not 0 <= one.header_offset <= one.header_offset + one.file_size <= length:
                     raise BadZipFile(f"{one.filename} would lie outside of it")
-                found[one.filename] = _Place(path, one.header_offset, one.file_size, one.CRC)
+                found[one.filename] = _Member(path, one.header_offset, one.file_size, one.CRC)
     except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
         raise _damaged(path, str(problem)) from None
     return found
 
 
-def _read(place: _Place) -> bytes:
+def _read(place: _Member) -> bytes:
     try:
         with place.archive.open("rb") as file:
             file.seek(place.start)

@@ -16,21 +16,21 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 from zipfile import ZipFile
 
-from sesam.artifacts.archives import member, pack, where
+from sesam.artifacts.archives import pack, path_to_delete, read_packed
 from sesam.errors import DiskError, SesamError
 
-SEVERAL_MACHINES = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
-UNFINISHED = ".unfinished-"  # how the names of files that are being written begin
-DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+MULTI_NODE = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
+TMP_PREFIX = ".unfinished-"  # how the names of files that are being written begin
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
-def disk_trouble_named(path: Path) -> Iterator[None]:
+def reraise_disk_errors(path: Path) -> Iterator[None]:
     """A full, read-only or forbidden disk as a DiskError that names `path`."""
     try:
         yield
     except OSError as problem:
-        if problem.errno is not None and problem.errno not in DISK_TROUBLE:
+        if problem.errno is not None and problem.errno not in DISK_ERRNOS:
             raise  # np.save's on a full disk has no number
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
@@ -41,15 +41,15 @@ def disk_trouble_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; moved onto `path` when the block ends without error.
 
     SesamError if the disk is full or may not be written to.
     """
-    with disk_trouble_named(path):
+    with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent.absolute())
-        unfinished = path.parent / f"{UNFINISHED}{uuid4().hex}{path.suffix}"
+        remove_stale_tmp(path.parent.absolute())
+        unfinished = path.parent / f"{TMP_PREFIX}{uuid4().hex}{path.suffix}"
         # a new file has the mode that the umask leaves; mkstemp makes private ones
         descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _LOCKS.add(descriptor)
@@ -68,22 +68,22 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @cache  # once in a process
-def _sweep(folder: Path) -> None:
+def remove_stale_tmp(folder: Path) -> None:
     """Remove the unfinished files that killed processes left in a folder; those of living ones are locked."""
-    if SEVERAL_MACHINES in os.environ:  # a lock may not be seen on another one
+    if MULTI_NODE in os.environ:  # a lock may not be seen on another one
         return
-    for left in folder.glob(f"{UNFINISHED}*"):
+    for left in folder.glob(f"{TMP_PREFIX}*"):
         with suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as unfinished:
+    with atomic_path(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
-def damage_of(file: Path | BinaryIO) -> str | None:
+def find_corruption(file: Path | BinaryIO) -> str | None:
     """What check sums tell to be damaged in a file that torch.save wrote, over which torch reads; None if nothing."""
     try:
         with ZipFile(file) as archive:
@@ -98,7 +98,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds, also one that was packed with its artefact.
+    """What a file holds, also one that was packed with its artifact.
 
     SesamError if it is missing, cannot be read, or is no file (a pipe would never end).
     """
@@ -107,7 +107,7 @@ def read_bytes(path: Path) -> bytes:
             raise SesamError(f"{path} is no file. Remove it, and put the file there.")
         return path.read_bytes()
     except FileNotFoundError:
-        if (packed := member(path)) is not None:
+        if (packed := read_packed(path)) is not None:
             return packed
         raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.") from None
     except OSError as problem:
@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as problem:
         raise SesamError(
-            f"{path} cannot be read as JSON ({problem}). Delete {where(path)} and run `dvc repro`."
+            f"{path} cannot be read as JSON ({problem}). Delete {path_to_delete(path)} and run `dvc repro`."
         ) from None
 
 
@@ -134,22 +134,22 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(*parts: Any) -> str:
-    """Hex digest of JSON-serialisable parts: equal parts, equal fingerprint."""
+def json_digest(*parts: Any) -> str:
+    """Hex digest of JSON-serializable parts: equal parts, equal fingerprint."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def mark_of(folder: Path) -> Path:
-    """Where it stands what an unfinished folder is made of: beside it, for the folder becomes the artefact."""
+def fingerprint_file(folder: Path) -> Path:
+    """Where it stands what an unfinished folder is made of: beside it, for the folder becomes the artifact."""
     return folder.with_name(f"{folder.name}.made_of.partial")
 
 
-def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
+def resume_or_reset(folder: Path, made_of: Mapping[str, str]) -> None:
     """Keep what an interrupted run left in `folder` if it was made of the same; else empty it, saying what changed.
 
     made_of: of each thing that decides the result a digest, see `sesam.artifacts.fingerprint`.
     """
-    mark = mark_of(folder)
+    mark = fingerprint_file(folder)
     if mark.exists():
         before = read_json(mark)
         if before == made_of:
@@ -162,7 +162,7 @@ def keep_if_made_of(folder: Path, made_of: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def for_one_process(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """`folder`, made if it is not there, for this process alone; SesamError if another has it.
 
     The lock is the system's, on the folder itself: it ends with the process, however that ends. Where the file system
@@ -204,8 +204,8 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
-def _remove_unfinished(folder: Path) -> None:
-    for left in folder.rglob(f"{UNFINISHED}*"):
+def _remove_tmp(folder: Path) -> None:
+    for left in folder.rglob(f"{TMP_PREFIX}*"):
         left.unlink()
 
 
@@ -218,24 +218,24 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, made_of: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
+def atomic_directory(path: Path, made_of: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
 
     packed: its files in a few archives, out of which `read_bytes` reads them.
 
-    Empty, unless an interrupted call with the same `made_of` left its files in it: see `keep_if_made_of`. SesamError
+    Empty, unless an interrupted call with the same fingerprint left its files in it: see `resume_or_reset`. SesamError
     if another process fills it.
     """
     unfinished, before = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.before.partial"
-    with disk_trouble_named(path), for_one_process(unfinished):
+    with reraise_disk_errors(path), exclusive_lock(unfinished):
         if made_of is None:
             _empty(unfinished)
         else:
-            keep_if_made_of(unfinished, made_of)
-        _remove_unfinished(unfinished)  # by a killed process
+            resume_or_reset(unfinished, made_of)
+        _remove_tmp(unfinished)  # by a killed process
         try:
             yield unfinished
-            _remove_unfinished(unfinished)  # by workers that were killed and replaced
+            _remove_tmp(unfinished)  # by workers that were killed and replaced
             done = unfinished
             if packed:
                 done = path.parent / f".{path.name}.packed.partial"
@@ -246,7 +246,7 @@ def whole_folder(path: Path, made_of: Mapping[str, str] | None = None, packed: b
             if path.exists():
                 path.replace(before)  # killed while it removes thousands of files, it would leave half of them
             done.replace(path)
-            mark_of(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
+            fingerprint_file(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
             shutil.rmtree(before, ignore_errors=True)
             if packed:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from sesam.artifacts.archives import where
+from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_json
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError
-from sesam.geometry.rle import run_lengths
+from sesam.geometry.rle import rle_to_counts
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 ClassId = Annotated[int, Field(ge=0, le=254)]
@@ -92,7 +92,7 @@ class _Selection(_Document):
 _PROMPTS, _MASKS, _SELECTION = TypeAdapter(_Prompts), TypeAdapter(_Masks), TypeAdapter(_Selection)
 
 
-def read_prompts(path: Path, item: Item, classes: int | None = None) -> dict[str, Any]:
+def read_prompts(path: Path, item: ImageRecord, classes: int | None = None) -> dict[str, Any]:
     """What `prompts` wrote of an image: its prompt's kind and its components; SesamError if it is anything else.
 
     classes: how many there are, for who reads a component's class.
@@ -111,7 +111,9 @@ def read_prompts(path: Path, item: Item, classes: int | None = None) -> dict[str
     return document
 
 
-def read_candidates(path: Path, item: Item, prompts: Sequence[Mapping[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+def read_candidates(
+    path: Path, item: ImageRecord, prompts: Sequence[Mapping[str, Any]]
+) -> dict[int, list[dict[str, Any]]]:
     """What `sam_masks` wrote of an image: the candidates by component number.
 
     SesamError if the file is anything else, or not of the components in `prompts`.
@@ -122,14 +124,14 @@ def read_candidates(path: Path, item: Item, prompts: Sequence[Mapping[str, Any]]
     return candidates
 
 
-def read_selected(path: Path, item: Item, classes: int) -> list[dict[str, Any]]:
+def read_selected(path: Path, item: ImageRecord, classes: int) -> list[dict[str, Any]]:
     """What `select_masks` wrote of an image, its components; SesamError if it is anything else."""
     components: list[dict[str, Any]] = _read(path, item, _SELECTION)["components"]
     _check_classes(path, components, classes)
     return components
 
 
-def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
+def _read(path: Path, item: ImageRecord, expected: TypeAdapter[Any]) -> dict[str, Any]:
     try:
         document: dict[str, Any] = expected.validate_python(read_json(path))
     except ValidationError as problem:
@@ -142,7 +144,7 @@ def _read(path: Path, item: Item, expected: TypeAdapter[Any]) -> dict[str, Any]:
         raise _damaged(path, "two components have one number")
     pixels = item.height * item.width
     for rle in _every_rle(document):
-        counts = run_lengths(rle)
+        counts = rle_to_counts(rle)
         if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:  # each, or their sum might wrap around
             raise _damaged(path, f"run lengths do not fit {item.width}x{item.height} pixels")
     return document
@@ -152,11 +154,11 @@ def _every_rle(document: dict[str, Any]) -> list[str]:
     return [one["rle"] for component in document["components"] for one in component.get("candidates", [component])]
 
 
-def _inside(points: list[list[int]], item: Item) -> bool:
+def _inside(points: list[list[int]], item: ImageRecord) -> bool:
     return all(0 <= x < item.width and 0 <= y < item.height for x, y in points)
 
 
-def _is_box(box: list[int], item: Item) -> bool:
+def _is_box(box: list[int], item: ImageRecord) -> bool:
     left, top, right, bottom = box
     return 0 <= left < right <= item.width and 0 <= top < bottom <= item.height
 
@@ -167,4 +169,4 @@ def _check_classes(path: Path, components: Sequence[Mapping[str, Any]], classes:
 
 
 def _damaged(path: Path, reason: str) -> SesamError:
-    return SesamError(f"{path} is damaged: {reason}. Delete {where(path)} and run `dvc repro`.")
+    return SesamError(f"{path} is damaged: {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")

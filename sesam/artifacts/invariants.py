@@ -11,31 +11,33 @@ from pathlib import Path
 
 import numpy as np
 
-from sesam.artifacts.manifest import Item, item_label
+from sesam.artifacts.manifest import ImageRecord, load_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.errors import SesamError
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 
 
-def check_classes(folder: Path, item: Item, classes: int) -> np.ndarray:
+def check_classes(folder: Path, item: ImageRecord, classes: int) -> np.ndarray:
     """The label map folder/ID.png, (H, W) uint8; SesamError unless it has its image's size and class ids or 255."""
-    labels = item_label(folder, item)
+    labels = load_label(folder, item)
     known = labels < classes
-    if not (known | (labels == UNLABELLED)).all():
-        wrong = sorted(set(labels[~known & (labels != UNLABELLED)].tolist()))
-        raise broken(folder / f"{item.id}.png", f"class {wrong[0]} of {classes}")
+    if not (known | (labels == IGNORE_INDEX)).all():
+        wrong = sorted(set(labels[~known & (labels != IGNORE_INDEX)].tolist()))
+        raise invariant_error(folder / f"{item.id}.png", f"class {wrong[0]} of {classes}")
     return labels
 
 
-def check_complete(folder: Path, items: Iterable[Item]) -> None:
+def check_complete(folder: Path, items: Iterable[ImageRecord]) -> None:
     """SesamError unless a folder holds a PNG for each image, and none more."""
     expected = {f"{item.id}.png" for item in items}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     if different := sorted(expected ^ found):
-        raise broken(folder / different[0], "it is missing" if different[0] in expected else "no image is called so")
+        raise invariant_error(
+            folder / different[0], "it is missing" if different[0] in expected else "no image is called so"
+        )
 
 
-def broken(path: Path, what: str) -> SesamError:
+def invariant_error(path: Path, what: str) -> SesamError:
     """The error of what does not hold of a file."""
     return SesamError(
         f"{path}: {what}. No input should lead to this: please run again (is the disk or the memory at fault?), and "
@@ -44,22 +46,25 @@ def broken(path: Path, what: str) -> SesamError:
 
 
 def check_merged(
-    labels_folder: Path, sources_folder: Path, item: Item, classes: int, weak: np.ndarray, filling: np.ndarray
+    labels_folder: Path, sources_folder: Path, item: ImageRecord, classes: int, weak: np.ndarray, filling: np.ndarray
 ) -> None:
     """SesamError unless an image's labels and sources, as they lie on the disk, fit each other and their origins.
 
     weak, filling: (H, W) uint8 weak labels and confident predictions, 255 = none.
     """
     labels = check_classes(labels_folder, item, classes)
-    sources = item_label(sources_folder, item)
-    drawn = weak != UNLABELLED
+    sources = load_label(sources_folder, item)
+    drawn = weak != IGNORE_INDEX
     confident = sources == CONFIDENT
     for holds, what in (
         (np.isin(sources, (NONE, WEAK, SAM, CONFIDENT)).all(), "a source that is none"),
         ((labels[drawn] == weak[drawn]).all(), "a weak label that was changed"),
         (((sources == WEAK) == drawn).all(), "a weak label without its source, or the source without one"),
-        (((sources == NONE) == (labels == UNLABELLED)).all(), "a label without a source, or a source without a label"),
+        (
+            ((sources == NONE) == (labels == IGNORE_INDEX)).all(),
+            "a label without a source, or a source without a label",
+        ),
         ((labels[confident] == filling[confident]).all(), "a confident prediction that is none"),
     ):
         if not holds:
-            raise broken(sources_folder / f"{item.id}.png", what)
+            raise invariant_error(sources_folder / f"{item.id}.png", what)

@@ -10,24 +10,24 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from sesam.artifacts.atomic_io import read_bytes, whole
+from sesam.artifacts.atomic_io import atomic_path, read_bytes
 from sesam.errors import SesamError
 
 FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
 ORIENTATION = 0x0112  # EXIF's number of it
-MADE_OF = "made of"  # what it is called in a label's file
+SOURCE_DIGEST = "made of"  # what it is called in a label's file
 
-Palette = Sequence[Sequence[int]]  # of each class its colour, RGB, 0 to 255
+Palette = Sequence[Sequence[int]]  # of each class its color, RGB, 0 to 255
 
 
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """A photograph as (H, W, 3) uint8 RGB; SesamError if it is missing or damaged. content: its bytes, if known."""
     with open_image(path, content) as image:
-        check_upright(path, image)
+        check_exif_orientation(path, image)
         return np.array(image.convert("RGB"))
 
 
-def check_upright(path: Path, image: Image.Image) -> None:
+def check_exif_orientation(path: Path, image: Image.Image) -> None:
     """SesamError if an image is stored turned: its label might not be."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
@@ -54,22 +54,22 @@ def write_label(path: Path, values: np.ndarray, palette: Palette, made_of: str |
     image.putpalette(full_palette(palette).tobytes())
     about = PngInfo()
     if made_of is not None:
-        about.add_text(MADE_OF, made_of)
-    with whole(path) as unfinished:
+        about.add_text(SOURCE_DIGEST, made_of)
+    with atomic_path(path) as unfinished:
         image.save(unfinished, format="PNG", pnginfo=about)
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:
-    """Write (H, W) uint8 values as a grey PNG."""
-    with whole(path) as unfinished:
+    """Write (H, W) uint8 values as a gray PNG."""
+    with atomic_path(path) as unfinished:
         Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8)).save(unfinished, format="PNG")
 
 
 def full_palette(palette: Palette) -> np.ndarray:
-    """A palette of K RGB colours extended to (256, 3) uint8, the rest black."""
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
-    return colours
+    """A palette of K RGB colors extended to (256, 3) uint8, the rest black."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+    return colors
 
 
 class open_image:
@@ -94,7 +94,7 @@ class open_image:
         if deep:  # Pillow would make 8 bits of it without a word
             raise SesamError(f"{self.path} has more than 8 bits a channel. Convert it.")
         if packed:  # Pillow would scale them: class 1 of 4 bits became 17
-            raise SesamError(f"{self.path} is grey with less than 8 bits a pixel. Convert it to 8, with equal values.")
+            raise SesamError(f"{self.path} is gray with less than 8 bits a pixel. Convert it to 8, with equal values.")
         return self.image
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
 """The manifest that `prepare` writes to data/dataset: classes, palette, and where each image lies.
 
 One file for the classes and one a split, so that a stage can depend on what it reads alone. They come by `dvc pull`
-too: ids and hashes name the files that stages write, so what could lead out of an artefact's folder is refused.
+too: ids and hashes name the files that stages write, so what could lead out of an artifact's folder is refused.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.artifacts.archives import where
+from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, read_json, write_json
 from sesam.artifacts.label_png import read_image, read_label
 from sesam.errors import SesamError
-from sesam.labels import UNLABELLED
-from sesam.paths import FINE, MANIFEST, of_round
+from sesam.labels import IGNORE_INDEX
+from sesam.paths import FINE, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
 
 
-def checked_id(name: str) -> str:
+def validate_id(name: str) -> str:
     """An image's id, as it is; ValueError if ID.png in a folder would be no file below that folder."""
     parts = name.split("/")
     if any(part == "" or part.startswith(".") for part in parts) or not name.isprintable() or "\\" in name:
@@ -40,13 +40,13 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 
 @with_config(_STRICT)
 @dataclass(frozen=True)
-class Item:
-    """One photograph. `id` names its files in every artefact; `sha256` is of the image file.
+class ImageRecord:
+    """One photograph. `id` names its files in every artifact; `sha256` is of the image file.
 
     fine: whether it has a fine label.
     """
 
-    id: Annotated[str, AfterValidator(checked_id)]
+    id: Annotated[str, AfterValidator(validate_id)]
     image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     height: _Pixels
     width: _Pixels
@@ -54,17 +54,17 @@ class Item:
     fine: bool = True
 
 
-_ITEM = TypeAdapter(Item)
+_RECORD = TypeAdapter(ImageRecord)
 
 
-def checked_item(item: Item) -> Item:
+def validate_record(item: ImageRecord) -> ImageRecord:
     """An item, as it is; ValueError if `Dataset.load` would refuse it."""
-    return _ITEM.validate_json(json.dumps(asdict(item)))
+    return _RECORD.validate_json(json.dumps(asdict(item)))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes in id order, their RGB colours, and the images of each split.
+    """Classes in id order, their RGB colors, and the images of each split.
 
     kind, ignore: as in params.yaml, for what else is written in the data set's own label values.
     """
@@ -72,10 +72,10 @@ class Dataset:
     name: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
+    train: tuple[ImageRecord, ...]
+    val: tuple[ImageRecord, ...]
     kind: str = "folder"
-    ignore: tuple[int, ...] = (UNLABELLED,)
+    ignore: tuple[int, ...] = (IGNORE_INDEX,)
 
     def save(self, folder: Path = MANIFEST) -> None:
         raw = asdict(self)
@@ -89,10 +89,12 @@ class Dataset:
         classes = _read(folder / "classes.json", _Classes)
         if len(classes.classes) != len(classes.palette):
             raise SesamError(
-                f"{folder / 'classes.json'} is damaged ({len(classes.palette)} colours of {len(classes.classes)} "
+                f"{folder / 'classes.json'} is damaged ({len(classes.palette)} colors of {len(classes.classes)} "
                 "classes). Run `dvc repro prepare`, or `dvc checkout` if a colleague made it."
             )
-        splits: dict[str, list[Item]] = {split: _read(folder / f"{split}.json", list[Item]) for split in SPLITS}
+        splits: dict[str, list[ImageRecord]] = {
+            split: _read(folder / f"{split}.json", list[ImageRecord]) for split in SPLITS
+        }
         for split, items in splits.items():
             if len({item.id for item in items}) < len(items):
                 raise SesamError(f"{folder / split}.json has two images of one id. Run `dvc repro prepare`.")
@@ -123,7 +125,7 @@ def _read(path: Path, expected: Any) -> Any:
         ) from None
 
 
-def item_image(item: Item) -> np.ndarray:
+def load_image(item: ImageRecord) -> np.ndarray:
     """An image, (H, W, 3) uint8 RGB; SesamError if it is missing, or not the file that `prepare` saw."""
     path = Path(item.image)
     content = read_bytes(path)
@@ -137,39 +139,39 @@ def item_image(item: Item) -> np.ndarray:
     )
 
 
-def item_label(folder: str | Path, item: Item, values: int = 256, unlabelled: bool = True) -> np.ndarray:
-    """An image's PNG in an artefact, folder/ID.png, (H, W) uint8.
+def load_label(folder: str | Path, item: ImageRecord, values: int = 256, unlabeled: bool = True) -> np.ndarray:
+    """An image's PNG in an artifact, folder/ID.png, (H, W) uint8.
 
     SesamError if its size is not the image's, or if it holds anything but 0 to values - 1 and, if pixels may be
-    unlabelled, 255.
+    unlabeled, 255.
     """
     path = Path(folder, f"{item.id}.png")
     found = read_label(path)
     if found.shape != (item.height, item.width):
         raise SesamError(
             f"{path} is {found.shape[1]}x{found.shape[0]} pixels, its image {item.width}x{item.height}. "
-            f"Delete {where(path)} and run `dvc repro`."
+            f"Delete {path_to_delete(path)} and run `dvc repro`."
         )
     strange = found >= values
-    if unlabelled:
-        strange &= found != UNLABELLED
+    if unlabeled:
+        strange &= found != IGNORE_INDEX
     if strange.any():
-        none = f", and {UNLABELLED} for none" * unlabelled
+        none = f", and {IGNORE_INDEX} for none" * unlabeled
         raise SesamError(
-            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}{none}. Delete {where(path)} and run "
-            "`dvc repro`."
+            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}{none}. Delete "
+            f"{path_to_delete(path)} and run `dvc repro`."
         )
     return found
 
 
-def item_fine(split: str, item: Item, classes: int) -> np.ndarray:
+def load_fine_label(split: str, item: ImageRecord, classes: int) -> np.ndarray:
     """An image's fine label of so many classes, (H, W) uint8; all 255 where its maker gives none."""
     if not item.fine:
-        return np.full((item.height, item.width), UNLABELLED, np.uint8)
-    return item_label(FINE / split, item, classes)
+        return np.full((item.height, item.width), IGNORE_INDEX, np.uint8)
+    return load_label(FINE / split, item, classes)
 
 
-def item_predictions(name: str, item: Item, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def load_predictions(name: str, item: ImageRecord, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The teacher's classes, of so many, and confidence in a round, both (H, W) uint8."""
-    folder = of_round(name, "predictions")
-    return item_label(folder / "labels", item, classes), item_label(folder / "confidence", item)
+    folder = round_dir(name, "predictions")
+    return load_label(folder / "labels", item, classes), load_label(folder / "confidence", item)

@@ -20,7 +20,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Matrix = list[list[Count]]
-OfEach = TypeVar("OfEach")
+PerSet = TypeVar("PerSet")
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -48,19 +48,19 @@ class _ClassScores(TypedDict):
     precision: Score
     recall: Score
     IoU: Score
-    unlabelled: Score
+    unlabeled: Score
 
 
 @with_config(_STRICT)
-class _LabelSets(TypedDict, Generic[OfEach]):
-    weak: OfEach
-    predictions: OfEach
-    sam: OfEach
-    merged: OfEach
+class _LabelSets(TypedDict, Generic[PerSet]):
+    weak: PerSet
+    predictions: PerSet
+    sam: PerSet
+    merged: PerSet
 
 
 @with_config(_STRICT)
-class _Fates(TypedDict):
+class _Outcomes(TypedDict):
     kept: Count
     missed: Count
     spilled: Count
@@ -68,7 +68,7 @@ class _Fates(TypedDict):
 
 
 @with_config(_STRICT)
-class _Claims(TypedDict):
+class _Contested(TypedDict):
     right: Count
     wrong: Count
     weak: Count
@@ -84,8 +84,8 @@ with_config(_STRICT)(_Sources)
 class _Labels(TypedDict):
     scores: _LabelSets[_LabelScores]
     classes: _LabelSets[dict[str, _ClassScores]]
-    components: dict[str, _Fates]
-    contested: _Claims
+    components: dict[str, _Outcomes]
+    contested: _Contested
     sources: _Sources
     ranking: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
     confusion: _LabelSets[Matrix]
@@ -100,39 +100,39 @@ class _Summary(TypedDict):  # the networks' scores stand in it too
 _NETWORK, _LABELS, _SUMMARY = TypeAdapter(_Network), TypeAdapter(_Labels), TypeAdapter(_Summary)
 
 
-Found = dict[str, Any]
+Metrics = dict[str, Any]
 
 
-def read_judged(rounds: Iterable[str], classes: Sequence[str]) -> tuple[dict[str, Found], dict[str, Found]]:
+def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
     """What was found of the teacher and each round's student, and of each round's labels, by name; see below."""
     return (
-        {name: read_network(METRICS / "networks" / f"{name}.json", classes) for name in ("teacher", *rounds)},
-        {name: read_labels(METRICS / "labels" / f"{name}.json", classes) for name in rounds},
+        {name: read_network_metrics(METRICS / "networks" / f"{name}.json", classes) for name in ("teacher", *rounds)},
+        {name: read_label_metrics(METRICS / "labels" / f"{name}.json", classes) for name in rounds},
     )
 
 
-def read_network(path: Path, classes: Sequence[str]) -> Found:
+def read_network_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     """What `evaluate` found of a network; SesamError if the file is anything else, or of other classes."""
     found = _read(path, _NETWORK)
     _check(path, classes, [found["classes"]], [found["confusion"]])
     return found
 
 
-def read_labels(path: Path, classes: Sequence[str]) -> Found:
+def read_label_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     """What `evaluate_labels` found of a round; SesamError if the file is anything else, or of other classes."""
     found = _read(path, _LABELS)
     _check(path, classes, [*found["classes"].values(), found["components"]], found["confusion"].values())
     return found
 
 
-def read_summary(path: Path) -> Found:
+def read_summary(path: Path) -> Metrics:
     """What `summarize` wrote of the cost of the labels; SesamError if it is not there, or anything else."""
     return _read(path, _SUMMARY)
 
 
-def _read(path: Path, expected: TypeAdapter[Any]) -> Found:
+def _read(path: Path, expected: TypeAdapter[Any]) -> Metrics:
     try:
-        found: Found = expected.validate_python(read_json(path))
+        found: Metrics = expected.validate_python(read_json(path))
     except ValidationError as problem:
         (first, *_) = problem.errors()
         where = ".".join(str(part) for part in first["loc"]) or "all of it"
@@ -140,7 +140,9 @@ def _read(path: Path, expected: TypeAdapter[Any]) -> Found:
     return found
 
 
-def _check(path: Path, classes: Sequence[str], by_class: Iterable[Found], matrices: Iterable[list[list[int]]]) -> None:
+def _check(
+    path: Path, classes: Sequence[str], by_class: Iterable[Metrics], matrices: Iterable[list[list[int]]]
+) -> None:
     if any(list(one) != list(classes) for one in by_class):
         raise _not_of_this_run(path, f"expected are the classes {', '.join(classes)}")
     count = len(classes)

@@ -6,17 +6,17 @@ import csv
 import io
 
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.artifacts.manifest import Dataset, Item
+from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.errors import SesamError
-from sesam.paths import RANKING, pseudo_labels
+from sesam.paths import RANKING, pseudo_label_dir
 
 
-def worst(name: str, data: Dataset, count: int) -> list[Item]:
+def top_ranked(name: str, data: Dataset, count: int) -> list[ImageRecord]:
     """The first `count` training images of the round's ranking.
 
     SesamError if the file cannot be read, or does not rank the training images, each once.
     """
-    path = pseudo_labels(name) / RANKING
+    path = pseudo_label_dir(name) / RANKING
     try:
         ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
     except (UnicodeDecodeError, KeyError, csv.Error):

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 
-from sesam.errors import run_stage
-from sesam.sam.checkpoints import fetch
+from sesam.errors import run_main
+from sesam.sam.checkpoints import download
 from sesam.sam.registry import MODELS
 
 
 def main() -> None:
-    official = [name for name, model in MODELS.items() if "://" in (model.address or "")]
+    official = [name for name, model in MODELS.items() if "://" in (model.url or "")]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=official)
     name = parser.parse_args().model
-    print(f"{fetch(name)} is the published {name}. Set sam.model to {name}, sam.checkpoint and sam.sha256 to null.")
+    print(f"{download(name)} is the published {name}. Set sam.model to {name}, sam.checkpoint and sam.sha256 to null.")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

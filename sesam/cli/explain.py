@@ -10,12 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import whole
+from sesam.artifacts.atomic_io import atomic_path
 from sesam.artifacts.manifest import Dataset
-from sesam.errors import SesamError, run_stage
+from sesam.errors import SesamError, run_main
 from sesam.params import load_params
 from sesam.paths import METRICS
-from sesam.reporting.trace import draw, explain_pixel, list_components, load
+from sesam.reporting.trace import draw_trace, explain_pixel, list_components, load_trace
 
 
 def pixel(text: str) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     item = next((one for one in data.train if one.id == options.id), None)
     if item is None:
         raise SesamError(f"{options.id} is no training image. One is called {data.train[0].id}.")
-    found = load(item, name, data, params)
+    found = load_trace(item, name, data, params)
     if options.at is not None:
         x, y = options.at
         if not (0 <= x < item.width and 0 <= y < item.height):
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print("\n".join(list_components(found, params.selection)))
     path = options.out or METRICS / "explained" / name / f"{item.id}.png"
-    with whole(path) as unfinished:
-        draw(found, data).save(unfinished, format="PNG")
+    with atomic_path(path) as unfinished:
+        draw_trace(found, data).save(unfinished, format="PNG")
     print(f"explain: {path}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.atomic_io import whole, write_json
-from sesam.artifacts.manifest import Dataset, Item, item_predictions
-from sesam.artifacts.ranking import worst
-from sesam.artifacts.sources import SOURCE_NAMES, merged_label
-from sesam.errors import SesamError, run_stage
-from sesam.geometry.regions import Region, components
-from sesam.geometry.rle import mask_counts
+from sesam.artifacts.atomic_io import atomic_path, write_json
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_predictions
+from sesam.artifacts.ranking import top_ranked
+from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
+from sesam.errors import SesamError, run_main
+from sesam.geometry.regions import Region, connected_regions
+from sesam.geometry.rle import mask_to_counts
 from sesam.params import NO_TEACHER, load_params
 
 
-class Piece(NamedTuple):
+class LabeledRegion(NamedTuple):
     """A connected piece of a class. about: `source`, where most of its pixels come from, and `confidence`, if known."""
 
     name: str
@@ -39,35 +39,35 @@ class Piece(NamedTuple):
     about: dict[str, str | float]
 
 
-def pieces(
+def labeled_regions(
     labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray | None, classes: Sequence[str]
-) -> list[Piece]:
+) -> list[LabeledRegion]:
     """The pieces of a label map with its sources and the teacher's confidence, None without one; all (H, W) uint8."""
     found = []
-    for k, region in components(labels, 8, 1):
-        of = np.bincount(sources[region.window][region.mask], minlength=len(SOURCE_NAMES))
+    for k, region in connected_regions(labels, 8, 1):
+        of = np.bincount(sources[region.slices][region.mask], minlength=len(SOURCE_NAMES))
         about: dict[str, str | float] = {"source": SOURCE_NAMES[int(of.argmax())]}
         if confidence is not None:
-            about["confidence"] = round(float(confidence[region.window][region.mask].mean()) / 255, 3)
-        found.append(Piece(classes[k], region, about))
+            about["confidence"] = round(float(confidence[region.slices][region.mask].mean()) / 255, 3)
+        found.append(LabeledRegion(classes[k], region, about))
     return found
 
 
-class Drawn(NamedTuple):
+class ImageRegions(NamedTuple):
     """An image with its pieces. name: what the tool calls it."""
 
-    item: Item
+    item: ImageRecord
     name: str
-    pieces: list[Piece]
+    pieces: list[LabeledRegion]
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.item.height, self.item.width
 
 
-def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_cvat(drawn: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
     """annotations.xml, CVAT for images 1.1; CVAT takes the image of a task that has the name's file name."""
-    with whole(out / "annotations.xml") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    with atomic_path(out / "annotations.xml") as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         for number, one in enumerate(drawn):
             size = {"width": str(one.item.width), "height": str(one.item.height)}
@@ -77,7 +77,7 @@ def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
                 window = {"left": piece.region.left, "top": piece.region.top, "width": width, "height": height}
                 about = {"label": piece.name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
                 about |= {key: str(value) for key, value in window.items()}
-                about["rle"] = ", ".join(map(str, mask_counts(piece.region.mask.T)))
+                about["rle"] = ", ".join(map(str, mask_to_counts(piece.region.mask.T)))
                 mask = ElementTree.SubElement(image, "mask", about)
                 for name, value in piece.about.items():
                     ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
@@ -86,9 +86,9 @@ def to_cvat(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
         file.write("</annotations>\n")
 
 
-def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
-    """tasks.json, each with an annotation of brushes, and labels.xml, the project's labelling interface."""
-    with whole(out / "tasks.json") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+def to_label_studio(drawn: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
+    """tasks.json, each with an annotation of brushes, and labels.xml, the project's labeling interface."""
+    with atomic_path(out / "tasks.json") as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.write("[")
         for k, one in enumerate(drawn):
             sides = {"original_width": one.item.width, "original_height": one.item.height, "image_rotation": 0}
@@ -103,7 +103,7 @@ def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -
                     "meta": {"text": [piece.about["source"]]},
                     "value": {
                         "format": "rle",
-                        "rle": brush(piece.region.whole(one.shape)),
+                        "rle": encode_brush(piece.region.full_mask(one.shape)),
                         "brushlabels": [piece.name],
                     },
                 }
@@ -118,14 +118,14 @@ def to_label_studio(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -
     labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
     for name in classes:
         ElementTree.SubElement(labels, "Label", value=name)
-    with whole(out / "labels.xml") as unfinished:
+    with atomic_path(out / "labels.xml") as unfinished:
         ElementTree.ElementTree(view).write(unfinished, encoding="utf-8")
 
 
-def brush(mask: np.ndarray) -> list[int]:
+def encode_brush(mask: np.ndarray) -> list[int]:
     """A mask (H, W) bool in the bytes of Label Studio's brush; `label_studio.decode_brush` reads them."""
     bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
-    for k, length in enumerate(mask_counts(mask.T).tolist()):
+    for k, length in enumerate(mask_to_counts(mask.T).tolist()):
         value = f"{255 * (k % 2):08b}"
         for start in range(0, 4 * length, 1 << 16):
             bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
@@ -134,7 +134,7 @@ def brush(mask: np.ndarray) -> list[int]:
     return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
-def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_labelme(drawn: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
     """A file of the image's own name, in the folders of its id: labelme opens that, and expects the image beside it."""
     for one in drawn:
         shapes: list[dict[str, Any]] = []
@@ -166,7 +166,7 @@ def to_labelme(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> Non
         write_json(out / name, about | {"shapes": shapes})
 
 
-def to_coco(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
+def to_coco(drawn: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
     """instances.json with run lengths; category ids are class ids from 1."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -191,7 +191,7 @@ def to_coco(drawn: Iterable[Drawn], classes: Sequence[str], out: Path) -> None:
     write_json(out / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
 
 
-FORMS: dict[str, Callable[[Iterable[Drawn], Sequence[str], Path], None]] = {
+EXPORTERS: dict[str, Callable[[Iterable[ImageRegions], Sequence[str], Path], None]] = {
     "cvat": to_cvat,
     "label-studio": to_label_studio,
     "labelme": to_labelme,
@@ -202,7 +202,7 @@ FORMS: dict[str, Callable[[Iterable[Drawn], Sequence[str], Path], None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--to", choices=EXPORTERS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a folder; files of the same name are replaced")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--images", nargs="+", metavar="ID", help="these alone")
@@ -215,20 +215,20 @@ def main() -> None:
     items = {item.id: item for item in dataset.train}
     chosen = options.images or list(items)
     if options.worst is not None:
-        chosen = [item.id for item in worst(options.round, dataset, max(1, options.worst))]
+        chosen = [item.id for item in top_ranked(options.round, dataset, max(1, options.worst))]
     if unknown := [k for k in chosen if k not in items]:
         raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
     taught = params.rounds[options.round].teacher != NO_TEACHER
 
-    def drawn(item: Item) -> Drawn:
-        labels, sources = merged_label(options.round, item, len(dataset.classes))
-        confidence = item_predictions(options.round, item, len(dataset.classes))[1] if taught else None
+    def drawn(item: ImageRecord) -> ImageRegions:
+        labels, sources = load_pseudo_label(options.round, item, len(dataset.classes))
+        confidence = load_predictions(options.round, item, len(dataset.classes))[1] if taught else None
         name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
-        return Drawn(item, name, pieces(labels, sources, confidence, dataset.classes))
+        return ImageRegions(item, name, labeled_regions(labels, sources, confidence, dataset.classes))
 
-    FORMS[options.to]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
+    EXPORTERS[options.to]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
     print(f"export: {len(chosen)} images in {options.out}")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -1,10 +1,10 @@
 """Label a folder of images of any size with a trained network.
 
-    python -m sesam.cli.segment /path/to/images --model models/student/r2 --out labelled
+    python -m sesam.cli.segment /path/to/images --model models/student/r2 --out labeled
 
 Writes OUT/labels/ID.png, class ids as everywhere here, and OUT/overlays/ID.png, the image tinted with them. Images
-larger than a tile are labelled tile by tile; of each tile its middle counts, so that no pixel is judged at an edge.
-Images that are labelled already are left out: OUT/made_by.json says by which network, each label of which image.
+larger than a tile are labeled tile by tile; of each tile its middle counts, so that no pixel is judged at an edge.
+Images that are labeled already are left out: OUT/made_by.json says by which network, each label of which image.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.atomic_io import read_bytes, read_json, sha256, whole, write_json
-from sesam.artifacts.label_png import MADE_OF, full_palette, open_image, read_image, write_label
+from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256, write_json
+from sesam.artifacts.label_png import SOURCE_DIGEST, full_palette, open_image, read_image, write_label
 from sesam.datasets.layouts import images_below
-from sesam.errors import BadItems, SesamError, run_stage
-from sesam.execution.parallel import attempt, progress
-from sesam.geometry.tiling import check_overlap, spans
+from sesam.errors import ErrorCollector, SesamError, run_main
+from sesam.execution.parallel import progress_bar, try_item
+from sesam.geometry.tiling import check_overlap, tile_slices
 
 MADE_BY = "made_by.json"
 
 
-def in_tiles(image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int) -> np.ndarray:
+def predict_tiled(
+    image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int
+) -> np.ndarray:
     """Class ids (H, W) uint8 of an image (H, W, 3) uint8 RGB by `predict`, which gives those of a tile."""
     labels = np.empty(image.shape[:2], np.uint8)
-    for rows, row_middle, row_inside in spans(image.shape[0], tile, overlap):
-        for columns, column_middle, column_inside in spans(image.shape[1], tile, overlap):
+    for rows, row_middle, row_inside in tile_slices(image.shape[0], tile, overlap):
+        for columns, column_middle, column_inside in tile_slices(image.shape[1], tile, overlap):
             labels[row_middle, column_middle] = predict(image[rows, columns])[row_inside, column_inside]
     return labels
 
@@ -42,7 +44,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
     return ((image.astype(np.uint16) + palette[labels]) // 2).astype(np.uint8)
 
 
-def unlabelled(path: Path, label: Path) -> tuple[np.ndarray, str] | None:
+def read_if_pending(path: Path, label: Path) -> tuple[np.ndarray, str] | None:
     """An image, (H, W, 3) uint8 RGB, and its file's SHA-256; None if the label is there and of that very file.
 
     SesamError if the image cannot be read, or the label does not say of which image it is.
@@ -51,7 +53,7 @@ def unlabelled(path: Path, label: Path) -> tuple[np.ndarray, str] | None:
     digest = hashlib.sha256(content).hexdigest()
     if label.exists():
         with open_image(label) as found:
-            of = found.info.get(MADE_OF)
+            of = found.info.get(SOURCE_DIGEST)
         if of is None:
             raise SesamError(
                 f"{label} does not say which image it is of: others wrote or changed it, or an earlier version. "
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="a trained network's folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tile", type=int, default=1024, help="pixels; larger is better where memory allows")
-    parser.add_argument("--overlap", type=int, default=256, help="pixels of neighbouring tiles")
+    parser.add_argument("--overlap", type=int, default=256, help="pixels of neighboring tiles")
     options = parser.parse_args(arguments)
     check_overlap(options.tile, options.overlap)
     parts = options.out / "labels", options.out / "overlays"  # may lie among the images
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(options.model, device)
-    colours = model.dataset_meta["palette"]
+    colors = model.dataset_meta["palette"]
     by = {"network": sha256(options.model / WEIGHTS), "tile": str(options.tile), "overlap": str(options.overlap)}
     mark = options.out / MADE_BY
     if mark.exists() and read_json(mark) != by:
@@ -97,26 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             return predict(model, part, device)[0]
 
-    bad, there = BadItems(), 0
-    with progress(len(found), "segment") as bar:
+    bad, there = ErrorCollector(), 0
+    with progress_bar(len(found), "segment") as bar:
         for name, path in found.items():
             label = parts[0] / f"{name}.png"
-            image = attempt(partial(unlabelled, label=label), path)
+            image = try_item(partial(read_if_pending, label=label), path)
             if isinstance(image, SesamError):
                 bad.add(image)
             elif image is None:
                 there += 1
             else:
                 pixels, digest = image
-                labels = in_tiles(pixels, classes_of, options.tile, options.overlap)
-                with whole(parts[1] / f"{name}.png") as unfinished:
-                    Image.fromarray(overlay(pixels, labels, full_palette(colours))).save(unfinished, format="PNG")
-                write_label(label, labels, colours, digest)  # last: it says that all is there
+                labels = predict_tiled(pixels, classes_of, options.tile, options.overlap)
+                with atomic_path(parts[1] / f"{name}.png") as unfinished:
+                    Image.fromarray(overlay(pixels, labels, full_palette(colors))).save(unfinished, format="PNG")
+                write_label(label, labels, colors, digest)  # last: it says that all is there
             bar.update()
     if there:
-        print(f"segment: {there} images were labelled already", flush=True)
-    bad.tell()
+        print(f"segment: {there} images were labeled already", flush=True)
+    bad.raise_if_any()
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

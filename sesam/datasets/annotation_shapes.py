@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from sesam.geometry.strokes import stroke
-from sesam.labels import UNLABELLED
+from sesam.geometry.strokes import draw_stroke
+from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]
@@ -56,11 +56,11 @@ def box_corners(
     right: float,
     bottom: float,
     turned: float = 0.0,
-    about: Literal["centre", "corner"] = "centre",
+    about: Literal["center", "corner"] = "center",
 ) -> np.ndarray:
-    """The corners (4, 2) of a box turned clockwise by degrees about its centre, or its first corner."""
+    """The corners (4, 2) of a box turned clockwise by degrees about its center, or its first corner."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
-    middle = corners.mean(0) if about == "centre" else corners[0]
+    middle = corners.mean(0) if about == "center" else corners[0]
     angle = np.deg2rad(turned)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return (corners - middle) @ turn + middle
@@ -71,7 +71,7 @@ def draw_shapes(drawing: Drawing, classes: Sequence[str], thickness: int, radius
 
     ValueError if a mask is not of the image.
     """
-    labels = np.full(drawing.size, UNLABELLED, np.uint8)
+    labels = np.full(drawing.size, IGNORE_INDEX, np.uint8)
     numbers = {name: k for k, name in enumerate(classes)}
     for shape in drawing.shapes:
         if (k := numbers.get(shape.name)) is not None:
@@ -79,7 +79,7 @@ def draw_shapes(drawing: Drawing, classes: Sequence[str], thickness: int, radius
     return labels, sorted({repr(shape.name) for shape in drawing.shapes} - set(map(repr, classes)))
 
 
-def near(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def clip_to_bounds(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Points (n, 2) x, y, brought to at most FAR outside an image of (height, width)."""
     return points.clip(-FAR, np.array(size[::-1]) + FAR)
 
@@ -91,14 +91,14 @@ def _draw(labels: np.ndarray, shape: Shape, k: int, thickness: int, radius: int)
             raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
         labels[mask] = k
         return
-    points = near(np.nan_to_num(shape.points), labels.shape)
+    points = clip_to_bounds(np.nan_to_num(shape.points), labels.shape)
     pixels = np.floor(points).astype(np.int32)
     if shape.kind == "polygon":
         (height, width), flat = labels.shape, points.ravel().tolist()
         if len(points) >= 3:
             labels[coco.decode(coco.frPyObjects([flat], height, width))[..., 0] > 0] = k
     elif shape.kind == "line" and len(points) > 1:
-        labels[stroke(labels.shape, pixels, thickness)] = k
+        labels[draw_stroke(labels.shape, pixels, thickness)] = k
     else:
         for x, y in pixels.tolist():
             cv2.circle(labels, (x, y), radius, k, cv2.FILLED)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 
-FEW = 1e-4  # of the labelled pixels
-MOST = 0.8
+MIN_SHARE = 1e-4  # of the labeled pixels
+MAX_SHARE = 0.8
 # "no class" read as a class: it frames nearly every other class of an image, and is thin. CamVid's void touches 0.96 of
 # them and is 0.24 border; its classes touch at most 0.85, and IDD's 0.95, but that one is 0.11 border.
-NEIGHBOURS, BORDER = 0.9, 0.16
+NEIGHBORS, BORDER = 0.9, 0.16
 
 
 def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
         ],
         axis=1,
     )
-    pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != UNLABELLED).all(0)].astype(np.int64)
+    pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != IGNORE_INDEX).all(0)].astype(np.int64)
     touching = np.zeros((256, 256), bool)
     touching[pairs[0], pairs[1]] = touching[pairs[1], pairs[0]] = True
     pixels, border = (np.bincount(values, minlength=256) for values in (ids.ravel(), pairs.ravel()))
@@ -35,7 +35,7 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """A line for each class: its share of the labelled pixels, and in how many images it is.
+    """A line for each class: its share of the labeled pixels, and in how many images it is.
 
     counts: (images, 3, classes) of `count_classes`.
     """
@@ -47,19 +47,19 @@ def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def odd_shares(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
+def suspicious_classes(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Warnings of classes that look like label values misread. counts: (images, 3, classes) of `count_classes`."""
     here = counts[:, 0] > 0
     pixels, images = counts[:, 0].sum(0), here.sum(0)
     share = pixels / max(1, pixels.sum())
-    odd = ((share > 0) & (share < FEW)) | (share > MOST)
+    odd = ((share > 0) & (share < MIN_SHARE)) | (share > MAX_SHARE)
     lines = [f"class {classes[int(k)]} has {share[k]:.3%} of the pixels." for k in np.flatnonzero(odd)]
     others = np.maximum(1, here.sum(1, keepdims=True) - 1)
-    neighbours = (here * counts[:, 2] / others).sum(0) / np.maximum(1, images)
+    neighbors = (here * counts[:, 2] / others).sum(0) / np.maximum(1, images)
     border = counts[:, 1].sum(0) / np.maximum(1, 2 * pixels)  # each place between two pixels was counted for both
     many = (images > len(counts) / 2) & (len(classes) > 3)
     return lines + [
         f"class {classes[int(k)]} lies thinly around nearly every other class, as pixels without a class do. If its "
         "label value means none, list it in dataset.ignore."
-        for k in np.flatnonzero(many & (neighbours >= NEIGHBOURS) & (border >= BORDER))
+        for k in np.flatnonzero(many & (neighbors >= NEIGHBORS) & (border >= BORDER))
     ]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-SHOWN = 5  # files of each kind
+MAX_SHOWN = 5  # files of each kind
 
 
-class Fault(NamedTuple):
+class IssueKind(NamedTuple):
     """A kind of fault: what to say of one file and of several, and what to do."""
 
     one: str
@@ -18,56 +18,60 @@ class Fault(NamedTuple):
 
 
 _LEAVE_OUT = "leave the image out (dataset.exclude)"
-MISSING = Fault("file is missing", "files are missing", f"Add it, or {_LEAVE_OUT}")
-NOT_ANNOTATED = Fault(
+MISSING = IssueKind("file is missing", "files are missing", f"Add it, or {_LEAVE_OUT}")
+NOT_ANNOTATED = IssueKind(
     "image has no annotation",
     "images have no annotation",
     f"Choose others (dataset.train, .subset), or {_LEAVE_OUT}",
 )
-UNREADABLE = Fault("file cannot be read", "files cannot be read", f"Replace it, or {_LEAVE_OUT}")
-NARROW = Fault(
+UNREADABLE = IssueKind("file cannot be read", "files cannot be read", f"Replace it, or {_LEAVE_OUT}")
+NARROW = IssueKind(
     "image is more than 64 times as long as wide",
     "images are more than 64 times as long as wide",
     f"Scaled down for SAM, nothing of it would be left. Cut it, or {_LEAVE_OUT}",
 )
-UNFIT = Fault(
+UNFIT = IssueKind(
     "image has a name or a size that is not taken",
     "images have a name or a size that is not taken",
     f"Names are of printable characters, sides of at most 65,536 pixels. Rename it, cut it, or {_LEAVE_OUT}",
 )
-SIZES = Fault("label has not its image's size", "labels have not their images' size", f"Replace it, or {_LEAVE_OUT}")
-VALUES = Fault(
+SIZES = IssueKind(
+    "label has not its image's size", "labels have not their images' size", f"Replace it, or {_LEAVE_OUT}"
+)
+VALUES = IssueKind(
     "label holds what is no class",
     "labels hold what is no class",
     "Is dataset.kind right? Labels hold the maker's values (Cityscapes: label ids, no train ids). Correct the label; "
     "for a folder of your own, dataset.ignore lists values to leave out",
 )
-NAMES = Fault("name stands for several images", "names stand for several images", f"Rename one, or {_LEAVE_OUT}")
-LEAKED = Fault("image is in train and in val", "images are in train and in val", f"Correct the splits, or {_LEAVE_OUT}")
+NAMES = IssueKind("name stands for several images", "names stand for several images", f"Rename one, or {_LEAVE_OUT}")
+LEAKED = IssueKind(
+    "image is in train and in val", "images are in train and in val", f"Correct the splits, or {_LEAVE_OUT}"
+)
 
-Found = tuple[Fault, str]  # a fault, and which file has it
+Issue = tuple[IssueKind, str]  # a fault, and which file has it
 
 
-class Faulty(Exception):
+class DataIssue(Exception):
     """A file has a fault; `found` says which."""
 
-    def __init__(self, fault: Fault, text: str) -> None:
+    def __init__(self, fault: IssueKind, text: str) -> None:
         super().__init__(text)
         self.found = (fault, text)
 
 
-def message(where: str, faults: Sequence[Found]) -> str:
+def format_issues(where: str, faults: Sequence[Issue]) -> str:
     """All faults found at a place as one report."""
     lines = [f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}; nothing was written."]
     for fault, same in groupby(sorted(faults), key=lambda found: found[0]):
         texts = [text for _, text in same]
         lines.append(f"  {len(texts)} {fault.one if len(texts) == 1 else fault.several}. {fault.remedy}.")
-        lines += [f"    {text}" for text in texts[:SHOWN]]
-        if len(texts) > SHOWN:
-            lines.append(f"    and {len(texts) - SHOWN} more")
+        lines += [f"    {text}" for text in texts[:MAX_SHOWN]]
+        if len(texts) > MAX_SHOWN:
+            lines.append(f"    and {len(texts) - MAX_SHOWN} more")
     return "\n".join(lines)
 
 
-def some(names: Sequence[str]) -> str:
+def summarize_names(names: Sequence[str]) -> str:
     """How many, and the first few."""
-    return f"{len(names)} ({', '.join(names[:SHOWN])}{', …' if names[SHOWN:] else ''})"
+    return f"{len(names)} ({', '.join(names[:MAX_SHOWN])}{', …' if names[MAX_SHOWN:] else ''})"

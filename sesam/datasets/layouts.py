@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its fine label; None where there is no fine label. `id` names it in every artefact."""
+    """An image and its fine label; None where there is no fine label. `id` names it in every artifact."""
 
     id: str
     image: Path
@@ -63,8 +63,8 @@ def ade20k(root: Path, split: str) -> list[Pair]:
 def voc(root: Path, split: str) -> list[Pair]:
     """Everingham et al. 2012: ImageSets/Segmentation/SPLIT.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png.
 
-    trainaug adds what Hariharan et al. 2011 labelled, SegmentationClassAug/ID.png, where VOC itself has no label.
-    If no trainaug.txt came with it, it is train.txt with aug.txt, or with all that is labelled there and not in
+    trainaug adds what Hariharan et al. 2011 labeled, SegmentationClassAug/ID.png, where VOC itself has no label.
+    If no trainaug.txt came with it, it is train.txt with aug.txt, or with all that is labeled there and not in
     val.txt. With the list and without the folder those images have no fine labels.
     """
     root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")

@@ -1,4 +1,4 @@
-"""A pinhole camera and a canvas on which polygons given in metres are painted.
+"""A pinhole camera and a canvas on which polygons given in meters are painted.
 
 World coordinates: x to the right, y up from the ground, z ahead of the camera. There is no
 depth buffer: what is painted later hides what is there, so callers paint far to near.
@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 SIZE = 256  # side of a scene, pixels
 CANVAS_SIZE = 2 * SIZE  # twice a scene's, so that the photograph is antialiased
 FOCAL_LENGTH = 0.72 * CANVAS_SIZE  # pixels: a view 70 degrees wide
-CAMERA_HEIGHT = 2.0  # metres
+CAMERA_HEIGHT = 2.0  # meters
 NOISE_SCALES = (2, 6, 24, 96)  # pixels of the canvas: grain, leaves, patches, uneven light
 
-Texture = tuple[tuple[int, float], ...]  # (one of NOISE_SCALES, standard deviation relative to the colour)
+Texture = tuple[tuple[int, float], ...]  # (one of NOISE_SCALES, standard deviation relative to the color)
 GRAIN: Texture = ((2, 0.06),)
 
 
@@ -26,19 +26,19 @@ GRAIN: Texture = ((2, 0.06),)
 class Camera:
     """Where the camera stands and looks.
 
-    horizon: its row on the canvas, pixels. centre: the column of the street's vanishing point,
-    pixels. x: the camera's place across the street, metres from the middle.
+    horizon: its row on the canvas, pixels. center: the column of the street's vanishing point,
+    pixels. x: the camera's place across the street, meters from the middle.
     """
 
     horizon: float
-    centre: float
+    center: float
     x: float
 
     def project(self, points: ArrayLike) -> np.ndarray:
-        """World points (N, 3) in metres to canvas points (N, 2) float64, x and y in pixels."""
+        """World points (N, 3) in meters to canvas points (N, 2) float64, x and y in pixels."""
         x, y, z = np.asarray(points, np.float64).T
         z = np.maximum(z, 0.8)  # what is beside or behind the camera has no projection: move it ahead
-        column = self.centre + FOCAL_LENGTH * (x - self.x) / z
+        column = self.center + FOCAL_LENGTH * (x - self.x) / z
         row = self.horizon + FOCAL_LENGTH * (CAMERA_HEIGHT - y) / z
         return np.stack([column, row], axis=1)
 
@@ -48,7 +48,7 @@ class Canvas:
 
     image: (512, 512, 3) float32 RGB, 0 to 255. labels: (512, 512) uint8 class ids.
     instances: (512, 512) uint16 object ids. instance: the id of the object being painted.
-    sun: metres of shadow per metre of height, positive to the right.
+    sun: meters of shadow per meter of height, positive to the right.
     """
 
     def __init__(self, rng: np.random.Generator, camera: Camera, sun: float) -> None:
@@ -64,13 +64,13 @@ class Canvas:
     def paint(
         self,
         points: ArrayLike,
-        colour: ArrayLike,
+        color: ArrayLike,
         label: int | None = None,
         texture: Texture = GRAIN,
         new_instance: bool = False,
         alpha: float = 1.0,
     ) -> None:
-        """Fill the polygon of world points (N, 3) in metres with an RGB colour (3,), 0 to 255.
+        """Fill the polygon of world points (N, 3) in meters with an RGB color (3,), 0 to 255.
 
         Without a label only the photograph changes. With one the pixels join the object being
         painted, or begin another if `new_instance`, which takes no id if the polygon is out of view.
@@ -93,7 +93,7 @@ class Canvas:
         for scale, strength in texture:
             row, column = (top + shift[0]) % CANVAS_SIZE, (left + shift[1]) % CANVAS_SIZE
             shade += strength * self.noise[scale][row : row + inside.shape[0], column : column + inside.shape[1]]
-        painted = np.asarray(colour, np.float32) * shade[inside][:, None]
+        painted = np.asarray(color, np.float32) * shade[inside][:, None]
         if alpha < 1:
             painted = alpha * painted + (1 - alpha) * self.image[window][inside]
         self.image[window][inside] = painted
@@ -105,7 +105,7 @@ class Canvas:
             self.instances[window][inside] = self.instance
 
     def paint_shadow(self, x: float, z: float, width: float, depth: float, height: float) -> None:
-        """Darken the ground beside an object at (x, z) of this width, depth and height, all in metres."""
+        """Darken the ground beside an object at (x, z) of this width, depth and height, all in meters."""
         if z - depth / 2 < 1.2:  # it would reach under the camera, where `project` distorts it
             return
         angles = circle_angles(20)
@@ -116,12 +116,12 @@ class Canvas:
 
 
 def ground(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
-    """Corners (4, 3) of a rectangle on the ground, metres."""
+    """Corners (4, 3) of a rectangle on the ground, meters."""
     return np.array([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)])
 
 
 def wall(x0: float, x1: float, y0: float, y1: float, z: float) -> np.ndarray:
-    """Corners (4, 3) of an upright rectangle that faces the camera, metres."""
+    """Corners (4, 3) of an upright rectangle that faces the camera, meters."""
     return np.array([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)])
 
 

@@ -1,4 +1,4 @@
-"""The classes of the drawn scenes: names, colours and ids, in the order of presets/demo.yaml."""
+"""The classes of the drawn scenes: names, colors and ids, in the order of presets/demo.yaml."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How the objects of a street are painted: skyline, houses, trees, hedges, posts, people and cars.
 
-Positions (x, z) and sizes are metres, colours RGB from 0 to 255. The numbers are plausible sizes
-and colours, chosen by eye; those drawn from a range make no two objects alike.
+Positions (x, z) and sizes are meters, colors RGB from 0 to 255. The numbers are plausible sizes
+and colors, chosen by eye; those drawn from a range make no two objects alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from sesam.demo.canvas import FOCAL_LENGTH, Canvas, circle_angles, wall
 from sesam.demo.classes import BUILDING, CAR, PERSON, POLE, SIGN, VEGETATION
 
-FACADE_COLOURS = (
+FACADE_COLORS = (
     (165, 80, 65),
     (190, 175, 150),
     (130, 130, 135),
@@ -20,8 +20,8 @@ FACADE_COLOURS = (
     (150, 165, 175),
     (210, 170, 110),
 )
-SIGN_COLOURS = ((200, 40, 40), (40, 80, 190), (235, 200, 40), (235, 235, 235), (40, 130, 70))
-CAR_COLOURS = (
+SIGN_COLORS = ((200, 40, 40), (40, 80, 190), (235, 200, 40), (235, 235, 235), (40, 130, 70))
+CAR_COLORS = (
     (200, 30, 30),
     (30, 60, 150),
     (225, 225, 225),
@@ -37,28 +37,28 @@ def paint_skyline(canvas: Canvas, z: float) -> None:
     """A wood or a building far away, anywhere across the view."""
     rng = canvas.rng
     x, width, height = rng.uniform(-60, 60), rng.uniform(15, 40), rng.uniform(8, 28)
-    colour = rng.uniform(110, 175) + rng.uniform(-12, 12, 3)
+    color = rng.uniform(110, 175) + rng.uniform(-12, 12, 3)
     if rng.uniform() < 0.5:
         across = x + width * np.linspace(-0.5, 0.5, 14)
         tops = height * 0.5 * (0.6 + 0.4 * rng.uniform(size=14))
         points = [(across[0], 0, z), *zip(across, tops, [z] * 14, strict=True), (across[-1], 0, z)]
-        canvas.paint(points, colour * (0.6, 0.8, 0.5), VEGETATION, ((2, 0.15), (6, 0.15)), new_instance=True)
+        canvas.paint(points, color * (0.6, 0.8, 0.5), VEGETATION, ((2, 0.15), (6, 0.15)), new_instance=True)
     else:
-        canvas.paint(wall(x - width / 2, x + width / 2, 0, height, z), colour, BUILDING, new_instance=True)
+        canvas.paint(wall(x - width / 2, x + width / 2, 0, height, z), color, BUILDING, new_instance=True)
 
 
 def paint_house(canvas: Canvas, side: int, x: float, z: float, depth: float) -> None:
     """A house from z to z + depth whose facade stands x beside the middle of the street; side: -1 left, 1 right."""
     rng = canvas.rng
     x, height = side * x, rng.uniform(5, 16)
-    colour = np.array(FACADE_COLOURS[rng.integers(len(FACADE_COLOURS))]) * rng.uniform(0.7, 1.15)
-    colour += rng.uniform(-15, 15, 3)
+    color = np.array(FACADE_COLORS[rng.integers(len(FACADE_COLORS))]) * rng.uniform(0.7, 1.15)
+    color += rng.uniform(-15, 15, 3)
     plaster = ((2, 0.07), (6, 0.05), (96, 0.08))
     # of a near house the gable can be out of view: then the facade shares the id of the object painted before
-    canvas.paint(wall(x, x + side * 12, 0, height, z), colour * 0.75, BUILDING, plaster, new_instance=True)
+    canvas.paint(wall(x, x + side * 12, 0, height, z), color * 0.75, BUILDING, plaster, new_instance=True)
     facade = [(x, 0, z), (x, 0, z + depth), (x, height, z + depth), (x, height, z)]
     sunlight = 1.05 if side * canvas.sun > 0 else 0.85
-    canvas.paint(facade, colour * sunlight, BUILDING, plaster)
+    canvas.paint(facade, color * sunlight, BUILDING, plaster)
 
     glass = np.array((60, 70, 85)) * rng.uniform(0.6, 1.6)
     storey, pitch = rng.uniform(2.6, 3.4), rng.uniform(1.6, 3.0)  # from window to window, up and sideways
@@ -92,7 +92,7 @@ def paint_hedge(canvas: Canvas, x: float, z: float) -> None:
     _paint_leaves(canvas, x, 0.45, z, 0.6, leaves)
 
 
-def _paint_leaves(canvas: Canvas, x: float, y: float, z: float, radius: float, colour: np.ndarray) -> None:
+def _paint_leaves(canvas: Canvas, x: float, y: float, z: float, radius: float, color: np.ndarray) -> None:
     """A ragged disc around (x, y) and four smaller ones that overlap it, the higher the brighter."""
     rng = canvas.rng
     angles = circle_angles(28)
@@ -102,7 +102,7 @@ def _paint_leaves(canvas: Canvas, x: float, y: float, z: float, radius: float, c
         across, up = x + radius * dx + ragged * np.cos(angles), y + radius * dy + ragged * np.sin(angles)
         shade = 0.8 + 0.3 * dy + (0.1 if k % 2 else 0.0)
         points = np.stack([across, up, np.full(28, z)], axis=1)
-        canvas.paint(points, colour * shade, VEGETATION, ((2, 0.2), (6, 0.25)))
+        canvas.paint(points, color * shade, VEGETATION, ((2, 0.2), (6, 0.25)))
 
 
 def paint_post(canvas: Canvas, x: float, z: float) -> None:
@@ -119,13 +119,13 @@ def paint_post(canvas: Canvas, x: float, z: float) -> None:
         arm = -np.sign(x) * rng.uniform(0.8, 1.6)
         canvas.paint(wall(x, x + arm, height - 2 * half, height, z), metal, POLE)
         return
-    colour = np.array(SIGN_COLOURS[rng.integers(len(SIGN_COLOURS))])
+    color = np.array(SIGN_COLORS[rng.integers(len(SIGN_COLORS))])
     radius, corners = rng.uniform(0.42, 0.65), rng.choice((3, 4, 8, 24))
     angles = circle_angles(corners) + np.pi / 2 + (np.pi / 4 if corners == 4 else 0)  # a square stands on an edge
     ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(corners)], axis=1)
     middle = np.array((x, height, z - 0.05))
-    canvas.paint(middle + radius * ring, colour * rng.uniform(0.75, 1.1), SIGN, ((6, 0.05),), new_instance=True)
-    canvas.paint(middle + 0.65 * radius * ring, 255 - 0.5 * colour, texture=())
+    canvas.paint(middle + radius * ring, color * rng.uniform(0.75, 1.1), SIGN, ((6, 0.05),), new_instance=True)
+    canvas.paint(middle + 0.65 * radius * ring, 255 - 0.5 * color, texture=())
 
 
 def paint_person(canvas: Canvas, x: float, z: float) -> None:
@@ -156,7 +156,7 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
 def paint_car(canvas: Canvas, x: float, z: float) -> None:
     """A car seen from behind, its middle at x and its rear at z."""
     rng = canvas.rng
-    colour = np.array(CAR_COLOURS[rng.integers(len(CAR_COLOURS))]) * rng.uniform(0.75, 1.1)
+    color = np.array(CAR_COLORS[rng.integers(len(CAR_COLORS))]) * rng.uniform(0.75, 1.1)
     half, length, roof = 0.9, 4.2, rng.uniform(1.35, 1.75)  # half the width, the length, the height
     belt = 0.55 * roof  # where body and cabin meet
     canvas.paint_shadow(x, z + length / 2, 2.2, length + 0.8, 0.5)
@@ -168,9 +168,9 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     flank = x + half if x < canvas.camera.x else x - half
     inner = x + 0.78 * half if x < canvas.camera.x else x - 0.78 * half
     side = [(flank, 0.25, z), (flank, 0.25, z + length), (flank, belt, z + length), (flank, belt, z)]
-    canvas.paint(side, colour * 0.75, CAR, sheen)
+    canvas.paint(side, color * 0.75, CAR, sheen)
     cabin = [(flank, belt, z + 0.1), (flank, belt, z + 3.2), (inner, roof, z + 2.4), (inner, roof, z + 0.5)]
-    canvas.paint(cabin, colour * 0.7, CAR, sheen)
+    canvas.paint(cabin, color * 0.7, CAR, sheen)
     window = [
         (flank, belt + 0.05, z + 0.5),
         (flank, belt + 0.05, z + 2.9),
@@ -186,14 +186,14 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     # the rear
     for tyre in (x - half + 0.15, x + half - 0.15):
         canvas.paint(wall(tyre - 0.12, tyre + 0.12, 0, 0.4, z), rubber, CAR, texture=())
-    canvas.paint(wall(x - half, x + half, 0.25, belt, z), colour, CAR, sheen)
+    canvas.paint(wall(x - half, x + half, 0.25, belt, z), color, CAR, sheen)
     cabin = [
         (x - half * 0.78, roof, z + 0.5),
         (x + half * 0.78, roof, z + 0.5),
         (x + half, belt, z + 0.1),
         (x - half, belt, z + 0.1),
     ]
-    canvas.paint(cabin, colour * 0.95, CAR, sheen)
+    canvas.paint(cabin, color * 0.95, CAR, sheen)
     pane = np.array(cabin)  # the cabin less a frame
     pane[:, 0] = x + (pane[:, 0] - x) * 0.86
     pane[:2, 1] -= 0.08

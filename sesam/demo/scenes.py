@@ -1,10 +1,10 @@
 """Street scenes drawn by the program itself, with exact labels.
 
-A pinhole camera looks down a street; every object is placed in metres and painted far to near,
+A pinhole camera looks down a street; every object is placed in meters and painted far to near,
 so scale follows distance and near objects hide far ones. The demo data set and the embedded
 SAM's training set are both drawn here (with different seeds).
 
-The numbers are plausible sizes in metres and colours (RGB, 0 to 255), chosen by eye. They, and the
+The numbers are plausible sizes in meters and colors (RGB, 0 to 255), chosen by eye. They, and the
 order of the random draws, decide the demo's data: changed, its scores and the embedded SAM's are others.
 """
 
@@ -28,9 +28,9 @@ from sesam.demo.objects import (
     paint_tree,
 )
 
-STREET_END = 90.0  # houses and trees line the street up to here, metres
+STREET_END = 90.0  # houses and trees line the street up to here, meters
 
-# distance in metres, function of objects.py, its arguments after the canvas
+# distance in meters, function of objects.py, its arguments after the canvas
 Placed = tuple[float, Callable[..., None], tuple[float, ...]]
 
 
@@ -52,7 +52,7 @@ def draw_scene(seed: int | tuple[int, ...]) -> Scene:
     rng = np.random.default_rng(seed)
     camera = Camera(
         horizon=rng.uniform(0.38, 0.52) * CANVAS_SIZE,
-        centre=rng.uniform(0.35, 0.65) * CANVAS_SIZE,
+        center=rng.uniform(0.35, 0.65) * CANVAS_SIZE,
         x=rng.uniform(-2.0, 2.0),
     )
     road = rng.uniform(2.6, 4.4)  # half its width
@@ -86,7 +86,7 @@ def paint_sky(canvas: Canvas) -> None:
 def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
     """Grass, two pavements, the road between them with its markings, and at times a house's shadow.
 
-    road: half the road's width, pavement: the width of each pavement; metres.
+    road: half the road's width, pavement: the width of each pavement; meters.
     """
     rng = canvas.rng
     near, far = 0.9, 400.0  # from below the picture's edge to the horizon
@@ -125,7 +125,7 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
 def place_objects(rng: np.random.Generator, road: float, pavement: float) -> list[Placed]:
     """The objects of a street.
 
-    road: half the road's width, pavement: the width of each pavement; metres.
+    road: half the road's width, pavement: the width of each pavement; meters.
     """
     objects: list[Placed] = []
     front = road + pavement  # where the houses begin

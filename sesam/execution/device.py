@@ -8,7 +8,7 @@ from sesam.errors import SesamError
 from sesam.params import Runtime
 
 
-def pick_device(runtime: Runtime) -> torch.device:
+def resolve_device(runtime: Runtime) -> torch.device:
     """The device that runtime.device names; `auto` takes a GPU where there is one."""
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise SesamError(

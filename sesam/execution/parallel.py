@@ -21,33 +21,33 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from sesam.errors import BadItems, DiskError, SesamError
+from sesam.errors import DiskError, ErrorCollector, SesamError
 from sesam.params import Runtime
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def per_image(function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str) -> list[Result]:
+def map_images(function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str) -> list[Result]:
     """[function(item) for item in items] in worker processes, here or Ray's; results in the items' order.
 
     `function` must be picklable (a top-level function or a functools.partial of one). A SesamError leaves the other
     items as they are, all are told in one when the rest is done, but for a disk's. Any other exception in a worker is
     raised here; SesamError if a worker is killed.
     """
-    bad, good = BadItems(), []
-    with progress(len(items), title) as bar:
-        for result in _results(partial(attempt, function), items, runtime, title):
+    bad, good = ErrorCollector(), []
+    with progress_bar(len(items), title) as bar:
+        for result in _results(partial(try_item, function), items, runtime, title):
             if isinstance(result, SesamError):
                 bad.add(result)
             else:
                 good.append(result)
             bar.update()
-    bad.tell()
+    bad.raise_if_any()
     return good
 
 
-def attempt(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
+def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
     """What the function returns, or the SesamError that it raises of this item."""
     try:
         return function(item)
@@ -57,7 +57,7 @@ def attempt(function: Callable[[Item], Result], item: Item) -> Result | SesamErr
         return problem
 
 
-def end_if_unsent(worker: int) -> None:
+def exit_on_queue_error(worker: int) -> None:
     """Have this process of PyTorch's DataLoader end if it cannot send what it read; its `worker_init_fn`.
 
     Otherwise multiprocessing drops that batch with a traceback, and the process that computes waits for it for ever.
@@ -72,7 +72,7 @@ def end_if_unsent(worker: int) -> None:
 
 
 @contextmanager
-def readers_watched(workers: int) -> Iterator[None]:
+def translate_dataloader_errors(workers: int) -> Iterator[None]:
     """SesamError where a process of PyTorch's DataLoader has ended, which is a RuntimeError of many words."""
     try:
         yield
@@ -92,14 +92,14 @@ def _results(
     if runtime.engine == "ray":
         from sesam.execution import ray_backend as on_ray
 
-        yield from on_ray.per_item(function, items, runtime)
+        yield from on_ray.map_images(function, items, runtime)
         return
     workers = min(runtime.workers, len(items))
     if workers <= 1:
         yield from map(function, items)
         return
     chunk = max(1, min(4, len(items) // (4 * workers)))
-    with ProcessPoolExecutor(workers, worker_context(), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, forkserver_context(), _init_worker) as pool:
         try:
             yield from pool.map(function, items, chunksize=chunk)
         except BrokenProcessPool:
@@ -112,7 +112,7 @@ def _results(
 
 
 @contextmanager
-def progress(total: int, title: str) -> Iterator[tqdm[Any]]:
+def progress_bar(total: int, title: str) -> Iterator[tqdm[Any]]:
     """A progress bar with a rate, and one closing line: what, how many, how long."""
     started = time.monotonic()
     with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
@@ -120,7 +120,7 @@ def progress(total: int, title: str) -> Iterator[tqdm[Any]]:
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def worker_context() -> BaseContext:
+def forkserver_context() -> BaseContext:
     """Where worker processes come from: a process that imports once what this one runs, from now on, and forks.
 
     Forked from this one they would hold its threads and its GPU, half-way; started anew each would import PyTorch.
@@ -135,7 +135,7 @@ def worker_context() -> BaseContext:
     return context
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Have this worker process end when the one that started it does: a killed one cannot tell its workers."""
     parent = multiprocessing.parent_process()
 
@@ -147,10 +147,10 @@ def end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _one_thread() -> None:
+def _init_worker() -> None:
     import cv2
 
-    end_with_parent()
+    exit_with_parent()
 
-    cv2.setNumThreads(1)  # the processes are the parallelism
+    cv2.setNumThreads(1)  # the processes are the parallelizm
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone tells that it was stopped

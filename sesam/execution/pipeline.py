@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sesam.errors import BadItems, SesamError
-from sesam.execution.device import pick_device
+from sesam.errors import ErrorCollector, SesamError
+from sesam.execution.device import resolve_device
 from sesam.execution.parallel import (
-    attempt,
-    end_if_unsent,
-    end_with_parent,
-    progress,
-    readers_watched,
-    worker_context,
+    exit_on_queue_error,
+    exit_with_parent,
+    forkserver_context,
+    progress_bar,
+    translate_dataloader_errors,
+    try_item,
 )
 from sesam.params import Runtime
 
 Batch = Sequence[Any]
 
 
-class Steps(NamedTuple):
+class PipelineSteps(NamedTuple):
     """What becomes of a batch of items: write(*what) for what in compute([read(item) for item in batch]).
 
     On a GPU worker processes read and write: `read` and `write` must be picklable.
@@ -38,10 +38,12 @@ class Steps(NamedTuple):
     device: torch.device
 
 
-Load = Callable[[], Steps]  # with a model on this process's device; picklable where Ray's workers call it
+StepsFactory = Callable[
+    [], PipelineSteps
+]  # with a model on this process's device; picklable where Ray's workers call it
 
 
-def batches_of(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
+def pending_batches(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
     """`items` in batches of `size`, of those batches in which any item is wanted.
 
     An interrupted run goes on with the batches of an uninterrupted one: on a GPU a sum's
@@ -58,41 +60,41 @@ def batch_size(runtime: Runtime) -> int:
 
         gpu = on_ray.has_gpus(runtime)
     else:
-        gpu = pick_device(runtime).type == "cuda"
+        gpu = resolve_device(runtime).type == "cuda"
     return runtime.batch if gpu else 1
 
 
-def run(
+def run_pipeline(
     batches: Sequence[Batch],
-    load: Load,
+    load: StepsFactory,
     runtime: Runtime,
     title: str,
     collect: Callable[[Any], object] | None = None,
 ) -> None:
-    """Take every batch of items through the steps that `load` makes, here or on Ray's workers.
+    """Take every batch of items through the steps that `load_trace` makes, here or on Ray's workers.
 
     What `write` returns goes to `collect`, in this process, one after the other in the items' order. An item that
     cannot be read leaves the others as they are: all that cannot are told in one SesamError when the rest is done. Any
     other error is raised when what had begun is done.
     """
-    bad = BadItems()
-    with progress(sum(map(len, batches)), title) as bar:
+    bad = ErrorCollector()
+    with progress_bar(sum(map(len, batches)), title) as bar:
         if runtime.engine == "ray":
             from sesam.execution import ray_backend as on_ray
 
-            results = on_ray.stream(batches, load, runtime)
+            results = on_ray.iter_results(batches, load, runtime)
         else:
-            results = stream(batches, load(), runtime.workers) if batches else iter(())
+            results = iter_results(batches, load(), runtime.workers) if batches else iter(())
         for result in results:
             if isinstance(result, SesamError):
                 bad.add(result)
             elif collect:
                 collect(result)
             bar.update()
-    bad.tell()
+    bad.raise_if_any()
 
 
-def stream(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
+def iter_results(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
     """For every item what `write` returned, or the SesamError of an item that cannot be read.
 
     On a GPU worker processes read and write while this one computes. On a CPU every core works on a batch of its own
@@ -101,9 +103,9 @@ def stream(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any
     return (_with_workers if steps.device.type == "cuda" else _with_threads)(batches, steps, workers)
 
 
-def _with_threads(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
+def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
     def whole(batch: Batch) -> list[Any]:
-        loaded, bad = _apart([attempt(steps.read, item) for item in batch])
+        loaded, bad = split_errors([try_item(steps.read, item) for item in batch])
         return [*bad, *(steps.write(*what) for what in (steps.compute(loaded) if loaded else ()))]
 
     threads = torch.get_num_threads()
@@ -115,26 +117,29 @@ def _with_threads(batches: Sequence[Batch], steps: Steps, workers: int) -> Itera
         torch.set_num_threads(threads)
 
 
-def _with_workers(batches: Sequence[Batch], steps: Steps, workers: int) -> Iterator[Any]:
+def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
     loader = DataLoader(
-        _Reading(batches, steps.read),
+        _ReadDataset(batches, steps.read),
         batch_size=None,
         collate_fn=list,
         num_workers=workers,
-        worker_init_fn=end_if_unsent,
+        worker_init_fn=exit_on_queue_error,
         pin_memory=torch.cuda.is_available(),
     )
 
     def submitted() -> Iterator[Future[Any]]:
         for several in loader:
-            loaded, bad = _apart(several)
+            loaded, bad = split_errors(several)
             for problem in bad:
                 told: Future[Any] = Future()
                 told.set_result(problem)
                 yield told
             yield from (pool.submit(steps.write, *what) for what in (steps.compute(loaded) if loaded else ()))
 
-    with readers_watched(workers), ProcessPoolExecutor(workers, worker_context(), end_with_parent) as pool:
+    with (
+        translate_dataloader_errors(workers),
+        ProcessPoolExecutor(workers, forkserver_context(), exit_with_parent) as pool,
+    ):
         try:
             yield from _finished(pool, submitted(), 16 * workers)
         except BrokenProcessPool:
@@ -160,7 +165,7 @@ def _finished(
         pool.shutdown(cancel_futures=True)
 
 
-class _Reading(Dataset[list[Any]]):
+class _ReadDataset(Dataset[list[Any]]):
     """A DataLoader's data set: batch by batch, what `read` makes of its items, or the SesamError that it raised."""
 
     def __init__(self, batches: Sequence[Batch], read: Callable[[Any], Any]) -> None:
@@ -170,10 +175,10 @@ class _Reading(Dataset[list[Any]]):
         return len(self.batches)
 
     def __getitem__(self, k: int) -> list[Any]:
-        return [attempt(self.read, item) for item in self.batches[k]]
+        return [try_item(self.read, item) for item in self.batches[k]]
 
 
-def _apart(several: list[Any]) -> tuple[list[Any], list[SesamError]]:
+def split_errors(several: list[Any]) -> tuple[list[Any], list[SesamError]]:
     """What was read, and what could not be."""
     bad = [one for one in several if isinstance(one, SesamError)]
     return [one for one in several if not isinstance(one, SesamError)], bad

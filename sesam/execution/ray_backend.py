@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sesam.artifacts.atomic_io import SEVERAL_MACHINES
+from sesam.artifacts.atomic_io import MULTI_NODE
 from sesam.errors import SesamError
 from sesam.params import Runtime
 
 if TYPE_CHECKING:
-    from sesam.execution.pipeline import Batch, Load, Steps
+    from sesam.execution.pipeline import Batch, PipelineSteps, StepsFactory
 
-TRIES = 3  # of the same images, before they are taken for what kills a worker
+MAX_TRIES = 3  # of the same images, before they are taken for what kills a worker
 
 
 def connect(runtime: Runtime) -> Any:
@@ -57,11 +57,11 @@ def has_gpus(runtime: Runtime) -> bool:
     return runtime.device != "cpu" and gpus >= 1
 
 
-def per_item(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
+def map_images(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
     """function(item) of every item, in order: tasks of one CPU each."""
     ray = connect(runtime)
     cpus = int(ray.cluster_resources()["CPU"])
-    task = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_work)
+    task = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(_work)
     shared = ray.put(function)
     size = max(1, min(32, len(items) // (4 * cpus)))
     parts = [items[k : k + size] for k in range(0, len(items), size)]
@@ -73,18 +73,18 @@ def per_item(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runt
             try:
                 yield from _result(ray, waiting.popleft())
             except ray.exceptions.RayError as problem:
-                raise _lost(parts[k][0], problem) from None
+                raise _worker_lost(parts[k][0], problem) from None
     finally:
         for call in waiting:
             ray.cancel(call, force=True)
 
 
 def _work(folder: Path, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    _settle(folder)
+    _init_worker(folder)
     return [function(item) for item in items]
 
 
-def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[Any]:
+def iter_results(batches: Sequence[Batch], load: StepsFactory, runtime: Runtime) -> Iterator[Any]:
     """What `pipeline.stream` gives, of workers with a model each: one a GPU, or one a CPU where there is none."""
     ray, gpus = connect(runtime), has_gpus(runtime)
     resources = ray.cluster_resources()
@@ -113,15 +113,15 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
         except ray.exceptions.RayError as problem:  # killed, or its node lost; the others do what it had begun
             if part is None:
                 failed_starts += 1
-                if failed_starts == TRIES:
+                if failed_starts == MAX_TRIES:
                     raise SesamError(
                         f"Ray's workers do not start ({_reason(problem)}). Every node needs this environment, and the "
                         f"checkout at {Path.cwd()}."
                     ) from None
             else:
                 tries[part] += 1
-                if tries[part] == TRIES:
-                    raise _lost(parts[part][0][0], problem) from None
+                if tries[part] == MAX_TRIES:
+                    raise _worker_lost(parts[part][0][0], problem) from None
                 todo.appendleft(part)
             start()
             continue
@@ -136,22 +136,22 @@ def stream(batches: Sequence[Batch], load: Load, runtime: Runtime) -> Iterator[A
             following += 1
 
 
-def _settle(folder: Path) -> None:
+def _init_worker(folder: Path) -> None:
     """Have a worker's process work where the stage does."""
     import cv2
 
     cv2.setNumThreads(1)
-    os.environ[SEVERAL_MACHINES] = "1"
+    os.environ[MULTI_NODE] = "1"
     os.chdir(folder)
 
 
 class _Worker:
     """A process with a model."""
 
-    def __init__(self, folder: Path, load: Load, processes: int) -> None:
-        _settle(folder)
+    def __init__(self, folder: Path, load: StepsFactory, processes: int) -> None:
+        _init_worker(folder)
         self.load, self.processes = load, processes
-        self.steps: Steps | None = None
+        self.steps: PipelineSteps | None = None
 
     def ready(self) -> None:
         """Answers when the process has started."""
@@ -161,7 +161,7 @@ class _Worker:
 
         if self.steps is None:
             self.steps = self.load()
-        return list(pipeline.stream(batches, self.steps, self.processes))
+        return list(pipeline.iter_results(batches, self.steps, self.processes))
 
 
 def _result(ray: Any, call: Any) -> Any:
@@ -176,8 +176,8 @@ def _reason(problem: Exception) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
 
 
-def _lost(item: Any, problem: Exception) -> SesamError:
+def _worker_lost(item: Any, problem: Exception) -> SesamError:
     return SesamError(
-        f"Ray lost {TRIES} workers over the images from {getattr(item, 'id', item)} on, perhaps for want of memory "
+        f"Ray lost {MAX_TRIES} workers over the images from {getattr(item, 'id', item)} on, perhaps for want of memory "
         f"({_reason(problem)}). Run again to go on, with fewer workers a node."
     )

@@ -12,10 +12,10 @@ from scipy.ndimage import find_objects
 from skimage.measure import label
 from skimage.morphology import skeletonize
 
-from sesam.geometry.rle import encode_counts
-from sesam.labels import UNLABELLED
+from sesam.geometry.rle import counts_to_rle
+from sesam.labels import IGNORE_INDEX
 
-THINNED_DEPTH = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
+MAX_THINNED_DISTANCE = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Region:
     mask: np.ndarray
 
     @property
-    def window(self) -> tuple[slice, slice]:
+    def slices(self) -> tuple[slice, slice]:
         height, width = self.mask.shape
         return np.s_[self.top : self.top + height, self.left : self.left + width]
 
@@ -36,7 +36,7 @@ class Region:
         return int(self.mask.sum())
 
     @cached_property
-    def depth(self) -> np.ndarray:
+    def distance(self) -> np.ndarray:
         """Distance of every pixel to the nearest pixel outside, (h, w) float32; 1 on the boundary, 0 outside.
 
         The border of the image counts as outside.
@@ -46,14 +46,14 @@ class Region:
         # squared, distances are whole numbers; OpenCV's last bit differs from one call to the next
         return np.sqrt(np.rint(depth * depth))
 
-    def whole(self, shape: tuple[int, int]) -> np.ndarray:
+    def full_mask(self, shape: tuple[int, int]) -> np.ndarray:
         """The mask in an image of `shape`, (H, W) bool."""
         image = np.zeros(shape, bool)
-        image[self.window] = self.mask
+        image[self.slices] = self.mask
         return image
 
     def rle(self, shape: tuple[int, int]) -> str:
-        """The mask in an image of `shape` as COCO compressed run lengths: what `encode_mask` makes of `whole`."""
+        """The mask in an image of `shape` as COCO compressed run lengths: what `encode_mask` makes of `atomic_path`."""
         height, width = shape
         # columns as rows; each begins and ends outside, so its edges are starts and ends in turn
         edges = np.diff(np.pad(self.mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
@@ -62,7 +62,7 @@ class Region:
         joined = np.flatnonzero(at[1:-1:2] == at[2::2])  # a run down to the last row goes on in the next column
         at = np.delete(at, np.concatenate([2 * joined + 1, 2 * joined + 2]))
         counts = np.diff(at, prepend=0, append=height * width)
-        return encode_counts(counts if counts[-1] else counts[:-1], shape)
+        return counts_to_rle(counts if counts[-1] else counts[:-1], shape)
 
 
 class Skeleton(NamedTuple):
@@ -79,7 +79,7 @@ def skeleton(depth: np.ndarray) -> Skeleton:
     THINNED_DEPTH-th of the greatest depth wide: thinning takes time with the depth times the area. A cell is
     inside if any pixel of it is, so what is thin stays, and stands for its deepest pixel.
     """
-    step = max(1, int(depth.max()) // THINNED_DEPTH)
+    step = max(1, int(depth.max()) // MAX_THINNED_DISTANCE)
     height, width = depth.shape
     padded = np.pad(depth, ((0, -height % step), (0, -width % step)))
     blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
@@ -90,14 +90,14 @@ def skeleton(depth: np.ndarray) -> Skeleton:
     return Skeleton(cells, np.stack([columns * step + x, rows * step + y], axis=1))
 
 
-def components(
+def connected_regions(
     labels: np.ndarray, connectivity: int = 8, min_area: int = 1, marked: np.ndarray | None = None
 ) -> list[tuple[int, Region]]:
     """(class, region) of every 8- or 4-connected region of a label map (H, W) uint8, by class, then in scan order.
 
     Only regions of at least `min_area` pixels, and those that hold a pixel of `marked` (H, W) bool.
     """
-    ids = label(labels, background=UNLABELLED, connectivity={4: 1, 8: 2}[connectivity])
+    ids = label(labels, background=IGNORE_INDEX, connectivity={4: 1, 8: 2}[connectivity])
     kept = np.bincount(ids.ravel()) >= min_area
     if marked is not None:
         kept[ids[marked]] = True
@@ -109,13 +109,13 @@ def components(
     return sorted(found, key=lambda one: one[0])
 
 
-def bounded(mask: np.ndarray) -> Region:
+def region_from_mask(mask: np.ndarray) -> Region:
     """All pixels of (H, W) bool, at least one, as one region, connected or not."""
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return Region(top, left, mask[top : top + height, left : left + width])
 
 
-def deepest(depth: np.ndarray) -> tuple[int, int]:
+def innermost_pixel(depth: np.ndarray) -> tuple[int, int]:
     """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
     return int(x), int(y)

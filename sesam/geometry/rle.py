@@ -9,28 +9,28 @@ import numpy as np
 from pycocotools import mask as coco
 
 
-def mask_counts(mask: np.ndarray) -> np.ndarray:
+def mask_to_counts(mask: np.ndarray) -> np.ndarray:
     """Run lengths of (H, W) bool column by column, outside first, int64: what `encode_counts` takes."""
     flat = np.concatenate([[False], mask.T.ravel(), [not mask[-1, -1]]])
     return np.diff(np.flatnonzero(flat[1:] != flat[:-1]), prepend=0)
 
 
-def encode_mask(mask: np.ndarray) -> str:
+def mask_to_rle(mask: np.ndarray) -> str:
     """(H, W) bool as COCO compressed run lengths."""
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
 
 
-def encode_counts(counts: np.ndarray, shape: tuple[int, int]) -> str:
+def counts_to_rle(counts: np.ndarray, shape: tuple[int, int]) -> str:
     """Run lengths column by column, outside first, as COCO compresses them."""
     return coco.frPyObjects({"counts": counts.tolist(), "size": list(shape)}, *shape)["counts"].decode("ascii")
 
 
-def decode_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
+def rle_to_mask(counts: str, shape: tuple[int, int]) -> np.ndarray:
     """COCO compressed run lengths as (H, W) bool."""
-    return coco.decode(coco_mask(counts, shape)).astype(bool)
+    return coco.decode(to_coco_rle(counts, shape)).astype(bool)
 
 
-def run_lengths(rle: str) -> np.ndarray:
+def rle_to_counts(rle: str) -> np.ndarray:
     """The counts that COCO compressed, int64; some may be negative, if it did not compress them."""
     chunks = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
     last = chunks & 32 == 0  # of a number: five bits a character, the lowest first, the sixth says that more follow
@@ -46,11 +46,11 @@ def run_lengths(rle: str) -> np.ndarray:
     return values
 
 
-def coco_mask(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
+def to_coco_rle(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Run lengths in the form that pycocotools computes with."""
     return {"size": list(shape), "counts": counts.encode("ascii")}
 
 
 def largest_first(components: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> list[Mapping[str, Any]]:
     """Components by the area of their `rle`: painted in this order, small objects end on top."""
-    return sorted(components, key=lambda component: -int(coco.area(coco_mask(component["rle"], shape))))
+    return sorted(components, key=lambda component: -int(coco.area(to_coco_rle(component["rle"], shape))))

@@ -9,9 +9,9 @@ from string import Template
 from typing import Any
 
 from sesam.artifacts.sources import SOURCE_NAMES
-from sesam.reporting.card_data import Facts, values
+from sesam.reporting.card_data import CardData, param_values
 
-TRAINING = Template("""\
+TRAINING_SCRIPT = Template("""\
 import csv
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class PseudoLabels(BaseSegDataset):
 
 config = Config.fromfile(Path(mmseg.__path__[0], ".mim/configs", NETWORK))
 for part in (config.model.decode_head, config.model.auxiliary_head):
-    part.num_classes = len(CLASSES)  # pixels of 255, unlabelled, count in no loss
+    part.num_classes = len(CLASSES)  # pixels of 255, unlabeled, count in no loss
 config.train_dataloader.dataset = {"type": "PseudoLabels", "pipeline": config.train_pipeline}
 config.val_dataloader = config.val_cfg = config.val_evaluator = None
 config.test_dataloader = config.test_cfg = config.test_evaluator = None
@@ -57,44 +57,44 @@ Runner.from_cfg(config).train()
 """)
 
 
-def training(facts: Facts) -> str:
+def training_script(facts: CardData) -> str:
     """A program that trains one of mmsegmentation's networks on the labels."""
-    return TRAINING.substitute(
+    return TRAINING_SCRIPT.substitute(
         name=facts.name,
         root=PurePath(facts.params.dataset.root).name,
         classes=json.dumps(facts.data.classes, ensure_ascii=False),
-        palette=[list(colour) for colour in facts.data.palette],
+        palette=[list(color) for color in facts.data.palette],
     )
 
 
-def readme(facts: Facts) -> str:
+def readme(facts: CardData) -> str:
     """The card for people, in Markdown."""
     data, judged = facts.data, facts.judged
     merged, by_class = judged["scores"]["merged"], judged["classes"]["merged"]
     fine, pixels = sum(item.fine for item in data.train), judged["sources"]
     rows = []
-    for k, (one, colour) in enumerate(zip(data.classes, data.palette, strict=True)):
+    for k, (one, color) in enumerate(zip(data.classes, data.palette, strict=True)):
         scores, counts = by_class[one], judged["components"][one]
-        cells = [k, one, colour, *(_digits(scores[key]) for key in ("precision", "recall", "IoU", "unlabelled"))]
+        cells = [k, one, color, *(_format_score(scores[key]) for key in ("precision", "recall", "IoU", "unlabeled"))]
         if facts.params.merging.sam:
             cells += [sum(counts.values()), *counts.values()]
-        rows.append(_row(cells))
+        rows.append(_table_row(cells))
     contested = judged["contested"]
     used = facts.params.merging.sam
     columns = ["components", *judged["components"][data.classes[0]]] if used else []
     lines = [
         f"# {facts.title}",
         "",
-        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabelled. "
+        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabeled. "
         "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs. `images.csv`: the image that each "
         "is of. `ranking.csv`: the images that most need a look first. `croissant.json`: this card for programs.",
         "",
         f"Made of {facts.params.weak.kind} labels with {facts.code} (arXiv 2604.11170), "
         + (f"SAM: {facts.sam}. " if used else "without SAM (`merging.sam` is false). ")
-        + f"Terms: those of the data set that was labelled, here {facts.terms}.",
+        + f"Terms: those of the data set that was labeled, here {facts.terms}.",
         "",
-        f"Against the fine labels of {fine} of the images: precision {_digits(merged['precision'])}, "
-        f"recall {_digits(merged['recall'])}, mIoU {_digits(merged['mIoU'])}."
+        f"Against the fine labels of {fine} of the images: precision {_format_score(merged['precision'])}, "
+        f"recall {_format_score(merged['recall'])}, mIoU {_format_score(merged['mIoU'])}."
         + (
             " Components are what SAM was prompted with; refused ones by reason: no mask held the component's weak "
             "labels, or where it has none, its pixels (missed); the mask was far larger (spilled); it held weak labels "
@@ -103,8 +103,8 @@ def readme(facts: Facts) -> str:
             else ""
         ),
         "",
-        _row(["id", "class", "colour", "precision", "recall", "IoU", "unlabelled", *columns]),
-        _row(["---"] * (7 + len(columns))),
+        _table_row(["id", "class", "color", "precision", "recall", "IoU", "unlabeled", *columns]),
+        _table_row(["---"] * (7 + len(columns))),
         *rows,
         "",
     ]
@@ -119,26 +119,26 @@ def readme(facts: Facts) -> str:
         "| source | meaning | share of pixels |",
         "| --- | --- | --- |",
         *(
-            _row([k, source, f"{pixels[source] / max(1, sum(pixels.values())):.1%}"])
+            _table_row([k, source, f"{pixels[source] / max(1, sum(pixels.values())):.1%}"])
             for k, source in enumerate(SOURCE_NAMES)
         ),
         "",
         "To train one of mmsegmentation's networks on them:",
         "",
         "```python",
-        training(facts).rstrip(),
+        training_script(facts).rstrip(),
         "```",
         "",
         "| parameter | value |",
         "| --- | --- |",
-        *(_row([key, f"`{value}`"]) for key, value in values(facts.params, facts.name).items()),
+        *(_table_row([key, f"`{value}`"]) for key, value in param_values(facts.params, facts.name).items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _digits(value: float | None) -> str:
+def _format_score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _row(cells: Sequence[Any]) -> str:
+def _table_row(cells: Sequence[Any]) -> str:
     return f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in cells)} |"

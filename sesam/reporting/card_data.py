@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from sesam.artifacts.manifest import Dataset, Item
-from sesam.params import NO_TEACHER, STUDENTS, Params, flat
+from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.params import NO_TEACHER, STUDENTS, Params, flatten
 
 GROUPS = ("seed", "dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging")
 TEACHERS = ("network", "teacher", "student")  # decide predictions, where a network teaches
@@ -30,7 +30,7 @@ TERMS = {
 }
 
 
-class Facts(NamedTuple):
+class CardData(NamedTuple):
     """What both cards say. judged: what evaluate_labels found. weights: SAM's SHA-256; code: the commit."""
 
     data: Dataset
@@ -71,25 +71,25 @@ def code_version(root: Path = Path(__file__).parents[2]) -> str:
     return f"SeSAM {version('sesam')}{said}" + (" with changes that are not committed" if changed else "")
 
 
-def values(params: Params, name: str) -> dict[str, Any]:
+def param_values(params: Params, name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
     groups = GROUPS if params.rounds[name].teacher == NO_TEACHER else (*GROUPS, *TEACHERS)
     names = [name]
     while (teacher := params.rounds[names[0]].teacher.removeprefix(STUDENTS)) in params.rounds.keys() - names:
         names.insert(0, teacher)
     found = params.model_dump(include={*groups})
-    return flat(
+    return flatten(
         {group: found[group] for group in groups} | {f"rounds.{k}": params.rounds[k].model_dump() for k in names}
     )
 
 
-def path_in(root: str, item: Item) -> str:
+def path_in(root: str, item: ImageRecord) -> str:
     """Where an image lies in its data set, with slashes."""
     image = PurePath(item.image)
     return (image.relative_to(root) if image.is_relative_to(root) else image).as_posix()
 
 
-def images(data: Dataset, root: str) -> str:
+def images_csv(data: Dataset, root: str) -> str:
     """images.csv, a row an image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

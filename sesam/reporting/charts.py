@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header and rows
 
-COLOURS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
+COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 FATES = {"kept": "#2ca02c", "missed": "#d62728", "spilled": "#ff7f0e", "conflict": "#9467bd"}
 CLAIMS = {"right": "#2ca02c", "wrong": "#d62728", "weak": "#1f77b4", "unknown": "#7f7f7f"}
 
@@ -42,11 +42,11 @@ def charts(tables: Mapping[str, Table], hours: float | None, networks: Mapping[s
         found.append(Chart("Pixels that masks of two classes claimed", bars(contested, "round", "pixels", CLAIMS)))
     found.append(Chart("Share of each actual class given each class", heat_maps(matrices)))
     if hours is not None:
-        found.append(Chart("Validation mIoU over hours of annotation", costs(hours, networks)))
+        found.append(Chart("Validation mIoU over hours of annotation", cost_chart(hours, networks)))
     return found
 
 
-def several(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each series."""
     series: dict[str, list[Row]] = {}
     for row in rows:
@@ -56,18 +56,18 @@ def several(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def lines(rows: Sequence[Row], x: str, y: str) -> go.Figure:
     figure = go.Figure()
-    for (name, its), colour in zip(several(rows).items(), COLOURS * len(rows), strict=False):
+    for (name, its), color in zip(by_series(rows).items(), COLORS * len(rows), strict=False):
         points = {"x": [float(row[x]) for row in its], "y": [float(row[y]) for row in its]}
-        figure.add_scatter(**points, mode="lines", name=name, line={"color": colour})
+        figure.add_scatter(**points, mode="lines", name=name, line={"color": color})
     return figure.update_layout(xaxis_title=x, yaxis_title=y)
 
 
 def bars(rows: Sequence[Row], x: str, y: str, stacked: dict[str, str] | None = None) -> go.Figure:
-    """A bar a row, those of one x side by side; stacked, in the colours of their series, where these are given."""
+    """A bar a row, those of one x side by side; stacked, in the colors of their series, where these are given."""
     figure = go.Figure()
-    for (name, its), colour in zip(several(rows).items(), COLOURS * len(rows), strict=False):
+    for (name, its), color in zip(by_series(rows).items(), COLORS * len(rows), strict=False):
         values = {"x": [row[x] for row in its], "y": [float(row[y]) for row in its]}
-        figure.add_bar(**values, name=name, marker_color=(stacked or {}).get(name, colour))
+        figure.add_bar(**values, name=name, marker_color=(stacked or {}).get(name, color))
     figure.update_layout(barmode="stack" if stacked else "group", yaxis_title=y)
     figure.update_xaxes(categoryorder="array", categoryarray=list(dict.fromkeys(row[x] for row in rows)))
     return figure if stacked else figure.update_yaxes(range=[0, 1])
@@ -75,7 +75,7 @@ def bars(rows: Sequence[Row], x: str, y: str, stacked: dict[str, str] | None = N
 
 def heat_maps(rows: Sequence[Row]) -> go.Figure:
     """A confusion matrix a series, one shown at a time, chosen from a menu."""
-    figure, series = go.Figure(), several(rows)
+    figure, series = go.Figure(), by_series(rows)
     actual = list(dict.fromkeys(row["actual"] for row in rows))
     predicted = [*actual, *(name for name in dict.fromkeys(row["predicted"] for row in rows) if name not in actual)]
     for name, its in series.items():
@@ -100,11 +100,11 @@ def heat_maps(rows: Sequence[Row]) -> go.Figure:
     return figure.update_layout(updatemenus=[menu] if series else [], height=520)
 
 
-def costs(hours: float, networks: Mapping[str, float | None]) -> go.Figure:
+def cost_chart(hours: float, networks: Mapping[str, float | None]) -> go.Figure:
     known = {name: score for name, score in networks.items() if score is not None}
     figure = go.Figure()
-    for (name, score), colour in zip(known.items(), COLOURS * len(networks), strict=False):
-        marker = {"color": colour, "size": 12}
+    for (name, score), color in zip(known.items(), COLORS * len(networks), strict=False):
+        marker = {"color": color, "size": 12}
         figure.add_scatter(x=[hours], y=[score], mode="markers", name=name, marker=marker)
     figure.update_xaxes(title="hours of annotation", rangemode="tozero")
     return figure.update_yaxes(title="mIoU", range=[0, 1])

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from sesam.artifacts.sources import SOURCE_NAMES
-from sesam.reporting.card_data import TERMS, Facts, images, values
+from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
 PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "
@@ -15,7 +15,7 @@ PAPER = (
 )
 
 
-def croissant(facts: Facts) -> dict[str, Any]:
+def croissant(facts: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
     data, address = facts.data, TERMS[facts.data.kind][1]
     scores = {f"{key} of merged labels": value for key, value in facts.judged["scores"]["merged"].items()}
@@ -24,15 +24,15 @@ def croissant(facts: Facts) -> dict[str, Any]:
         for one, several in facts.judged["classes"]["merged"].items()
         for key, value in several.items()
     }
-    table = images(data, facts.params.dataset.root)
+    table = images_csv(data, facts.params.dataset.root)
     about = {
         "SAM": facts.sam if facts.params.merging.sam else "not used",
-        **values(facts.params, facts.name),
+        **param_values(facts.params, facts.name),
         **scores,
         **by_class,
     }
     files = {
-        "labels": "Class ids, 255: unlabelled.",
+        "labels": "Class ids, 255: unlabeled.",
         "sources": "Where a pixel's label comes from: "
         + ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
         + ".",
@@ -87,11 +87,11 @@ def croissant(facts: Facts) -> dict[str, Any]:
                 "key": {"@id": "classes/id"},
                 "field": [
                     {"@type": "cr:Field", "@id": f"classes/{name}", "dataType": kind}
-                    for name, kind in (("id", "sc:Integer"), ("name", "sc:Text"), ("colour", "sc:Text"))
+                    for name, kind in (("id", "sc:Integer"), ("name", "sc:Text"), ("color", "sc:Text"))
                 ],
                 "data": [
-                    {"classes/id": k, "classes/name": one, "classes/colour": "#{:02x}{:02x}{:02x}".format(*colour)}
-                    for k, (one, colour) in enumerate(zip(data.classes, data.palette, strict=True))
+                    {"classes/id": k, "classes/name": one, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
+                    for k, (one, color) in enumerate(zip(data.classes, data.palette, strict=True))
                 ],
             },
             *(

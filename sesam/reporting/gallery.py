@@ -1,4 +1,4 @@
-"""Images as layers inside of a page: what `panels` hands to `report`, small enough to be shown by the dozen."""
+"""Images as layers inside of a page: what `panels` hands to `label_metrics`, small enough to be shown by the dozen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.label_png import full_palette
 from sesam.errors import SesamError
-from sesam.reporting.pages import Colour
+from sesam.reporting.pages import Color
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
     *("image", "fine", "weak", "teacher", "teacher's confidence"),
@@ -31,7 +31,7 @@ _DataUrl = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0
 @with_config(_STRICT)
 @dataclass(frozen=True)
 class Layer:
-    """One of an image's layers. kind: whose colours it has. confidence: below what the layer is made pale."""
+    """One of an image's layers. kind: whose colors it has. confidence: below what the layer is made pale."""
 
     name: str
     kind: Literal["image", "classes", "sources", "confidence"]
@@ -41,7 +41,7 @@ class Layer:
 
 @with_config(_STRICT)
 @dataclass(frozen=True)
-class Shown:
+class GalleryImage:
     """A training image. components: what became of each, in words."""
 
     id: str
@@ -49,33 +49,33 @@ class Shown:
     components: list[str]
 
 
-def write_gallery(path: Path, images: Sequence[Shown]) -> None:
+def write_gallery(path: Path, images: Sequence[GalleryImage]) -> None:
     write_json(path, [asdict(one) for one in images])
 
 
-def read_gallery(path: Path) -> list[Shown]:
+def read_gallery(path: Path) -> list[GalleryImage]:
     """A round's images; SesamError if the file holds anything else than `write_gallery` writes."""
     try:
-        return TypeAdapter(list[Shown]).validate_python(read_json(path))
+        return TypeAdapter(list[GalleryImage]).validate_python(read_json(path))
     except ValidationError as problem:
         where = ".".join(map(str, problem.errors()[0]["loc"])) or "all of it"
         message = f"{path} is damaged ({where}: {problem.errors()[0]['msg']}). Run `dvc repro panels`."
         raise SesamError(message) from None
 
 
-def photograph(pixels: np.ndarray) -> str:
+def photo_url(pixels: np.ndarray) -> str:
     """(H, W, 3) uint8 RGB as the data URL of a JPEG."""
     return _url(Image.fromarray(_smaller(pixels, cv2.INTER_AREA)), "JPEG", quality=85)
 
 
-def label_map(values: np.ndarray, palette: Sequence[Colour], nothing: int) -> str:
-    """(H, W) uint8 in its colours as the data URL of a PNG; the value `nothing` is transparent."""
+def label_url(values: np.ndarray, palette: Sequence[Color], nothing: int) -> str:
+    """(H, W) uint8 in its colors as the data URL of a PNG; the value `nothing` is transparent."""
     picture = Image.fromarray(_smaller(values, cv2.INTER_NEAREST), mode="P")
     picture.putpalette(full_palette(palette).tobytes())
     return _url(picture, "PNG", transparency=nothing, optimize=True)
 
 
-def grey(values: np.ndarray) -> str:
+def gray_url(values: np.ndarray) -> str:
     """(H, W) uint8 as the data URL of a PNG."""
     return _url(Image.fromarray(_smaller(values, cv2.INTER_NEAREST)), "PNG", optimize=True)
 

@@ -14,20 +14,20 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from sesam.artifacts.manifest import Dataset
-from sesam.artifacts.metrics_schema import read_judged, read_summary
+from sesam.artifacts.metrics_schema import read_metrics, read_summary
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
-from sesam.params import Params, flat
+from sesam.params import Params, flatten
 from sesam.paths import METRICS
 from sesam.reporting.charts import as_html, charts
-from sesam.reporting.gallery import LAYERS, Shown
-from sesam.reporting.pages import Colour
-from sesam.reporting.tables import tables, title
+from sesam.reporting.gallery import LAYERS, GalleryImage
+from sesam.reporting.pages import Color
+from sesam.reporting.tables import network_title, tables
 from sesam.yaml_io import read_yaml
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
-class Value(NamedTuple):
+class ParamDiff(NamedTuple):
     """A param; committed: what the last commit has, where that differs."""
 
     key: str
@@ -48,9 +48,9 @@ def committed_params() -> tuple[str | None, Mapping[str, Any]]:
     return (commit.strip(), params) if isinstance(params, Mapping) else (None, {})
 
 
-def compare(params: Mapping[str, Any], committed: Mapping[str, Any]) -> list[Value]:
+def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> list[ParamDiff]:
     """Every param, with the committed value where it differs; one that only one of them has is "–" in the other."""
-    now, then = flat(params), flat(committed)
+    now, then = flatten(params), flatten(committed)
 
     def text(values: Mapping[str, Any], key: str) -> str:
         if key not in values:
@@ -58,7 +58,9 @@ def compare(params: Mapping[str, Any], committed: Mapping[str, Any]) -> list[Val
         return "null" if values[key] is None else str(values[key])
 
     return [
-        Value(key, text(now, key), None if key in now and key in then and now[key] == then[key] else text(then, key))
+        ParamDiff(
+            key, text(now, key), None if key in now and key in then and now[key] == then[key] else text(then, key)
+        )
         for key in dict.fromkeys([*now, *then])
     ]
 
@@ -68,19 +70,21 @@ def _decisive(params: Mapping[str, Any]) -> dict[str, Any]:
     return {group: value for group, value in params.items() if group != "runtime"}
 
 
-def legend(names: tuple[str, ...], palette: tuple[Colour, ...]) -> list[tuple[str, str]]:
-    return [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(names, palette, strict=True)]
+def legend(names: tuple[str, ...], palette: tuple[Color, ...]) -> list[tuple[str, str]]:
+    return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(names, palette, strict=True)]
 
 
-def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> str:
+def render_page(data: Dataset, params: Params, rounds: Mapping[str, list[GalleryImage]]) -> str:
     """The page. rounds: the gallery of each round."""
-    networks, labels = read_judged(params.rounds, data.classes)
+    networks, labels = read_metrics(params.rounds, data.classes)
     summary = read_summary(METRICS / "summary.json")
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
-    reached = {title(name): scores["mIoU"] for name, scores in networks.items()}
+    reached = {network_title(name): scores["mIoU"] for name, scores in networks.items()}
     drawn = charts(tables(networks, labels, data.classes), summary["hours"], reached)
     content: dict[str, Any] = {
-        "networks": [(title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()],
+        "networks": [
+            (network_title(name), scores["mIoU"], scores["pixel_accuracy"]) for name, scores in networks.items()
+        ],
         "labels": [
             (name, part, scores["precision"], scores["recall"], scores["coverage"], scores["mIoU"])
             for name, judged in labels.items()
@@ -98,7 +102,7 @@ def page(data: Dataset, params: Params, rounds: Mapping[str, list[Shown]]) -> st
         weak=params.weak.kind,
         gamma=params.augment.confidence,
         charts=[(chart.title, as_html(chart, f"chart{k}")) for k, chart in enumerate(drawn)],
-        params=compare(*(_decisive(one) for one in (now, then if commit else now))),
+        params=compare_params(*(_decisive(one) for one in (now, then if commit else now))),
         commit=commit,
         gallery={name: [[asdict(layer) for layer in one.layers] for one in its] for name, its in rounds.items()},
         names=[

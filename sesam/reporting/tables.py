@@ -12,17 +12,17 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import write_text
 from sesam.params import Minutes
-from sesam.scores import share
+from sesam.scores import ratio
 
 Reports = Mapping[str, Mapping[str, Any]]  # by round or network what evaluate_labels or evaluate wrote
 
 
 def annotation_hours(images: int, kind: str, minutes: Minutes) -> tuple[float | None, float | None]:
-    """Hours to annotate `images` images with labels of `kind`, and their share of fine labels'; None if unknown."""
+    """Hours to annotate `images_csv` images with labels of `kind`, and their share of fine labels'; None if unknown."""
     weak, fine = getattr(minutes, kind), minutes.fine
     if weak is None:
         return None, None
-    return round(images * weak / 60, 4), None if fine is None else share(weak, fine)
+    return round(images * weak / 60, 4), None if fine is None else ratio(weak, fine)
 
 
 def summary(networks: Reports, rounds: Reports, hours: float | None, part: float | None) -> dict[str, float | None]:
@@ -35,7 +35,7 @@ def summary(networks: Reports, rounds: Reports, hours: float | None, part: float
 def tables(
     networks: Reports, rounds: Reports, classes: Sequence[str]
 ) -> dict[str, tuple[Sequence[str], list[Sequence[Any]]]]:
-    """Header and rows of each table; `series` is what a plot tells apart by colour or by panel.
+    """Header and rows of each table; `series` is what a plot tells apart by color or by panel.
 
     training: loss over steps. iou: IoU of each class by each network. labels: precision and recall of each
     label set. label_classes: the same of each merged label and class. components: of each round and class the
@@ -48,11 +48,11 @@ def tables(
         for name, judged in rounds.items()
         for part, scores in judged["scores"].items()
     }
-    matrices = {title(name): np.array(judged["confusion"]) for name, judged in networks.items()}
+    matrices = {network_title(name): np.array(judged["confusion"]) for name, judged in networks.items()}
     matrices |= {
         f"{name} {part}": np.array(rounds[name]["confusion"][part]) for name in rounds for part in ("sam", "merged")
     }
-    names = (*classes, "unlabelled")
+    names = (*classes, "unlabeled")
 
     def known(value: float | None) -> bool:
         return value is not None
@@ -60,12 +60,12 @@ def tables(
     return {
         "training": (
             ("step", "series", "loss"),
-            [(step, title(name), loss) for name, judged in networks.items() for step, loss in judged["loss"]],
+            [(step, network_title(name), loss) for name, judged in networks.items() for step, loss in judged["loss"]],
         ),
         "iou": (
             ("class", "series", "IoU"),
             [
-                (k, title(name), value)
+                (k, network_title(name), value)
                 for name, judged in networks.items()
                 for k, value in judged["classes"].items()
                 if known(value)
@@ -105,16 +105,20 @@ def tables(
         ),
         "confusion": (
             ("series", "actual", "predicted", "share"),
-            [(name, names[i], names[j], part) for name, matrix in matrices.items() for i, j, part in shares(matrix)],
+            [
+                (name, names[i], names[j], part)
+                for name, matrix in matrices.items()
+                for i, j, part in row_shares(matrix)
+            ],
         ),
     }
 
 
-def title(network: str) -> str:
+def network_title(network: str) -> str:
     return network if network == "teacher" else f"student {network}"
 
 
-def shares(matrix: np.ndarray) -> Iterator[tuple[int, int, float]]:
+def row_shares(matrix: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """Row, column and share of its row, of the cells to plot; the diagonal first, for plots keep the first order."""
     parts = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)).round(3)
     for k in range(len(parts)):
@@ -130,7 +134,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, text.getvalue())
 
 
-def remove_others(folder: Path, names: Container[str]) -> None:
+def remove_stale(folder: Path, names: Container[str]) -> None:
     """Remove from a folder the files of rounds that are no more: DVC would count them as a part of it."""
     for path in folder.glob("*.json"):
         if path.stem not in names:

@@ -17,18 +17,21 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from sesam.errors import SesamError
-from sesam.geometry.rle import decode_mask
+from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime
-from sesam.sam.decoder import Decoder, mask_prompt, shrink
+from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import Compiled, ViTEncoder
-from sesam.sam.oom_batching import AtOnce
+from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
-from sesam.sam.upscaling import Axis, make_axis, run_lengths
+from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
-PROMPTS = {"cpu": 4, "cuda": 128}  # decoded at once; no param, for another number may round a mask's edge differently
+PROMPTS_PER_CALL = {
+    "cpu": 4,
+    "cuda": 128,
+}  # decoded at once; no param, for another number may round a mask's edge differently
 
 
-def fit(image: np.ndarray, side: int) -> Tensor:
+def preprocess(image: np.ndarray, side: int) -> Tensor:
     """An image (H, W, 3) uint8 RGB of any size with its longer side at `side` pixels, as SamPredictor resizes it."""
     return torch.from_numpy(ResizeLongestSide(side).apply_image(image))
 
@@ -55,9 +58,9 @@ class SamSegmenter:
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
-        self.fit = partial(fit, side=self.side)
-        self.images = AtOnce("images", runtime.batch if runtime and device.type == "cuda" else 1)
-        self.prompts = AtOnce("prompts", PROMPTS[device.type])
+        self.preprocess = partial(preprocess, side=self.side)
+        self.images = OomBatcher("images", runtime.batch if runtime and device.type == "cuda" else 1)
+        self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -77,26 +80,26 @@ class SamSegmenter:
         if not any(prompts):
             return [[] for _ in prompts]
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
-        jobs = [Job(i, sizes[i], prompt) for i, several in enumerate(prompts) for prompt in several]
+        jobs = [ImagePrompt(i, sizes[i], prompt) for i, several in enumerate(prompts) for prompt in several]
         found: dict[int, Candidates] = {}
-        for group in alike([job.prompt for job in jobs]):
+        for group in group_by_num_points([job.prompt for job in jobs]):
             done = self.prompts.map(partial(self._decode, features), [jobs[k] for k in group])
             found |= dict(zip(group, done, strict=True))
         ordered = iter([found[k] for k in range(len(jobs))])
         return [[next(ordered) for _ in several] for several in prompts]
 
-    def _decode(self, features: Tensor, jobs: Sequence[Job]) -> list[Candidates]:
+    def _decode(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> list[Candidates]:
         logits, quality = self.logits(features, jobs)
         counts: list[np.ndarray] = []
         for size, same in groupby(range(len(jobs)), key=lambda k: jobs[k].size):
             part = list(same)
             masks = logits[part[0] : part[-1] + 1].flatten(0, 1)
-            counts += run_lengths(masks, *self._axes(size), self.sam.mask_threshold)
+            counts += iter_counts(masks, *self._axes(size), self.sam.mask_threshold)
         iou = quality.cpu().numpy()
         return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(jobs))]
 
     @torch.inference_mode()
-    def logits(self, features: Tensor, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+    def logits(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         """What the decoder makes of prompts with equal numbers of points: see Decoder.
 
         features: (I, C, h, w) float32, the embeddings of the images that `jobs` count.
@@ -114,9 +117,9 @@ class SamSegmenter:
         rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
         return rows, columns
 
-    def _encode_prompts(self, jobs: Sequence[Job]) -> tuple[Tensor, Tensor]:
+    def _encode_prompts(self, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
-        if masks := [self._shrink(decode_mask(k.prompt.mask, k.size)) for k in jobs if k.prompt.mask is not None]:
+        if masks := [self._shrink(rle_to_mask(k.prompt.mask, k.size)) for k in jobs if k.prompt.mask is not None]:
             return encode(None, None, mask_prompt(torch.stack(masks)).to(self.device))
         if prompts[0].points is not None:
             pixels = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
@@ -130,10 +133,10 @@ class SamSegmenter:
 
     def _shrink(self, mask: np.ndarray) -> Tensor:
         resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
-        return shrink(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
+        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
 
 
-class Job(NamedTuple):
+class ImagePrompt(NamedTuple):
     """A prompt of the image with the number `image`, which has `size` (height, width)."""
 
     image: int
@@ -153,7 +156,7 @@ class _Autocast(nn.Module):
             return self.encoder(images).float()
 
 
-def alike(prompts: Sequence[Prompt]) -> list[list[int]]:
+def group_by_num_points(prompts: Sequence[Prompt]) -> list[list[int]]:
     """The prompts' numbers grouped by the number of points, in order; one batch needs equal numbers."""
     groups: dict[int, list[int]] = {}
     for k, prompt in enumerate(prompts):

@@ -17,7 +17,7 @@ STRIDE = 8
 WIDTH = 128
 
 
-def build_embedded_sam() -> Sam:
+def build_bundled_sam() -> Sam:
     """The embedded SAM with fresh weights, in train mode."""
     grid = IMAGE_SIZE // STRIDE
     return Sam(
@@ -41,7 +41,7 @@ def build_embedded_sam() -> Sam:
 
 
 class PyramidEncoder(nn.Module):
-    """(B, 3, 320, 320) float, normalised, to (B, 128, 40, 40) float: features of strides 4 to 32, all brought to 8."""
+    """(B, 3, 320, 320) float, normalized, to (B, 128, 40, 40) float: features of strides 4 to 32, all brought to 8."""
 
     img_size = IMAGE_SIZE  # read by Sam.preprocess and SamPredictor
 

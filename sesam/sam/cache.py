@@ -16,28 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sesam.artifacts.atomic_io import disk_trouble_named, fingerprint, sha256, whole
-from sesam.artifacts.fingerprint import code_of, versions
-from sesam.artifacts.manifest import Item
+from sesam.artifacts.atomic_io import atomic_path, json_digest, reraise_disk_errors, sha256
+from sesam.artifacts.fingerprint import code_fingerprint, library_versions
+from sesam.artifacts.manifest import ImageRecord
 from sesam.params import Runtime, SamParams
 from sesam.paths import EMBEDDINGS
-from sesam.sam.checkpoints import weights_of
-from sesam.sam.registry import model_named
+from sesam.sam.checkpoints import resolve_weights
+from sesam.sam.registry import get_model
 
 ENGINE = re.compile("[0-9a-f]{16}")  # a folder of embeddings: how its engine's fingerprint begins
 
 
-def engine(sam: SamParams) -> str:
+def engine_fingerprint(sam: SamParams) -> str:
     """The fingerprint of what decides an embedding besides its image."""
-    weights, digest = weights_of(sam)
-    decisive = [sam.model, sam.precision, digest, code_of("embed", "sesam/sam"), versions()]
-    if weights is not None and model_named(sam.model).checkpoint:  # it is built by a library, of the file beside it
+    weights, digest = resolve_weights(sam)
+    decisive = [sam.model, sam.precision, digest, code_fingerprint("embed", "sesam/sam"), library_versions()]
+    if weights is not None and get_model(sam.model).needs_checkpoint:  # it is built by a library, of the file beside it
         config = weights.with_name("config.json")
         decisive.append(sha256(config) if config.is_file() else "")
-    return fingerprint(*decisive)
+    return json_digest(*decisive)
 
 
-def cache_folder(runtime: Runtime) -> Path:
+def cache_dir(runtime: Runtime) -> Path:
     """`runtime.cache`, or data/embeddings of this checkout, also for DVC's experiments in folders of their own."""
     if runtime.cache is not None:
         return Path(runtime.cache)
@@ -53,15 +53,15 @@ class EmbeddingCache:
     def __init__(self, engine: str, root: Path) -> None:
         self.root, self.folder = root, root / engine[:16]
 
-    def __contains__(self, item: Item) -> bool:
-        """Whether there is one; whether it is whole, `load` tells."""
+    def __contains__(self, item: ImageRecord) -> bool:
+        """Whether there is one; whether it is whole, `load_trace` tells."""
         try:
             with np.load(self._path(item)) as archive:
                 return "embedding" in archive.files
         except Exception:  # of many kinds, for the file may hold anything
             return False
 
-    def load(self, item: Item) -> Tensor | None:
+    def load(self, item: ImageRecord) -> Tensor | None:
         """The cached embedding, or None if there is none that is whole by its check sum."""
         try:
             with np.load(self._path(item), allow_pickle=False) as archive:
@@ -70,12 +70,12 @@ class EmbeddingCache:
             return None
         return torch.from_numpy(found) if found.dtype.kind in "fiu" else None
 
-    def save(self, item: Item, embedding: np.ndarray) -> None:
+    def save(self, item: ImageRecord, embedding: np.ndarray) -> None:
         """Keep an embedding; on disk when this returns, unless another experiment makes room meanwhile."""
-        with suppress(FileNotFoundError), whole(self._path(item)) as unfinished:
+        with suppress(FileNotFoundError), atomic_path(self._path(item)) as unfinished:
             np.savez(unfinished, embedding=embedding)  # not np.save: an archive has a check sum
 
-    def room_for(self, items: Sequence[Item], each: int, limit_gb: float) -> tuple[bool, list[str]]:
+    def reserve(self, items: Sequence[ImageRecord], each: int, limit_gb: float) -> tuple[bool, list[str]]:
         """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
 
         What else lies in the cache is removed until all embeddings together take no more than the limit: first, oldest
@@ -83,19 +83,19 @@ class EmbeddingCache:
         SesamError if the folder cannot be written to.
         """
         total, missing = each * len(items), each * sum(item not in self for item in items)
-        with disk_trouble_named(self.folder):
+        with reraise_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
             return False, [f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"]
-        lines = self._make_room(items, total, limit_gb)
+        lines = self.evict(items, total, limit_gb)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
             lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes anew")
             return False, lines
         return True, [*lines, f"{size}, are kept in {self.folder}"]
 
-    def _make_room(self, items: Sequence[Item], total: int, limit_gb: float) -> list[str]:
+    def evict(self, items: Sequence[ImageRecord], total: int, limit_gb: float) -> list[str]:
         """Remove what is not of `items` until the rest and their `total` bytes keep to the limit; lines that say so."""
         needed = {self._path(item) for item in items}
         spare = []  # of what may go: whether it is this engine's, how old, bytes, path
@@ -133,5 +133,5 @@ class EmbeddingCache:
             lines.append(f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.cache_gb")
         return lines
 
-    def _path(self, item: Item) -> Path:
+    def _path(self, item: ImageRecord) -> Path:
         return self.folder / f"{item.sha256}.npz"

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.component_records import read_prompts
-from sesam.artifacts.manifest import Item, item_image
-from sesam.execution.pipeline import Steps
-from sesam.geometry.rle import encode_counts
+from sesam.artifacts.manifest import ImageRecord, load_image
+from sesam.execution.pipeline import PipelineSteps
+from sesam.geometry.rle import counts_to_rle
 from sesam.params import Params
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.checkpoints import load_segmenter
-from sesam.sam.segmenter import Candidates, Fit, Prompt, Segmenter
+from sesam.sam.segmenter import Candidates, Preprocess, Prompt, Segmenter
 
 
 def component_prompts(document: dict[str, Any]) -> list[Prompt]:
@@ -30,25 +30,27 @@ def component_prompts(document: dict[str, Any]) -> list[Prompt]:
     return [read(component) for component in document["components"]]
 
 
-class Loaded(NamedTuple):
+class LoadedImage(NamedTuple):
     """An image as it is read: its components' numbers and prompts, its embedding or, if that is not cached, itself."""
 
-    item: Item
+    item: ImageRecord
     numbers: list[int]
     prompts: list[Prompt]
     embedding: Tensor | None
     image: Tensor | None
 
 
-def read(item: Item, prompts: Path, cache: EmbeddingCache, fit: Fit) -> Loaded:
+def read(item: ImageRecord, prompts: Path, cache: EmbeddingCache, fit: Preprocess) -> LoadedImage:
     embedding = cache.load(item)
-    image = fit(item_image(item)) if embedding is None else None
+    image = fit(load_image(item)) if embedding is None else None
     document = read_prompts(prompts / f"{item.id}.json", item)
     numbers = [component["number"] for component in document["components"]]
-    return Loaded(item, numbers, component_prompts(document), embedding, image)
+    return LoadedImage(item, numbers, component_prompts(document), embedding, image)
 
 
-def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, dict[int, Candidates], np.ndarray | None]]:
+def compute(
+    loaded: list[LoadedImage], segmenter: Segmenter
+) -> list[tuple[ImageRecord, dict[int, Candidates], np.ndarray | None]]:
     """What `write` takes, for each image."""
     new = iter(segmenter.encode([one.image for one in loaded if one.image is not None]))
     embeddings = [next(new) if one.embedding is None else one.embedding for one in loaded]
@@ -65,7 +67,11 @@ def compute(loaded: list[Loaded], segmenter: Segmenter) -> list[tuple[Item, dict
 
 
 def write(
-    item: Item, found: dict[int, Candidates], fresh: np.ndarray | None, folder: Path, cache: EmbeddingCache | None
+    item: ImageRecord,
+    found: dict[int, Candidates],
+    fresh: np.ndarray | None,
+    folder: Path,
+    cache: EmbeddingCache | None,
 ) -> None:
     """An image's candidates by component number: COCO run lengths and predicted IoU; a new embedding to the cache."""
     if cache and fresh is not None:
@@ -75,7 +81,7 @@ def write(
         {
             "number": number,
             "candidates": [
-                {"iou": round(float(iou), 5), "rle": encode_counts(counts, shape)}
+                {"iou": round(float(iou), 5), "rle": counts_to_rle(counts, shape)}
                 for counts, iou in zip(one.counts, one.iou, strict=True)
             ],
         }
@@ -85,10 +91,10 @@ def write(
     write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": components})
 
 
-def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> Steps:
+def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> PipelineSteps:
     segmenter = load_segmenter(params)
-    return Steps(
-        partial(read, prompts=prompts, cache=cache, fit=segmenter.fit),
+    return PipelineSteps(
+        partial(read, prompts=prompts, cache=cache, fit=segmenter.preprocess),
         partial(compute, segmenter=segmenter),
         partial(write, folder=folder, cache=cache if keep else None),
         segmenter.device,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 MASK_LOGIT = 8.0  # what a mask prompt says inside the mask; minus that outside
 
 
-def shrink(mask: np.ndarray, resized: tuple[int, int], side: int, cells: tuple[int, int]) -> Tensor:
+def downsample_mask(mask: np.ndarray, resized: tuple[int, int], side: int, cells: tuple[int, int]) -> Tensor:
     """A mask (H, W) bool as a prompt encoder takes it, `cells` bool; any pixel of a cell counts, so thin parts stay.
 
     resized: (height, width) of the image in the model's input of `side` pixels; the rest is padding.
@@ -71,14 +71,16 @@ class Decoder:
                 placed = queries + tokens
                 queries = layer.norm1(queries + layer.self_attn(placed, placed, queries))
             to_image = layer.cross_attn_token_to_image
-            attended = _attend(to_image, to_image.q_proj(queries + tokens), _of(k, owner), _of(v, owner))
+            attended = _attend(
+                to_image, to_image.q_proj(queries + tokens), expand_to_prompts(k, owner), expand_to_prompts(v, owner)
+            )
             queries = layer.norm2(queries + attended)
             queries = layer.norm3(queries + layer.mlp(queries))
             to_tokens = layer.cross_attn_image_to_token
             update = _attend_few(
-                to_tokens, _of(q, owner), to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
+                to_tokens, expand_to_prompts(q, owner), to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
             )
-            keys = layer.norm4(update.add_(_of(keys, owner)))
+            keys = layer.norm4(update.add_(expand_to_prompts(keys, owner)))
             owner = None
         weight, offset = self.last
         k, v = F.linear(keys, weight).add_(offset).chunk(2, dim=-1)
@@ -93,8 +95,8 @@ class Decoder:
     def _masks(self, image: Tensor, states: Tensor) -> Tensor:
         """Image tokens (P, h, w, C) and the three mask tokens' states (P, 3, C) to logits (P, 3, 4h, 4w)."""
         first, norm, act, second, last_act = self.decoder.output_upscaling
-        x = act(F.layer_norm(_double(first, image), (first.out_channels,), norm.weight, norm.bias, norm.eps))
-        x = last_act(_double(second, x))
+        x = act(F.layer_norm(upsample2x(first, image), (first.out_channels,), norm.weight, norm.bias, norm.eps))
+        x = last_act(upsample2x(second, x))
         kernels = [mlp(states[:, k]) for k, mlp in enumerate(self.decoder.output_hypernetworks_mlps[1:])]
         logits = x.flatten(1, -2) @ torch.stack(kernels, dim=-1)  # (P, h*w*2*2*2*2, 3)
         p, h, w, _ = image.shape
@@ -111,7 +113,7 @@ class Decoder:
         return torch.cat([part.weight for part, _ in parts]), torch.cat(offset, dim=-1)
 
 
-def _double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+def upsample2x(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """A transposed convolution with stride and kernel 2: (..., C) to (..., 2, 2, D), one matrix product."""
     y = x @ layer.weight.permute(0, 2, 3, 1).flatten(1)
     return y.unflatten(-1, (2, 2, -1)).add_(layer.bias)
@@ -135,7 +137,7 @@ def _heads(layer: Attention, x: Tensor) -> Tensor:
     return x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
 
 
-def _of(x: Tensor, owner: Tensor | None) -> Tensor:
+def expand_to_prompts(x: Tensor, owner: Tensor | None) -> Tensor:
     """The rows of x (I, ...) that belong to each prompt (P, ...); a single image's without a copy."""
     if owner is None:
         return x

@@ -30,11 +30,13 @@ class ViTEncoder(nn.Module):
     back: Tensor
 
     def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False) -> None:
-        """`dtype`: of the matrix products. `folded`: attention as `Folded` has it, else as `Blockwise`."""
+        """`dtype`: of the matrix products. `folded`: `FoldedBiasAttention`, else `BlockwiseAttention`."""
         super().__init__()
         self.vit = vit
         self.dtype = dtype
-        self.attentions = nn.ModuleList((Folded if folded else Blockwise)(block.attn) for block in vit.blocks)
+        self.attentions = nn.ModuleList(
+            (FoldedBiasAttention if folded else BlockwiseAttention)(block.attn) for block in vit.blocks
+        )
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
                 layer.to(dtype)
@@ -98,7 +100,7 @@ class Compiled:
         return self.encoder(images)
 
 
-class Blockwise(nn.Module):
+class BlockwiseAttention(nn.Module):
     """What the heads of the attention layer `attn` say, the bias added to a block of scores at a time."""
 
     def __init__(self, attn: Attention) -> None:
@@ -121,8 +123,8 @@ class Blockwise(nn.Module):
         return attend_in_blocks(q, k, v, rel_h.flatten(2, 3), rel_w.flatten(2, 3)).transpose(1, 2).flatten(2)
 
 
-class Folded(nn.Module):
-    """`Blockwise` for a GPU's fused attention in bfloat16: the bias is part of queries and keys.
+class FoldedBiasAttention(nn.Module):
+    """`BlockwiseAttention` for a GPU's fused attention in bfloat16: the bias is part of queries and keys.
 
     To a score q'k / sqrt(d) SAM adds what q says of the key's row and of its column, both linear in q. Here a query
     has these, times sqrt(d), as 2 * side more channels, and a key a one at its row's and at its column's, so that the

@@ -20,13 +20,13 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from sesam.errors import SesamError
-from sesam.geometry.rle import decode_mask
+from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.batched_sam import PROMPTS, alike
-from sesam.sam.decoder import mask_prompt, shrink
-from sesam.sam.oom_batching import AtOnce
+from sesam.sam.batched_sam import PROMPTS_PER_CALL, group_by_num_points
+from sesam.sam.decoder import downsample_mask, mask_prompt
+from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
-from sesam.sam.upscaling import run_lengths_of_rows
+from sesam.sam.upscaling import rows_to_counts
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ FAMILIES = {
 }
 
 
-def fit(image: np.ndarray, processor: Any) -> Tensor:
+def preprocess(image: np.ndarray, processor: Any) -> Tensor:
     """An image (H, W, 3) uint8 RGB of any size as the model takes it, (3, S, S) float32."""
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
@@ -76,10 +76,10 @@ class HuggingFaceSegmenter:
         size = {"height": self.side, "width": self.side} if family.square else {"longest_edge": self.side}
         padded = {} if family.square else {"pad_size": {"height": self.side, "width": self.side}}
         self.processor = getattr(transformers, family.processor)(size=size, **padded)
-        self.fit = partial(fit, processor=self.processor)
+        self.preprocess = partial(preprocess, processor=self.processor)
         self.shapes = _shapes(model)
-        self.images = AtOnce("images", runtime.batch if runtime and device.type == "cuda" else 1)
-        self.prompts = AtOnce("prompts", PROMPTS[device.type])
+        self.images = OomBatcher("images", runtime.batch if runtime and device.type == "cuda" else 1)
+        self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -110,7 +110,7 @@ class HuggingFaceSegmenter:
         if not self.family.square:
             read = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
         found: dict[int, Candidates] = {}
-        for group in alike(prompts):
+        for group in group_by_num_points(prompts):
             work = partial(self._masks, read, size)
             if prompts[group[0]].mask is not None:  # of the whole image, so they come one by one
                 done = [one for k in group for one in work([prompts[k]])]
@@ -125,7 +125,7 @@ class HuggingFaceSegmenter:
         scaling = () if self.family.square else (resized,)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
         iou = out.iou_scores[0].float().cpu().numpy()
-        counts = run_lengths_of_rows(masks.view(-1, *size).transpose(1, 2).flatten(1))
+        counts = rows_to_counts(masks.view(-1, *size).transpose(1, 2).flatten(1))
         return [Candidates(list(islice(counts, len(one))), one) for one in iou]
 
     def _prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ class HuggingFaceSegmenter:
         first = prompts[0]
         if first.mask is not None:
             _, height, width = self.shapes[-1 if self.family.square else 0]
-            small = shrink(decode_mask(first.mask, size), (rows, columns), self.side, (4 * height, 4 * width))
+            small = downsample_mask(rle_to_mask(first.mask, size), (rows, columns), self.side, (4 * height, 4 * width))
             return {"input_masks": mask_prompt(small[None]).to(self.device)}
         if first.points is not None:
             points = np.stack([one.points * scale for one in prompts if one.points is not None])

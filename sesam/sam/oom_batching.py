@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class AtOnce:
+class OomBatcher:
     """How many of a kind are computed at once; halved for good when the GPU's memory does not hold them."""
 
     def __init__(self, kind: str, number: int) -> None:

@@ -26,14 +26,14 @@ class Model:
     """load(weights, device, sam, runtime) loads it. embedding_bytes: of an image, on disk.
 
     address: of its published weights, an URL or a path in the repository; None if it has no weights, or, with
-    `checkpoint`, none that are fetched: `sam.checkpoint` names them. sha256: theirs.
+    `needs_checkpoint`, none that are fetched: `sam.checkpoint` names them. sha256: theirs.
     """
 
     load: Callable[[Path | None, torch.device, SamParams, Runtime | None], Segmenter]
     embedding_bytes: int
-    address: str | None = None
+    url: str | None = None
     sha256: str | None = None
-    checkpoint: bool = False
+    needs_checkpoint: bool = False
 
 
 def _load_vit(
@@ -49,10 +49,10 @@ def _load_vit(
 
 def _load_embedded(weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
     from sesam.sam.batched_sam import load_sam
-    from sesam.sam.bundled import build_embedded_sam
+    from sesam.sam.bundled import build_bundled_sam
 
     assert weights is not None  # its entry has an address
-    return load_sam(build_embedded_sam, weights, device, sam.precision, runtime)
+    return load_sam(build_bundled_sam, weights, device, sam.precision, runtime)
 
 
 def _load_transformers(
@@ -97,7 +97,7 @@ MODELS = {
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
     ),
     **{
-        name: Model(partial(_load_transformers, family), 2 * values, checkpoint=True)
+        name: Model(partial(_load_transformers, family), 2 * values, needs_checkpoint=True)
         for name, family, values in (
             ("sam2", "sam2", 32 * 256**2 + 64 * 128**2 + 256 * 64**2),
             ("sam3_tracker", "sam3_tracker", 32 * 288**2 + 64 * 144**2 + 256 * 72**2),
@@ -110,7 +110,7 @@ MODELS = {
 }
 
 
-def model_named(name: str) -> Model:
+def get_model(name: str) -> Model:
     """The entry of MODELS; SesamError if there is none."""
     if name not in MODELS:
         raise SesamError(f"params.yaml: sam.model is {name!r}; known are {', '.join(MODELS)}.")

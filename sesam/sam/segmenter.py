@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Fit = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
+Preprocess = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Segmenter(Protocol):
     device: torch.device
 
     @property
-    def fit(self) -> Fit:
+    def preprocess(self) -> Preprocess:
         """Brings an image to the size that `encode` takes; other processes and threads call it."""
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """What `fit` made of images, each to its embedding: a tensor of any shape, float16 on the CPU."""
+        """What `preprocess` made of images, each to its embedding: a tensor of any shape, float16 on the CPU."""
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]

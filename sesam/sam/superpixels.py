@@ -1,6 +1,6 @@
-"""The null hypothesis: regions of similar colour in the place of SAM's masks, without any training.
+"""The null hypothesis: regions of similar color in the place of SAM's masks, without any training.
 
-Superpixels (SLIC, Achanta et al. 2012) are merged step by step, the two neighbours of nearest mean colour
+Superpixels (SLIC, Achanta et al. 2012) are merged step by step, the two neighbors of nearest mean color
 first (scikit-image's region adjacency graph); three distances at which merging stops give the three
 candidates. What a pipeline gains with it, it owes to its own rules and not to SAM.
 """
@@ -18,16 +18,16 @@ from skimage.graph import RAG, merge_hierarchical, rag_mean_color
 from skimage.segmentation import slic
 from torch import Tensor
 
-from sesam.geometry.rle import decode_mask, mask_counts
-from sesam.sam.batched_sam import fit
+from sesam.geometry.rle import mask_to_counts, rle_to_mask
+from sesam.sam.batched_sam import preprocess
 from sesam.sam.segmenter import Candidates, Prompt
 
 SIDE = 256  # pixels of the longer side
 SUPERPIXELS = 600  # at most 2048: float16 holds their numbers exactly
-SCALES = (5.0, 10.0, 20.0)  # mean colours nearer than this are merged; distances in CIELAB
+SCALES = (5.0, 10.0, 20.0)  # mean colors nearer than this are merged; distances in CIELAB
 
 
-def hierarchy(image: np.ndarray) -> np.ndarray:
+def merge_superpixels(image: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB in regions at each of SCALES, finest first, (3, h, w) int."""
     lab = rgb2lab(image)
     labels, maps = slic(image, SUPERPIXELS, start_label=0), []
@@ -44,19 +44,19 @@ def hierarchy(image: np.ndarray) -> np.ndarray:
 
 
 def _pool(graph: RAG, source: int, target: int) -> None:
-    """Before `source` becomes part of `target`: the mean colour of both."""
+    """Before `source` becomes part of `target`: the mean color of both."""
     into, node = graph.nodes[target], graph.nodes[source]
     into["total color"] += node["total color"]
     into["pixel count"] += node["pixel count"]
     into["mean color"] = into["total color"] / into["pixel count"]
 
 
-def _distance(graph: RAG, source: int, target: int, neighbour: int) -> dict[str, float]:
-    apart = graph.nodes[target]["mean color"] - graph.nodes[neighbour]["mean color"]
+def _distance(graph: RAG, source: int, target: int, neighbor: int) -> dict[str, float]:
+    apart = graph.nodes[target]["mean color"] - graph.nodes[neighbor]["mean color"]
     return {"weight": float(np.linalg.norm(apart))}
 
 
-def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
+def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
     """At each scale the regions (3, h, w) that a prompt in an image of `size` (height, width) touches.
 
     Points touch the regions that they lie in; a box or mask those of which it holds more than half. The
@@ -73,14 +73,14 @@ def answer(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candid
         right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
         at[top:bottom, left:right] = True
     elif prompt.mask is not None:  # a pixel that the mask touches at all, so that thin parts stay
-        mask = decode_mask(prompt.mask, size).astype(np.float32)
+        mask = rle_to_mask(prompt.mask, size).astype(np.float32)
         at = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0
     counts, iou = [], []
     for k, ids in enumerate(regions):
         inside, every = np.bincount(ids[at], minlength=ids.max() + 1), np.bincount(ids.ravel())
         touched = inside > 0 if prompt.points is not None else inside > 0.5 * every
         answered = cv2.resize(touched[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        counts.append(mask_counts(answered))
+        counts.append(mask_to_counts(answered))
         iou.append(inside.max() / inside.sum() - 0.01 * k)
     return Candidates(counts, np.array(iou, np.float32))
 
@@ -89,17 +89,17 @@ class Superpixels:
     """A Segmenter whose embedding of an image is its hierarchy."""
 
     def __init__(self) -> None:
-        self.fit = partial(fit, side=SIDE)
+        self.preprocess = partial(preprocess, side=SIDE)
         self.device = torch.device("cpu")  # nothing here runs on a GPU
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.from_numpy(hierarchy(image.numpy())).half() for image in images]
+        return [torch.from_numpy(merge_superpixels(image.numpy())).half() for image in images]
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
         maps = [embedding.numpy().astype(int) for embedding in embeddings]
         return [
-            [answer(regions, prompt, size) for prompt in several]
+            [candidates_for(regions, prompt, size) for prompt in several]
             for regions, size, several in zip(maps, sizes, prompts, strict=True)
         ]

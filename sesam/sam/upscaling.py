@@ -18,7 +18,7 @@ from torch import Tensor
 
 TILE = 64  # pixels of the image along each axis
 # pixels of masks that exist at once, whatever the image's size and the prompts' number
-AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 28}
+MAX_PIXELS = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def make_axis(logits: int, model: int, resized: int, size: int, device: torch.de
     return Axis(start.to(device), weight.to(device), size)
 
 
-def run_lengths(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Iterator[np.ndarray]:
+def iter_counts(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Iterator[np.ndarray]:
     """Of each mask, where logits (M, h, w) scaled up exceed the threshold, its run lengths.
 
     int64 pixels, column by column, outside first: COCO's uncompressed counts.
     """
-    together = max(1, AT_ONCE[logits.device.type] // (rows.size * columns.size))
+    together = max(1, MAX_PIXELS[logits.device.type] // (rows.size * columns.size))
     for part in logits.split(together):
-        yield from run_lengths_of_rows(masks_by_columns(part, rows, columns, threshold).flatten(1))
+        yield from rows_to_counts(masks_by_columns(part, rows, columns, threshold).flatten(1))
 
 
 def masks_by_columns(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Tensor:
@@ -88,14 +88,14 @@ def masks_by_columns(logits: Tensor, rows: Axis, columns: Axis, threshold: float
     inside, touched = drawn.amin((2, 4)) > threshold, drawn.amax((2, 4)) > threshold
     masks = inside.transpose(1, 2)[:, :, None, :, None].repeat(1, 1, TILE, 1, TILE)
     m, i, j = (touched & ~inside).nonzero(as_tuple=True)
-    for part in torch.arange(len(m), device=m.device).split(max(1, AT_ONCE[m.device.type] // TILE**2)):
+    for part in torch.arange(len(m), device=m.device).split(max(1, MAX_PIXELS[m.device.type] // TILE**2)):
         a, b, c = m[part], i[part], j[part]
         tiles = columns.weight[c] @ drawn[a, b, :, c].mT @ rows.weight[b].mT
         masks[a, c, :, b] = tiles > threshold
     return masks.flatten(3, 4).flatten(1, 2)[:, : columns.size, : rows.size]
 
 
-def run_lengths_of_rows(flat: Tensor) -> Iterator[np.ndarray]:
+def rows_to_counts(flat: Tensor) -> Iterator[np.ndarray]:
     """The run lengths of each row of (M, pixels) bool, the first of False."""
     pixels = flat.shape[1]
     flat = F.pad(flat, (1, -(pixels + 1) % 8))  # a False before the first; whole words of eight

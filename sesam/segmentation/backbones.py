@@ -23,7 +23,7 @@ WEIGHTS = (".pth", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
-class Backbone:
+class BackboneSpec:
     """config: mmseg's, of the backbone. channels: of its features, from stride 4 on. mean, std: of its input, RGB."""
 
     config: dict[str, Any]
@@ -32,12 +32,12 @@ class Backbone:
     std: list[float]
 
 
-def backbone_of(network: Architecture) -> Backbone:
+def backbone_spec(network: Architecture) -> BackboneSpec:
     """The backbone that the params name; SesamError if timm is wanted and missing, or has no such model."""
     return _resnet(network) if network.backbone in RESNETS else _timm(network)
 
 
-def _resnet(network: Architecture) -> Backbone:
+def _resnet(network: Architecture) -> BackboneSpec:
     assert network.width is not None  # the params' schema sees to it
     finest, depth = network.output_stride == 8, RESNETS[network.backbone]
     config = {
@@ -56,11 +56,11 @@ def _resnet(network: Architecture) -> Backbone:
     }
     widest = network.width * (8 if depth < 50 else 32)
     channels = [widest // 8, widest // 4, widest // 2, widest]
-    return Backbone(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    return BackboneSpec(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
-def _timm(network: Architecture) -> Backbone:
-    """A model of timm; its features' channels and strides, and how its input is normalised, are read from timm."""
+def _timm(network: Architecture) -> BackboneSpec:
+    """A model of timm; its features' channels and strides, and how its input is normalized, are read from timm."""
     try:
         import timm
     except ImportError:
@@ -92,7 +92,7 @@ def _timm(network: Architecture) -> Backbone:
     known = timm.get_pretrained_cfg(network.backbone)
     mean, std = ([255 * value for value in values] for values in (known.mean, known.std))
     config = {"type": "TIMMBackbone", "model_name": network.backbone, **options}
-    return Backbone(config, features.channels(), mean, std)
+    return BackboneSpec(config, features.channels(), mean, std)
 
 
 def load_pretrained(backbone: nn.Module, source: str, expected: str | None = None) -> None:
@@ -126,7 +126,7 @@ def load_pretrained(backbone: nn.Module, source: str, expected: str | None = Non
     module = getattr(backbone, "timm_model", backbone)
     own = module.state_dict()
     if not own.keys() & state.keys():
-        state = _by_order(own, state.values())
+        state = match_by_order(own, state.values())
     try:
         missing = [key for key in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key]
     except RuntimeError as problem:
@@ -138,7 +138,7 @@ def load_pretrained(backbone: nn.Module, source: str, expected: str | None = Non
         )
 
 
-def _by_order(own: dict[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
+def match_by_order(own: dict[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
     """`others`, whose first tensors come in the order of `own`, under its names; as far as their shapes agree."""
     named: dict[str, Tensor] = {}
     for (key, mine), value in zip(own.items(), others, strict=False):

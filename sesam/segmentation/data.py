@@ -14,22 +14,22 @@ from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomF
 from mmseg.structures import SegDataSample
 from torch.utils.data import Dataset, Sampler
 
-from sesam.artifacts.manifest import Item, item_image, item_label
-from sesam.artifacts.sources import NONE, SAM, WEAK, item_sources
-from sesam.labels import UNLABELLED
+from sesam.artifacts.manifest import ImageRecord, load_image, load_label
+from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Schedule
 from sesam.seeds import seed_of
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample t of a training: which image, and how it is resized, cropped, flipped and coloured.
+    """Sample t of a training: which image, and how it is resized, cropped, flipped and colored.
 
-    Without a source folder every labelled pixel counts as weakly labelled.
+    Without a source folder every labeled pixel counts as weakly labeled.
     """
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[ImageRecord],
         classes: int,
         labels: Path,
         sources: Path | None,
@@ -46,7 +46,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return self.schedule.iterations * self.schedule.batch
 
-    def item(self, t: int) -> Item:
+    def item(self, t: int) -> ImageRecord:
         """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
         epoch, place = divmod(t, len(self.items))
         if self.order[0] != epoch:  # kept, for a data set of a million images takes 11 ms to be shuffled
@@ -54,14 +54,14 @@ class TrainingSamples(Dataset[dict[str, Any]]):
             self.order = epoch, generator.permutation(len(self.items))
         return self.items[self.order[1][place]]
 
-    def read(self, item: Item) -> dict[str, Any]:
+    def read(self, item: ImageRecord) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
-        image = item_image(item)
-        labels = item_label(self.labels, item, self.classes)
+        image = load_image(item)
+        labels = load_label(self.labels, item, self.classes)
         if self.sources is None:
-            sources = np.where(labels == UNLABELLED, NONE, WEAK).astype(np.uint8)
+            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
-            sources = item_sources(self.sources, item)
+            sources = load_sources(self.sources, item)
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
@@ -87,7 +87,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
 
 
-class InOrder(Sampler[int]):
+class ResumableSampler(Sampler[int]):
     """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on.
 
     Of several processes that share each batch of `batch` samples, process `rank` has its part of every one.

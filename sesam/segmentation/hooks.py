@@ -15,25 +15,25 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from sesam.artifacts.atomic_io import whole
+from sesam.artifacts.atomic_io import atomic_path
 from sesam.errors import SesamError
 from sesam.seeds import seed_of
 from sesam.segmentation.loss import SOURCES
 
 if TYPE_CHECKING:
-    from sesam.segmentation.training import Task
+    from sesam.segmentation.training import TrainingTask
 
 LOG_EVERY = 10  # iterations
 CHECKPOINT_SECONDS = 120
 
 
-class Record(Hook):
+class LoggingHook(Hook):
     """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
 
     The log is kept in the checkpoints and written anew on resuming.
     """
 
-    def __init__(self, task: Task, seed: int, bar: tqdm[Any]) -> None:
+    def __init__(self, task: TrainingTask, seed: int, bar: tqdm[Any]) -> None:
         self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
@@ -104,7 +104,7 @@ class Record(Hook):
         self.live.make_summary()
 
 
-class Checkpoint(Hook):
+class CheckpointHook(Hook):
     """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
 
     priority = "VERY_LOW"  # after the learning rate's step
@@ -117,6 +117,6 @@ class Checkpoint(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
         if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS or not is_main_process():
             return
-        with whole(self.path) as unfinished:
+        with atomic_path(self.path) as unfinished:
             runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)
         self.last = time.monotonic()

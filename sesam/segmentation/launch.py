@@ -23,7 +23,7 @@ from sesam.params import Runtime
 BY_SRUN = "SESAM_BY_SRUN"  # set for the processes that `launch` starts: a whole Slurm job has srun's own variables
 
 
-def launched() -> bool:
+def is_worker_process() -> bool:
     """Whether this is one of a training's processes."""
     return "TORCHELASTIC_RUN_ID" in os.environ or BY_SRUN in os.environ
 
@@ -67,12 +67,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """In a process that was launched: the group of all of them, over NCCL, or Gloo on CPUs.
 
     An error ends the process at once: to leave the group in order it would wait for the others, and they for it.
     """
-    if not launched():
+    if not is_worker_process():
         yield
         return
     try:

@@ -11,7 +11,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
 from sesam.artifacts.sources import CONFIDENT, SAM, WEAK
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 
 SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of any other value add nothing to the loss
 
@@ -19,18 +19,18 @@ SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of any ot
 def three_source_loss(
     logits: torch.Tensor, labels: torch.Tensor, sources: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ over sources s of λ_s · Σ cross-entropy over the pixels of s / max(number of these, of weakly labelled ones).
+    """Σ over sources s of λ_s · Σ cross-entropy over the pixels of s / max(number of these, of weakly labeled ones).
 
     So each source counts by its mean, but no pixel of SAM's or of a prediction for more than one that annotators
-    labelled: beside coarse polygons, SAM's pixels are the fewer, and mostly edges.
+    labeled: beside coarse polygons, SAM's pixels are the fewer, and mostly edges.
 
-    logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabelled; sources (B, H, W) integer;
+    logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabeled; sources (B, H, W) integer;
     weights (3,) float, λ in the order of SOURCES. Returns the loss () and its three means (3,); the mean of
-    a source without labelled pixels is 0. Of several processes each has its own part of the batch: what the processes
+    a source without labeled pixels is 0. Of several processes each has its own part of the batch: what the processes
     return has as its mean the loss of the whole batch, as their gradients have.
     """
-    entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="none")
-    chosen = [(sources == source) & (labels != UNLABELLED) for source in SOURCES.values()]
+    entropy = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_INDEX, reduction="none")
+    chosen = [(sources == source) & (labels != IGNORE_INDEX) for source in SOURCES.values()]
     sums, pixels = torch.stack([(entropy * one).sum() for one in chosen]), torch.stack([one.sum() for one in chosen])
     all_reduce(pixels)
     means = sums * get_world_size() / pixels.clamp(min=1)

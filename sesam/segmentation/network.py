@@ -21,16 +21,16 @@ from mmseg.registry import MODELS
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
-from sesam.artifacts.atomic_io import damage_of, read_bytes, read_json, whole, write_json
+from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
 from sesam.artifacts.label_png import Palette
 from sesam.errors import SesamError
 from sesam.params import Architecture, Byte, Group
-from sesam.segmentation.backbones import backbone_of
+from sesam.segmentation.backbones import backbone_spec
 
 ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
 
 
-class _Saved(Group):
+class SavedNetwork(Group):
     """What network.json holds."""
 
     network: Architecture
@@ -38,9 +38,9 @@ class _Saved(Group):
     palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
 
     @model_validator(mode="after")
-    def _a_colour_each(self) -> _Saved:
+    def _a_color_each(self) -> SavedNetwork:
         if len(self.palette) != len(self.classes):
-            raise ValueError(f"{len(self.palette)} colours of {len(self.classes)} classes")
+            raise ValueError(f"{len(self.palette)} colors of {len(self.classes)} classes")
         return self
 
 
@@ -48,9 +48,9 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
     """mmseg's config of the network.
 
     Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
-    zoo, with plain batch normalisation; see `synchronise` for several GPUs. SesamError if the backbone cannot be had.
+    zoo, with plain batch normalization; see `convert_sync_batchnorm` for several GPUs. SesamError without the backbone.
     """
-    backbone = backbone_of(network)
+    backbone = backbone_spec(network)
     *_, coarse, coarsest = backbone.channels
     finest = network.output_stride == 8
     shared = {
@@ -122,7 +122,7 @@ class ShiftedDepthwise(nn.Module):
         return total
 
 
-def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
+def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The dilated depthwise convolutions of the model's ASPP, by name."""
     return {
         name: module
@@ -134,10 +134,10 @@ def dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     }
 
 
-def synchronise(model: EncoderDecoder) -> None:
-    """Have every batch normalisation of the model take its statistics over all processes, in training."""
+def convert_sync_batchnorm(model: EncoderDecoder) -> None:
+    """Have every batch normalization of the model take its statistics over all processes, in training."""
     for name, part in model.named_children():
-        if isinstance(part, TIMMBackbone):  # whose normalisations have activations in them
+        if isinstance(part, TIMMBackbone):  # whose normalizations have activations in them
             from timm.layers import convert_sync_batchnorm
 
             part.timm_model = convert_sync_batchnorm(part.timm_model)
@@ -150,10 +150,10 @@ def save_network(
 ) -> None:
     """Write the architecture, the weights of a trained network and its classes, also as mmsegmentation has them."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    known = {"classes": list(classes), "palette": [list(colour) for colour in palette]}
+    known = {"classes": list(classes), "palette": [list(color) for color in palette]}
     content = BytesIO()  # to a path torch would write its name into the file, and a full disk is none of its errors
     torch.save({"state_dict": state, "meta": {"dataset_meta": known}}, content)
-    with whole(folder / WEIGHTS) as unfinished:
+    with atomic_path(folder / WEIGHTS) as unfinished:
         unfinished.write_bytes(content.getvalue())
     architecture = {key: getattr(network, key) for key in Architecture.model_fields}
     write_json(folder / ARCHITECTURE, {"network": architecture, **known})
@@ -165,11 +165,11 @@ def save_network(
 def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
     """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours.
 
-    classes: SesamError if it is a network of others. Its class names and colours are in `dataset_meta`, as
+    classes: SesamError if it is a network of others. Its class names and colors are in `dataset_meta`, as
     mmsegmentation has them.
     """
     try:
-        saved = _Saved.model_validate(read_json(folder / ARCHITECTURE))
+        saved = SavedNetwork.model_validate(read_json(folder / ARCHITECTURE))
     except ValidationError as problem:
         (first, *_) = problem.errors()
         where = ".".join(str(part) for part in first["loc"]) or "all of it"
@@ -183,7 +183,7 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         )
     content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
-        if damage := damage_of(content):
+        if damage := find_corruption(content):
             raise ValueError(damage)
         content.seek(0)
         weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]

@@ -9,46 +9,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sesam.artifacts.label_png import Palette, write_gray, write_label
-from sesam.artifacts.manifest import Dataset, Item, item_image
-from sesam.labels import UNLABELLED
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sesam.execution.pipeline import Steps
+    from sesam.execution.pipeline import PipelineSteps
 
 
-def read(item: Item) -> tuple[Item, np.ndarray]:
-    return item, item_image(item)
+def read(item: ImageRecord) -> tuple[ImageRecord, np.ndarray]:
+    return item, load_image(item)
 
 
 def compute(
-    loaded: list[tuple[Item, np.ndarray]], predict: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-) -> list[tuple[Item, np.ndarray, np.ndarray]]:
+    loaded: list[tuple[ImageRecord, np.ndarray]], predict: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[ImageRecord, np.ndarray, np.ndarray]]:
     return [(item, *predict(image)) for item, image in loaded]
 
 
-def write(item: Item, classes: np.ndarray, confidence: np.ndarray, folder: Path, palette: Palette) -> None:
+def write(item: ImageRecord, classes: np.ndarray, confidence: np.ndarray, folder: Path, palette: Palette) -> None:
     """An image's prediction, both (H, W) uint8; the confidence comes last and says that all is there."""
     write_label(folder / "labels" / f"{item.id}.png", classes, palette)
     write_gray(folder / "confidence" / f"{item.id}.png", confidence)
 
 
-def write_nothing(item: Item, folder: Path, palette: Palette) -> None:
+def write_nothing(item: ImageRecord, folder: Path, palette: Palette) -> None:
     """The prediction of a round without a teacher."""
     shape = (item.height, item.width)
-    write(item, np.full(shape, UNLABELLED, np.uint8), np.zeros(shape, np.uint8), folder, palette)
+    write(item, np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.uint8), folder, palette)
 
 
-def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> Steps:
+def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> PipelineSteps:
     """With the round's teacher."""
     # here: torch and mmsegmentation take longer to import than a round without a teacher
-    from sesam.execution.device import pick_device
-    from sesam.execution.pipeline import Steps
+    from sesam.execution.device import resolve_device
+    from sesam.execution.pipeline import PipelineSteps
     from sesam.segmentation.network import load_network, predict
 
-    device = pick_device(params.runtime)
+    device = resolve_device(params.runtime)
     model = load_network(Path(params.rounds[name].teacher), device, dataset.classes)
     computing = partial(compute, predict=partial(predict, model, device=device))
-    return Steps(read, computing, partial(write, folder=folder, palette=dataset.palette), device)
+    return PipelineSteps(read, computing, partial(write, folder=folder, palette=dataset.palette), device)

@@ -22,27 +22,33 @@ from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sesam.artifacts.atomic_io import damage_of, disk_trouble_named, for_one_process, keep_if_made_of, mark_of
-from sesam.artifacts.fingerprint import made_of
+from sesam.artifacts.atomic_io import (
+    exclusive_lock,
+    find_corruption,
+    fingerprint_file,
+    reraise_disk_errors,
+    resume_or_reset,
+)
+from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
-from sesam.execution.device import pick_device
-from sesam.execution.parallel import end_if_unsent, readers_watched
+from sesam.execution.device import resolve_device
+from sesam.execution.parallel import exit_on_queue_error, translate_dataloader_errors
 from sesam.params import LossWeights, Params, Precision, Schedule
-from sesam.paths import network, training_log
+from sesam.paths import network_dir, training_log_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import InOrder, TrainingSamples
-from sesam.segmentation.hooks import Checkpoint, Record
-from sesam.segmentation.launch import joined, launch, launched
+from sesam.segmentation.data import ResumableSampler, TrainingSamples
+from sesam.segmentation.hooks import CheckpointHook, LoggingHook
+from sesam.segmentation.launch import is_worker_process, launch, process_group
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import (
     ShiftedDepthwise,
-    dilated_depthwise,
+    convert_sync_batchnorm,
+    find_dilated_depthwise,
     load_network,
     network_config,
     save_network,
-    synchronise,
 )
 
 WORK = Path("models/.work")
@@ -54,7 +60,7 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """What to train on. `name` is shown, seeds the training, and names its unfinished work.
 
     stage, round: as dvc.yaml has them. start: the folder of a trained network whose weights to start from, or None
@@ -73,28 +79,28 @@ class Task:
 
     @property
     def model(self) -> Path:
-        return network(self.round or "teacher")
+        return network_dir(self.round or "teacher")
 
     @property
     def log(self) -> Path:
-        return training_log(self.round or "teacher")
+        return training_log_dir(self.round or "teacher")
 
 
-def train(task: Task, params: Params) -> None:
+def train(task: TrainingTask, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
-    if params.runtime.processes > 1 and not launched():
+    if params.runtime.processes > 1 and not is_worker_process():
         launch(params.runtime, f"stages.{task.stage}", [task.round] if task.round else [])
         return
-    device = pick_device(params.runtime)
+    device = resolve_device(params.runtime)
     with (
-        joined(device),
-        disk_trouble_named(task.model),
-        for_one_process(WORK / task.name) if is_main_process() else nullcontext(),
+        process_group(device),
+        reraise_disk_errors(task.model),
+        exclusive_lock(WORK / task.name) if is_main_process() else nullcontext(),
     ):
         _train(task, params, device)
 
 
-def _train(task: Task, params: Params, device: torch.device) -> None:
+def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     rank, processes = get_dist_info()
     group = "teacher" if task.round is None else "student"
     if task.schedule.batch % processes:
@@ -102,7 +108,7 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
             f"params.yaml: {group}.batch is {task.schedule.batch}, which {processes} processes cannot share. Set it to "
             "a multiple of runtime.processes."
         )
-    if device.type == "cpu" and task.schedule.batch < 2 * processes:  # a batch normalisation of one value
+    if device.type == "cpu" and task.schedule.batch < 2 * processes:  # a batch normalization of one value
         raise SesamError(f"params.yaml: {group}.batch must be 2 or more for each of runtime.processes on a CPU.")
     if params.network.precision != "float32" and device.type == "cpu":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
@@ -111,9 +117,9 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
     work = WORK / task.name
     _check_labels(task, dataset)
     if rank == 0:
-        keep_if_made_of(work, made_of(task.stage, task.round))
-        checkpoint = work / Checkpoint.NAME
-        if checkpoint.exists() and (damage := damage_of(checkpoint)):
+        resume_or_reset(work, stage_fingerprint(task.stage, task.round))
+        checkpoint = work / CheckpointHook.NAME
+        if checkpoint.exists() and (damage := find_corruption(checkpoint)):
             print(f"{task.name} begins anew: {checkpoint} is damaged ({damage})", flush=True)
             checkpoint.unlink()
     barrier()
@@ -131,12 +137,12 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
     bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False, disable=rank > 0)
     with bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
-        hooks = [Record(task, seed, bar), Checkpoint(work)]
+        hooks = [LoggingHook(task, seed, bar), CheckpointHook(work)]
         model = _initial_network(config, task, params, seed)
         if device.type == "cpu" or params.network.precision != "float32":
             model.to(memory_format=torch.channels_last)  # in which convolutions are faster there
-        if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalises by its own part
-            synchronise(model)
+        if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalizes by its own part
+            convert_sync_batchnorm(model)
         optimizer = optimizer_config(task.schedule, params.network.precision)
         workers = params.runtime.workers
         if device.type == "cpu":
@@ -147,10 +153,10 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if device.type == "cpu":
             _keep_freed_memory()
-            for name, conv in dilated_depthwise(model).items():
+            for name, conv in find_dilated_depthwise(model).items():
                 model.set_submodule(name, ShiftedDepthwise(conv))
         try:
-            with readers_watched(params.runtime.workers):
+            with translate_dataloader_errors(params.runtime.workers):
                 runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
@@ -159,11 +165,11 @@ def _train(task: Task, params: Params, device: torch.device) -> None:
     save_network(task.model, params.network, dataset.classes, dataset.palette, model)
     _close_log(runner)
     shutil.rmtree(work)
-    mark_of(work).unlink(missing_ok=True)
+    fingerprint_file(work).unlink(missing_ok=True)
     print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _check_labels(task: Task, dataset: Dataset) -> None:
+def _check_labels(task: TrainingTask, dataset: Dataset) -> None:
     """SesamError, before hours are spent, if an image's labels are missing."""
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
     files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
@@ -185,7 +191,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: int) -> torch.nn.Module:
+def _initial_network(config: dict[str, Any], task: TrainingTask, params: Params, seed: int) -> torch.nn.Module:
     """The network with the three-source loss and its weights before training."""
     weights = [getattr(task.loss, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
@@ -200,10 +206,10 @@ def _initial_network(config: dict[str, Any], task: Task, params: Params, seed: i
         except RuntimeError:
             raise SesamError(
                 f"{task.start} is not the network of params.yaml, so no training can start from its weights. "
-                "Set student.start to initial, or `network` to what made it."
+                "Set student.start to initial, or `network_dir` to what made it."
             ) from None
         return model
-    for conv in dilated_depthwise(model).values():
+    for conv in find_dilated_depthwise(model).values():
         # taps that reach past the crop are never trained; random, they disturbed the larger whole images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
@@ -225,7 +231,7 @@ def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]
 def _runner(
     model: torch.nn.Module,
     samples: TrainingSamples,
-    task: Task,
+    task: TrainingTask,
     work: Path,
     workers: int,
     hooks: list[Hook],
@@ -240,7 +246,7 @@ def _runner(
     schedulers = [decay | {"end": schedule.iterations, "by_epoch": False}]
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
-    checkpoint = work / Checkpoint.NAME
+    checkpoint = work / CheckpointHook.NAME
     rank, processes = get_dist_info()
     distributed: dict[str, Any] = {}
     if processes > 1:
@@ -252,9 +258,9 @@ def _runner(
         train_dataloader=DataLoader(
             samples,
             schedule.batch // processes,
-            sampler=InOrder(len(samples), schedule.batch, rank, processes),
+            sampler=ResumableSampler(len(samples), schedule.batch, rank, processes),
             num_workers=workers,
-            worker_init_fn=end_if_unsent,
+            worker_init_fn=exit_on_queue_error,
             collate_fn=pseudo_collate,
         ),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},

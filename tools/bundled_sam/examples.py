@@ -12,14 +12,14 @@ from PIL import Image
 from sesam.artifacts.label_png import read_image, read_label
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.labels import UNLABELLED
+from sesam.labels import IGNORE_INDEX
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, (H, W, 3) uint8 RGB, and maps of it, (H, W) uint16 each: region numbers, 0 = not labelled."""
+    """A picture, (H, W, 3) uint8 RGB, and maps of it, (H, W) uint16 each: region numbers, 0 = not labeled."""
 
     image: np.ndarray
     maps: Sequence[np.ndarray]
@@ -74,7 +74,7 @@ def draw_example(seed: tuple[int, ...]) -> Example:
     return Example(scene.image, [scene.labels.astype(np.uint16) + 1, scene.instances.astype(np.uint16) + 1])
 
 
-def read_labelled(root: Path, void: Sequence[int], count: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+def read_labeled(root: Path, void: Sequence[int], count: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     """To judge on: images/val/ID and labels/val/ID.png of a folder as pairs, RGB and class ids, 255 = no class.
 
     void: label values that are no class. count: the first so many; all. SesamError if a file is missing or damaged, or
@@ -89,7 +89,7 @@ def read_labelled(root: Path, void: Sequence[int], count: int | None = None) -> 
         if labels.shape != image.shape[:2]:
             (height, width), side = labels.shape, image.shape
             raise SesamError(f"{path} is {width}x{height} pixels, its image {side[1]}x{side[0]}. Replace one of them.")
-        labels[np.isin(labels, void)] = UNLABELLED
+        labels[np.isin(labels, void)] = IGNORE_INDEX
         pairs.append((image, labels))
     if not pairs:
         raise SesamError(f"{root} holds no labels/val/ID.png to judge on.")

@@ -9,7 +9,7 @@ from sesam.sam.bundled import WIDTH
 
 
 @torch.no_grad()
-def initialise_prompt_attention(sam: Sam) -> None:
+def init_prompt_attention(sam: Sam) -> None:
     """Change `sam`, freshly built, so that the mask tokens already hold what the image shows at the prompt.
 
     Half of the channels are left to position: the image starts without content in them, and
@@ -19,7 +19,7 @@ def initialise_prompt_attention(sam: Sam) -> None:
     the full decoder starts as the shared one (`decoding`).
     """
     # SAM's position embedding is the sines of WIDTH / 2 random frequencies and then their cosines. Half of the
-    # frequencies, the sine and cosine of each side by side, as attention heads take neighbouring channels: their
+    # frequencies, the sine and cosine of each side by side, as attention heads take neighboring channels: their
     # products sum to cosines of the distance, which peak at 0
     sines = torch.arange(WIDTH // 4)
     position = torch.stack([sines, sines + WIDTH // 2], 1).flatten()

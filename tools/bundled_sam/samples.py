@@ -14,13 +14,13 @@ from segment_anything.modeling import Sam
 from skimage.measure import label
 from torch.utils.data import Dataset
 
-from sesam.geometry.regions import bounded, skeleton
+from sesam.geometry.regions import region_from_mask, skeleton
 from sesam.sam.bundled import IMAGE_SIZE as SIZE
 from sesam.sam.decoder import mask_prompt
 from tools.bundled_sam.examples import Example, Photograph
 
 MIN_AREA = 64  # pixels of a target, at least: a cell of the encoder's grid
-PADDING = 127  # the value of what is no image: 0 once normalised, as Sam.preprocess pads
+PADDING = 127  # the value of what is no image: 0 once normalized, as Sam.preprocess pads
 ATTEMPTS = 20  # to find a picture in which there is any region
 
 
@@ -80,10 +80,10 @@ class Batches(Dataset[Batch]):
             targets = []
             for k in rng.choice(large, plan.prompts, replace=len(large) < plan.prompts):
                 mask = regions == k
-                # what people drew are parts; several points also ask for the whole that neighbours make
-                targets.append(mask if drawn or rng.uniform() < 0.75 else with_neighbours(mask, regions, rng))
+                # what people drew are parts; several points also ask for the whole that neighbors make
+                targets.append(mask if drawn or rng.uniform() < 0.75 else with_neighbors(mask, regions, rng))
             points = [draw_points(mask, plan.points, rng) for mask in targets]
-            return recolour(image, numbers > 0, rng), np.stack(targets), np.stack(points)
+            return recolor(image, numbers > 0, rng), np.stack(targets), np.stack(points)
         raise ValueError(f"no region of {MIN_AREA} pixels in {ATTEMPTS} pictures")
 
     def _canvas(self, rng: np.random.Generator, drawn: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +136,7 @@ def connected_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return regions, areas
 
 
-def with_neighbours(mask: np.ndarray, regions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def with_neighbors(mask: np.ndarray, regions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A region (H, W) bool together with one or two of those that touch it."""
     for _ in range(rng.integers(1, 3)):
         rim = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
@@ -154,8 +154,8 @@ def draw_points(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     Mostly anywhere on its skeleton, as the pipeline prompts; on a part of it, as for a stroke that does not reach
     everywhere; close together, as for a dot; or anywhere, for the other strategies.
     """
-    region = bounded(mask)
-    candidates = skeleton(region.depth).pixels
+    region = region_from_mask(mask)
+    candidates = skeleton(region.distance).pixels
     way = rng.choice(("skeleton", "stroke", "dot", "anywhere"), p=(0.5, 0.2, 0.1, 0.2))
     if way == "anywhere" or len(candidates) == 0:
         candidates = np.argwhere(region.mask)[:, ::-1]
@@ -167,13 +167,13 @@ def draw_points(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
     return (chosen + np.array([region.left, region.top])).astype(np.float32)
 
 
-def recolour(image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An image (H, W, 3) uint8 in another light, float32; now and then grey, blurred or noisy. Padding stays."""
+def recolor(image: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image (H, W, 3) uint8 in another light, float32; now and then gray, blurred or noisy. Padding stays."""
     x: np.ndarray = image.astype(np.float32)
     if rng.uniform() < 0.1:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.2))
-    grey = x.mean(2, keepdims=True)
-    x = grey + (x - grey) * (0.0 if rng.uniform() < 0.05 else rng.uniform(0.5, 1.4))
+    gray = x.mean(2, keepdims=True)
+    x = gray + (x - gray) * (0.0 if rng.uniform() < 0.05 else rng.uniform(0.5, 1.4))
     x = (x - 127) * rng.uniform(0.6, 1.3) * rng.uniform(0.9, 1.1, 3) + 127 + rng.uniform(-25, 25)
     if rng.uniform() < 0.1:
         x = x + rng.normal(0, rng.uniform(2, 10), x.shape)

@@ -1,4 +1,4 @@
-"""How well a SAM finds the components of labelled pictures: python -m tools.bundled_sam.score [FOLDER …]
+"""How well a SAM finds the components of labeled pictures: python -m tools.bundled_sam.score [FOLDER …]
 
 Of drawn scenes, and of folders with images/val and labels/val.
 """
@@ -14,16 +14,16 @@ import torch
 from tqdm import tqdm
 
 from sesam.demo.scenes import draw_scene
-from sesam.errors import run_stage
-from sesam.geometry.regions import components
-from sesam.geometry.rle import decode_mask, encode_counts
-from sesam.labels import UNLABELLED
+from sesam.errors import run_main
+from sesam.geometry.regions import connected_regions
+from sesam.geometry.rle import counts_to_rle, rle_to_mask
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Sampling
 from sesam.prompting import sample_points
 from sesam.sam.batched_sam import load_sam
-from sesam.sam.bundled import build_embedded_sam
+from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.segmenter import Prompt, Segmenter
-from tools.bundled_sam.examples import read_labelled
+from tools.bundled_sam.examples import read_labeled
 
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels
@@ -46,14 +46,14 @@ def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]
     """
     rng, best, chosen, areas = np.random.default_rng(0), [], [], []
     for image, labels in tqdm(pictures, desc="score", unit="image", leave=False):
-        shape, known = labels.shape, labels != UNLABELLED
-        found = [region for _, region in components(labels, min_area=MIN_AREA)]
+        shape, known = labels.shape, labels != IGNORE_INDEX
+        found = [region for _, region in connected_regions(labels, min_area=MIN_AREA)]
         unsure = np.zeros_like(labels)
         prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in found]
-        (decoded,) = segmenter.decode(segmenter.encode([segmenter.fit(image)]), [shape], [prompts])
+        (decoded,) = segmenter.decode(segmenter.encode([segmenter.preprocess(image)]), [shape], [prompts])
         for region, candidates in zip(found, decoded, strict=True):
-            target = region.whole(shape)
-            masks = np.stack([decode_mask(encode_counts(counts, shape), shape) for counts in candidates.counts]) & known
+            target = region.full_mask(shape)
+            masks = np.stack([rle_to_mask(counts_to_rle(counts, shape), shape) for counts in candidates.counts]) & known
             iou = (masks & target).sum((1, 2)) / (masks | target).sum((1, 2))
             best.append(iou.max())
             chosen.append(iou[candidates.iou.argmax()])
@@ -78,12 +78,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("models/embedded_sam.pth"))
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    segmenter = load_sam(build_embedded_sam, options.checkpoint, torch.device("cpu"))
+    segmenter = load_sam(build_bundled_sam, options.checkpoint, torch.device("cpu"))
     for folder in options.folders:
-        print(folder, score(segmenter, read_labelled(folder, options.void)))
+        print(folder, score(segmenter, read_labeled(folder, options.void)))
     if not options.folders:
         print(score(segmenter, drawn(options.scenes)))
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

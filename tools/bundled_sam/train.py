@@ -1,6 +1,6 @@
 """Train the embedded SAM, class-agnostically, on photographs with regions and on drawn scenes.
 
-    python -m tools.bundled_sam.train PHOTOGRAPHS --out embedded_sam.pth --judge /path/to/labelled
+    python -m tools.bundled_sam.train PHOTOGRAPHS --out embedded_sam.pth --judge /path/to/labeled
 
 PHOTOGRAPHS holds images/SET/ID.jpg and regions/SET/ID.png, region numbers from 1 (or ID.1.png, ID.2.png, … of several
 people). The encoder starts from ImageNet weights, or all of the SAM from one that was trained before (`--start
@@ -27,10 +27,10 @@ from segment_anything.modeling import Sam
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from sesam.artifacts.atomic_io import damage_of, fingerprint, sha256, whole
+from sesam.artifacts.atomic_io import atomic_path, find_corruption, json_digest, sha256
 from sesam.demo import canvas, classes, objects, scenes
-from sesam.errors import SesamError, run_stage
-from sesam.execution.parallel import end_if_unsent
+from sesam.errors import SesamError, run_main
+from sesam.execution.parallel import exit_on_queue_error
 from sesam.geometry import regions
 from sesam.sam import bundled as embedded
 from sesam.sam import decoder
@@ -70,8 +70,8 @@ def compute_loss(sam: Sam, batch: samples.Batch, step: int, shared: bool) -> Ste
     kind = "points" if shared else rng.choice(("points", "box", "mask"), p=(0.8, 0.1, 0.1))
     images, targets, points = batch
     prompts = len(targets) // len(images)
-    normalised = (images - sam.pixel_mean) / sam.pixel_std
-    embeddings = sam.image_encoder(normalised.contiguous(memory_format=torch.channels_last))
+    normalized = (images - sam.pixel_mean) / sam.pixel_std
+    embeddings = sam.image_encoder(normalized.contiguous(memory_format=torch.channels_last))
     sparse, dense = samples.encode_prompts(sam, kind, points, targets, rng)
     soft_targets = F.avg_pool2d(targets.float()[:, None], 2)  # (N, 1, S / 2, S / 2), as the decoder's masks
 
@@ -152,7 +152,7 @@ def main() -> None:
     torch.manual_seed(0)
     started = time.time()
     photographs = examples.find_photographs(options.photographs)
-    judged = {folder.name: examples.read_labelled(folder, options.void, 40) for folder in options.judge}
+    judged = {folder.name: examples.read_labeled(folder, options.void, 40) for folder in options.judge}
     with Pool(max(1, options.workers)) as pool:
         drawn = pool.map(examples.draw_example, [(*SEED, k) for k in range(options.scenes)], chunksize=8)
     judged["drawn"] = score.drawn(40)
@@ -161,37 +161,37 @@ def main() -> None:
 
     before: dict[str, torch.Tensor] = {}
     if options.start:
-        sam = load_sam(embedded.build_embedded_sam, options.start, torch.device("cpu")).sam
+        sam = load_sam(embedded.build_bundled_sam, options.start, torch.device("cpu")).sam
         before = {key: value.clone() for key, value in sam.state_dict().items()}
     else:
-        sam = embedded.build_embedded_sam()
-        initial_weights.initialise_prompt_attention(sam)
+        sam = embedded.build_bundled_sam()
+        initial_weights.init_prompt_attention(sam)
         load_backbone(sam.image_encoder.backbone, options.backbone)
     sam.image_encoder.to(memory_format=torch.channels_last)  # the faster layout for convolutions on a CPU
     pretrained = list(sam.image_encoder.backbone.parameters())
     new = [one for name, one in sam.named_parameters() if not name.startswith("image_encoder.backbone")]
     groups: list[dict[str, Any]] = [{"params": new}, {"params": pretrained, "lr": 3e-4}]
-    optimiser = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01, fused=True)
 
     def learning_rate_factor(step: int) -> float:
         return schedule(step, options.steps)
 
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, learning_rate_factor)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor)
     iou_log, first_step = [], 0
     checkpoint = options.out.with_suffix(".state")
     free = ("out", "steps", "workers", "judge", "void", "photographs", "backbone", "start")
     decisive_options = {key: value for key, value in vars(options).items() if key not in free}
     decisive_options["start"] = options.start and sha256(options.start)
     code = [sha256(Path(inspect.getfile(module))) for module in (sys.modules[__name__], *SCENE_CODE, *SAM_CODE)]
-    made_of = fingerprint(decisive_options, code, {name: len(one) for name, one in photographs.items()})
+    made_of = json_digest(decisive_options, code, {name: len(one) for name, one in photographs.items()})
     if checkpoint.exists():
-        if damage := damage_of(checkpoint):
+        if damage := find_corruption(checkpoint):
             raise SesamError(f"{checkpoint} is damaged ({damage}). Delete it to start anew.")
         state = torch.load(checkpoint, weights_only=True)
         if state["made_of"] != made_of:
             raise SesamError(f"{checkpoint} is of a training with other options or code. Delete it to start anew.")
         sam.load_state_dict(state["sam"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["schedule"])
         started -= state["seconds"]
         first_step = state["step"]
@@ -203,15 +203,15 @@ def main() -> None:
     plans = [plan_of(step, options) for step in range(options.steps)]
     batches = samples.Batches(plans, drawn, photographs, options.share_drawn)
     left = Subset(batches, range(first_step, options.steps))
-    loader = DataLoader(left, batch_size=None, num_workers=options.workers, worker_init_fn=end_if_unsent)
+    loader = DataLoader(left, batch_size=None, num_workers=options.workers, worker_init_fn=exit_on_queue_error)
     for step, batch in enumerate(loader, first_step):
         sam.train()  # scoring, below, leaves it in eval mode
         loss, iou, linear_iou = compute_loss(sam, batch, step, step < options.shared_steps)
         iou_log.append(iou)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
         if (step + 1) % 50 == 0:
             minutes = (time.time() - started) / 60
@@ -229,13 +229,13 @@ def main() -> None:
         if (step + 1) % SAVE_EVERY == 0 or last:
             # float16 halves the file that the repository carries
             weights = {k: v.half() if v.is_floating_point() else v for k, v in sam.state_dict().items()}
-            state = {"sam": sam.state_dict(), "optimiser": optimiser.state_dict(), "schedule": scheduler.state_dict()}
+            state = {"sam": sam.state_dict(), "optimizer": optimizer.state_dict(), "schedule": scheduler.state_dict()}
             state |= {"made_of": made_of, "seconds": time.time() - started, "step": step + 1}
             for path, value in ((options.out, weights), (checkpoint, state)):
-                with whole(path) as temporary:
+                with atomic_path(path) as temporary:
                     torch.save(value, temporary)
     checkpoint.unlink()
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_main(main)

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import Entry, Number, Pixels, of_runs
-from sesam.geometry.rle import run_lengths
+from sesam.datasets.annotations.common import Entry, Number, Pixels, runs_to_mask
+from sesam.geometry.rle import rle_to_counts
 
 
 class _Rle(Entry):
@@ -86,6 +86,6 @@ def _shapes(one: _Annotation, name: str) -> list[Shape]:
 
 
 def _mask(rle: _Rle) -> np.ndarray:
-    counts = run_lengths(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
+    counts = rle_to_counts(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
-    return of_runs(counts, width, height).T  # column by column
+    return runs_to_mask(counts, width, height).T  # column by column

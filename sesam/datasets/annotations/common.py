@@ -24,7 +24,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-def id_of(name: str, ids: Collection[str]) -> str | None:
+def match_image_id(name: str, ids: Collection[str]) -> str | None:
     """Which image a tool's name means: the longest end of its path that is an id; None if there is none."""
     # an address: what Label Studio serves from its disk stands behind ?d=, a signature behind another ?
     path = PurePosixPath(unquote(name).replace("\\", "/").split("?d=")[-1].split("?")[0])
@@ -40,7 +40,7 @@ def id_of(name: str, ids: Collection[str]) -> str | None:
     return uploaded if uploaded in ids else None
 
 
-def of_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
+def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     """The pixels (height, width) bool, row by row, of run lengths, the first of no mask.
 
     ValueError if they do not fit that size.

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import of_runs
+from sesam.datasets.annotations.common import runs_to_mask
 
 KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "points": "point"}
 
@@ -50,5 +50,5 @@ def _mask(counts: list[int], window: list[int], size: tuple[int, int]) -> np.nda
     if min(window) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError("a mask that reaches out of its image")
     mask = np.zeros(size, bool)
-    mask[top : top + height, left : left + width] = of_runs(counts, height, width)
+    mask[top : top + height, left : left + width] = runs_to_mask(counts, height, width)
     return mask

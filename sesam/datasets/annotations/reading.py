@@ -14,15 +14,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.datasets.annotation_shapes import FAR, Drawing, draw_shapes, near
+from sesam.datasets.annotation_shapes import FAR, Drawing, clip_to_bounds, draw_shapes
 from sesam.datasets.annotations import coco, cvat, label_studio, labelme
-from sesam.datasets.annotations.common import id_of
-from sesam.datasets.data_issues import SIZES, UNREADABLE, VALUES, Faulty
-from sesam.datasets.label_maps import Meaning, read_values
+from sesam.datasets.annotations.common import match_image_id
+from sesam.datasets.data_issues import SIZES, UNREADABLE, VALUES, DataIssue
+from sesam.datasets.label_maps import LabelMap, read_values
 from sesam.datasets.layouts import files_below
 from sesam.errors import SesamError
-from sesam.geometry.strokes import stroke
-from sesam.labels import UNLABELLED
+from sesam.geometry.strokes import draw_stroke
+from sesam.labels import IGNORE_INDEX
 
 # what the names of label files may end in, after the image's id; Scribbles4All has Cityscapes' own names
 JSON = ("What's the Point", "Label Studio", "labelme", "COCO")
@@ -71,7 +71,7 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
     for path in sorted(paths, key=lambda path: path.suffix.lower() == ".png"):
         if path in photographs:
             continue
-        for k, annotation in _of_file(path, origin, kind, ids):
+        for k, annotation in _read_file(path, origin, kind, ids):
             if k in found and k in ids:
                 raise SesamError(f"{path} and {found[k].path} both annotate {k}. Remove one.")
             found[k] = annotation
@@ -86,7 +86,7 @@ def _at_any_depth(found: Mapping[str, Annotation], ids: Collection[str]) -> dict
     """
     every: dict[str, Annotation] = {}
     for name, annotation in found.items():
-        k = id_of(f"{name}.png", ids) if annotation.path.suffix.lower() == ".png" else name
+        k = match_image_id(f"{name}.png", ids) if annotation.path.suffix.lower() == ".png" else name
         if k is None or k in found:
             k = name
         elif k in every:
@@ -95,7 +95,7 @@ def _at_any_depth(found: Mapping[str, Annotation], ids: Collection[str]) -> dict
     return every
 
 
-def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
+def _read_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[tuple[str, Annotation]]:
     """What a file annotates: a PNG or ScribbleSup's XML one image; What's the Point and tools' exports several."""
     name = path.relative_to(origin).with_suffix("").as_posix() if kind == "folder" and path != origin else path.stem
     if kind == "cityscapes" and name.endswith("_polygons"):
@@ -117,7 +117,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
             drawings = _read_tool(path, "labelme's JSON", lambda: labelme.read(value))
             ((name, drawing),) = drawings
             image = path.parent / name  # beside the file, if it is a name alone
-            return [(id_of(image.as_posix(), ids) or name, Annotation(path, drawing=drawing, image=image))]
+            return [(match_image_id(image.as_posix(), ids) or name, Annotation(path, drawing=drawing, image=image))]
         elif isinstance(value, dict) and "categories" in value:
             drawings = _read_tool(path, "COCO's JSON", lambda: coco.read(value))
         elif isinstance(value, dict):
@@ -126,7 +126,7 @@ def _of_file(path: Path, origin: Path, kind: str, ids: Collection[str]) -> list[
             raise SesamError(f"{path} is none of the JSON files that can be read: those of {', '.join(JSON)}.")
     else:
         return []
-    return [(id_of(name, ids) or name, Annotation(path, drawing=one)) for name, one in drawings]
+    return [(match_image_id(name, ids) or name, Annotation(path, drawing=one)) for name, one in drawings]
 
 
 def _read(path: Path, parse: Callable[[bytes], Any]) -> Any:
@@ -155,11 +155,11 @@ def read_annotation(
     annotation: Annotation,
     size: tuple[int, int],
     classes: Sequence[str],
-    meaning: Meaning,
+    meaning: LabelMap,
     thickness: int,
     radius: int,
 ) -> np.ndarray:
-    """An annotation of an image of `size` (H, W) as weak labels (H, W) uint8, 255 = unlabelled.
+    """An annotation of an image of `size` (H, W) as weak labels (H, W) uint8, 255 = unlabeled.
 
     thickness: of the strokes drawn for XML scribbles, radius: of the discs drawn for clicks, both pixels. Faulty if it
     cannot be read, has another size or names what is no class.
@@ -174,10 +174,10 @@ def read_annotation(
         try:
             drawn, strange = meaning.class_ids(read_values(annotation.path, meaning))
         except SesamError as problem:
-            raise Faulty(UNREADABLE, str(problem)) from None
+            raise DataIssue(UNREADABLE, str(problem)) from None
         _check_size(annotation.path, drawn.shape, size)
     if strange:
-        raise Faulty(VALUES, f"{annotation.path}: {', '.join(strange)}")
+        raise DataIssue(VALUES, f"{annotation.path}: {', '.join(strange)}")
     return drawn
 
 
@@ -189,7 +189,7 @@ def draw_tool(
     try:
         drawn, strange = draw_shapes(drawing, classes, thickness, radius)
     except ValueError as problem:
-        raise Faulty(UNREADABLE, f"{path} has {problem}") from None
+        raise DataIssue(UNREADABLE, f"{path} has {problem}") from None
     return drawn, strange + [f"the shape {kind}" for kind in drawing.unread]
 
 
@@ -206,9 +206,9 @@ def draw_strokes(
         its_size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
         lines = [(s.findtext("tag", "").strip(), [_pixel(point) for point in s.findall("point")]) for s in root]
     except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
-        raise Faulty(UNREADABLE, f"{path} cannot be read as ScribbleSup's XML ({problem})") from None
+        raise DataIssue(UNREADABLE, f"{path} cannot be read as ScribbleSup's XML ({problem})") from None
     _check_size(path, its_size, size)
-    drawn = np.full(size, UNLABELLED, np.uint8)
+    drawn = np.full(size, IGNORE_INDEX, np.uint8)
     strange = set()
     for tag, points in lines:
         name = SCRIBBLESUP.get(tag, tag)
@@ -217,7 +217,7 @@ def draw_strokes(
         if name not in classes:
             strange.add(repr(tag))
             continue
-        drawn[stroke(size, near(np.array(points), size), thickness)] = classes.index(name)
+        drawn[draw_stroke(size, clip_to_bounds(np.array(points), size), thickness)] = classes.index(name)
     return drawn, sorted(strange)
 
 
@@ -232,8 +232,8 @@ def draw_points(
         clicks = [tuple(int(click[key]) for key in ("x", "y", "cls")) for click in annotation.clicks]
     except (KeyError, TypeError, ValueError, OverflowError) as problem:
         text = f"clicks in {annotation.path} that are no {{x, y, cls}} of numbers ({type(problem).__name__}: {problem})"
-        raise Faulty(UNREADABLE, text) from None
-    drawn = np.full(size, UNLABELLED, np.uint8)
+        raise DataIssue(UNREADABLE, text) from None
+    drawn = np.full(size, IGNORE_INDEX, np.uint8)
     for x, y, k in clicks:
         if 0 <= k < classes and -FAR < x < size[1] + FAR and -FAR < y < size[0] + FAR:
             cv2.circle(drawn, (x, y), radius, k, cv2.FILLED)
@@ -242,7 +242,7 @@ def draw_points(
 
 def _check_size(path: Path, found: tuple[int, ...], size: tuple[int, int]) -> None:
     if tuple(found) != tuple(size):
-        raise Faulty(SIZES, f"{path} is {found[1]}x{found[0]}, its image {size[1]}x{size[0]} pixels")
+        raise DataIssue(SIZES, f"{path} is {found[1]}x{found[0]}, its image {size[1]}x{size[0]} pixels")
 
 
 def _pixel(point: ElementTree.Element) -> tuple[int, int]:
