@@ -123,7 +123,7 @@ def preset(params: Params) -> str:
     """The preset that the params are, but for where the data lies and its values for void; or the data set's name."""
     for path in sorted(Path("presets").glob("*.yaml")):
         other = load_params(path)
-        there = other.dataset.model_copy(update={"root": params.dataset.root, "ignore": params.dataset.ignore})
+        there = other.dataset.model_copy(update={"root": params.dataset.root, "ignore": params.dataset.ignore_values})
         same = {"dataset": there, "runtime": params.runtime, "seed": params.seed}
         if other.model_copy(update=same) == params:
             return f"`{path}`"
@@ -174,7 +174,7 @@ def draw(params: Params, found: dict[str, Figures], out: Path) -> list[str]:
         values = found.get(name)
         return values if values and alike(values, found["fine"]) else {}
 
-    minutes, fine = params.evaluation.minutes, found["fine"].get("r1")
+    minutes, fine = params.annotation_minutes, found["fine"].get("r1")
     kinds = [kind for kind in KINDS if getattr(minutes, kind) and fine and shown(kind).get("r2")]
     if fine and kinds and minutes.fine:
         figure, axes = plt.subplots(figsize=(5, 3.2))

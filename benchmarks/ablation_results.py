@@ -163,7 +163,7 @@ def stages_and_code(commit: str) -> tuple[dict[str, Any], list[str]]:
     code = sorted(
         {path for stage in stages.values() for path in stage["deps"] if path.startswith(("sesam/", "stages/"))}
     )
-    return stages, [*code, "models/embedded_sam.pth"]
+    return stages, [*code, "models/bundled_sam.pth"]
 
 
 @cache

@@ -11,12 +11,12 @@ from sesam.params import Params
 from sesam.sam.registry import MODELS
 
 KINDS = ("coarse", "scribble", "point")
-SCRIBBLE = "weak.kind=scribble"
+SCRIBBLE = "weak_labels.kind=scribble"
 ONE_ROUND = "~rounds.r2"
-UNTAUGHT = "teacher.iterations=10"  # where the teacher is no part of the row
+UNTAUGHT = "schedule.max_iters=10"  # where the teacher is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
-TEACHER = "rounds.r1.teacher=models/teacher"  # of the weak labels; it prompts
-LABELING = "rounds.r1.labels=true"  # and labels
+TEACHER = "rounds.r1.teacher=teacher"  # of the weak labels; it prompts
+LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
 STRATEGIES = ("random", "confident", "deepest")
@@ -34,17 +34,17 @@ class Row:
 
 def supervision(params: Params) -> list[Row]:
     """What annotators draw, and what the pipeline makes of it."""
-    fine = ("weak.kind=fine", "merging.sam=false", UNTAUGHT, ONE_ROUND)
+    fine = ("weak_labels.kind=fine", "sam.enabled=false", UNTAUGHT, ONE_ROUND)
     rows = [Row("fine", "fine labels", fine)]
-    minutes = params.evaluation.minutes
+    minutes = params.annotation_minutes
     for kind in KINDS:
-        weak = f"weak.kind={kind}"
+        weak = f"weak_labels.kind={kind}"
         rows += [
             Row(kind, f"{kind}, SeSAM", (weak,)),
             Row(
                 f"{kind}-no-sam",
                 f"{kind} without SAM: weak labels and their teacher's confident predictions",
-                (weak, "merging.sam=false", TEACHER, LABELING, ONE_ROUND),
+                (weak, "sam.enabled=false", TEACHER, LABELING, ONE_ROUND),
             ),
         ]
         if minutes.fine and (each := getattr(minutes, kind)):
@@ -57,15 +57,15 @@ def supervision(params: Params) -> list[Row]:
 def steps() -> list[Row]:
     """One step of the first round changed, its student trained."""
     changes = {
-        "no-separation": ("without separation, a prompt a class", "components.separate=false"),
+        "no-separation": ("without separation, a prompt a class", "components.per_instance=false"),
         "no-selection": (
             "without selection, the best predicted IoU",
             "selection.tau_mask=0",
             "selection.tau_weak=0",
             "selection.max_conflict=1",
         ),
-        "box": ("boxes as prompts", "sampling.prompt=box"),
-        "mask": ("masks as prompts", "sampling.prompt=mask"),
+        "box": ("boxes as prompts", "sampling.prompt_type=box"),
+        "mask": ("masks as prompts", "sampling.prompt_type=mask"),
         "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
         "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
         "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELING),
@@ -87,11 +87,11 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
 
 def training() -> list[Row]:
     """Rounds, and how the student is trained; two rounds unless said."""
-    third = "+rounds.r3={teacher: models/student/r2, labels: false}"
+    third = "+rounds.r3={teacher: r2, labels: false}"
     return [
         Row("three-rounds", "a third round", (SCRIBBLE, third)),
-        Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.labels=true")),
-        Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.start=teacher")),
+        Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.fill_confident=true")),
+        Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.init=teacher")),
         Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
         Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),
     ]

@@ -29,21 +29,21 @@ from sesam.sam.registry import MODELS
 
 def check(params: Params) -> None:
     """SesamError where the rows would not mean what they say, or could not be run."""
-    decisive = ("dvc.yaml", "models/embedded_sam.pth", "params.yaml", "sesam", "stages")
+    decisive = ("dvc.yaml", "models/bundled_sam.pth", "params.yaml", "sesam", "stages")
     if dirty := git("status", "--porcelain", "--", *decisive):
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:
         raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
-    if params.weak.origin != "data/fine/train":
+    if params.weak_labels.source != "data/fine/train":
         raise SesamError(
-            "params.yaml: the ablations compare weak labels drawn from fine ones: weak.origin must be data/fine/train."
+            "params.yaml: the ablations compare weak labels drawn from fine ones: weak_labels.source must be data/fine/train."
         )
-    if params.dataset.subset is not None and params.evaluation.minutes.fine:
+    if params.dataset.subset is not None and params.annotation_minutes.fine:
         raise SesamError(
-            "params.yaml: the ablations compare with fine labels of a share of all images, by evaluation.minutes: "
+            "params.yaml: the ablations compare with fine labels of a share of all images, by annotation_minutes: "
             "dataset.subset must be null."
         )
-    made = {f"data/raw/{name}" for name in params.draw}
+    made = {f"data/raw/{name}" for name in params.demo}
     paths = {"dataset.root": params.dataset.root, "sam.checkpoint": params.sam.checkpoint}
     for key, path in paths.items():
         if path is None or Path(path).is_absolute():
@@ -92,7 +92,7 @@ def run_missing(rows: list[Row], seeds: list[int], jobs: int, results: Results) 
     if jobs > 1:
         cores = max(1, (os.cpu_count() or 1) // jobs)
         environment |= {"OMP_NUM_THREADS": str(cores)}
-        workers = ["-S", f"runtime.workers={cores}"]
+        workers = ["-S", f"runtime.num_workers={cores}"]
     for name, (row, seed) in missing.items():
         changes = [part for change in (*row.changes, f"seed={seed}") for part in ("-S", change)]
         dvc("exp", "run", "--queue", "-n", name, *changes, *workers, *([row.target] if row.target else []))

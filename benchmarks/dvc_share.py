@@ -53,10 +53,10 @@ def main() -> None:
         make_images(folder / "data/raw/mine", options.images, 20)
         params = yaml.safe_load((folder / "presets/demo.yaml").read_text(encoding="utf-8"))
         params["draw"], params["dataset"]["root"] = {}, "data/raw/mine"
-        params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
+        params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
         params["teacher"] |= {"iterations": 20, "batch": 2, "crop": [64, 64]}
         params["network"] |= {"width": 4, "head_width": 8}
-        params["runtime"]["workers"] = options.workers
+        params["runtime"]["num_workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         (Path(name) / "bin").mkdir()
         shim = Path(name, "bin/python")

@@ -39,7 +39,7 @@ def workspace(folder: Path, images: int, workers: int) -> None:
     """All that comes before SAM's masks of round r1."""
     make_images(folder / "mine", images, 2)
     (folder / "models").mkdir()
-    (folder / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
+    (folder / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
     params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
     params["dataset"]["root"] = "mine"
     params["runtime"] |= {"workers": workers, "cache_gb": 0}
@@ -51,7 +51,7 @@ def workspace(folder: Path, images: int, workers: int) -> None:
 def masks(folder: Path, engine: str) -> tuple[float, list[bytes]]:
     """Seconds of the stage, and its files."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["runtime"]["engine"] = engine
+    params["runtime"]["backend"] = engine
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     made = folder / "data/rounds/r1/masks"
     shutil.rmtree(made, ignore_errors=True)

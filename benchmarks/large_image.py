@@ -92,13 +92,13 @@ def main() -> None:
         for split, side in (("train", options.side), ("val", VALIDATION)):
             make_image(folder, split, side)
         (folder / "models").mkdir()
-        (folder / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
+        (folder / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
         params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
         params["dataset"]["root"] = "cut"
-        params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": False}}
+        params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": False}}
         for network in ("teacher", "student"):
             params[network] |= {"iterations": options.iterations}
-        params["runtime"]["workers"] = options.workers
+        params["runtime"]["num_workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         print(f"{options.side} x {options.side} pixels, {options.workers} workers")
         print("| step | seconds | peak memory, GB |\n| --- | --- | --- |")

@@ -106,13 +106,13 @@ def main() -> None:
         folder = Path(name)
         make_images(folder / "mine", options.images, options.images)
         (folder / "models").mkdir()
-        (folder / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
+        (folder / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
         params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
         params["dataset"]["root"] = "mine"
-        params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
+        params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
         params["teacher"] |= {"iterations": options.images // 2, "batch": 2, "crop": [64, 64]}
         params["network"] |= {"width": 4, "head_width": 8}
-        params["runtime"]["workers"] = options.workers
+        params["runtime"]["num_workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         print(f"{options.images} images of {SIDE[1]}x{SIDE[0]}, {options.workers} workers")
         print("| stage | seconds | memory, second quarter, MB | memory, second half, MB | open files, the same |")

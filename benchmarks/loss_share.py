@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["rounds"] = {"r1": {"teacher": "data/weak", "labels": False}}
+    params["rounds"] = {"r1": {"teacher": "none", "fill_confident": False}}
     environment, scores = os.environ | {"PYTHONPATH": str(ROOT)}, []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as name:

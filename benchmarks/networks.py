@@ -60,8 +60,8 @@ def workspace(folder: Path, preset: str, images: int, size: list[int] | None, wo
         params |= {group: other[group] for group in ("network", "teacher", "runtime")}
         params["network"] |= {"pretrained": None, "sha256": None}
     params["dataset"]["root"] = "mine"
-    params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
-    params["runtime"]["workers"] = workers
+    params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
+    params["runtime"]["num_workers"] = workers
     save(folder, params)
     for stage in ("prepare", "weak_labels"):
         run(folder, f"stages.{stage}")
@@ -134,13 +134,17 @@ def train_theirs(iterations: int, precision: str) -> float:
     from sesam.segmentation.training import optimizer_config
 
     params = load_params()
-    schedule, model = params.teacher, network_config(params.network, len(CLASSES))
-    model["data_preprocessor"] = model["data_preprocessor"] | {"size": list(schedule.crop)}
+    schedule, model = params.schedule_of("teacher"), network_config(params.network, len(CLASSES))
+    model["data_preprocessor"] = model["data_preprocessor"] | {"size": list(schedule.crop_size)}
     transforms = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},
-        {"type": "RandomResize", "scale": Image.open("mine/images/train/0000.png").size, "ratio_range": schedule.scale},
-        {"type": "RandomCrop", "crop_size": tuple(schedule.crop)},
+        {
+            "type": "RandomResize",
+            "scale": Image.open("mine/images/train/0000.png").size,
+            "ratio_range": schedule.scale_range,
+        },
+        {"type": "RandomCrop", "crop_size": tuple(schedule.crop_size)},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},
         {"type": "PackSegInputs"},
@@ -153,8 +157,8 @@ def train_theirs(iterations: int, precision: str) -> float:
         "work_dir": "theirs",
         "model": model,
         "train_dataloader": {
-            "batch_size": schedule.batch,
-            "num_workers": params.runtime.workers,
+            "batch_size": schedule.batch_size,
+            "num_workers": params.runtime.num_workers,
             "persistent_workers": True,
             "sampler": {"type": "InfiniteSampler", "shuffle": True},
             "dataset": {
@@ -168,7 +172,7 @@ def train_theirs(iterations: int, precision: str) -> float:
         },
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": iterations},
         "optim_wrapper": optimizer,
-        "param_scheduler": [{"type": "PolyLR", "power": 0.9, "end": schedule.iterations, "by_epoch": False}],
+        "param_scheduler": [{"type": "PolyLR", "power": 0.9, "end": schedule.max_iters, "by_epoch": False}],
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50}},
         "env_cfg": {"cudnn_benchmark": True},  # as in mmsegmentation's own configs
         "log_level": "ERROR",

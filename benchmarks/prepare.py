@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     params = yaml.safe_load(Path("presets/cityscapes.yaml").read_text(encoding="utf-8"))
-    params["runtime"]["workers"] = options.workers
+    params["runtime"]["num_workers"] = options.workers
     params["dataset"]["root"] = "raw"
     env = os.environ | {"PYTHONPATH": str(Path.cwd())}
     print("| images | seconds | images a second | memory GiB |\n| --- | --- | --- | --- |")

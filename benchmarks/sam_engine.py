@@ -44,7 +44,7 @@ from sesam.demo.scenes import draw_scene
 from sesam.execution.pipeline import PipelineSteps, pending_batches, run_pipeline
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import Runtime, Sampling
+from sesam.params import Runtime, SamplingParams
 from sesam.prompting import sample_points
 from sesam.sam import candidates
 from sesam.sam.batched_sam import ImagePrompt, SamSegmenter
@@ -53,7 +53,7 @@ from sesam.sam.cache import EmbeddingCache
 from sesam.sam.segmenter import Candidates
 from sesam.sam.upscaling import rows_to_counts
 
-BUILD = {"embedded": build_bundled_sam, **sam_model_registry}
+BUILD = {"bundled": build_bundled_sam, **sam_model_registry}
 LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": "bfloat16"}
 RECIPE = "segment-anything-fast's recipe, bfloat16"
 
@@ -95,7 +95,7 @@ def make_inputs(folder: Path, count: int, prompts: int, points: int, size: tuple
     Points lie on the skeletons of the scene's components, as in use, so that trained weights make masks of objects.
     """
     rng = np.random.default_rng(0)
-    sampling = Sampling(prompt="points", strategy="skeleton", num_points=points)
+    sampling = SamplingParams(prompt_type="points", strategy="skeleton", num_points=points)
     rle = mask_to_rle(np.ones(size, bool))
     scenes = []
     for k in range(min(count, 8)):
@@ -269,13 +269,13 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
     device = torch.device(options.device)
     runtime = Runtime(
         device=options.device,
-        engine="local",
-        workers=options.workers,
-        batch=options.batch,
+        backend="local",
+        num_workers=options.workers,
+        encoder_batch_size=options.batch,
         compile="compile" in steps,
-        cache=None,
-        cache_gb=1e3,
-        processes=1,
+        embedding_cache=None,
+        embedding_cache_gb=1e3,
+        num_gpus=1,
         launcher="torchrun",
     )
     sam = make_sam(options.model, options.checkpoint, device)

@@ -38,7 +38,7 @@ KINDS = ("coarse", "scribble", "point")
 
 
 def draw(path: Path, params: Params, kind: str) -> None:
-    weak = params.weak.model_copy(update={"kind": kind})
+    weak = params.weak_labels.model_copy(update={"kind": kind})
     write_label(path.with_suffix(f".{kind}.png"), weak_label(read_label(path), weak), PALETTE)
 
 
@@ -62,7 +62,7 @@ def whole_images(fine: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndar
 def draw_plainly(path: Path, params: Params) -> None:
     fine = read_label(path)
     drawn = np.full_like(fine, IGNORE_INDEX)
-    for k, _, skeleton in whole_images(fine, params.weak.min_area):
+    for k, _, skeleton in whole_images(fine, params.weak_labels.min_area):
         drawn[skeleton] = k
     write_label(path.with_suffix(".plain.png"), drawn, PALETTE)
 
@@ -92,10 +92,10 @@ def timed(path: Path, work: Callable[[Path], None]) -> float:
 
 
 def measure(name: str, work: Callable[[Path], None], paths: list[Path], runtime: Runtime) -> tuple[float, float]:
-    """Images per second of `runtime.workers` processes side by side, without their start; the peak of memory, GiB."""
+    """Images per second of `runtime.num_workers` processes side by side, without their start; the peak of memory, GiB."""
     with peak_memory() as peak:
         seconds = map_images(partial(timed, work=work), paths, runtime, name)
-    return runtime.workers / float(np.mean(seconds)), peak() / 2**30
+    return runtime.num_workers / float(np.mean(seconds)), peak() / 2**30
 
 
 def main() -> None:
@@ -105,10 +105,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     params = load_params(Path("presets/cityscapes.yaml"))
-    runtime = params.runtime.model_copy(update={"workers": options.workers})
+    runtime = params.runtime.model_copy(update={"num_workers": options.workers})
     with tempfile.TemporaryDirectory() as folder:
         paths = scenes(Path(folder), options.images)
-        counts = [len(connected_regions(read_label(path), min_area=params.weak.min_area)) for path in paths]
+        counts = [len(connected_regions(read_label(path), min_area=params.weak_labels.min_area)) for path in paths]
         print(f"{SIZE[1]} x {SIZE[0]}, {np.mean(counts):.0f} components an image, {options.workers} processes")
         found = []
         for plainly, ours in (

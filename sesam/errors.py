@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+
+from pydantic import ValidationError
 
 MAX_SHOWN = 20  # of many bad items
 
@@ -36,6 +38,25 @@ class ErrorCollector:
         if self.number:
             rest = [f"and {self.number - MAX_SHOWN} more"] if self.number > MAX_SHOWN else []
             raise SesamError("\n  ".join([f"{self.number} images failed:", *map(str, self.first), *rest]))
+
+
+def describe_validation_error(problem: ValidationError, renamed: Mapping[str, str] | None = None) -> list[str]:
+    """A line per error: the dotted key, what is wrong, the value. renamed: old keys and their new names."""
+    lines = []
+    for error in problem.errors():
+        key = ".".join(map(str, error["loc"])) or "(whole file)"
+        if new := (renamed or {}).get(key) if error["type"] == "extra_forbidden" else None:
+            reason = f"renamed to {new}"
+        elif error["type"] == "extra_forbidden":
+            reason = "unknown key; remove it or correct its spelling"
+        elif error["type"] == "missing":
+            reason = "missing"
+        elif error["type"] == "value_error" and isinstance(error["input"], Mapping):
+            reason = error["msg"].removeprefix("Value error, ")
+        else:
+            reason = f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r:.60}"
+        lines.append(f"{key}: {reason}")
+    return lines
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -1,14 +1,18 @@
-"""params.yaml as typed groups. Every stage checks the whole file when it starts."""
+"""params.yaml as typed groups, with a default and a description for each key.
+
+Every stage checks the whole file when it starts. docs/reference/params.md is generated from here.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.yaml_io import read_yaml
 
 Precision = Literal["float32", "bfloat16"]
@@ -19,273 +23,388 @@ Channels = Annotated[int, Field(ge=2, le=4096)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-DrawnName = Annotated[str, Field(pattern=r"^[\w-]+$")]
-RoundName = Annotated[str, Field(pattern=r"^r\d+$")]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
+
+NO_TEACHER, WEAK_LABEL_TEACHER = "none", "teacher"
+SIMULATED = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
+RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference
 
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-STUDENTS = "models/student/"
-NO_TEACHER = "data/weak"  # a path, because DVC depends on what stands there
-FINE_LABELS = "data/fine/train"  # where weak labels are drawn from unless annotators made them
+class DemoParams(Group):
+    """A demo data set, drawn to data/raw/NAME."""
 
-
-class Round(Group):
-    teacher: str = Field(description="network whose predictions it starts from; data/weak: none, weak labels alone")
-    labels: bool = Field(description="its confident predictions also label pixels; false: they only prompt SAM")
-
-
-class Draw(Group):
-    """A demo data set drawn into data/raw/NAME."""
-
-    train: Positive
-    val: Positive
-    seed: Seed
+    train: Positive = Field(96, description="training images")
+    val: Positive = Field(32, description="validation images")
+    seed: Seed = Field(1, description="seed of the drawn scenes")
 
 
 class DatasetParams(Group):
-    kind: Literal["cityscapes", "ade20k", "voc", "camvid", "folder"] = Field(
-        description="whose layout it has (sesam/datasets/layouts.py); folder: images/ and labels/ of one's own"
+    format: Literal["cityscapes", "ade20k", "voc", "camvid", "folder"] = Field(
+        "folder", description="directory layout; folder: images/ and labels/, see docs/reference/file-formats.md"
     )
-    root: str = Field(description="the folder that its maker names")
-    train: list[str] | None = Field(description="the maker's splits to train on; none: the usual ones")
-    val: list[str] | None = Field(description="the maker's splits to validate on; none: the usual one")
-    subset: float | list[str] | None = Field(description="training images to use: a share of them, or their ids")
-    exclude: list[str] = Field(description="ids of images to leave out of every split")
+    root: str = Field("data/raw/mine", description="path of the data set")
+    train: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
+    val: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
+    subset: float | list[str] | None = Field(
+        None, description="training images to use: a fraction of them, a list of ids, or null for all"
+    )
+    exclude: list[str] = Field([], description="ids of images to leave out of every split")
     classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
-        description="of a folder, in id order; the others' are known"
+        None, description="folder only: class names, in id order"
     )
-    palette: list[Color] | None = Field(description="of a folder, '#rrggbb' a class; none: from the color wheel")
-    ignore: list[Byte] = Field(description="of a folder, label values that mean 'no class'")
+    palette: list[Color] | None = Field(None, description="folder only: '#rrggbb' per class; null: generated colors")
+    ignore_values: list[Byte] | None = Field(
+        None, description="folder only: label values without a class; null: 255 alone"
+    )
 
     @field_validator("subset", "exclude", mode="before")
     @classmethod
     def _ids_are_text(cls, value: object) -> object:
         if isinstance(value, list) and any(not isinstance(k, str) for k in value):
-            raise ValueError('image ids must stand in quotes, as "2007_000032"; YAML reads numbers without them')
+            raise ValueError('image ids must be quoted, as "2007_000032"; YAML reads numbers without quotes')
         return value
 
     @field_validator("subset", mode="after")
     @classmethod
-    def _share(cls, value: float | list[str] | None) -> float | list[str] | None:
+    def _fraction(cls, value: float | list[str] | None) -> float | list[str] | None:
         if isinstance(value, float) and not 0 < value <= 1:
-            raise ValueError("a share must be above 0 and at most 1")
+            raise ValueError("a fraction must be above 0 and at most 1")
         if value == []:
-            raise ValueError("no id is given; null takes all images")
+            raise ValueError("the list of ids is empty; null takes all images")
         return value
 
     @model_validator(mode="after")
-    def _classes_of_a_folder(self) -> DatasetParams:
-        if self.kind != "folder":
-            if self.classes is not None or self.palette is not None:
-                raise ValueError(f"classes and palette of {self.kind} are known; both must be null")
+    def _folder_keys(self) -> DatasetParams:
+        if self.format != "folder":
+            if given := [key for key in ("classes", "palette", "ignore_values") if getattr(self, key) is not None]:
+                raise ValueError(f"{self.format} defines its own {', '.join(given)}; set them to null")
             return self
         if self.classes is None:
-            raise ValueError("a folder needs classes, in id order")
+            raise ValueError("format folder needs classes, in id order")
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("two classes have one name")
+            raise ValueError("two classes have the same name")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colors for {len(self.classes)} classes")
-        if shared := [k for k in self.ignore if k < len(self.classes)]:
-            raise ValueError(f"ignore holds {shared}, which are class ids; classes are 0 to {len(self.classes) - 1}")
+        if shared := [k for k in self.ignore_values or [] if k < len(self.classes)]:
+            raise ValueError(f"ignore_values has {shared}, which are class ids (0 to {len(self.classes) - 1})")
         return self
 
 
-class Coarse(Group):
-    erosion: Share = Field(description="erosion radius as a share of the square root of the region's area")
-    tolerance: NotNegative = Field(description="how far the polygon may leave the eroded outline, same unit")
+class CoarseParams(Group):
+    erosion: Share = Field(0.08, description="erosion radius, in square roots of the region's area")
+    tolerance: NotNegative = Field(0.05, description="polygon simplification tolerance, same unit")
 
 
-class Scribble(Group):
-    length: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the skeleton's longest path")
-    thickness: Pixels = Field(description="pixels, also of annotators' strokes that come as lines")
-    margin: Share = Field(description="distance kept from the region's edge, as a share of its greatest depth")
+class ScribbleParams(Group):
+    length_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.7, description="drawn part of the skeleton's longest path"
+    )
+    thickness: Pixels = Field(5, description="stroke width in pixels, also of annotators' lines")
+    margin: Share = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
 
 
-class Point(Group):
-    radius: Annotated[int, Field(ge=0, le=8192)] = Field(description="pixels, also of annotators' clicks; 0: one pixel")
+class PointParams(Group):
+    radius: Annotated[int, Field(ge=0, le=8192)] = Field(
+        2, description="radius in pixels, also of annotators' clicks; 0: one pixel"
+    )
 
 
-class Minutes(Group):
-    """Annotation minutes per image; null where nobody has measured them."""
-
-    fine: NotNegative | None
-    coarse: NotNegative | None
-    scribble: NotNegative | None
-    point: NotNegative | None
-
-
-class Weak(Group):
-    kind: Literal["coarse", "scribble", "point", "fine"] = Field(description="what annotators drew; fine: to compare")
-    origin: str = Field(description="data/fine/train: drawn from the fine labels; or where annotators' labels lie")
-    min_area: Positive = Field(description="pixels; smaller regions get no label drawn, but a fine one")
-    coarse: Coarse
-    scribble: Scribble
-    point: Point
-
-
-RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+class WeakLabelParams(Group):
+    kind: Literal["coarse", "scribble", "point", "fine"] = Field(
+        "scribble", description="coarse, scribble, point; or fine, full supervision to compare with"
+    )
+    source: str = Field(
+        SIMULATED, description="data/fine/train: simulate from fine labels; else path of annotators' labels"
+    )
+    min_area: Positive = Field(64, description="pixels; smaller regions get no simulated label")
+    coarse: CoarseParams = CoarseParams()
+    scribble: ScribbleParams = ScribbleParams()
+    point: PointParams = PointParams()
 
 
 class Architecture(Group):
-    """DeepLabV3+. What a trained network's folder says of it, too."""
+    """DeepLabV3+. A trained network's folder holds it too."""
 
-    backbone: str = Field(description="resnet18, 34, 50 or 101: mmsegmentation's ResNetV1c; any other: timm's model")
-    width: Channels | None = Field(description="channels of a ResNet's first stage; 64 as published; null for timm's")
-    head_width: Channels = Field(description="channels of the ASPP head; 512 is the published network")
-    output_stride: Literal[8, 16] = Field(description="image pixels a feature pixel; 16 is cheaper and coarser")
-    auxiliary: Share = Field(description="weight of the auxiliary head's loss; 0 leaves the head out, which is cheaper")
+    backbone: str = Field("resnet101", description="resnet18, 34, 50, 101 (mmsegmentation's V1c), or a timm model")
+    base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
+    head_channels: Channels = Field(512, description="channels of the ASPP head")
+    output_stride: Literal[8, 16] = Field(8, description="8 (published) or 16 (cheaper, coarser)")
+    aux_loss_weight: Share = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
 
     @model_validator(mode="after")
-    def _width_of_a_resnet(self) -> Architecture:
-        if (self.backbone in RESNETS) != (self.width is not None):
-            wanted = "a number" if self.backbone in RESNETS else "null, for timm's models have their own"
-            raise ValueError(f"with backbone {self.backbone} width must be {wanted}")
+    def _base_channels_of_a_resnet(self) -> Architecture:
+        if (self.backbone in RESNETS) != (self.base_channels is not None):
+            wanted = "a number" if self.backbone in RESNETS else "null (timm models define their own)"
+            raise ValueError(f"with backbone {self.backbone} base_channels must be {wanted}")
         return self
 
 
-class Network(Architecture):
-    """The same for teacher and student."""
+class NetworkParams(Architecture):
+    """Teacher and student have the same network."""
 
-    precision: Precision = Field(description="of a training's matrix products; bfloat16 needs a GPU")
-    pretrained: str | None = Field(description="the backbone's weights: a file, package:NAME, an address, or none")
-    sha256: Sha256 | None = Field(description="of a file of weights: by it DVC sees that they are others")
+    precision: Precision = Field("float32", description="training precision; bfloat16 needs a GPU")
+    pretrained: str | None = Field(
+        "open-mmlab://resnet101_v1c", description="backbone weights: a file, package:NAME, a URL, or null"
+    )
+    sha256: Sha256 | None = Field(None, description="SHA-256 of a file in pretrained; DVC sees changes by it")
 
     @model_validator(mode="after")
-    def _which_file(self) -> Network:
+    def _digest_of_a_file(self) -> NetworkParams:
         a_file = self.pretrained is not None and "://" not in self.pretrained and "package:" not in self.pretrained
         fetched = self.pretrained is None or "://" in self.pretrained
         if (a_file and self.sha256 is None) or (self.sha256 and fetched):
-            raise ValueError("a file in pretrained needs its sha256, and sha256 a file (`sha256sum FILE` tells)")
+            raise ValueError("a file in pretrained needs its sha256, and sha256 a file (run `sha256sum FILE`)")
         return self
 
 
+def _check_range(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    if value is not None and value[0] > value[1]:
+        raise ValueError(f"the lower end comes first: [{value[1]:g}, {value[0]:g}]")
+    return value
+
+
+BatchSize = Annotated[int, Field(ge=2, le=4096)]
+CropSize = Annotated[tuple[Pixels, Pixels], Field(strict=False)]
+ScaleRange = Annotated[tuple[Factor, Factor], Field(strict=False)]
+Optimizer = Literal["sgd", "adamw"]
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+Multiplier = Annotated[float, Field(gt=0, le=1)]
+
+
 class Schedule(Group):
-    iterations: Positive
-    batch: Annotated[int, Field(ge=2, le=4096)]
-    crop: Annotated[tuple[Pixels, Pixels], Field(strict=False)] = Field(description="height, width in pixels")
-    scale: Annotated[tuple[Factor, Factor], Field(strict=False)] = Field(description="range of the random resize")
-    optimizer: Literal["sgd", "adamw"] = Field(description="sgd is published; adamw suits short trainings")
-    learning_rate: Annotated[float, Field(gt=0, le=10)]
-    backbone_rate: Annotated[float, Field(gt=0, le=1)] = Field(description="the backbone's share of learning_rate")
+    max_iters: Positive = Field(40_000, description="training iterations")
+    batch_size: BatchSize = Field(8, description="crops per iteration, over all GPUs")
+    crop_size: CropSize = Field((512, 512), description="height, width in pixels")
+    scale_range: ScaleRange = Field((0.5, 2.0), description="random resize, lower and upper factor")
+    optimizer: Optimizer = Field("sgd", description="sgd (published) or adamw (short schedules)")
+    lr: LearningRate = Field(0.01, description="learning rate")
+    backbone_lr_mult: Multiplier = Field(1.0, description="learning rate of the backbone, relative to lr")
+
+    _ordered = field_validator("scale_range", mode="after")(_check_range)
+
+
+class ScheduleOverride(Group):
+    """The keys of `schedule` that differ for this network."""
+
+    max_iters: Positive | None = None
+    batch_size: BatchSize | None = None
+    crop_size: CropSize | None = None
+    scale_range: ScaleRange | None = None
+    optimizer: Optimizer | None = None
+    lr: LearningRate | None = None
+    backbone_lr_mult: Multiplier | None = None
+
+    _ordered = field_validator("scale_range", mode="after")(_check_range)
 
 
 class LossWeights(Group):
     """λ of the three-source loss."""
 
-    weak: NotNegative
-    sam: NotNegative
-    confident: NotNegative
-
-
-class Student(Schedule):
-    start: Literal["initial", "teacher"] = Field(description="weights to start from; teacher: those of the round's")
-    loss: LossWeights
-    sam_frequency: Share
-
-
-class Augment(Group):
-    confidence: Share = Field(description="γ; compared in steps of 1/255, as confidence is stored")
-
-
-class Components(Group):
-    separate: bool = Field(description="one prompt per connected component; false: one per class")
-    connectivity: Literal[4, 8] = Field(description="neighbors that make pixels one component")
-    min_area: Positive = Field(description="pixels; smaller components without a weak label are dropped")
-
-
-class Sampling(Group):
-    prompt: Literal["points", "box", "mask"]
-    strategy: Literal["skeleton", "random", "confident", "deepest"]
-    num_points: Positive
-
-
-class SamParams(Group):
-    model: str = Field(description="a key of MODELS in sesam/sam/registry.py")
-    checkpoint: str | None = Field(description="a file with weights of one's own; null: the published ones")
-    sha256: Sha256 | None = Field(description="of a checkpoint of one's own: by it DVC sees that weights are others")
-    precision: Precision = Field(description="of the image encoder's matrix products; the decoder is float32")
+    weak: NotNegative = Field(1.0, description="weight of annotators' pixels")
+    sam: NotNegative = Field(1.0, description="weight of SAM's pixels")
+    confident: NotNegative = Field(0.3, description="weight of the teacher's confident predictions")
 
     @model_validator(mode="after")
-    def _weights_of_ones_own(self) -> SamParams:
-        if (self.checkpoint is None) != (self.sha256 is None):
-            raise ValueError("checkpoint and sha256 go together: both null, or both given (`sha256sum FILE` tells)")
+    def _not_all_zero(self) -> LossWeights:
+        if not any((self.weak, self.sam, self.confident)):
+            raise ValueError("all loss weights are 0, so nothing would be learned; set one above 0")
         return self
 
 
-class Selection(Group):
-    tau_mask: Share = Field(description="τ1, least |M∩C|/|M| for a component C without weak labels")
-    tau_weak: Share = Field(description="τ2, least |M∩W|/|W| for C's weak labels W; without any, |M∩C|/|C|")
-    max_conflict: Share = Field(description="greatest share of M's weak labels that may be of another class")
+class StudentParams(ScheduleOverride):
+    init: Literal["pretrained", "teacher"] = Field(
+        "pretrained", description="pretrained: network.pretrained; teacher: the weights of the round's teacher"
+    )
+    loss_weights: LossWeights = LossWeights()
+    sam_frequency: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
-class Merging(Group):
-    sam: bool = Field(description="false: weak labels and confident predictions alone; SAM is not prompted")
+class TeacherLabelParams(Group):
+    confidence_threshold: Share = Field(0.9, description="γ: predictions below it are not used")
 
 
-class Evaluation(Group):
-    panels: Annotated[int, Field(ge=0)] = Field(description="images shown side by side, of each split")
-    minutes: Minutes
+class ComponentParams(Group):
+    per_instance: bool = Field(True, description="one prompt per connected component; false: one per class")
+    connectivity: Literal[4, 8] = Field(8, description="pixel neighborhood of a component")
+    min_area: Positive = Field(64, description="pixels; smaller components without a weak label are dropped")
+
+
+class SamplingParams(Group):
+    prompt_type: Literal["points", "box", "mask"] = Field("points", description="points, box or mask")
+    strategy: Literal["skeleton", "random", "confident", "center"] = Field(
+        "skeleton", description="where points are drawn: skeleton, random, confident (teacher), center"
+    )
+    num_points: Positive = Field(5, description="points per component (N)")
+
+
+class SamParams(Group):
+    enabled: bool = Field(True, description="false: weak labels and confident predictions alone, SAM is not used")
+    model: str = Field("vit_h", description="bundled, vit_b, vit_l, vit_h, sam2, sam3_tracker, sam_hq_*, superpixels")
+    checkpoint: str | None = Field(None, description="file of custom weights; null: the published ones")
+    sha256: Sha256 | None = Field(None, description="SHA-256 of the checkpoint; DVC sees changes by it")
+    precision: Precision = Field("bfloat16", description="precision of the image encoder")
+
+    @model_validator(mode="after")
+    def _digest_of_a_checkpoint(self) -> SamParams:
+        if (self.checkpoint is None) != (self.sha256 is None):
+            raise ValueError("checkpoint and sha256 go together: both null or both given (run `sha256sum FILE`)")
+        return self
+
+
+class SelectionParams(Group):
+    tau_mask: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
+    tau_weak: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
+    max_conflict: Share = Field(0.05, description="largest fraction of M's weak labels of another class")
+
+
+class RoundParams(Group):
+    teacher: Annotated[str, Field(pattern=r"^(none|teacher|r\d+)$")] = Field(
+        NO_TEACHER, description="none, teacher (trained on the weak labels) or an earlier round (its student)"
+    )
+    fill_confident: bool = Field(False, description="true: the teacher's confident predictions also label pixels")
+
+
+class AnnotationMinutes(Group):
+    """Annotation minutes per image; null where nobody has measured them."""
+
+    fine: NotNegative | None = Field(None, description="fine masks")
+    coarse: NotNegative | None = Field(None, description="coarse polygons")
+    scribble: NotNegative | None = Field(None, description="scribbles")
+    point: NotNegative | None = Field(None, description="points")
+
+
+class ReportParams(Group):
+    num_images: Annotated[int, Field(ge=0, le=MAX_REPORT_IMAGES)] = Field(3, description="images shown per split")
 
 
 class Runtime(Group):
-    """What must not change a result; no stage lists this group."""
+    """Settings that change no result; no stage depends on this group."""
 
-    device: Literal["auto", "cpu", "cuda"]
-    engine: Literal["local", "ray"] = Field(description="where the work on images runs: this machine, or Ray's workers")
-    workers: Positive = Field(description="processes that read, compute and write files; on a CPU also SAM's threads")
-    batch: Positive = Field(description="images that SAM encodes at once on a GPU")
-    compile: bool = Field(description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
-    cache: str | None = Field(description="absolute folder of SAM's embeddings; none: data/embeddings of this checkout")
-    cache_gb: NotNegative = Field(description="SAM embeddings are kept on disk if all of them take no more, in GB")
-    processes: Positive = Field(description="of a training, one a GPU; its batch is shared out among them")
-    launcher: Literal["torchrun", "srun"] = Field(description="starts them; srun: those of a Slurm job")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    backend: Literal["local", "ray"] = Field("local", description="where images are processed: local or ray")
+    num_workers: Positive = Field(8, description="processes that read, compute and write; on a CPU also SAM's threads")
+    encoder_batch_size: Positive = Field(8, description="images per call of SAM's encoder, on a GPU")
+    compile: bool = Field(True, description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
+    embedding_cache: str | None = Field(
+        None, description="absolute path of SAM's embeddings; null: data/embeddings in this clone"
+    )
+    embedding_cache_gb: NotNegative = Field(50.0, description="embeddings are kept if all of them take no more")
+    num_gpus: Positive = Field(1, description="processes per training, one per GPU; they share the batch")
+    launcher: Literal["torchrun", "srun"] = Field("torchrun", description="how they are started; srun: Slurm")
 
-    @field_validator("cache", mode="after")
+    @field_validator("embedding_cache", mode="after")
     @classmethod
-    def _wherever_it_is_asked(cls, value: str | None) -> str | None:
+    def _is_absolute(cls, value: str | None) -> str | None:
         if value is not None and not Path(value).is_absolute():
-            raise ValueError("experiments run in folders of their own; it must be an absolute path")
+            raise ValueError("must be an absolute path, because experiments run in other directories")
         return value
 
 
 class Params(Group):
-    seed: Seed
-    draw: dict[DrawnName, Draw]
+    seed: Seed = Field(0, description="seed of the networks and of point sampling")
+    demo: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], DemoParams] = Field(
+        {}, description="demo data sets, drawn to data/raw/NAME; {} for your own data"
+    )
     dataset: DatasetParams
-    weak: Weak
-    network: Network
-    teacher: Schedule
-    augment: Augment
-    components: Components
-    sampling: Sampling
-    sam: SamParams
-    selection: Selection
-    merging: Merging
-    student: Student
-    evaluation: Evaluation
-    rounds: Annotated[dict[RoundName, Round], Field(min_length=1)]
-    runtime: Runtime
+    weak_labels: WeakLabelParams = WeakLabelParams()
+    network: NetworkParams = NetworkParams()
+    schedule: Schedule = Schedule()
+    teacher: ScheduleOverride = Field(
+        ScheduleOverride(), description="keys of schedule that differ: dvc exp run -S +teacher.max_iters=…"
+    )
+    student: StudentParams = StudentParams()
+    teacher_labels: TeacherLabelParams = TeacherLabelParams()
+    components: ComponentParams = ComponentParams()
+    sampling: SamplingParams = SamplingParams()
+    sam: SamParams = SamParams()
+    selection: SelectionParams = SelectionParams()
+    rounds: Annotated[dict[Annotated[str, Field(pattern=r"^r\d+$")], RoundParams], Field(min_length=1)] = {
+        "r1": RoundParams(teacher=WEAK_LABEL_TEACHER, fill_confident=True),
+        "r2": RoundParams(teacher="r1", fill_confident=True),
+    }
+    annotation_minutes: AnnotationMinutes = AnnotationMinutes()
+    report: ReportParams = ReportParams()
+    runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
     def _teachers_of_rounds(self) -> Params:
-        untaught = [name for name, one in self.rounds.items() if one.teacher == NO_TEACHER]
-        if untaught and self.sampling.strategy == "confident":
-            where = f"rounds.{untaught[0]}.teacher is {NO_TEACHER}; models/teacher is the network of the weak labels"
-            raise ValueError(f"sampling.strategy confident needs a teacher in every round; {where}")
-        for name, one in self.rounds.items():
-            if one.teacher.startswith(STUDENTS) and (of := one.teacher.removeprefix(STUDENTS)) not in self.rounds:
-                raise ValueError(f"rounds.{name}.teacher is the student of {of}, which is no round (any more)")
-        if pointless := [name for name in untaught if self.rounds[name].labels]:
-            raise ValueError(f"rounds.{pointless[0]}.labels is true, but the round has no teacher; set it to false")
-        if self.weak.kind == "fine" and self.weak.origin != FINE_LABELS:
-            raise ValueError(f"weak.kind fine means the fine labels themselves; weak.origin must be {FINE_LABELS}")
+        names = list(self.rounds)
+        for k, (name, one) in enumerate(self.rounds.items()):
+            if one.teacher not in (NO_TEACHER, WEAK_LABEL_TEACHER, *names[:k]):
+                raise ValueError(f"rounds.{name}.teacher is {one.teacher}, which is not an earlier round")
+            if one.teacher == NO_TEACHER and one.fill_confident:
+                raise ValueError(f"rounds.{name}.fill_confident is true, but the round has no teacher; set it to false")
+            if one.teacher == NO_TEACHER and self.sampling.strategy == "confident":
+                raise ValueError(
+                    f"sampling.strategy confident needs a teacher in every round; rounds.{name}.teacher is none"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _source_of_fine_labels(self) -> Params:
+        if self.weak_labels.kind == "fine" and self.weak_labels.source != SIMULATED:
+            raise ValueError(f"with weak_labels.kind fine, weak_labels.source must be {SIMULATED}")
+        return self
+
+    def schedule_of(self, network: Literal["teacher", "student"]) -> Schedule:
+        """`schedule` with the keys that `teacher` or `student` overrides."""
+        override = getattr(self, network)
+        changes = {key: getattr(override, key) for key in Schedule.model_fields}
+        return self.schedule.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+    def check_round(self, round_name: str, *others: str) -> str:
+        """round_name, if `rounds` has it, or if it is one of the others; else SesamError."""
+        if round_name not in (*self.rounds, *others):
+            known = ", ".join((*others, *self.rounds))
+            raise SesamError(f"params.yaml: rounds has no entry {round_name!r}; expected one of {known}.")
+        return round_name
+
+
+RENAMED = {
+    "draw": "demo",
+    "dataset.kind": "dataset.format",
+    "dataset.ignore": "dataset.ignore_values",
+    "weak": "weak_labels (and weak.origin: weak_labels.source)",
+    "weak_labels.origin": "weak_labels.source",
+    "weak_labels.scribble.length": "weak_labels.scribble.length_fraction",
+    "network.width": "network.base_channels",
+    "network.head_width": "network.head_channels",
+    "network.auxiliary": "network.aux_loss_weight",
+    **{
+        f"{group}.{old}": f"schedule.{new}"
+        for group in ("teacher", "student", "schedule")
+        for old, new in {
+            "iterations": "max_iters",
+            "batch": "batch_size",
+            "crop": "crop_size",
+            "scale": "scale_range",
+            "learning_rate": "lr",
+            "backbone_rate": "backbone_lr_mult",
+        }.items()
+    },
+    "student.start": "student.init (initial is now pretrained)",
+    "student.loss": "student.loss_weights",
+    "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",
+    "components.separate": "components.per_instance",
+    "sampling.prompt": "sampling.prompt_type",
+    "merging": "sam (merging.sam: sam.enabled)",
+    "evaluation": "report (evaluation.panels: report.num_images) and annotation_minutes (evaluation.minutes)",
+    "runtime.engine": "runtime.backend",
+    "runtime.workers": "runtime.num_workers",
+    "runtime.processes": "runtime.num_gpus",
+    "runtime.batch": "runtime.encoder_batch_size",
+    "runtime.cache": "runtime.embedding_cache",
+    "runtime.cache_gb": "runtime.embedding_cache_gb",
+}
+
+Value = TypeVar("Value")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -300,25 +419,35 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """The checked params; SesamError naming every wrong key."""
+    """The checked params; SesamError with every wrong or missing key.
+
+    All keys must be in the file, so that DVC sees every value that decides a result.
+    """
     raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise SesamError(f"{path} is not a mapping of groups. Copy one of presets/*.yaml over it.")
+        raise SesamError(f"{path} is not a mapping of groups. Write one with `sesam init PRESET`.")
+    params = validate_params(raw, path)
+    defaults, given = flatten(params.model_dump(mode="json")), flatten(raw)
+    optional = {f"{group}.{key}" for group in ("teacher", "student") for key in ScheduleOverride.model_fields}
+    if missing := [key for key in defaults if key not in given and key not in optional]:
+        lines = [f"{key}: missing; the default is {defaults[key]}" for key in missing]
+        raise SesamError("\n  ".join([f"{path} lacks {len(missing)} keys:", *lines]))
+    return params
+
+
+def validate_params(raw: Mapping[str, Any], path: Path) -> Params:
+    """Params of a mapping, with defaults for the keys that it lacks; SesamError with every wrong key."""
     try:
         return Params.model_validate(raw)
     except ValidationError as problem:
-        raise SesamError(
-            "\n  ".join([f"{path} has {problem.error_count()} wrong entries:", *format_errors(problem)])
-        ) from None
+        lines = describe_validation_error(problem, RENAMED)
+        raise SesamError("\n  ".join([f"{path} has {len(lines)} wrong entries:", *lines])) from None
 
 
-def format_errors(problem: ValidationError) -> list[str]:
-    reasons = {
-        "extra_forbidden": "unknown key; remove it or correct its spelling",
-        "missing": "missing; add it (presets/*.yaml show every key)",
-    }
-    return [
-        f"{'.'.join(map(str, error['loc'])) or '(whole file)'}: "
-        + reasons.get(error["type"], f"{error['msg']}, got {error['input']!r:.500}")
-        for error in problem.errors()
-    ]
+def parse_round(description: str) -> tuple[str, Params]:
+    """The ROUND on a stage's command line, and the checked params; SesamError if they lack that round."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("round", help="a key of `rounds` in params.yaml")
+    round_name = parser.parse_args().round
+    params = load_params()
+    return params.check_round(round_name), params

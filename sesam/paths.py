@@ -8,7 +8,6 @@ MANIFEST = Path("data/dataset")
 FINE = Path("data/fine")
 WEAK_LABELS = Path("data/weak")
 EMBEDDINGS = Path("data/embeddings")
-TEACHER = Path("models/teacher")
 METRICS = Path("metrics")
 GALLERY = METRICS / "gallery"
 RANKING = "ranking.csv"  # of a round's pseudo-labels, beside them
@@ -26,9 +25,9 @@ def pseudo_label_dir(name: str) -> Path:
 
 def network_dir(name: str) -> Path:
     """A trained network: "teacher", of the weak labels, or the student of the round `name`."""
-    return TEACHER if name == "teacher" else Path("models/student", name)
+    return Path("models", name)
 
 
 def training_log_dir(name: str) -> Path:
-    """What was logged while `network(name)` was trained."""
-    return METRICS / "training" / ("teacher" if name == "teacher" else f"student/{name}")
+    """What was logged while `network_dir(name)` was trained."""
+    return METRICS / "training" / name

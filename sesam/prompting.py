@@ -8,7 +8,7 @@ import numpy as np
 
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.params import Components, Params, Sampling
+from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
 
 
@@ -17,13 +17,13 @@ def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
     return np.where(weak != IGNORE_INDEX, weak, confident)
 
 
-def split_instances(augmented: np.ndarray, weak: np.ndarray, config: Components) -> list[tuple[int, Region]]:
+def split_instances(augmented: np.ndarray, weak: np.ndarray, config: ComponentParams) -> list[tuple[int, Region]]:
     """Step 1: (class, component) of every connected component, by class and scan order.
 
-    Components below `min_area` pixels stay only if they hold a weakly labeled
+    ComponentParams below `min_area` pixels stay only if they hold a weakly labeled
     pixel. Without `split_instances`, all pixels of a class are one component.
     """
-    if config.separate:
+    if config.per_instance:
         return connected_regions(augmented, config.connectivity, config.min_area, marked=weak != IGNORE_INDEX)
     classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [IGNORE_INDEX])]
     kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != IGNORE_INDEX)).any()]
@@ -31,7 +31,7 @@ def split_instances(augmented: np.ndarray, weak: np.ndarray, config: Components)
 
 
 def sample_points(
-    region: Region, config: Sampling, confidence: np.ndarray, rng: np.random.Generator
+    region: Region, config: SamplingParams, confidence: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
 
@@ -42,7 +42,7 @@ def sample_points(
     """
     if config.strategy == "skeleton":
         x, y = skeleton(region.distance).pixels.T
-    elif config.strategy == "deepest":
+    elif config.strategy == "center":
         y, x = np.empty((2, 0), int)
     else:
         y, x = np.nonzero(region.mask)
@@ -69,18 +69,18 @@ def image_prompts(
     weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
 ) -> list[dict[str, Any]]:
     """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
-    if not params.merging.sam:
+    if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
-    augmented = augment(weak, confident_labels(predicted, confidence, params.augment.confidence))
+    augmented = augment(weak, confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold))
     prompts = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         component = {"number": number, "class": k, "rle": region.rle(weak.shape)}
-        if params.sampling.prompt == "points":
+        if params.sampling.prompt_type == "points":
             # seeded by the component's first pixel: neither its neighbors nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]
             rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
             component["points"] = sample_points(region, params.sampling, confidence, rng)
-        elif params.sampling.prompt == "box":
+        elif params.sampling.prompt_type == "box":
             component["box"] = bounding_box(region)
         prompts.append(component)
     return prompts

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 
 from sesam.geometry.rle import mask_to_rle, to_coco_rle
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Selection
+from sesam.params import SelectionParams
 
 Mask = dict[str, Any]  # as pycocotools computes with, see `to_coco_rle`
 
@@ -52,7 +52,7 @@ def measure_coverage(mask: Mask, component: Mask, k: int, weak: dict[int, Mask])
     )
 
 
-def rejection_reason(found: Coverage, selection: Selection) -> str | None:
+def rejection_reason(found: Coverage, selection: SelectionParams) -> str | None:
     """Why a candidate M does not fit its component C, or None if it does.
 
     Where annotators labeled pixels W of C, M must hold a share of at least τ2 of them, and of all
@@ -72,7 +72,7 @@ def _intersection(one: Mask, other: Mask) -> Mask:
 
 
 def select_candidate(
-    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, Mask], selection: Selection
+    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, Mask], selection: SelectionParams
 ) -> dict[str, Any]:
     """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 

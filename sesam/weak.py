@@ -1,4 +1,4 @@
-"""Weak labels drawn from fine ones: coarse polygons, scribbles, points."""
+"""WeakLabelParams labels drawn from fine ones: coarse polygons, scribbles, points."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from scipy.sparse.csgraph import dijkstra
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, skeleton
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Coarse, Point, Scribble, Weak
+from sesam.params import CoarseParams, PointParams, ScribbleParams, WeakLabelParams
 
 
-def weak_label(fine: np.ndarray, weak: Weak) -> np.ndarray:
-    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
-    if weak.kind == "fine":
+def weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
+    """WeakLabelParams labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
+    if config.kind == "fine":
         return fine
     stroke = {
-        "coarse": partial(draw_coarse_polygon, config=weak.coarse),
-        "scribble": partial(draw_scribble, config=weak.scribble),
-        "point": partial(draw_point, config=weak.point),
-    }[weak.kind]
+        "coarse": partial(draw_coarse_polygon, config=config.coarse),
+        "scribble": partial(draw_scribble, config=config.scribble),
+        "point": partial(draw_point, config=config.point),
+    }[config.kind]
     drawn = np.full_like(fine, IGNORE_INDEX)
-    for k, region in connected_regions(fine, min_area=weak.min_area):
+    for k, region in connected_regions(fine, min_area=config.min_area):
         drawn[region.slices][clip_to_region(stroke(region), region)] = k
     return drawn
 
@@ -41,7 +41,7 @@ def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
     return kept
 
 
-def draw_coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
+def draw_coarse_polygon(region: Region, config: CoarseParams) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
     depth, size = region.distance, np.sqrt(region.area)
     core = depth > min(config.erosion * size, 0.5 * depth.max())
@@ -52,17 +52,17 @@ def draw_coarse_polygon(region: Region, config: Coarse) -> np.ndarray:
     return drawn.astype(bool)
 
 
-def draw_scribble(region: Region, config: Scribble) -> np.ndarray:
+def draw_scribble(region: Region, config: ScribbleParams) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
     core = skeleton(np.maximum(region.distance - config.margin * region.distance.max(), 0))
     if not core.cells.any():
         return np.zeros_like(region.mask)
     path = core.pixels[longest_path(core.cells)]
-    spare = round(len(path) * (1 - config.length) / 2)
+    spare = round(len(path) * (1 - config.length_fraction) / 2)
     return draw_stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
 
 
-def draw_point(region: Region, config: Point) -> np.ndarray:
+def draw_point(region: Region, config: PointParams) -> np.ndarray:
     """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
     cv2.circle(drawn, innermost_pixel(region.distance), config.radius, 1, cv2.FILLED)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from sesam.artifacts.atomic_io import read_json, write_json, write_text
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.metrics_schema import read_label_metrics
-from sesam.command_line import parse_round
 from sesam.errors import SesamError, run_main
+from sesam.params import parse_round
 from sesam.paths import EMBEDDINGS, METRICS, pseudo_label_dir
 from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData, code_version, images_csv

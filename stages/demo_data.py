@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("name", help="a key of `draw_trace` in params.yaml")
     name = parser.parse_args().name
     params = load_params()
-    if name not in params.draw:
-        raise SesamError(f"params.yaml: draw has no entry {name!r}; it has {sorted(params.draw)}.")
-    wanted = params.draw[name]
+    if name not in params.demo:
+        raise SesamError(f"params.yaml: demo has no entry {name!r}; it has {sorted(params.demo)}.")
+    wanted = params.demo[name]
     items = [(split, k) for split in ("train", "val") for k in range(getattr(wanted, split))]
     with atomic_directory(Path("data/raw") / name) as folder:
         map_images(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime, "demo_data")

@@ -44,7 +44,7 @@ def main() -> None:
     cache = EmbeddingCache(made_by, cache_dir(params.runtime))
     if any(item not in cache for item in dataset.train):
         each = get_model(params.sam.model).embedding_bytes
-        keep, lines = cache.reserve(dataset.train, each, params.runtime.cache_gb)
+        keep, lines = cache.reserve(dataset.train, each, params.runtime.embedding_cache_gb)
         for line in lines:
             print(f"embed: {line}", flush=True)
         if keep:

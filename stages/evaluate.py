@@ -2,7 +2,7 @@
 
 python -m stages.evaluate NAME: teacher, the network of the weak labels alone, or a round's student.
 
-Of `evaluation.panels` images of each split the predictions are kept, for panels and report: the first to validate on,
+Of `report.num_images` images of each split the predictions are kept, for panels and report: the first to validate on,
 and the training images whose labels most need a look.
 """
 
@@ -14,7 +14,7 @@ from functools import partial
 from sesam.artifacts.atomic_io import atomic_directory, write_json
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
-from sesam.errors import SesamError, run_main
+from sesam.errors import run_main
 from sesam.params import load_params
 from sesam.paths import METRICS, network_dir, training_log_dir
 from sesam.segmentation.evaluation import EvaluationTask, evaluate_network, loss_curve, network_metrics, steps
@@ -25,9 +25,8 @@ def main() -> None:
     parser.add_argument("name", help="teacher, or a key of `rounds` in params.yaml")
     name = parser.parse_args().name
     params, data = load_params(), Dataset.load()
-    if name not in ("teacher", *params.rounds):
-        raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
-    few, classes = params.evaluation.panels, data.classes
+    params.check_round(name, "teacher")
+    few, classes = params.report.num_images, data.classes
     shown = {"val": data.val[:few], "train": [] if name == "teacher" else top_ranked(name, data, few)}
     work = [("val", item) for item in data.val] + [("train", item) for item in shown["train"]]
     ids = {split: frozenset(item.id for item in items) for split, items in shown.items()}

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from sesam.artifacts.atomic_io import write_json, write_text
 from sesam.artifacts.manifest import Dataset
-from sesam.command_line import parse_round
 from sesam.errors import run_main
+from sesam.params import parse_round
 from sesam.paths import METRICS, RANKING, pseudo_label_dir
 from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_csv
 

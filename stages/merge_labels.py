@@ -11,12 +11,11 @@ from sesam.artifacts.invariants import check_complete, check_merged
 from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label, load_predictions
 from sesam.artifacts.sources import SOURCE_PALETTE
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.merging import merge
-from sesam.params import Params
+from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
@@ -25,8 +24,8 @@ def process(
 ) -> None:
     weak = load_label(WEAK_LABELS, item, len(palette))
     predicted, confidence = load_predictions(name, item, len(palette))
-    filling = confident_labels(predicted, confidence, params.augment.confidence)
-    if not params.rounds[name].labels:
+    filling = confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold)
+    if not params.rounds[name].fill_confident:
         filling[:] = IGNORE_INDEX
     selected = read_selected(round_dir(name, "selected") / f"{item.id}.json", item, len(palette))
     labels, sources = merge(weak, filling, selected)

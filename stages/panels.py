@@ -11,9 +11,9 @@ from __future__ import annotations
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path
 from sesam.artifacts.manifest import Dataset, load_label
 from sesam.artifacts.ranking import top_ranked
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.parallel import progress_bar
+from sesam.params import parse_round
 from sesam.paths import GALLERY, METRICS
 from sesam.reporting.gallery import GalleryImage, write_gallery
 from sesam.reporting.panels import layers, train_panel, val_page
@@ -22,7 +22,7 @@ from sesam.reporting.trace import list_components, load_trace
 
 def main() -> None:
     name, params = parse_round(__doc__.splitlines()[0])
-    data, few = Dataset.load(), params.evaluation.panels
+    data, few = Dataset.load(), params.report.num_images
     training, validating = top_ranked(name, data, few), data.val[:few]
     gallery = []
     with (
@@ -34,8 +34,8 @@ def main() -> None:
             student = load_label(kept / "train", item, len(data.classes))
             confidence = load_label(kept / "confidence", item)
             with atomic_path(folder / "train" / f"{item.id}.png") as unfinished:
-                train_panel(found, name, student, params.augment.confidence, data).save(unfinished)
-            sam = params.merging.sam
+                train_panel(found, name, student, params.teacher_labels.confidence_threshold, data).save(unfinished)
+            sam = params.sam.enabled
             components = list_components(found, params.selection) if sam else []
             gallery.append(GalleryImage(item.id, layers(found, student, confidence, data, sam), components))
             del found  # its masks, before those of the next are read

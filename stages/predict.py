@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.parallel import progress_bar
-from sesam.params import NO_TEACHER
+from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import round_dir
 from sesam.segmentation.predictions import steps, write_nothing
 

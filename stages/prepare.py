@@ -35,6 +35,7 @@ from sesam.datasets.data_issues import (
 from sesam.datasets.label_maps import class_names_and_palette, label_map_for
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
+from sesam.labels import IGNORE_INDEX
 from sesam.params import load_params
 from sesam.paths import FINE
 from sesam.sam.registry import get_model
@@ -47,8 +48,9 @@ def main() -> None:
         classes = dataset.classes
         palette = [parse_color(color) for color in dataset.palette or []] or color_wheel(len(classes))
     else:
-        classes, palette = class_names_and_palette(dataset.kind)
-    meaning = label_map_for(dataset.kind, len(classes), dataset.ignore)
+        classes, palette = class_names_and_palette(dataset.format)
+    ignore_values = [IGNORE_INDEX] if dataset.ignore_values is None else dataset.ignore_values
+    meaning = label_map_for(dataset.format, len(classes), ignore_values)
     pairs = find_images(dataset)
     counted = {
         "train": _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED),
@@ -77,7 +79,7 @@ def main() -> None:
             raise SesamError(f"{dataset.root}: no class occurs in the labels to validate on. See dataset.val.")
     name = Path(dataset.root).name
     train_items, val_items = (tuple(items[split]) for split in SPLITS)
-    Dataset(name, tuple(classes), tuple(palette), train_items, val_items, dataset.kind, tuple(dataset.ignore)).save()
+    Dataset(name, tuple(classes), tuple(palette), train_items, val_items, dataset.format, tuple(ignore_values)).save()
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     behind = symlinked_dirs(Path(dataset.root), files)
     for line in collect_warnings(found["train"], twice, classes, behind, params):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory, write_json
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label, load_predictions
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
-from sesam.params import Params
+from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.prompting import image_prompts
 
@@ -20,7 +19,7 @@ def process(item: ImageRecord, folder: Path, params: Params, name: str, classes:
     predicted, confidence = load_predictions(name, item, classes)
     components = image_prompts(weak, predicted, confidence, params, (name, item.id))
     size = {"height": item.height, "width": item.width}
-    document = {"id": item.id, **size, "prompt": params.sampling.prompt, "components": components}
+    document = {"id": item.id, **size, "prompt": params.sampling.prompt_type, "components": components}
     write_json(folder / f"{item.id}.json", document)
     return len(components)
 

@@ -7,9 +7,9 @@ from functools import partial
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
+from sesam.params import parse_round
 from sesam.paths import round_dir
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
 from sesam.sam.candidates import steps
@@ -23,7 +23,9 @@ def main() -> None:
         missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
         if len(missing) < len(dataset.train):
             print(f"sam_masks {name}: {len(dataset.train) - len(missing)} images are done already")
-        keep, _ = cache.reserve(dataset.train, get_model(params.sam.model).embedding_bytes, params.runtime.cache_gb)
+        keep, _ = cache.reserve(
+            dataset.train, get_model(params.sam.model).embedding_bytes, params.runtime.embedding_cache_gb
+        )
         batches = pending_batches(dataset.train, missing.__contains__, batch_size(params.runtime))
         load = partial(steps, params, round_dir(name, "prompts"), folder, cache, keep)
         run_pipeline(batches, load, params.runtime, f"sam_masks {name}")

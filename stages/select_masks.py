@@ -8,15 +8,14 @@ from pathlib import Path
 from sesam.artifacts.atomic_io import atomic_directory, write_json
 from sesam.artifacts.component_records import read_candidates, read_prompts
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
-from sesam.command_line import parse_round
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
-from sesam.params import Selection
+from sesam.params import SelectionParams, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.selection import select_candidate, weak_rles
 
 
-def process(item: ImageRecord, folder: Path, name: str, selection: Selection, classes: int) -> tuple[int, int]:
+def process(item: ImageRecord, folder: Path, name: str, selection: SelectionParams, classes: int) -> tuple[int, int]:
     components = read_prompts(round_dir(name, "prompts") / f"{item.id}.json", item, classes)["components"]
     candidates = read_candidates(round_dir(name, "masks") / f"{item.id}.json", item, components)
     weak = weak_rles(load_label(WEAK_LABELS, item, classes))

@@ -19,7 +19,7 @@ def main() -> None:
     with atomic_directory(METRICS / "plots") as folder:
         for name, (header, rows) in tables(networks, rounds, data.classes).items():
             write_csv(folder / f"{name}.csv", header, rows)
-    hours = annotation_hours(len(data.train), params.weak.kind, params.evaluation.minutes)
+    hours = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
     row = summary(networks, rounds, *hours)
     write_json(METRICS / "summary.json", row)
     print("summarize: validation mIoU " + ", ".join(f"{network_title(name)} {row[name]}" for name in networks))

@@ -5,12 +5,9 @@ python -m stages.train_student ROUND
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from sesam.command_line import parse_round
 from sesam.errors import run_main
-from sesam.params import NO_TEACHER
-from sesam.paths import pseudo_label_dir
+from sesam.params import NO_TEACHER, parse_round
+from sesam.paths import network_dir, pseudo_label_dir
 from sesam.segmentation.training import TrainingTask, train
 
 
@@ -24,10 +21,10 @@ def main() -> None:
             round=name,
             labels=pseudo_label_dir(name) / "labels",
             sources=pseudo_label_dir(name) / "sources",
-            schedule=params.student,
-            loss=params.student.loss,
+            schedule=params.schedule_of("student"),
+            loss=params.student.loss_weights,
             sam_frequency=params.student.sam_frequency,
-            start=Path(teacher) if params.student.start == "teacher" and teacher != NO_TEACHER else None,
+            init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
         ),
         params,
     )

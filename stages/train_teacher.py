@@ -20,7 +20,7 @@ def main() -> None:
             round=None,
             labels=WEAK_LABELS,
             sources=None,
-            schedule=params.teacher,
+            schedule=params.schedule_of("teacher"),
             loss=LossWeights(weak=1.0, sam=0.0, confident=0.0),
             sam_frequency=0.0,
         ),

@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 
 from sesam.demo.scenes import draw_scene
-from sesam.params import Params, load_params
+from sesam.params import Params
+from sesam.presets import load_preset, render_params
 
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an installed package
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_params(ROOT / "presets/demo.yaml")
+    return load_preset(ROOT / "presets/demo.yaml")
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ PIPELINE = (
     "*.gitignore",
     "dvc.yaml",
     "data/corrections",
-    "models/embedded_sam.pth",
+    "models/bundled_sam.pth",
     "presets",
     "sesam",
     "stages",
@@ -80,6 +81,11 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
+def write_params(folder: Path, preset: str = "demo") -> None:
+    """folder/params.yaml as `sesam init PRESET` writes it."""
+    (folder / "params.yaml").write_text(render_params(load_preset(ROOT / f"presets/{preset}.yaml")))
+
+
 def edit_params(folder: Path, **changes: object) -> None:
     """Set dotted keys (with __ for the dot) in folder/params.yaml."""
     raw = yaml.safe_load((folder / "params.yaml").read_text())
@@ -95,7 +101,7 @@ def edit_params(folder: Path, **changes: object) -> None:
 @pytest.fixture
 def folder_dataset(tmp_path: Path) -> Path:
     """A workspace with params.yaml and a folder data set of three training and one validation image, two classes."""
-    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    write_params(tmp_path, "demo")
     rng = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 1)):
         for kind in ("images", "labels"):
@@ -108,6 +114,10 @@ def folder_dataset(tmp_path: Path) -> Path:
             Image.fromarray(photo.astype(np.uint8)).save(tmp_path / f"mine/images/{split}/{k}.png")
             Image.fromarray(label).save(tmp_path / f"mine/labels/{split}/{k}.png")
     edit_params(
-        tmp_path, dataset__root="mine", dataset__classes=["left", "right"], dataset__palette=None, dataset__ignore=[9]
+        tmp_path,
+        dataset__root="mine",
+        dataset__classes=["left", "right"],
+        dataset__palette=None,
+        dataset__ignore_values=[9],
     )
     return tmp_path

@@ -86,7 +86,7 @@ class Broken(Exception):
 
 def make_project(folder: Path) -> list[Stage]:
     """A project of a few drawn scenes, one taught round and short trainings; its stages in an order to run them in."""
-    for name in ("dvc.yaml", "models/embedded_sam.pth"):
+    for name in ("dvc.yaml", "models/bundled_sam.pth"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for code in ("sesam", "stages"):
@@ -97,9 +97,9 @@ def make_project(folder: Path) -> list[Stage]:
         params[schedule] |= {"iterations": 20, "batch": 2, "crop": [32, 32]}
     params["network"] |= {"width": 4, "head_width": 8, "auxiliary": 0.0}
     params["augment"]["confidence"] = 0.2
-    params["rounds"] = {"r1": {"teacher": "models/teacher", "labels": True}}
+    params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
     params["evaluation"]["panels"] = 1
-    params["runtime"]["workers"] = 1
+    params["runtime"]["num_workers"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     repo = Repo.init(str(folder), no_scm=True)
     found = []

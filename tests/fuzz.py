@@ -49,6 +49,7 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge
 from sesam.params import Params, load_params
+from sesam.presets import load_preset
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData
@@ -67,7 +68,7 @@ from sesam.selection import select_candidate, weak_rles
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
-PARAMS = load_params(ROOT / "presets/demo.yaml")
+PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
 ITEM = ImageRecord("a/b", "a/b.png", *SHAPE, "0" * 64)
 NAMES = ("left", "right", "other")
@@ -291,7 +292,7 @@ def targets(folder: Path) -> list[Target]:
         for y, name in enumerate(NAMES)
     )
     xml = f"<annotation><size><width>32</width><height>24</height></size>{strokes}</annotation>".encode()
-    small = PARAMS.network.model_copy(update={"width": 4, "head_width": 8, "auxiliary": 0.0})
+    small = PARAMS.network.model_copy(update={"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0})
     from makers import THREE
     from mmseg.registry import MODELS
 

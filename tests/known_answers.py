@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, edit_params
+from conftest import edit_params, write_params
 from PIL import Image
 
 from sesam.artifacts.atomic_io import sha256, write_json
@@ -52,13 +51,13 @@ NETWORKS = {
 
 
 def on_workers(params: Params, count: int) -> Params:
-    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": count})})
+    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": count})})
 
 
 def make_workspace() -> tuple[Dataset, Params]:
     """In the current folder, all that the stages left that come before those that judge."""
-    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
-    edit_params(Path(), runtime__workers=1)
+    write_params(Path(), "demo")
+    edit_params(Path(), runtime__num_workers=1)
     params = load_params()
     items = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
@@ -123,7 +122,7 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
     for name, network in NETWORKS.items():
         shown = {
             "val": data.val,
-            "train": [] if name == "teacher" else top_ranked(name, data, params.evaluation.panels),
+            "train": [] if name == "teacher" else top_ranked(name, data, params.report.num_images),
         }
         ids = {split: {item.id for item in items} for split, items in shown.items()}
         judging = EvaluationTask(data.classes, data.palette, ids, Path("metrics/predictions", name))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, write_params
 from dvc.utils.hydra import apply_overrides
 
 from benchmarks import ablation_results
@@ -17,8 +17,9 @@ from benchmarks.ablation_results import RESULTS, Result, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
 from sesam.errors import SesamError
 from sesam.params import load_params
+from sesam.presets import load_preset
 
-PARAMS = load_params(ROOT / "presets/demo.yaml")
+PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SAM2 = {"sam2": ROOT / "params.yaml"}  # any file
 OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2"))]
 ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *OTHERS]
@@ -26,7 +27,7 @@ ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *OTHERS]
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_changes_the_demos_params_to_valid_ones(row: Row, tmp_path: Path) -> None:
-    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    write_params(tmp_path, "demo")
     apply_overrides(tmp_path / "params.yaml", list(row.changes))
     changed = load_params(tmp_path / "params.yaml")
     assert (changed == PARAMS) == (row.name == "scribble")  # what the demo does anyway
@@ -116,7 +117,7 @@ def test_classes_of_the_last_rounds_labels() -> None:
 
 def test_the_document_names_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    idd = load_params(ROOT / "presets/idd.yaml")
+    idd = load_preset(ROOT / "presets/idd.yaml")
     elsewhere = idd.model_copy(update={"dataset": idd.dataset.model_copy(update={"root": "/data/mine"})})
     assert preset(elsewhere) == "`presets/idd.yaml`"
     assert preset(idd.model_copy(update={"rounds": {}})) == "params for idd"
@@ -133,7 +134,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_{who}_NAME", "a")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@b.c")
     git("init", "-q")
-    for path in ("stages/code.py", "stages/summarize.py", "stages/report.py", "models/embedded_sam.pth"):
+    for path in ("stages/code.py", "stages/summarize.py", "stages/report.py", "models/bundled_sam.pth"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("1")
     Path("params.yaml").write_text(f"seed: 5\nn: 1\nruntime: {{workers: 2}}\n{REST}")
@@ -314,7 +315,7 @@ def test_the_document_says_which_rows_were_run_otherwise(
     repository: Path, scribble: bool, changed: bool, sentence: str
 ) -> None:
     shutil.copytree(ROOT / "presets", "presets")
-    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    write_params(Path(), "demo")
     committed("params")
     groups = {"Supervision": supervision(PARAMS), "Steps": steps(), "Training": training(), "Labels": labels()}
     groups["Other SAMs"] = []

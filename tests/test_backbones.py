@@ -18,17 +18,18 @@ from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
-from sesam.params import Network, load_params
+from sesam.params import NetworkParams
+from sesam.presets import load_preset
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.network import convert_sync_batchnorm, load_network, network_config, predict, save_network
 from sesam.segmentation.training import optimizer_config
 
-LITE = load_params(ROOT / "presets/demo.yaml").network.model_copy(
-    update={"backbone": "tf_efficientnet_lite0", "width": None, "head_width": 8}
+LITE = load_preset(ROOT / "presets/demo.yaml").network.model_copy(
+    update={"backbone": "tf_efficientnet_lite0", "base_channels": None, "head_channels": 8}
 )
 
 
-def network(backbone: str) -> Network:
+def network(backbone: str) -> NetworkParams:
     return LITE.model_copy(update={"backbone": backbone})
 
 
@@ -56,7 +57,7 @@ def test_what_timm_says_of_a_model_takes_no_memory(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
 def test_synchronized_normalization_is_the_same_network(name: str) -> None:
     """timm's normalizations have activations in them, which plain synchronized ones would leave out."""
-    architecture = LITE.model_copy(update={"backbone": name, "width": 8 if name == "resnet18" else None})
+    architecture = LITE.model_copy(update={"backbone": name, "base_channels": 8 if name == "resnet18" else None})
     torch.manual_seed(0)
     model = MODELS.build(network_config(architecture, 3)).eval()
     image, names = torch.randn(1, 3, 64, 96), list(model.state_dict())
@@ -93,9 +94,9 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_a_resnet_has_a_width() -> None:
     with pytest.raises(ValidationError, match="width must be null"):
-        Network.model_validate(LITE.model_dump() | {"width": 16})
+        NetworkParams.model_validate(LITE.model_dump() | {"width": 16})
     with pytest.raises(ValidationError, match="width must be a number"):
-        Network.model_validate(LITE.model_dump() | {"backbone": "resnet18"})
+        NetworkParams.model_validate(LITE.model_dump() | {"backbone": "resnet18"})
 
 
 def test_weights_of_an_installed_package_in_the_order_of_the_model(
@@ -142,18 +143,18 @@ def test_a_file_of_weights_is_the_one_that_the_params_name(tmp_path: Path) -> No
     address = {"pretrained": "torchvision://resnet18", "sha256": "0" * 64}  # which is fetched without a look at it
     for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}, address):
         with pytest.raises(ValidationError, match="needs its sha256"):
-            Network.model_validate(LITE.model_dump() | wrong)
+            NetworkParams.model_validate(LITE.model_dump() | wrong)
     for right in ({"pretrained": "package:some_weights"}, {"pretrained": "torchvision://resnet18"}):
-        Network.model_validate(LITE.model_dump() | right)
+        NetworkParams.model_validate(LITE.model_dump() | right)
 
 
 def test_a_backbone_may_learn_more_slowly() -> None:
-    schedule = load_params(ROOT / "presets/demo.yaml").teacher
+    schedule = load_preset(ROOT / "presets/demo.yaml").schedule
     assert "paramwise_cfg" not in optimizer_config(schedule, "float32")
     model = MODELS.build(network_config(LITE, 3))
-    slower = optimizer_config(schedule.model_copy(update={"backbone_rate": 0.1}), "float32")
+    slower = optimizer_config(schedule.model_copy(update={"backbone_lr_mult": 0.1}), "float32")
     wrapper = build_optim_wrapper(model, slower | {"type": "OptimWrapper"})
     rates = {id(one): group["lr"] for group in wrapper.param_groups for one in group["params"]}
     for name, one in model.named_parameters():
         share = 0.1 if name.startswith("backbone.") else 1.0
-        assert rates[id(one)] == pytest.approx(share * schedule.learning_rate)
+        assert rates[id(one)] == pytest.approx(share * schedule.lr)

@@ -118,7 +118,7 @@ def test_every_param_of_the_labels_is_there(params: Params) -> None:
         assert any(key.startswith(f"{group}.") for key in found), group
     assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
     taught = param_values(params, "r2")  # by the student of r1
-    assert {"network.backbone", "teacher.iterations", "student.iterations", "rounds.r1.teacher"} < taught.keys()
+    assert {"network.backbone", "schedule.max_iters", "rounds.r1.teacher"} < taught.keys()
     assert next(key for key in taught if key.startswith("rounds")) == "rounds.r1.teacher"
 
 

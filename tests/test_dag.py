@@ -6,14 +6,13 @@ It runs on scenes in Cityscapes' layout: train with fine and coarse labels, trai
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, checked_out, edit_params, sh
+from conftest import ROOT, checked_out, edit_params, sh, write_params
 from makers import cityscapes_image
 from PIL import Image
 
@@ -23,7 +22,7 @@ from sesam.cli import explain
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.presets import load_preset
 from sesam.weak import weak_label
 
 
@@ -41,7 +40,7 @@ LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn class
 
 def draw_cityscapes(root: Path) -> None:
     """Drawn scenes as Cityscapes; the last training image belongs to train_extra."""
-    weak = load_params(ROOT / "presets/demo.yaml").weak.model_copy(update={"kind": "coarse"})
+    weak = load_preset(ROOT / "presets/demo.yaml").weak_labels.model_copy(update={"kind": "coarse"})
     ids = np.zeros(256, np.uint8)
     ids[: len(CLASSES)] = LABEL_IDS
     for number, name in enumerate(TRAIN + VAL):
@@ -57,24 +56,22 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checked_out(tmp_path_factory.mktemp("dag") / "sesam")
     draw_cityscapes(folder / "data/raw/cityscapes")
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
-    shutil.copy(ROOT / "presets/cityscapes.yaml", folder / "params.yaml")
+    write_params(folder, "cityscapes")
     edit_params(
         folder,
         **{group: small[group] for group in ("network", "teacher", "student", "components", "sam", "runtime")},
         draw={"demo": {"train": 2, "val": 1, "seed": 5}},
         dataset__train=["train", "train_extra"],
-        weak__kind="coarse",
-        weak__origin="data/raw/cityscapes/gtCoarse",
-        teacher__iterations=4,
-        student__iterations=4,
-        teacher__batch=2,
-        student__batch=2,
-        augment__confidence=0.2,
-        evaluation__panels=1,
-        runtime__workers=1,
+        weak_labels__kind="coarse",
+        weak_labels__source="data/raw/cityscapes/gtCoarse",
+        schedule__max_iters=4,
+        schedule__batch_size=2,
+        teacher_labels__confidence_threshold=0.2,
+        report__num_images=1,
+        runtime__num_workers=1,
         rounds={
-            "r1": {"teacher": "data/weak", "labels": False},
-            "r2": {"teacher": "models/student/r1", "labels": True},
+            "r1": {"teacher": "none", "fill_confident": False},
+            "r2": {"teacher": "r1", "fill_confident": True},
         },
     )
     sh("git", "init", "-q", cwd=folder)
@@ -140,12 +137,12 @@ def test_a_second_repro_runs_nothing(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "first", "spared"),
     [
-        ({"merging__sam": False}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
+        ({"sam__enabled": False}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
-        ({"rounds__r2__labels": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
+        ({"rounds__r2__fill_confident": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
         ({"rounds__r1__teacher": "models/teacher"}, "predict@r1", {"weak_labels", "train_teacher", "embed"}),
         ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
-        ({"weak__origin": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
+        ({"weak_labels__source": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, change, first, spared) -> None:
@@ -159,7 +156,7 @@ def test_a_change_reruns_its_stage_and_what_follows(workspace, params_restored, 
     assert spared <= set(known) and not stages & spared
 
 
-@pytest.mark.parametrize("change", [{"runtime__workers": 2}, {"runtime__device": "cpu"}])
+@pytest.mark.parametrize("change", [{"runtime__num_workers": 2}, {"runtime__device": "cpu"}])
 def test_runtime_reruns_nothing(workspace, params_restored, change) -> None:
     edit_params(workspace, **change)
     assert would_run(workspace) == set()
@@ -167,7 +164,7 @@ def test_runtime_reruns_nothing(workspace, params_restored, change) -> None:
 
 def test_no_training_stage_sees_fine_labels() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    fine = ("data/fine", "data/raw", "${dataset.root}", "${weak.origin}")
+    fine = ("data/fine", "data/raw", "${dataset.root}", "${weak_labels.source}")
     deps = {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
     seeing = {name for name, paths in deps.items() if any(str(path).startswith(fine) for path in paths)}
     assert seeing == {"prepare", "weak_labels", "evaluate_labels", "evaluate_teacher", "evaluate", "panels"}
@@ -179,7 +176,7 @@ def test_two_workers_and_ray_make_the_bytes_that_one_made(workspace: Path, param
     made = [p for p in sorted(workspace.glob("data/**/*")) if p.suffix in (".png", ".json", ".zip")]
     before = {p: p.read_bytes() for p in made}
     assert any("pseudo_labels" in p.parts for p in made) and any("prompts" in p.parts for p in made)
-    edit_params(workspace, runtime__workers=2)
+    edit_params(workspace, runtime__num_workers=2)
     once = ("demo_data@demo", "prepare", "weak_labels")  # networks: test_segmentation.py
     of_r1 = ("prompts", "select_masks", "merge_labels")
     first = [f"{stage}@r1" for stage in of_r1]
@@ -187,7 +184,7 @@ def test_two_workers_and_ray_make_the_bytes_that_one_made(workspace: Path, param
     assert all(f"Running stage '{stage}'" in output for stage in (*once, *first))
     for path, content in before.items():
         assert path.read_bytes() == content, path
-    edit_params(workspace, runtime__engine="ray")  # SAM's stage in two threads: test_sam_stages.py
+    edit_params(workspace, runtime__backend="ray")  # SAM's stage in two threads: test_sam_stages.py
     assert "Ray: 1 nodes, 2 CPUs" in sh("dvc", "repro", "-sf", "sam_masks@r1", cwd=workspace)
     for path, content in before.items():
         assert path.read_bytes() == content, path
@@ -247,7 +244,7 @@ def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Pat
     name = f"data/pseudo_labels/r2/labels/{TRAIN[1]}.png"
     assert (colleague / name).read_bytes() == (workspace / name).read_bytes()
     assert not (colleague / "data/embeddings").exists()
-    (colleague / "models/embedded_sam.pth").unlink()
+    (colleague / "models/bundled_sam.pth").unlink()
     assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
 
 
@@ -322,7 +319,7 @@ config.default_hooks.logger.interval = 1
 
 def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
     """Last: it commits. The scores follow, and for a colleague too there is nothing to run."""
-    edit_params(workspace, rounds={"r1": {"teacher": "data/weak", "labels": False}})
+    edit_params(workspace, rounds={"r1": {"teacher": "none", "fill_confident": False}})
     output = sh("dvc", "repro", cwd=workspace)
     run = [line.split("stages.")[1] for line in output.splitlines() if line.startswith("> python")]
     assert run == ["summarize", "report"]

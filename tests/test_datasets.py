@@ -10,7 +10,7 @@ import cv2
 import makers
 import numpy as np
 import pytest
-from conftest import ROOT, edit_params
+from conftest import edit_params, write_params
 from makers import HEIGHT, MAKERS, WIDTH, halves, save
 from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
@@ -34,8 +34,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
 
     def make(kind: str, root: str = "raw", **changes: object) -> Path:
-        shutil.copy(ROOT / f"presets/{kind}.yaml", tmp_path / "params.yaml")
-        edit_params(tmp_path, dataset__root=root, runtime__workers=1, **changes)
+        write_params(tmp_path, kind)
+        edit_params(tmp_path, dataset__root=root, runtime__num_workers=1, **changes)
         if not Path(root).exists():
             MAKERS[kind](Path(root))
         return tmp_path
@@ -262,8 +262,8 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"sam__model": "vit-h"}, "sam.model is 'vit-h'; known are embedded, vit_b"),
         ({"dataset__val": ["train_extra"]}, "no fine labels to validate on for 1 (augsburg_000000_000000)"),
         ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
-        ({"dataset__kind": "ade20k"}, "raw/images/training is missing"),
-        ({"dataset__kind": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
+        ({"dataset__format": "ade20k"}, "raw/images/training is missing"),
+        ({"dataset__format": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
         ({"dataset__classes": ["a", "b"]}, "classes and palette of cityscapes are known"),
         ({"dataset__root": "nowhere"}, "nowhere (dataset.root) is no folder"),
     ],
@@ -282,7 +282,7 @@ def test_wrong_choices_are_told(workspace, changes, said) -> None:
 
 
 def annotated(workspace, kind: str, origin: str, **changes: object) -> Dataset:
-    workspace(kind, weak__origin=origin, **changes)
+    workspace(kind, weak_labels__source=origin, **changes)
     prepare.main()
     shutil.rmtree("data/fine/train")  # not read
     weak_labels.main()
@@ -344,7 +344,7 @@ def test_scribblesup(workspace, capsys) -> None:
 def test_whats_the_point(workspace, capsys) -> None:
     clicks = {"2007_000032": [(10, 8, 1), (40, 20, 15)], "2007_000039": [], "2011_000001": [(1, 1, 3)]}
     makers.whats_the_point(Path("pascal2012_trainval_main.json"), clicks)
-    annotated(workspace, "voc", "pascal2012_trainval_main.json", weak__kind="point")
+    annotated(workspace, "voc", "pascal2012_trainval_main.json", weak_labels__kind="point")
     label = weak("2007_000032")
     assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
     said = capsys.readouterr().err
@@ -390,12 +390,12 @@ def test_faults_of_annotations_are_told_together(workspace) -> None:
     makers.scribblesup(origin, names[0], [("unicorn", [(1, 1), (5, 5)])])
     (origin / f"{names[1]}.xml").write_text("<annotation>")
     save(origin / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
-    workspace("voc", weak__origin="scribbles")
+    workspace("voc", weak_labels__source="scribbles")
     prepare.main()
     with pytest.raises(SesamError) as problem:
         weak_labels.main()
     said = str(problem.value)
-    assert "scribbles (weak.origin) has 4 faults; nothing was written" in said
+    assert "scribbles (weak_labels.source) has 4 faults; nothing was written" in said
     assert "1 image has no annotation" in said and f"    {names[3]}" in said
     assert "1 label holds what is no class" in said and f"{names[0]}.xml: 'unicorn'" in said
     assert "1 file cannot be read" in said and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in said
@@ -419,7 +419,7 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
         makers.scribblesup(Path("xml"), name, [("cat", [(1, 1), (99999999999, 5)])])
     path = Path("xml/2007_000039.xml")
     path.write_text(path.read_text().replace(*spoil))
-    workspace("voc", weak__origin="xml")
+    workspace("voc", weak_labels__source="xml")
     prepare.main()
     with pytest.raises(SesamError) as problem:
         weak_labels.main()
@@ -439,11 +439,11 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
         ("points.json", "3", "points.json is none of the JSON files that can be read"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json annotates no image of the data set"),
-        ("nowhere", None, "nowhere (weak.origin) is neither a folder"),
+        ("nowhere", None, "nowhere (weak_labels.source) is neither a folder"),
     ],
 )
 def test_an_origin_that_cannot_be_read(workspace, origin, content, said) -> None:
-    workspace("voc", weak__origin=origin)
+    workspace("voc", weak_labels__source=origin)
     if content:
         Path(origin).write_text(content)
     prepare.main()

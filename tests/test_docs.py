@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, checked_out, edit_params, sh
+from conftest import ROOT, checked_out, edit_params, sh, write_params
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
@@ -20,6 +20,7 @@ from sesam.artifacts.label_png import read_label
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.params import load_params
+from sesam.presets import load_preset
 from sesam.weak import weak_label
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -48,7 +49,7 @@ def commands(document: str) -> list[tuple[str, str | None]]:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone, with photographs and annotators' PNGs where docs/lab.md has them."""
     folder = checked_out(tmp_path_factory.mktemp("lab") / "sesam")
-    weak = load_params(ROOT / "presets/demo.yaml").weak
+    weak = load_preset(ROOT / "presets/demo.yaml").weak_labels
     for number in range(4):
         scene = draw_scene((6, number))
         split = "val" if number == 3 else "train"
@@ -76,9 +77,9 @@ def as_the_lab_sets_it(folder: Path) -> None:
         dataset__root=str(folder / "data/raw/mine"),
         dataset__classes=list(CLASSES),
         dataset__palette=None,
-        weak__origin=str(folder / "data/raw/annotated"),
-        rounds={"r1": {"teacher": "data/weak", "labels": False}},
-        runtime__workers=1,
+        weak_labels__source=str(folder / "data/raw/annotated"),
+        rounds={"r1": {"teacher": "none", "fill_confident": False}},
+        runtime__num_workers=1,
     )
     for one in ("teacher", "student"):
         edit_params(folder, **{f"{one}__iterations": 2, f"{one}__batch": 2, f"{one}__crop": [64, 64]})
@@ -103,7 +104,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
         " ID ": " 0 ",
         "FOLDER": "data/raw/mine/images/val",
         "pseudo_labels/r2": "pseudo_labels/r1",
-        "-S sampling.num_points=7": "-S evaluation.panels=2",  # which repeats pictures alone
+        "-S sampling.num_points=7": "-S report.num_images=2",  # which repeats pictures alone
     }
     for line in lines:
         if line.startswith("dvc exp run -S ") or "--name n3" in line:
@@ -125,7 +126,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Pa
             assert "n7" in said
             assert max(map(len, said.splitlines())) <= 120 and "…" not in said  # readable
         if line.startswith("dvc exp apply"):
-            assert load_params(lab / "params.yaml").evaluation.panels == 2
+            assert load_params(lab / "params.yaml").report.num_images == 2
     assert (lab / "metrics/report.html").stat().st_size > 4e6
     fine = lab / "data/raw/mine/labels/val/3.png"
     assert read_label(lab / "labeled/labels/3.png").shape == read_label(fine).shape
@@ -178,13 +179,13 @@ def overrides() -> list[list[str]]:
 
 @pytest.mark.parametrize("changes", overrides(), ids=" ".join)
 def test_what_experiments_set_is_a_param(changes: list[str], tmp_path: Path) -> None:
-    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    write_params(tmp_path, "demo")
     apply_overrides(tmp_path / "params.yaml", changes)
     load_params(tmp_path / "params.yaml")
 
 
 def test_keys_of_params_that_are_named_are_there() -> None:
-    params = json.loads(load_params(ROOT / "presets/demo.yaml").model_dump_json())
+    params = json.loads(load_preset(ROOT / "presets/demo.yaml").model_dump_json())
     missing = []
     for document in DOCUMENTS:
         for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9*]+)+)(?:[=:][^`]*)?`", (ROOT / document).read_text()):

@@ -22,7 +22,7 @@ from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle
-from sesam.params import Minutes, Params
+from sesam.params import AnnotationMinutes, Params
 from sesam.reporting import tables
 from sesam.reporting.label_quality import (
     contested_pixels,
@@ -144,7 +144,7 @@ def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]])
 
 
 def test_annotation_hours() -> None:
-    minutes = Minutes(fine=90, coarse=7, scribble=2.2, point=1)
+    minutes = AnnotationMinutes(fine=90, coarse=7, scribble=2.2, point=1)
     assert tables.annotation_hours(60, "scribble", minutes) == (2.2, 0.0244)
     assert tables.annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0})) == (2.2, None)
     assert tables.annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == (None, None)
@@ -284,7 +284,7 @@ def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, 
     """DVC counts whatever lies in metrics/labels and metrics/networks as what the summary was made of."""
     data, params = workspace
     judge_everything(data, params, monkeypatch)
-    edit_params(Path(), rounds={"r1": {"teacher": "data/weak", "labels": False}})
+    edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     summarize.main()
     assert {path.name for path in Path("metrics/networks").iterdir()} == {"teacher.json", "r1.json"}
     assert {path.name for path in Path("metrics/labels").iterdir()} == {"r1.json"}
@@ -314,7 +314,7 @@ def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
 def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
     one, two = evaluate_all(data, params, "r1"), evaluate_all(data, on_workers(params, 2), "r1")
-    batch = evaluate_images(data.train, len(data.classes), "r1", params.augment.confidence)
+    batch = evaluate_images(data.train, len(data.classes), "r1", params.teacher_labels.confidence_threshold)
     assert one["fates"] == two["fates"] == batch["fates"] and one["claims"] == two["claims"] == batch["claims"]
     for part, matrix in batch["matrices"].items():
         assert (one["matrices"][part] == matrix).all() and (two["matrices"][part] == matrix).all()

@@ -85,7 +85,7 @@ def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) 
 @pytest.fixture
 def merged(folder_dataset: Path) -> Path:
     """A workspace with merged labels of a round, made without a network."""
-    edit_params(folder_dataset, runtime__workers=1)
+    edit_params(folder_dataset, runtime__num_workers=1)
     for stage in ("prepare", "weak_labels"):
         done = run(f"stages.{stage}", cwd=folder_dataset)
         assert done.returncode == 0, done.stderr

@@ -20,10 +20,10 @@ from conftest import ROOT
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_bytes, write_text
 from sesam.errors import DiskError, SesamError
 from sesam.execution.parallel import map_images, translate_dataloader_errors
-from sesam.params import load_params
+from sesam.presets import load_preset
 from sesam.sam.cache import EmbeddingCache
 
-TWO = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(update={"workers": 2})
+TWO = load_preset(ROOT / "presets/demo.yaml").runtime.model_copy(update={"num_workers": 2})
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path) -> None:
@@ -190,7 +190,7 @@ def test_a_killed_reader_is_told() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bad_items_are_told_together_and_the_others_are_done(tmp_path: Path, workers: int) -> None:
-    runtime = TWO.model_copy(update={"workers": workers})
+    runtime = TWO.model_copy(update={"num_workers": workers})
     with pytest.raises(SesamError) as told:
         map_images(partial(complain, folder=tmp_path), range(60), runtime, "complain")
     lines = str(told.value).splitlines()
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_the_work_at_once() -> None:
         raise DiskError("full")
 
     with pytest.raises(DiskError):
-        map_images(full, range(9), TWO.model_copy(update={"workers": 1}), "full")
+        map_images(full, range(9), TWO.model_copy(update={"num_workers": 1}), "full")
     assert begun == [0]
 
 

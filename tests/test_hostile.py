@@ -30,6 +30,7 @@ from sesam.datasets.data_issues import DataIssue
 from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from sesam.params import load_params
+from sesam.presets import load_preset
 from sesam.sam.batched_sam import load_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
@@ -38,8 +39,8 @@ from sesam.segmentation.evaluation import loss_curve
 from sesam.segmentation.network import load_network, network_config, save_network
 from tests.fuzz import Found, watch
 
-PARAMS = load_params(ROOT / "presets/demo.yaml")
-NETWORK = PARAMS.network.model_copy(update={"width": 4, "head_width": 8, "auxiliary": 0.0})
+PARAMS = load_preset(ROOT / "presets/demo.yaml")
+NETWORK = PARAMS.network.model_copy(update={"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0})
 CPU = torch.device("cpu")
 ITEM = ImageRecord("a", "a.png", 4, 6, "0" * 64)
 SIZE = {"id": "a", "height": 4, "width": 6}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import ROOT, edit_params
+from conftest import edit_params, write_params
 from perfect import PerfectSam
 from PIL import Image
 
@@ -33,8 +32,8 @@ def scenes():
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     """Scenes with fine labels, and a perfect SAM in the place of the embedded one."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
-    edit_params(tmp_path, runtime__workers=1)
+    write_params(Path(), "demo")
+    edit_params(tmp_path, runtime__num_workers=1)
     items = []
     for k, scene in enumerate(scenes):
         Image.fromarray(scene.image).save(f"{k}.png")
@@ -43,7 +42,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     write_json(Path("data/embeddings.json"), {})  # of no stage that runs here
     Dataset("scenes", tuple(CLASSES), PALETTE, tuple(items), ()).save()
     perfect = PerfectSam([(scene.image, scene.labels) for scene in scenes])
-    monkeypatch.setitem(models.MODELS, "embedded", models.Model(lambda *_: perfect, embedding_bytes=2))
+    monkeypatch.setitem(models.MODELS, "bundled", models.Model(lambda *_: perfect, embedding_bytes=2))
     return tmp_path
 
 
@@ -64,14 +63,14 @@ def label_path(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:
         ("scribble", {}),
         ("coarse", {}),
         ("point", {}),
-        ("scribble", {"sampling__prompt": "mask"}),
-        ("coarse", {"sampling__prompt": "box"}),
+        ("scribble", {"sampling__prompt_type": "mask"}),
+        ("coarse", {"sampling__prompt_type": "box"}),
         ("point", {"sampling__num_points": 1}),
         ("scribble", {"sampling__strategy": "deepest"}),
     ],
 )
 def test_the_label_path_gives_back_the_fine_labels(workspace: Path, monkeypatch, kind: str, changes: dict) -> None:
-    edit_params(workspace, weak__kind=kind, **changes)
+    edit_params(workspace, weak_labels__kind=kind, **changes)
     judged = label_path(monkeypatch, *ALL)
     merged = judged["scores"]["merged"]
     assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
@@ -82,7 +81,7 @@ def test_the_label_path_gives_back_the_fine_labels(workspace: Path, monkeypatch,
 
 def test_a_teacher_that_errs_does_no_harm(workspace: Path, monkeypatch, scenes) -> None:
     """Components of confident predictions, some of them wrong, prompt SAM and label pixels, as in a second round."""
-    edit_params(workspace, rounds={"r1": {"teacher": "models/teacher", "labels": True}})
+    edit_params(workspace, rounds={"r1": {"teacher": "teacher", "fill_confident": True}})
     rng = np.random.default_rng(0)
     for k, scene in enumerate(scenes):
         predicted, confidence = scene.labels.copy(), np.full_like(scene.labels, 255)

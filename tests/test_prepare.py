@@ -24,7 +24,7 @@ from stages import prepare
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder_dataset)
-    edit_params(folder_dataset, runtime__workers=1)
+    edit_params(folder_dataset, runtime__num_workers=1)
     prepare.main()
     dataset = Dataset.load(folder_dataset / "data/dataset")
     assert [item.id for item in dataset.train] == ["0", "1", "2"]
@@ -60,27 +60,30 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"sampling__nun_points": 3}, "sampling.nun_points: unknown key"),
         ({"sampling__num_points": 0}, "sampling.num_points"),
         ({"selection__tau_weak": "high"}, "selection.tau_weak"),
-        ({"teacher__scale": [0, 1]}, "teacher.scale.0"),
-        ({"dataset__ignore": [1]}, "ignore holds [1], which are class ids"),
+        ({"schedule__scale_range": [0, 1]}, "schedule.scale_range.0"),
+        ({"dataset__ignore_values": [1]}, "ignore holds [1], which are class ids"),
         ({"draw": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "draw.demo; touch ran"),
-        ({"rounds": {"teacher": {"teacher": "models/teacher", "labels": True}}}, "rounds.teacher"),
+        ({"rounds": {"teacher": {"teacher": "teacher", "fill_confident": True}}}, "rounds.teacher"),
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),
-        ({"rounds__r1__labels": True}, "rounds.r1.labels is true"),
-        ({"rounds": {"r2": {"teacher": "models/student/r1", "labels": False}}}, "the student of r1, which is no round"),
-        ({"weak__kind": "fine", "weak__origin": "scribbles"}, "weak.origin must be data/fine/train"),
+        ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident is true"),
+        ({"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}}, "the student of r1, which is no round"),
+        (
+            {"weak_labels__kind": "fine", "weak_labels__source": "scribbles"},
+            "weak_labels.source must be data/fine/train",
+        ),
         ({"dataset__classes": ["left", "left"]}, "two classes have one name"),
         ({"dataset__classes": None}, "a folder needs classes"),
         ({"dataset__subset": 0.0}, "dataset.subset"),
-        ({"dataset__kind": "coco"}, "dataset.kind"),
+        ({"dataset__format": "coco"}, "dataset.format"),
         ({"dataset__subset": []}, "dataset.subset"),
-        ({"student__learning_rate": 1e30}, "student.learning_rate"),
-        ({"teacher__scale": [1, float("inf")]}, "teacher.scale.1"),
-        ({"student__loss__sam": float("nan")}, "student.loss.sam"),
+        ({"schedule__lr": 1e30}, "schedule.lr"),
+        ({"schedule__scale_range": [1, float("inf")]}, "schedule.scale_range.1"),
+        ({"student__loss__sam": float("nan")}, "student.loss_weights.sam"),
         ({"seed": 2**64}, "seed"),
-        ({"network__width": 1}, "network.width"),
-        ({"weak__scribble__thickness": 40_000}, "weak.scribble.thickness"),
-        ({"teacher__crop": [192, 10**6]}, "teacher.crop.1"),
+        ({"network__base_channels": 1}, "network.base_channels"),
+        ({"weak__scribble__thickness": 40_000}, "weak_labels.scribble.thickness"),
+        ({"schedule__crop_size": [192, 10**6]}, "schedule.crop_size.1"),
     ],
 )
 def test_wrong_params_are_named(folder_dataset: Path, change: dict, said: str) -> None:
@@ -96,7 +99,7 @@ def test_params_that_are_no_yaml(folder_dataset: Path) -> None:
     assert done.returncode == 1 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("key", ["dataset.root", "weak.origin"])
+@pytest.mark.parametrize("key", ["dataset.root", "weak_labels.source"])
 def test_a_path_that_is_not_there_is_named_with_its_key(folder_dataset: Path, key: str) -> None:
     done = run("stages.check_paths", cwd=folder_dataset)
     assert done.returncode == 0, done.stderr
@@ -118,7 +121,7 @@ def test_classes_are_counted() -> None:
 
 
 def test_no_class_read_as_a_class_is_told() -> None:
-    """A drawn street whose outlines are a class of their own, as where the value of void was not in dataset.ignore."""
+    """A drawn street whose outlines are a class of their own, as where the value of void was not in dataset.ignore_values."""
     names = [*CLASSES, "dog"]
     right, wrong = [], []
     for seed in range(6):

@@ -17,12 +17,13 @@ from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
 from sesam.errors import SesamError
 from sesam.params import Runtime, load_params
+from sesam.presets import load_preset
 from sesam.segmentation import training
 from sesam.segmentation.launch import launch
 from sesam.segmentation.loss import three_source_loss
 from stages import train_student
 
-RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime
+RUNTIME = load_preset(ROOT / "presets/demo.yaml").runtime
 ITERATIONS = 30
 
 
@@ -124,25 +125,25 @@ def ended(process: int) -> bool:
 def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     tiny = {"iterations": ITERATIONS, "batch": 4, "crop": [32, 40], "learning_rate": 0.02}
     changes = {f"student__{key}": value for key, value in tiny.items()}
-    edit_params(Path(), network__width=4, network__head_width=8, runtime__device="cpu", **changes)
+    edit_params(Path(), network__base_channels=4, network__head_channels=8, runtime__device="cpu", **changes)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def found() -> tuple[bytes, list[float]]:
-        log = Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
-        return Path("models/student/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
+        log = Path("metrics/training/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
+        return Path("models/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
 
     def trained() -> tuple[bytes, list[float]]:
         command = [sys.executable, "-m", "stages.train_student", "r1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count(f"models/student/r1: {ITERATIONS} iterations in ") == 1
+        assert done.stdout.count(f"models/r1: {ITERATIONS} iterations in ") == 1
         return found()
 
     monkeypatch.setattr(sys, "argv", ["train_student", "r1"])
     train_student.main()
     _, one = found()
-    edit_params(Path(), runtime__processes=2)
+    edit_params(Path(), runtime__num_gpus=2)
     weights, two = trained()
     assert len(one) == len(two) == ITERATIONS // 10
     # each normalizes by its own half of a batch, and drops out by itself: the same but for that

@@ -14,7 +14,7 @@ from skimage.morphology import skeletonize
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
-from sesam.params import Components, Merging
+from sesam.params import ComponentParams, Merging
 from sesam.prompting import augment, bounding_box, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
@@ -45,15 +45,15 @@ def test_diagonal_neighbors_are_one_component_and_small_ones_need_a_weak_label()
     augmented[0:3, 5:8] = 1  # large
     weak = np.full_like(augmented, 255)
     weak[4, 4] = 0
-    found = split_instances(augmented, weak, Components(separate=True, connectivity=8, min_area=5))
+    found = split_instances(augmented, weak, ComponentParams(separate=True, connectivity=8, min_area=5))
     assert [(k, r.area) for k, r in found] == [(0, 1), (1, 9)]
-    found = split_instances(augmented, weak, Components(separate=True, connectivity=8, min_area=2))
+    found = split_instances(augmented, weak, ComponentParams(separate=True, connectivity=8, min_area=2))
     assert [(k, r.area) for k, r in found] == [(0, 2), (0, 1), (1, 9)]
-    found = split_instances(augmented, weak, Components(separate=True, connectivity=4, min_area=1))
+    found = split_instances(augmented, weak, ComponentParams(separate=True, connectivity=4, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 1), (0, 1), (0, 1), (1, 9)]
-    found = split_instances(augmented, weak, Components(separate=False, connectivity=8, min_area=1))
+    found = split_instances(augmented, weak, ComponentParams(separate=False, connectivity=8, min_area=1))
     assert [(k, r.area) for k, r in found] == [(0, 3), (1, 9)]
-    without = Components(separate=False, connectivity=8, min_area=5)
+    without = ComponentParams(separate=False, connectivity=8, min_area=5)
     assert [(k, r.area) for k, r in split_instances(augmented, weak, without)] == [(0, 3), (1, 9)]
     assert [(k, r.area) for k, r in split_instances(augmented, np.full_like(weak, 255), without)] == [(1, 9)]
 

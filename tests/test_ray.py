@@ -17,11 +17,11 @@ from sesam.errors import SesamError
 from sesam.execution import ray_backend as on_ray
 from sesam.execution.parallel import map_images
 from sesam.execution.pipeline import PipelineSteps, run_pipeline
-from sesam.params import load_params
+from sesam.presets import load_preset
 
 ray = pytest.importorskip("ray")
-RUNTIME = load_params(ROOT / "presets/demo.yaml").runtime.model_copy(
-    update={"device": "cpu", "engine": "ray", "workers": 2}
+RUNTIME = load_preset(ROOT / "presets/demo.yaml").runtime.model_copy(
+    update={"device": "cpu", "backend": "ray", "num_workers": 2}
 )
 
 

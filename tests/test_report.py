@@ -50,7 +50,7 @@ const seen = {layers: {}, legends: {}};
     const name = button.textContent;
     seen.layers[name] = canvases().map(one => [one.dataset.round, one.dataset.layer, pixels(one)]);
     const legends = [...document.querySelectorAll(".legend")].filter(one => !one.hidden);
-    seen.legends[name] = legends.map(one => one.dataset.kind);
+    seen.legends[name] = legends.map(one => one.dataset.format);
   }
   seen.charts = [...document.querySelectorAll(".plotly-graph-div")].map(one => one.querySelectorAll("svg").length);
   seen.wider = [...document.querySelectorAll(".charts > *")].filter(one => one.scrollWidth > one.clientWidth).length;
@@ -97,7 +97,7 @@ def visit(page: Path, script: str = VISIT) -> dict:
 
 def test_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = workspace
-    edit_params(Path(), rounds__r2__teacher="models/teacher", evaluation__panels=2)
+    edit_params(Path(), rounds__r2__teacher="models/teacher", report__num_images=2)
     judge_everything(data, load_params(), monkeypatch)
     page = Path("metrics/report.html").resolve()
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page.read_text())
@@ -147,7 +147,7 @@ def test_names_are_text(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rounds_that_are_no_more_leave_the_gallery(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     data, params = workspace
     judge_everything(data, params, monkeypatch)
-    edit_params(Path(), rounds={"r1": {"teacher": "data/weak", "labels": False}})
+    edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     report.main()
     assert [path.name for path in Path("metrics/gallery").iterdir()] == ["r1.json"]
     once = Path("metrics/report.html").read_bytes()

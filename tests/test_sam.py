@@ -31,7 +31,8 @@ from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import Runtime, SamParams, load_params
+from sesam.params import Runtime, SamParams
+from sesam.presets import load_preset
 from sesam.prompting import sample_points
 from sesam.sam import encoder
 from sesam.sam.batched_sam import ImagePrompt, SamSegmenter, load_sam
@@ -50,13 +51,13 @@ small_vit = partial(
     _build_sam, encoder_embed_dim=32, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
 )
 CPU = torch.device("cpu")
-EMBEDDED = ROOT / "models/embedded_sam.pth"
+EMBEDDED = ROOT / "models/bundled_sam.pth"
 
 
-@pytest.fixture(scope="module", params=["embedded", "vit"])
+@pytest.fixture(scope="module", params=["bundled", "vit"])
 def sam(request):
     torch.manual_seed(0)
-    return (build_bundled_sam if request.param == "embedded" else small_vit)().eval()
+    return (build_bundled_sam if request.param == "bundled" else small_vit)().eval()
 
 
 def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Prompt]:
@@ -290,7 +291,7 @@ def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
         [f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"],
     )
     for each, limit, reason in (
-        (2_000_000, 0.005, "more than runtime.cache_gb (0.005): not kept"),
+        (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005): not kept"),
         (10**15, 10**9, "more than the disk has free"),
     ):
         kept, lines = cache.reserve([item] * 3, each, limit)
@@ -308,7 +309,9 @@ def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None
         os.utime(cache.folder, (1e9 - age, 1e9 - age))
     kept, lines = caches[3].reserve([item], 250_000, 0.0006)
     assert kept and [cache.folder.exists() for cache in caches] == [False, False, True, True]
-    assert lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.cache_gb is 0.0006"
+    assert (
+        lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.embedding_cache_gb is 0.0006"
+    )
     assert caches[2].load(item) is not None
     assert len(caches[3].reserve([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
     (tmp_path / "thesis").mkdir()
@@ -330,7 +333,10 @@ def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "rmtree", fails)
     kept, lines = new.room_for([item], 250_000, 0.0004)
     assert kept and item in old
-    assert lines[0] == f"0.00025 GB in {tmp_path} cannot be removed (Directory not empty): above runtime.cache_gb"
+    assert (
+        lines[0]
+        == f"0.00025 GB in {tmp_path} cannot be removed (Directory not empty): above runtime.embedding_cache_gb"
+    )
 
 
 def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
@@ -342,12 +348,12 @@ def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
         os.utime(cache.folder / f"{item.sha256}.npz", (1e9 - age, 1e9 - age))
     assert len(cache.reserve(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
     kept, lines = cache.reserve(items[:1], 250_000, 0.0006)
-    assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.cache_gb is 0.0006"
+    assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.embedding_cache_gb is 0.0006"
     assert [item in cache for item in items] == [True, False, False, True]
 
 
 def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = load_params(ROOT / "presets/demo.yaml").runtime
+    runtime = load_preset(ROOT / "presets/demo.yaml").runtime
     for folder, expected in (
         (tmp_path, Path("data/embeddings")),
         (tmp_path / ".dvc/tmp/exps/tmpabc", tmp_path / "data/embeddings"),
@@ -356,15 +362,15 @@ def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, mon
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)
         assert cache_dir(runtime) == expected
-    assert cache_dir(runtime.model_copy(update={"cache": "/scratch/sam"})) == Path("/scratch/sam")
+    assert cache_dir(runtime.model_copy(update={"embedding_cache": "/scratch/sam"})) == Path("/scratch/sam")
     with pytest.raises(ValidationError, match="must be an absolute path"):
         Runtime.model_validate(runtime.model_dump() | {"cache": "scratch/sam"})
 
 
-@pytest.mark.parametrize("model", ["embedded", "superpixels"])
+@pytest.mark.parametrize("model", ["bundled", "superpixels"])
 def test_embeddings_take_as_much_as_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    params = load_params(ROOT / "presets/demo.yaml")
+    params = load_preset(ROOT / "presets/demo.yaml")
     segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
     (made,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
     assert made.nbytes == MODELS[model].embedding_bytes
@@ -382,9 +388,9 @@ def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pyt
         load_sam(small_vit, torn, CPU)
 
     monkeypatch.chdir(ROOT)
-    published = SamParams(model="embedded", checkpoint=None, sha256=None, precision="float32")
+    published = SamParams(model="bundled", checkpoint=None, sha256=None, precision="float32")
     path, digest = resolve_weights(published)
-    assert path == Path("models/embedded_sam.pth") and digest == sha256(EMBEDDED)
+    assert path == Path("models/bundled_sam.pth") and digest == sha256(EMBEDDED)
     ours = published.model_copy(update={"checkpoint": str(good), "sha256": sha256(good)})
     assert resolve_weights(ours) == (good, sha256(good))
     assert (
@@ -404,7 +410,7 @@ def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
         resolve_weights(published.model_copy(update={"model": "vit_x"}))
     with pytest.raises(ValidationError, match="checkpoint and sha256 go together"):
-        SamParams(model="embedded", checkpoint="a.pth", sha256=None, precision="float32")
+        SamParams(model="bundled", checkpoint="a.pth", sha256=None, precision="float32")
 
 
 def test_published_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

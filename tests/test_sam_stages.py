@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, edit_params
+from conftest import ROOT, edit_params, write_params
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
@@ -32,9 +32,9 @@ IMAGES = 16
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """A folder with IMAGES scenes and for each four prompts, ready for sam_masks r1."""
-    shutil.copy(ROOT / "presets/demo.yaml", tmp_path / "params.yaml")
+    write_params(tmp_path, "demo")
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/embedded_sam.pth").symlink_to(ROOT / "models/embedded_sam.pth")
+    (tmp_path / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
     rng, items = np.random.default_rng(0), []
     scene = draw_scene(3).image
     for k in range(IMAGES):
@@ -125,14 +125,17 @@ def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch)
 def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
-    edit_params(workspace, runtime__cache_gb=0.001)
+    edit_params(workspace, runtime__embedding_cache_gb=0.001)
     embed.main()
-    assert "16 embeddings of 0.41 MB, 0.0066 GB, are more than runtime.cache_gb (0.001)" in capsys.readouterr().out
+    assert (
+        "16 embeddings of 0.41 MB, 0.0066 GB, are more than runtime.embedding_cache_gb (0.001)"
+        in capsys.readouterr().out
+    )
     sam_masks.main()
     without = outputs(workspace)
     assert list((workspace / "data/embeddings").rglob("*.npz")) == []
 
-    edit_params(workspace, runtime__cache_gb=1)
+    edit_params(workspace, runtime__embedding_cache_gb=1)
     shutil.rmtree(workspace / "data/rounds/r1/masks")
     embed.main()
     assert len(list((workspace / "data/embeddings").rglob("*.npz"))) == IMAGES
@@ -158,14 +161,14 @@ def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(workspace)
     monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
     in_batches(monkeypatch)
-    edit_params(workspace, runtime__workers=1)
+    edit_params(workspace, runtime__num_workers=1)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_with_threads", pipeline._with_workers)
         sam_masks.main()
     expected = outputs(workspace)
     assert len(expected) == IMAGES
     shutil.rmtree(workspace / "data/rounds/r1/masks")
-    edit_params(workspace, runtime__workers=2)
+    edit_params(workspace, runtime__num_workers=2)
     sam_masks.main()
     assert outputs(workspace) == expected
 

@@ -20,10 +20,10 @@ from sesam.cli import segment
 from sesam.cli.segment import overlay, predict_tiled
 from sesam.errors import SesamError
 from sesam.geometry.tiling import tile_slices
-from sesam.params import load_params
+from sesam.presets import load_preset
 from sesam.segmentation.network import load_network, network_config, predict, save_network
 
-NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})
+NETWORK = load_preset(ROOT / "presets/demo.yaml").network.model_copy(update={"base_channels": 4, "head_channels": 8})
 
 
 @given(st.integers(1, 3000), st.integers(4, 600), st.data())

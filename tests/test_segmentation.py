@@ -18,7 +18,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, edit_params
+from conftest import ROOT, edit_params, write_params
 from makers import THREE
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
@@ -34,7 +34,8 @@ from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.errors import SesamError
 from sesam.execution import pipeline
 from sesam.execution.device import resolve_device
-from sesam.params import LossWeights, Params, load_params
+from sesam.params import LossWeights, Params
+from sesam.presets import load_preset
 from sesam.segmentation import evaluation, hooks, training
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingSamples
@@ -58,13 +59,13 @@ def one_thread_and_seed():
     torch.set_num_threads(before)
 
 
-NETWORK = load_params(ROOT / "presets/demo.yaml").network.model_copy(update={"width": 4, "head_width": 8})
+NETWORK = load_preset(ROOT / "presets/demo.yaml").network.model_copy(update={"base_channels": 4, "head_channels": 8})
 
 
 @pytest.fixture
 def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""
-    raw = load_params(ROOT / "presets/demo.yaml").model_dump(mode="json")
+    raw = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")
     raw["network"] = NETWORK.model_dump()
     tiny = {"iterations": 20, "batch": 2, "crop": [32, 40], "scale": [0.7, 1.3], "learning_rate": 0.02}
     raw["teacher"] |= tiny
@@ -90,7 +91,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         write_label(LABELS / f"{name}.png", labels, PALETTE)
         write_label(SOURCES / f"{name}.png", sources, PALETTE)
         items.append(ImageRecord(name, f"raw/{name}.png", height, width, sha256(path)))
-    shutil.copy(ROOT / "presets/demo.yaml", "params.yaml")
+    write_params(Path(), "demo")
     Path("data/weak").mkdir()
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
     data.save()
@@ -125,7 +126,7 @@ def test_a_disk_that_may_not_be_written_to_is_told(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "mkdir", read_only)
-    with pytest.raises(SesamError, match="models/student/r1 cannot be written: Read-only file system"):
+    with pytest.raises(SesamError, match="models/r1 cannot be written: Read-only file system"):
         train(task(params), params)
 
 
@@ -242,7 +243,7 @@ def test_sam_frequency_changes_sources_alone(data: Dataset, params: Params):
 
 def test_label_follows_its_image(data: Dataset, params: Params):
     # unscaled and without jitter, exactly the sky has a blue above 200, and exactly the block a red above 150
-    unscaled = params.model_copy(update={"student": params.student.model_copy(update={"scale": (1.0, 1.0)})})
+    unscaled = params.model_copy(update={"student": params.student.model_copy(update={"scale_range": (1.0, 1.0)})})
     dataset = samples(data, unscaled)
     dataset.after_resize = dataset.after_resize[:2]
     seen = set()
@@ -285,7 +286,7 @@ def test_processes_share_every_batch():
 
 
 def weights() -> bytes:
-    return Path("models/student/r1/model.pth").read_bytes()
+    return Path("models/r1/model.pth").read_bytes()
 
 
 def remove_as_on_nfs(folder: Path, remove=shutil.rmtree, **how) -> None:
@@ -301,14 +302,14 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     with monkeypatch.context() as watched:
         watched.setattr(shutil, "rmtree", remove_as_on_nfs)
         train(task(params), params)
-    uninterrupted, log = weights(), Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes()
+    uninterrupted, log = weights(), Path("metrics/training/r1/plots/metrics/loss.tsv").read_bytes()
     assert not Path("models/.work/test").exists()
     assert len(log.splitlines()) == 3  # header, iterations 10 and 20
-    assert capsys.readouterr().out.startswith("models/student/r1: 20 iterations in ")
+    assert capsys.readouterr().out.startswith("models/r1: 20 iterations in ")
     shutil.rmtree("models/student")
     shutil.rmtree("metrics/training")
 
-    three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"workers": 3})})
+    three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 3})})
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
         interrupted.setattr(hooks, "CHECKPOINT_SECONDS", 0)
         interrupted.setattr(hooks.LoggingHook, "before_train_iter", _stop_at(13))
@@ -319,7 +320,7 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     train(task(three), three)
     assert seen == list(range(10, 20))
     assert weights() == uninterrupted
-    assert Path("metrics/training/student/r1/plots/metrics/loss.tsv").read_bytes() == log
+    assert Path("metrics/training/r1/plots/metrics/loss.tsv").read_bytes() == log
 
 
 @pytest.mark.parametrize("damage", ("flipped", "cut"))
@@ -354,9 +355,9 @@ def test_a_short_training_reaches_its_learning_rate(
         "after_train_iter",
         lambda self, runner, *rest, **named: rates.extend(runner.optim_wrapper.get_lr()["lr"]),
     )
-    schedule = params.student.model_copy(update={"iterations": iterations})
+    schedule = params.student.model_copy(update={"max_iters": iterations})
     train(replace(task(params), schedule=schedule), params)
-    assert max(rates) == params.student.learning_rate
+    assert max(rates) == params.schedule.lr
 
 
 _seed_iteration = hooks.LoggingHook.before_train_iter
@@ -410,7 +411,7 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     interrupted()
     item = data.train[0]
     write_label(LABELS / f"{item.id}.png", np.zeros((item.height, item.width), np.uint8), PALETTE)
-    edit_params(Path(), student__learning_rate=0.5)
+    edit_params(Path(), schedule__lr=0.5)
     assert starts_at() == 0
     said = "since it was interrupted, data/pseudo_labels/r1/labels, params.yaml: student changed"
     assert said in capsys.readouterr().out
@@ -433,7 +434,9 @@ def test_a_student_starts_from_its_teacher(
         patch.setattr(hooks.LoggingHook, "before_train_epoch", note)
         train(student, params)
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
-    wide = params.model_copy(update={"network": params.network.model_copy(update={"width": 2 * params.network.width})})
+    wide = params.model_copy(
+        update={"network": params.network.model_copy(update={"base_channels": 2 * params.network.base_channels})}
+    )
     with pytest.raises(SesamError, match=r"student\.start"):
         training._initial_network(network_config(wide.network, 3), student, wide, 0)
 
@@ -450,12 +453,12 @@ def test_a_training_that_diverges_stops_and_says_so(
         loss(self, runner, batch_idx, data_batch, outputs)
 
     monkeypatch.setattr(hooks.LoggingHook, "after_train_iter", diverged)
-    short = params.model_copy(update={"student": params.student.model_copy(update={"iterations": 13})})
+    short = params.model_copy(update={"student": params.student.model_copy(update={"max_iters": 13})})
     with pytest.raises(
         SesamError, match=rf"{told} add up to nan: the training has diverged\. Lower student\.learning_rate"
     ):
         train(task(short), short)
-    assert not Path("models/student/r1/model.pth").exists()
+    assert not Path("models/r1/model.pth").exists()
 
 
 def test_missing_label_file(data: Dataset, params: Params):
@@ -486,7 +489,7 @@ def test_published_network():
     name = "deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py"
     published = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / name).model
     published.pretrained = published.data_preprocessor = None
-    ours = network_config(load_params(ROOT / "presets/cityscapes.yaml").network, 19)
+    ours = network_config(load_preset(ROOT / "presets/cityscapes.yaml").network, 19)
     assert _layers(ours) == _layers(published)
 
 
@@ -545,7 +548,7 @@ def test_the_stage_predicts_the_same_in_threads_and_in_processes(
     made = MODELS.build(network_config(NETWORK, 3))
     torch.nn.init.normal_(made.decode_head.conv_seg.weight, std=9)
     save_network(Path("models/teacher"), NETWORK, CLASSES, PALETTE, made)
-    edit_params(Path(), rounds={"r1": {"teacher": "models/teacher", "labels": False}}, runtime__device="cpu")
+    edit_params(Path(), rounds={"r1": {"teacher": "teacher", "fill_confident": False}}, runtime__device="cpu")
     monkeypatch.setattr(sys, "argv", ["predict", "r1"])
     found = []
     for way in (pipeline._with_threads, pipeline._with_workers):
@@ -638,7 +641,7 @@ def test_a_pulled_network_builds_nothing_but_a_network(
 
 def test_pretrained(tmp_path: Path):
     def backbone(width: int) -> torch.nn.Module:
-        config = network_config(NETWORK.model_copy(update={"width": width}), 3)
+        config = network_config(NETWORK.model_copy(update={"base_channels": width}), 3)
         return MODELS.build(config).backbone
 
     with pytest.raises(SesamError, match=r"network\.pretrained: nowhere/r18\.pth cannot be loaded.*local file"):

@@ -15,13 +15,13 @@ from sesam.artifacts.label_png import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge
-from sesam.params import Selection
+from sesam.params import SelectionParams
 from sesam.selection import CONFLICT, MISSED, SPILLED, select_candidate, weak_rles
 from stages.merge_labels import process
 
 SHAPE = (4, 10)
 NOBODY = np.full(SHAPE, 255, np.uint8)
-SELECTION = Selection(tau_mask=0.3, tau_weak=0.7, max_conflict=0.05)
+SELECTION = SelectionParams(tau_mask=0.3, tau_weak=0.7, max_conflict=0.05)
 
 
 def columns(*numbers: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def offered(*pairs: tuple[np.ndarray, float]) -> list[dict]:
     return [{"rle": mask_to_rle(mask), "iou": iou} for mask, iou in pairs]
 
 
-def selected(c: dict, masks: list[dict], weak: np.ndarray, selection: Selection = SELECTION) -> dict:
+def selected(c: dict, masks: list[dict], weak: np.ndarray, selection: SelectionParams = SELECTION) -> dict:
     return select_candidate(c, masks, weak_rles(weak), selection)
 
 
@@ -86,7 +86,7 @@ def test_without_a_fitting_mask_the_component_stays_and_the_surest_masks_fault_i
     assert kept["candidate"] == 2
     kept = selected(c, offered((columns(8, 9), 0.9), (columns(), 0.95)), NOBODY)
     assert kept["candidate"] is None and kept["rle"] == c["rle"] and kept["refused"] == MISSED
-    open_door = Selection(tau_mask=0, tau_weak=0, max_conflict=1)
+    open_door = SelectionParams(tau_mask=0, tau_weak=0, max_conflict=1)
     assert selected(c, offered((columns(), 0.9)), NOBODY, open_door)["candidate"] is None
     assert selected(c, offered((columns(2, 3, 4), 0.9)), NOBODY, open_door)["candidate"] == 0
 

@@ -154,7 +154,7 @@ def test_tiles_are_a_data_set(folder_dataset: Path) -> None:  # noqa: F811
     for name in ("mine", "weak"):
         out = f"{folder_dataset}/cut/{name}"
         tiles.main(["cut", f"{folder_dataset}/{name}", "--out", out, "--tile", "16", "--overlap", "4"])
-    edit_params(folder_dataset, dataset__root="cut/mine", weak__origin="cut/weak")
+    edit_params(folder_dataset, dataset__root="cut/mine", weak_labels__source="cut/weak")
     for stage in ("prepare", "weak_labels"):
         done = run(f"stages.{stage}", cwd=folder_dataset)
         assert done.returncode == 0, done.stderr

@@ -420,7 +420,11 @@ def test_a_stage_reads_them_together(folder_dataset: Path) -> None:
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 0, done.stderr
     edit_params(
-        folder_dataset, weak__origin="drawn", runtime__workers=1, weak__scribble__thickness=3, weak__point__radius=1
+        folder_dataset,
+        weak_labels__source="drawn",
+        runtime__num_workers=1,
+        weak__scribble__thickness=3,
+        weak__point__radius=1,
     )
     only = {"dot": "right"}
     text = cvat("0.png").replace('"dot"', '"right"')

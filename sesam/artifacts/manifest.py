@@ -66,7 +66,7 @@ def validate_record(item: ImageRecord) -> ImageRecord:
 class Dataset:
     """Classes in id order, their RGB colors, and the images of each split.
 
-    kind, ignore: as in params.yaml, for what else is written in the data set's own label values.
+    format, ignore_values: as in params.yaml, for what else is written in the data set's own label values.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Dataset:
     palette: tuple[tuple[int, int, int], ...]
     train: tuple[ImageRecord, ...]
     val: tuple[ImageRecord, ...]
-    kind: str = "folder"
-    ignore: tuple[int, ...] = (IGNORE_INDEX,)
+    format: str = "folder"
+    ignore_values: tuple[int, ...] = (IGNORE_INDEX,)
 
     def save(self, folder: Path = MANIFEST) -> None:
         raw = asdict(self)
@@ -109,8 +109,8 @@ class _Classes:
     name: str
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
-    kind: str
-    ignore: tuple[_Byte, ...]
+    format: str
+    ignore_values: tuple[_Byte, ...]
 
 
 def _read(path: Path, expected: Any) -> Any:

@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     params, data = load_params(), Dataset.load()
     name = options.round or list(params.rounds)[-1]
-    if name not in params.rounds:
-        raise SesamError(f"params.yaml: rounds has no entry {name!r}; it has {', '.join(params.rounds)}.")
+    params.check_round(name)
     item = next((one for one in data.train if one.id == options.id), None)
     if item is None:
         raise SesamError(f"{options.id} is no training image. One is called {data.train[0].id}.")

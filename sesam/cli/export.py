@@ -210,8 +210,7 @@ def main() -> None:
     parser.add_argument("--prefix", default="", help="before an image's name, as Label Studio's /data/local-files/?d=")
     options = parser.parse_args()
     params, dataset = load_params(), Dataset.load()
-    if options.round not in params.rounds:
-        raise SesamError(f"params.yaml: rounds has no entry {options.round!r}; it has {', '.join(params.rounds)}.")
+    params.check_round(options.round)
     items = {item.id: item for item in dataset.train}
     chosen = options.images or list(items)
     if options.worst is not None:

@@ -1,6 +1,6 @@
 """Label a folder of images of any size with a trained network.
 
-    python -m sesam.cli.segment /path/to/images --model models/student/r2 --out labeled
+    python -m sesam.cli.segment /path/to/images --model models/r2 --out labeled
 
 Writes OUT/labels/ID.png, class ids as everywhere here, and OUT/overlays/ID.png, the image tinted with them. Images
 larger than a tile are labeled tile by tile; of each tile its middle counts, so that no pixel is judged at an edge.

@@ -4,7 +4,7 @@
     python -m sesam.cli.tile join data/pseudo_labels/r2/labels --cut data/raw/aerial --out aerial_labels
 
 `split` keeps the folders of a data set (images/train, labels/train, annotators' PNGs) and makes of each file NAME.png a
-folder NAME of PNGs, which `dataset.kind: folder` takes as images of their own. `merge` puts these together again:
+folder NAME of PNGs, which `dataset.format: folder` takes as images of their own. `merge` puts these together again:
 of each tile its middle counts, so no pixel is labeled at an edge, and an object that several tiles see is one.
 """
 

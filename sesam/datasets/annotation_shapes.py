@@ -2,8 +2,8 @@
 
 | shape | as weak label |
 | --- | --- |
-| point | a disc of `weak.point.radius` |
-| line | a stroke of `weak.scribble.thickness` |
+| point | a disc of `weak_labels.point.radius` |
+| line | a stroke of `weak_labels.scribble.thickness` |
 | polygon, box | its inside |
 | mask | its pixels |
 

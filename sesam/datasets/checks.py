@@ -34,7 +34,7 @@ from sesam.datasets.label_maps import LabelMap, absent_classes, class_bitmask, r
 from sesam.datasets.layouts import Pair, find_pairs
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
-from sesam.params import Components, DatasetParams, Params
+from sesam.params import ComponentParams, DatasetParams, Params
 from sesam.seeds import seed_of
 
 MAX_ASPECT_RATIO = 64  # times as long as wide; the smallest SAM works on 256 pixels
@@ -88,7 +88,7 @@ def choose_subset(pairs: Sequence[Pair], subset: float | list[str] | None) -> li
 
 
 def check_pair(
-    pair: Pair, counted: frozenset[str], folder: Path, meaning: LabelMap, palette: Palette, config: Components
+    pair: Pair, counted: frozenset[str], folder: Path, meaning: LabelMap, palette: Palette, config: ComponentParams
 ) -> CheckResult:
     """Check an image and its label, and write the label to folder/ID.png as class ids."""
     image, faults = _try_read(read_image, pair.image)
@@ -164,7 +164,7 @@ def collect_warnings(
     if with_label and (never := absent_classes((occur for _, occur in with_label), classes)):
         lines.append(f"classes that never occur in the fine training labels: {summarize_names(never)}.")
     counts = [one.counts for one in found if one.counts is not None]
-    if counts and params.dataset.kind == "folder":  # the values of the others are known
+    if counts and params.dataset.format == "folder":  # the values of the others are known
         lines += suspicious_classes(np.stack(counts), classes)
     if empty := [item.id for item, occur in with_label if occur == 0]:
         lines.append(f"training images whose fine label has no class: {summarize_names(empty)}.")
@@ -186,7 +186,7 @@ def estimate_cost(found: Sequence[CheckResult], params: Params, embedding_bytes:
     counted = [(one.components, one.edges) for one in found if one.components is not None and one.edges is not None]
     lines = [
         f"{_format_bytes(images * embedding_bytes)} for SAM's embeddings ({images} of "
-        f"{_format_bytes(embedding_bytes)}; kept up to runtime.cache_gb, {params.runtime.cache_gb:g})"
+        f"{_format_bytes(embedding_bytes)}; kept up to runtime.embedding_cache_gb, {params.runtime.embedding_cache_gb:g})"
     ]
     if counted:
         each = sum(number for number, _ in counted) / len(counted)
@@ -235,7 +235,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[Pair]]:
     root, pairs, problems = Path(dataset.root), {}, []
     for split in SPLITS:
         try:
-            pairs[split] = find_pairs(dataset.kind, root, getattr(dataset, split), split)
+            pairs[split] = find_pairs(dataset.format, root, getattr(dataset, split), split)
         except SesamError as problem:
             problems.append(str(problem))
     if problems:

@@ -60,6 +60,6 @@ def suspicious_classes(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     many = (images > len(counts) / 2) & (len(classes) > 3)
     return lines + [
         f"class {classes[int(k)]} lies thinly around nearly every other class, as pixels without a class do. If its "
-        "label value means none, list it in dataset.ignore."
+        "label value means none, list it in dataset.ignore_values."
         for k in np.flatnonzero(many & (neighbors >= NEIGHBORS) & (border >= BORDER))
     ]

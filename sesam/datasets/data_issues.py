@@ -41,8 +41,8 @@ SIZES = IssueKind(
 VALUES = IssueKind(
     "label holds what is no class",
     "labels hold what is no class",
-    "Is dataset.kind right? Labels hold the maker's values (Cityscapes: label ids, no train ids). Correct the label; "
-    "for a folder of your own, dataset.ignore lists values to leave out",
+    "Is dataset.format right? Labels hold the maker's values (Cityscapes: label ids, no train ids). Correct the label; "
+    "for a folder of your own, dataset.ignore_values lists values to leave out",
 )
 NAMES = IssueKind("name stands for several images", "names stand for several images", f"Rename one, or {_LEAVE_OUT}")
 LEAKED = IssueKind(

@@ -193,7 +193,7 @@ def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> l
     """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
         raise SesamError(
-            f"{folder} is missing. Is dataset.root the folder that the data set's maker names, and dataset.kind right?"
+            f"{folder} is missing. Is dataset.root the folder that the data set's maker names, and dataset.format right?"
         )
     found = [
         ((path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem).removesuffix(end), path)

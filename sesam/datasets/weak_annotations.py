@@ -19,7 +19,7 @@ from sesam.datasets.label_maps import LabelMap, absent_classes, class_bitmask, l
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Runtime, Weak
+from sesam.params import Runtime, WeakLabelParams
 
 
 class DrawnClasses(NamedTuple):
@@ -32,7 +32,7 @@ class DrawnClasses(NamedTuple):
 def convert_annotation(
     job: tuple[ImageRecord, Annotation],
     folder: Path,
-    weak: Weak,
+    config: WeakLabelParams,
     classes: Sequence[str],
     palette: Palette,
     meaning: LabelMap,
@@ -42,7 +42,7 @@ def convert_annotation(
     item, annotation = job
     size = (item.height, item.width)
     try:
-        label = read_annotation(annotation, size, classes, meaning, weak.scribble.thickness, weak.point.radius)
+        label = read_annotation(annotation, size, classes, meaning, config.scribble.thickness, config.point.radius)
     except DataIssue as problem:
         fault, text = problem.found
         return fault, f"{item.id}: {text}"
@@ -54,7 +54,7 @@ def convert_annotation(
 
 
 def import_annotations(
-    dataset: Dataset, origin: Path, folder: Path, weak: Weak, runtime: Runtime, onto: bool = False
+    dataset: Dataset, origin: Path, folder: Path, config: WeakLabelParams, runtime: Runtime, onto: bool = False
 ) -> None:
     """Write the annotations at `origin` as weak labels, of every image; SesamError telling every fault.
 
@@ -62,7 +62,7 @@ def import_annotations(
     there, of the images that have any.
     """
     known = {item.id for item in dataset.train}
-    found = find_annotations(origin, dataset.kind, known)
+    found = find_annotations(origin, dataset.format, known)
     others = sorted(found.keys() - known)
     if not found or (len(others) == len(found) and not onto):
         raise SesamError(
@@ -73,16 +73,16 @@ def import_annotations(
         print(f"warning: {origin}: corrections of no training image: {summarize_names(others)}.", file=sys.stderr)
     faults = [(NOT_ANNOTATED, item.id) for item in dataset.train if item.id not in found and not onto]
     jobs = [(item, found[item.id]) for item in dataset.train if item.id in found]
-    values = ("folder", [IGNORE_INDEX]) if onto else (dataset.kind, list(dataset.ignore))
+    values = ("folder", [IGNORE_INDEX]) if onto else (dataset.format, list(dataset.ignore_values))
     meaning = label_map_for(values[0], len(dataset.classes), values[1])
     names, palette = dataset.classes, dataset.palette
     work = partial(
-        convert_annotation, folder=folder, weak=weak, classes=names, palette=palette, meaning=meaning, onto=onto
+        convert_annotation, folder=folder, config=config, classes=names, palette=palette, meaning=meaning, onto=onto
     )
     done = map_images(work, jobs, runtime, "corrections" if onto else "weak_labels")
     faults += [one for one in done if not isinstance(one, DrawnClasses)]
     if faults:
-        raise SesamError(format_issues(str(origin) if onto else f"{origin} (weak.origin)", faults))
+        raise SesamError(format_issues(str(origin) if onto else f"{origin} (weak_labels.source)", faults))
     if onto:
         return
     drawn = [(item.id, one) for (item, _), one in zip(jobs, done, strict=True) if isinstance(one, DrawnClasses)]

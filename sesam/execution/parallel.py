@@ -82,19 +82,19 @@ def translate_dataloader_errors(workers: int) -> Iterator[None]:
         raise SesamError(
             "A process that reads files has ended, perhaps for want of memory, or because /dev/shm is full, through "
             "which processes pass images and of which a container has 64 MB by default. Give it more (docker's "
-            f"--shm-size 8g), or take fewer than {workers} runtime.workers, and run again."
+            f"--shm-size 8g), or take fewer than {workers} runtime.num_workers, and run again."
         ) from None
 
 
 def _results(
     function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str
 ) -> Iterator[Result]:
-    if runtime.engine == "ray":
+    if runtime.backend == "ray":
         from sesam.execution import ray_backend as on_ray
 
         yield from on_ray.map_images(function, items, runtime)
         return
-    workers = min(runtime.workers, len(items))
+    workers = min(runtime.num_workers, len(items))
     if workers <= 1:
         yield from map(function, items)
         return
@@ -105,7 +105,7 @@ def _results(
         except BrokenProcessPool:
             raise SesamError(
                 f"{title}: a worker process was killed, perhaps for want of memory. "
-                f"Run again with fewer than {workers} runtime.workers."
+                f"Run again with fewer than {workers} runtime.num_workers."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

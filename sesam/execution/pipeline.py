@@ -54,14 +54,14 @@ def pending_batches(items: Sequence[Any], wanted: Callable[[Any], bool], size: i
 
 
 def batch_size(runtime: Runtime) -> int:
-    """Images that SAM encodes together: `runtime.batch` on a GPU, one on a CPU."""
-    if runtime.engine == "ray":
+    """Images that SAM encodes together: `runtime.encoder_batch_size` on a GPU, one on a CPU."""
+    if runtime.backend == "ray":
         from sesam.execution import ray_backend as on_ray
 
         gpu = on_ray.has_gpus(runtime)
     else:
         gpu = resolve_device(runtime).type == "cuda"
-    return runtime.batch if gpu else 1
+    return runtime.encoder_batch_size if gpu else 1
 
 
 def run_pipeline(
@@ -79,12 +79,12 @@ def run_pipeline(
     """
     bad = ErrorCollector()
     with progress_bar(sum(map(len, batches)), title) as bar:
-        if runtime.engine == "ray":
+        if runtime.backend == "ray":
             from sesam.execution import ray_backend as on_ray
 
             results = on_ray.iter_results(batches, load, runtime)
         else:
-            results = iter_results(batches, load(), runtime.workers) if batches else iter(())
+            results = iter_results(batches, load(), runtime.num_workers) if batches else iter(())
         for result in results:
             if isinstance(result, SesamError):
                 bad.add(result)
@@ -145,7 +145,7 @@ def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) 
         except BrokenProcessPool:
             raise SesamError(
                 "A process that writes files was killed, perhaps for want of memory. Run again, with fewer than "
-                f"{workers} runtime.workers."
+                f"{workers} runtime.num_workers."
             ) from None
 
 

@@ -28,7 +28,7 @@ def connect(runtime: Runtime) -> Any:
         import ray
     except ImportError:
         raise SesamError(
-            "params.yaml: runtime.engine is ray, which is not installed. Run "
+            "params.yaml: runtime.backend is ray, which is not installed. Run "
             "`pip install -c constraints.txt -e '.[ray]'`, or set it to local."
         ) from None
     if ray.is_initialized():
@@ -36,7 +36,7 @@ def connect(runtime: Runtime) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its way of later versions; without it a warning
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the first error is raised; the same of others is noise
     address = os.environ.get("RAY_ADDRESS")
-    here = {} if address else {"num_cpus": runtime.workers, "include_dashboard": False}
+    here = {} if address else {"num_cpus": runtime.num_workers, "include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **here)
     except (ConnectionError, RuntimeError, ValueError) as problem:
@@ -89,7 +89,7 @@ def iter_results(batches: Sequence[Batch], load: StepsFactory, runtime: Runtime)
     ray, gpus = connect(runtime), has_gpus(runtime)
     resources = ray.cluster_resources()
     number = int(resources["GPU" if gpus else "CPU"])
-    # no CPU beside a GPU: on this machine Ray has runtime.workers of them, which may be fewer than GPUs
+    # no CPU beside a GPU: on this machine Ray has runtime.num_workers of them, which may be fewer than GPUs
     kind = ray.remote(num_cpus=int(not gpus), num_gpus=int(gpus))(_Worker)
     # on a GPU every part starts processes that read and write: a part for each worker, or few
     size = max(1, min(512, -(-len(batches) // number)) if gpus else min(8, len(batches) // (4 * number)))
@@ -100,7 +100,7 @@ def iter_results(batches: Sequence[Batch], load: StepsFactory, runtime: Runtime)
     running: dict[Any, tuple[Any, int | None]] = {}  # a call: its worker, and its part or, while it starts, none
 
     def start() -> None:
-        worker = kind.remote(Path.cwd(), shared, runtime.workers if gpus else 1)
+        worker = kind.remote(Path.cwd(), shared, runtime.num_workers if gpus else 1)
         running[worker.ready.remote()] = (worker, None)
 
     for _ in range(min(number, len(parts))):

@@ -76,11 +76,11 @@ def readme(facts: CardData) -> str:
     for k, (one, color) in enumerate(zip(data.classes, data.palette, strict=True)):
         scores, counts = by_class[one], judged["components"][one]
         cells = [k, one, color, *(_format_score(scores[key]) for key in ("precision", "recall", "IoU", "unlabeled"))]
-        if facts.params.merging.sam:
+        if facts.params.sam.enabled:
             cells += [sum(counts.values()), *counts.values()]
         rows.append(_table_row(cells))
     contested = judged["contested"]
-    used = facts.params.merging.sam
+    used = facts.params.sam.enabled
     columns = ["components", *judged["components"][data.classes[0]]] if used else []
     lines = [
         f"# {facts.title}",
@@ -89,8 +89,8 @@ def readme(facts: CardData) -> str:
         "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs. `images.csv`: the image that each "
         "is of. `ranking.csv`: the images that most need a look first. `croissant.json`: this card for programs.",
         "",
-        f"Made of {facts.params.weak.kind} labels with {facts.code} (arXiv 2604.11170), "
-        + (f"SAM: {facts.sam}. " if used else "without SAM (`merging.sam` is false). ")
+        f"Made of {facts.params.weak_labels.kind} labels with {facts.code} (arXiv 2604.11170), "
+        + (f"SAM: {facts.sam}. " if used else "without SAM (`sam.enabled` is false). ")
         + f"Terms: those of the data set that was labeled, here {facts.terms}.",
         "",
         f"Against the fine labels of {fine} of the images: precision {_format_score(merged['precision'])}, "

@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from sesam.artifacts.manifest import Dataset, ImageRecord
-from sesam.params import NO_TEACHER, STUDENTS, Params, flatten
+from sesam.params import NO_TEACHER, Params, flatten
 
-GROUPS = ("seed", "dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging")
-TEACHERS = ("network", "teacher", "student")  # decide predictions, where a network teaches
+GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
+TEACHERS = ("network", "schedule", "teacher", "student")  # decide predictions, where a network teaches
 TERMS = {
     "cityscapes": (
         "Cityscapes' own, for research that is not commercial",
@@ -46,7 +46,7 @@ class CardData(NamedTuple):
 
     @property
     def terms(self) -> str:
-        whose, address = TERMS[self.data.kind]
+        whose, address = TERMS[self.data.format]
         return whose + (f", {address}" if address else "")
 
     @property
@@ -75,7 +75,7 @@ def param_values(params: Params, name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
     groups = GROUPS if params.rounds[name].teacher == NO_TEACHER else (*GROUPS, *TEACHERS)
     names = [name]
-    while (teacher := params.rounds[names[0]].teacher.removeprefix(STUDENTS)) in params.rounds.keys() - names:
+    while (teacher := params.rounds[names[0]].teacher) in params.rounds.keys() - names:
         names.insert(0, teacher)
     found = params.model_dump(include={*groups})
     return flatten(

@@ -35,7 +35,7 @@ def charts(tables: Mapping[str, Table], hours: float | None, networks: Mapping[s
     for name in dict.fromkeys(row["round"] for row in components):
         of_round = [row for row in components if row["round"] == name]
         if not any(row["components"] for row in of_round):
-            continue  # merging.sam is false
+            continue  # sam.enabled is false
         title = f"{name}: components by what became of SAM's masks"
         found.append(Chart(title, bars(of_round, "class", "components", FATES)))
     if any(row["pixels"] for row in contested):

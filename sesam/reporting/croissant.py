@@ -17,7 +17,7 @@ PAPER = (
 
 def croissant(facts: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
-    data, address = facts.data, TERMS[facts.data.kind][1]
+    data, address = facts.data, TERMS[facts.data.format][1]
     scores = {f"{key} of merged labels": value for key, value in facts.judged["scores"]["merged"].items()}
     by_class = {
         f"{key} of {one}": value
@@ -26,7 +26,7 @@ def croissant(facts: CardData) -> dict[str, Any]:
     }
     table = images_csv(data, facts.params.dataset.root)
     about = {
-        "SAM": facts.sam if facts.params.merging.sam else "not used",
+        "SAM": facts.sam if facts.params.sam.enabled else "not used",
         **param_values(facts.params, facts.name),
         **scores,
         **by_class,
@@ -42,7 +42,7 @@ def croissant(facts: CardData) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": f"pseudo_labels_{_word(data.name)}_{facts.name}",
-        "description": f"{facts.title}, made of {facts.params.weak.kind} labels by {facts.code}. Terms: {facts.terms}.",
+        "description": f"{facts.title}, made of {facts.params.weak_labels.kind} labels by {facts.code}. Terms: {facts.terms}.",
         "citeAs": PAPER,
         "version": version("sesam"),
         **({"license": address} if address else {}),

@@ -144,7 +144,9 @@ def evaluate_all(data: Dataset, params: Params, name: str) -> dict[str, Any]:
     # summed within a batch, so that however many images there are, at most 128 matrices of a set wait
     size = -(-len(data.train) // 128)
     batches = [data.train[start : start + size] for start in range(0, len(data.train), size)]
-    work = partial(evaluate_images, classes=len(data.classes), name=name, threshold=params.augment.confidence)
+    work = partial(
+        evaluate_images, classes=len(data.classes), name=name, threshold=params.teacher_labels.confidence_threshold
+    )
     title = f"evaluate_labels {name}" + ("" if size == 1 else f", {size} images at a time")
     parts = map_images(work, batches, params.runtime, title)
     nothing = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)

@@ -99,8 +99,8 @@ def render_page(data: Dataset, params: Params, rounds: Mapping[str, list[Gallery
     return template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         content,
         data=data,
-        weak=params.weak.kind,
-        gamma=params.augment.confidence,
+        weak=params.weak_labels.kind,
+        gamma=params.teacher_labels.confidence_threshold,
         charts=[(chart.title, as_html(chart, f"chart{k}")) for k, chart in enumerate(drawn)],
         params=compare_params(*(_decisive(one) for one in (now, then if commit else now))),
         commit=commit,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from sesam.artifacts.atomic_io import write_text
-from sesam.params import Minutes
+from sesam.params import AnnotationMinutes
 from sesam.scores import ratio
 
 Reports = Mapping[str, Mapping[str, Any]]  # by round or network what evaluate_labels or evaluate wrote
 
 
-def annotation_hours(images: int, kind: str, minutes: Minutes) -> tuple[float | None, float | None]:
+def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
     """Hours to annotate `images_csv` images with labels of `kind`, and their share of fine labels'; None if unknown."""
     weak, fine = getattr(minutes, kind), minutes.fine
     if weak is None:

@@ -13,7 +13,7 @@ from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_P
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask, to_coco_rle
 from sesam.labels import IGNORE_INDEX
-from sesam.params import NO_TEACHER, Params, Selection
+from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.reporting.pages import Tile, class_legend, colorize, compose_page, fade, fit_to_tile, overlay_masks
 from sesam.selection import CONFLICT, MISSED, Coverage, measure_coverage, rejection_reason, weak_rles
@@ -111,7 +111,7 @@ def load_trace(item: ImageRecord, name: str, data: Dataset, params: Params) -> I
     )
 
 
-def describe_candidate(candidate: Candidate, selection: Selection) -> str:
+def describe_candidate(candidate: Candidate, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its shares, and whether it fits."""
     found = candidate.found
     witness = "annotators' pixels of the component" if found.labeled else "the component"
@@ -140,7 +140,7 @@ def describe_outcome(component: Component) -> str:
     )
 
 
-def list_components(found: ImageTrace, selection: Selection) -> list[str]:
+def list_components(found: ImageTrace, selection: SelectionParams) -> list[str]:
     """Every component and candidate, a line each."""
     lines = []
     for one in found.components:
@@ -182,7 +182,9 @@ def explain_pixel(found: ImageTrace, x: int, y: int, data: Dataset, params: Para
             others = ", ".join(f"{one.number} ({one.name})" for one in kept[1:])
             lines.append(f"The masks of components {others} hold it too; the smallest mask lies on top.")
     elif source == CONFIDENT:
-        lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {params.augment.confidence:g}.")
+        lines.append(
+            f"No kept mask holds it; the teacher's confidence reaches γ, {params.teacher_labels.confidence_threshold:g}."
+        )
     if source == NONE:
         near = [one for one in found.components if one.kept is None and one.mask[y, x]]
         lines.append("No annotator labeled it and no kept mask holds it.")

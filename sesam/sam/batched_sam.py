@@ -59,7 +59,7 @@ class SamSegmenter:
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
         self.preprocess = partial(preprocess, side=self.side)
-        self.images = OomBatcher("images", runtime.batch if runtime and device.type == "cuda" else 1)
+        self.images = OomBatcher("images", runtime.encoder_batch_size if runtime and device.type == "cuda" else 1)
         self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
     @torch.inference_mode()

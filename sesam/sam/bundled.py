@@ -1,7 +1,7 @@
 """The embedded SAM: segment-anything's prompt encoder and mask decoder around EfficientNet-Lite0.
 
 Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained by `python -m tools.bundled_sam.train` on
-photographs and drawn scenes. models/embedded_sam.md is its model card.
+photographs and drawn scenes. models/bundled_sam.md is its model card.
 """
 
 from __future__ import annotations

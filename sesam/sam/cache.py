@@ -38,9 +38,9 @@ def engine_fingerprint(sam: SamParams) -> str:
 
 
 def cache_dir(runtime: Runtime) -> Path:
-    """`runtime.cache`, or data/embeddings of this checkout, also for DVC's experiments in folders of their own."""
-    if runtime.cache is not None:
-        return Path(runtime.cache)
+    """`runtime.embedding_cache`, or data/embeddings of this checkout, also for DVC's experiments in folders of their own."""
+    if runtime.embedding_cache is not None:
+        return Path(runtime.embedding_cache)
     for folder in Path.cwd().parents:
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2] / EMBEDDINGS
@@ -87,7 +87,9 @@ class EmbeddingCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
-            return False, [f"{size}, are more than runtime.cache_gb ({limit_gb:g}): not kept, every round encodes anew"]
+            return False, [
+                f"{size}, are more than runtime.embedding_cache_gb ({limit_gb:g}): not kept, every round encodes anew"
+            ]
         lines = self.evict(items, total, limit_gb)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
@@ -125,12 +127,14 @@ class EmbeddingCache:
                 removed += size
             else:
                 lines.append(
-                    f"removed {path}, {size / 1e9:.2g} GB of an earlier engine: runtime.cache_gb is {limit_gb:g}"
+                    f"removed {path}, {size / 1e9:.2g} GB of an earlier engine: runtime.embedding_cache_gb is {limit_gb:g}"
                 )
         if removed:
-            lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.cache_gb is {limit_gb:g}")
+            lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.embedding_cache_gb is {limit_gb:g}")
         for reason, size in stays.items():
-            lines.append(f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.cache_gb")
+            lines.append(
+                f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.embedding_cache_gb"
+            )
         return lines
 
     def _path(self, item: ImageRecord) -> Path:

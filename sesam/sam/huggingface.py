@@ -78,7 +78,7 @@ class HuggingFaceSegmenter:
         self.processor = getattr(transformers, family.processor)(size=size, **padded)
         self.preprocess = partial(preprocess, processor=self.processor)
         self.shapes = _shapes(model)
-        self.images = OomBatcher("images", runtime.batch if runtime and device.type == "cuda" else 1)
+        self.images = OomBatcher("images", runtime.encoder_batch_size if runtime and device.type == "cuda" else 1)
         self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
     @torch.inference_mode()

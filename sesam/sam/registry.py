@@ -72,10 +72,10 @@ def _load_superpixels(weights: Path | None, device: torch.device, sam: SamParams
 _META = "https://dl.fbaipublicfiles.com/segment_anything/"
 _VIT_BYTES = 2 * 256 * 64**2  # float16, 256 channels on a grid of 64 x 64
 MODELS = {
-    "embedded": Model(
+    "bundled": Model(
         _load_embedded,
         2 * 128 * 40**2,
-        "models/embedded_sam.pth",
+        "models/bundled_sam.pth",
         "8466ca2f08954706318568023779cc8d49665eb9a629cf755937dc0d3105ca1b",
     ),
     "vit_b": Model(

@@ -38,13 +38,13 @@ def backbone_spec(network: Architecture) -> BackboneSpec:
 
 
 def _resnet(network: Architecture) -> BackboneSpec:
-    assert network.width is not None  # the params' schema sees to it
+    assert network.base_channels is not None  # the params' schema sees to it
     finest, depth = network.output_stride == 8, RESNETS[network.backbone]
     config = {
         "type": "ResNetV1c",
         "depth": depth,
-        "base_channels": network.width,
-        "stem_channels": network.width,
+        "base_channels": network.base_channels,
+        "stem_channels": network.base_channels,
         "num_stages": 4,
         "out_indices": [0, 1, 2, 3],
         "dilations": [1, 1, 2, 4] if finest else [1, 1, 1, 2],
@@ -54,7 +54,7 @@ def _resnet(network: Architecture) -> BackboneSpec:
         "style": "pytorch",
         "contract_dilation": True,
     }
-    widest = network.width * (8 if depth < 50 else 32)
+    widest = network.base_channels * (8 if depth < 50 else 32)
     channels = [widest // 8, widest // 4, widest // 2, widest]
     return BackboneSpec(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 

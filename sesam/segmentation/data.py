@@ -41,10 +41,10 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         self.labels, self.sources = labels, sources
         self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch's, see `item`
-        self.after_resize = [RandomCrop(tuple(schedule.crop)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+        self.after_resize = [RandomCrop(tuple(schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
     def __len__(self) -> int:
-        return self.schedule.iterations * self.schedule.batch
+        return self.schedule.max_iters * self.schedule.batch_size
 
     def item(self, t: int) -> ImageRecord:
         """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
@@ -75,7 +75,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         np.random.seed(seed % 2**32)
         keeps_sam = np.random.uniform() < self.sam_frequency
         results = self.read(self.item(t))
-        factor = np.random.uniform(*self.schedule.scale)
+        factor = np.random.uniform(*self.schedule.scale_range)
         least = 1 / min(results["img"].shape[:2])  # a side keeps a pixel
         results = Resize(scale_factor=max(factor, least))(results)
         for transform in self.after_resize:

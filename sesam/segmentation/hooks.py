@@ -80,7 +80,7 @@ class LoggingHook(Hook):
             first = last - last % LOG_EVERY
             raise SesamError(
                 f"{self.task.name}: the losses of iterations {first + 1} to {last + 1} add up to {loss}: the training "
-                f"has diverged. Lower {group}.learning_rate ({self.task.schedule.learning_rate:g})."
+                f"has diverged. Lower {group}.learning_rate ({self.task.schedule.lr:g})."
             )
 
     def after_train(self, runner: Runner) -> None:

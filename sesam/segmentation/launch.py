@@ -29,22 +29,22 @@ def is_worker_process() -> bool:
 
 
 def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
-    """`python -m module arguments` in `runtime.processes` processes; SesamError if they cannot be, or one fails."""
+    """`python -m module arguments` in `runtime.num_gpus` processes; SesamError if they cannot be, or one fails."""
     work, environment = ["-m", module, *arguments], dict(os.environ)
     if runtime.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU whenever there is one
     if runtime.launcher == "torchrun":
         gpus = torch.cuda.device_count()
-        if runtime.device != "cpu" and 0 < gpus < runtime.processes:
+        if runtime.device != "cpu" and 0 < gpus < runtime.num_gpus:
             raise SesamError(
-                f"params.yaml: runtime.processes is {runtime.processes}, and this machine has {gpus} GPUs. Set it to "
+                f"params.yaml: runtime.num_gpus is {runtime.num_gpus}, and this machine has {gpus} GPUs. Set it to "
                 "at most so many."
             )
-        one = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.processes}"]
+        one = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}"]
         command = [*one, *work]
     else:
         # which nodes and GPUs is for the Slurm job to say
-        command = ["srun", f"--ntasks={runtime.processes}", "--kill-on-bad-exit=1", sys.executable, *work]
+        command = ["srun", f"--ntasks={runtime.num_gpus}", "--kill-on-bad-exit=1", sys.executable, *work]
         environment[BY_SRUN] = "1"
         if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # which srun no longer takes from the job
             environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
@@ -55,9 +55,7 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
             "params.yaml: runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun."
         ) from None
     if code:
-        raise SesamError(
-            f"{' '.join(work[1:])} in {runtime.processes} processes failed: see above. Run again to go on."
-        )
+        raise SesamError(f"{' '.join(work[1:])} in {runtime.num_gpus} processes failed: see above. Run again to go on.")
 
 
 def _end_with_parent() -> None:

@@ -75,15 +75,15 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
             "type": "DepthwiseSeparableASPPHead",
             "in_channels": coarsest,
             "in_index": len(backbone.channels) - 1,
-            "channels": network.head_width,
+            "channels": network.head_channels,
             "dilations": [1, 12, 24, 36] if finest else [1, 6, 12, 18],
             "c1_in_channels": backbone.channels[0],
-            "c1_channels": max(1, 48 * (network.width or 64) // 64),
+            "c1_channels": max(1, 48 * (network.base_channels or 64) // 64),
             "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
             **shared,
         },
         "auxiliary_head": None
-        if network.auxiliary == 0
+        if network.aux_loss_weight == 0
         else {
             "type": "FCNHead",
             "in_channels": coarse,
@@ -91,7 +91,7 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
             "channels": coarsest // 8,
             "num_convs": 1,
             "concat_input": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.auxiliary},
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.aux_loss_weight},
             **shared,
         },
         "train_cfg": {},

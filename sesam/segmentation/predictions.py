@@ -12,6 +12,7 @@ from sesam.artifacts.label_png import Palette, write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Params
+from sesam.paths import network_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,6 @@ def steps(params: Params, name: str, dataset: Dataset, folder: Path) -> Pipeline
     from sesam.segmentation.network import load_network, predict
 
     device = resolve_device(params.runtime)
-    model = load_network(Path(params.rounds[name].teacher), device, dataset.classes)
+    model = load_network(network_dir(params.rounds[name].teacher), device, dataset.classes)
     computing = partial(compute, predict=partial(predict, model, device=device))
     return PipelineSteps(read, computing, partial(write, folder=folder, palette=dataset.palette), device)

@@ -63,7 +63,7 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 class TrainingTask:
     """What to train on. `name` is shown, seeds the training, and names its unfinished work.
 
-    stage, round: as dvc.yaml has them. start: the folder of a trained network whose weights to start from, or None
+    stage, round: as dvc.yaml has them. init: the folder of a trained network whose weights to start from, or None
     for initial ones.
     """
 
@@ -75,7 +75,7 @@ class TrainingTask:
     schedule: Schedule
     loss: LossWeights
     sam_frequency: float
-    start: Path | None = None
+    init: Path | None = None
 
     @property
     def model(self) -> Path:
@@ -88,7 +88,7 @@ class TrainingTask:
 
 def train(task: TrainingTask, params: Params) -> None:
     """Train a network and write it to task.model; go on where an equal training stopped."""
-    if params.runtime.processes > 1 and not is_worker_process():
+    if params.runtime.num_gpus > 1 and not is_worker_process():
         launch(params.runtime, f"stages.{task.stage}", [task.round] if task.round else [])
         return
     device = resolve_device(params.runtime)
@@ -102,14 +102,13 @@ def train(task: TrainingTask, params: Params) -> None:
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     rank, processes = get_dist_info()
-    group = "teacher" if task.round is None else "student"
-    if task.schedule.batch % processes:
+    if task.schedule.batch_size % processes:
         raise SesamError(
-            f"params.yaml: {group}.batch is {task.schedule.batch}, which {processes} processes cannot share. Set it to "
-            "a multiple of runtime.processes."
+            f"params.yaml: schedule.batch_size is {task.schedule.batch_size}, which {processes} processes cannot share. "
+            "Set it to a multiple of runtime.num_gpus."
         )
-    if device.type == "cpu" and task.schedule.batch < 2 * processes:  # a batch normalization of one value
-        raise SesamError(f"params.yaml: {group}.batch must be 2 or more for each of runtime.processes on a CPU.")
+    if device.type == "cpu" and task.schedule.batch_size < 2 * processes:  # a batch normalization of one value
+        raise SesamError("params.yaml: schedule.batch_size must be 2 or more for each of runtime.num_gpus on a CPU.")
     if params.network.precision != "float32" and device.type == "cpu":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     dataset = Dataset.load()
@@ -134,7 +133,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     )
     config = network_config(params.network, len(dataset.classes))
     started = time.monotonic()
-    bar = tqdm(total=task.schedule.iterations, desc=task.name, unit="it", leave=False, disable=rank > 0)
+    bar = tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=rank > 0)
     with bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore")  # mmengine's on its own set-up
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(work)]
@@ -144,7 +143,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalizes by its own part
             convert_sync_batchnorm(model)
         optimizer = optimizer_config(task.schedule, params.network.precision)
-        workers = params.runtime.workers
+        workers = params.runtime.num_workers
         if device.type == "cpu":
             workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
         runner = _runner(model, samples, task, work, workers, hooks, optimizer, device)
@@ -156,7 +155,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             for name, conv in find_dilated_depthwise(model).items():
                 model.set_submodule(name, ShiftedDepthwise(conv))
         try:
-            with translate_dataloader_errors(params.runtime.workers):
+            with translate_dataloader_errors(params.runtime.num_workers):
                 runner.train()
         except SesamError as problem:  # from a worker, in the words of its traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
@@ -166,7 +165,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     _close_log(runner)
     shutil.rmtree(work)
     fingerprint_file(work).unlink(missing_ok=True)
-    print(f"{task.model}: {task.schedule.iterations} iterations in {time.monotonic() - started:.1f} s", flush=True)
+    print(f"{task.model}: {task.schedule.max_iters} iterations in {time.monotonic() - started:.1f} s", flush=True)
 
 
 def _check_labels(task: TrainingTask, dataset: Dataset) -> None:
@@ -194,19 +193,19 @@ def _keep_freed_memory() -> None:
 def _initial_network(config: dict[str, Any], task: TrainingTask, params: Params, seed: int) -> torch.nn.Module:
     """The network with the three-source loss and its weights before training."""
     weights = [getattr(task.loss, source) for source in SOURCES]
-    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop)}  # pads what is smaller
+    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads what is smaller
     trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
     torch.manual_seed(seed % 2**63)
     model = MODELS.build(config | trainable)
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
-    if task.start is not None:
+    if task.init is not None:
         try:
-            model.load_state_dict(load_network(task.start, torch.device("cpu")).state_dict())
+            model.load_state_dict(load_network(task.init, torch.device("cpu")).state_dict())
         except RuntimeError:
             raise SesamError(
-                f"{task.start} is not the network of params.yaml, so no training can start from its weights. "
-                "Set student.start to initial, or `network_dir` to what made it."
+                f"{task.init} is not the network of params.yaml, so no training can start from its weights. "
+                "Set student.init to initial, or `network_dir` to what made it."
             ) from None
         return model
     for conv in find_dilated_depthwise(model).values():
@@ -219,9 +218,9 @@ def _initial_network(config: dict[str, Any], task: TrainingTask, params: Params,
 
 def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
-    config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.learning_rate}}
-    if schedule.backbone_rate != 1:
-        config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_rate}}}
+    config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.lr}}
+    if schedule.backbone_lr_mult != 1:
+        config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_lr_mult}}}
     if precision == "float32":
         return config
     # bfloat16 has the range of float32, so nothing needs scaling
@@ -239,11 +238,11 @@ def _runner(
     device: torch.device,
 ) -> Runner:
     schedule = task.schedule
-    warmup = min(WARMUP, schedule.iterations // 10)
+    warmup = min(WARMUP, schedule.max_iters // 10)
     if warmup == 1:  # LinearLR takes its first step from a tenth, and would have no second
         warmup = 0
-    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.learning_rate, "begin": warmup}
-    schedulers = [decay | {"end": schedule.iterations, "by_epoch": False}]
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": warmup}
+    schedulers = [decay | {"end": schedule.max_iters, "by_epoch": False}]
     if warmup:
         schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
     checkpoint = work / CheckpointHook.NAME
@@ -257,13 +256,13 @@ def _runner(
         work_dir=str(work / "mmengine"),
         train_dataloader=DataLoader(
             samples,
-            schedule.batch // processes,
-            sampler=ResumableSampler(len(samples), schedule.batch, rank, processes),
+            schedule.batch_size // processes,
+            sampler=ResumableSampler(len(samples), schedule.batch_size, rank, processes),
             num_workers=workers,
             worker_init_fn=exit_on_queue_error,
             collate_fn=pseudo_collate,
         ),
-        train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.iterations},
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.max_iters},
         optim_wrapper=optimizer,
         param_scheduler=schedulers,
         default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},

@@ -18,7 +18,7 @@ from sesam.errors import run_main
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Sampling
+from sesam.params import SamplingParams
 from sesam.prompting import sample_points
 from sesam.sam.batched_sam import load_sam
 from sesam.sam.bundled import build_bundled_sam
@@ -28,7 +28,7 @@ from tools.bundled_sam.examples import read_labeled
 SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
 MIN_AREA = 64  # pixels
 SIZES = (64, 400, 4000)  # components of at least so many pixels are scored apart
-SAMPLING = Sampling(prompt="points", strategy="skeleton", num_points=5)
+SAMPLING = SamplingParams(prompt_type="points", strategy="skeleton", num_points=5)
 
 
 def drawn(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="*", help="with images/val and labels/val; none: drawn scenes")
     parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values that are no class")
-    parser.add_argument("--checkpoint", type=Path, default=Path("models/embedded_sam.pth"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("models/bundled_sam.pth"))
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
     segmenter = load_sam(build_bundled_sam, options.checkpoint, torch.device("cpu"))

@@ -1,10 +1,10 @@
 """Train the embedded SAM, class-agnostically, on photographs with regions and on drawn scenes.
 
-    python -m tools.bundled_sam.train PHOTOGRAPHS --out embedded_sam.pth --judge /path/to/labeled
+    python -m tools.bundled_sam.train PHOTOGRAPHS --out bundled_sam.pth --judge /path/to/labeled
 
 PHOTOGRAPHS holds images/SET/ID.jpg and regions/SET/ID.png, region numbers from 1 (or ID.1.png, ID.2.png, … of several
 people). The encoder starts from ImageNet weights, or all of the SAM from one that was trained before (`--start
-models/embedded_sam.pth`). Two things shorten the long plateau of training a SAM: it starts with attention to where the
+models/bundled_sam.pth`). Two things shorten the long plateau of training a SAM: it starts with attention to where the
 prompt is (`initial_weights`), and the first steps leave out the attention from the image to the prompts, which makes a
 prompt cheap (`decoding`). Stopped, it goes on where it was, with more or fewer `--steps` if need be.
 """

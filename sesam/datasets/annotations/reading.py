@@ -63,7 +63,9 @@ def find_annotations(origin: Path, kind: str, ids: Collection[str]) -> dict[str,
     SesamError if there are two for an image, or a file that cannot be read.
     """
     if not origin.is_dir() and origin.suffix.lower() not in (".json", ".xml"):
-        raise SesamError(f"{origin} (weak.origin) is neither a folder of PNG, XML or JSON files nor such a file.")
+        raise SesamError(
+            f"{origin} (weak_labels.source) is neither a folder of PNG, XML or JSON files nor such a file."
+        )
     found: dict[str, Annotation] = {}
     photographs: set[Path | None] = set()
     paths = files_below(origin) if origin.is_dir() else [origin]

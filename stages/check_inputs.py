@@ -1,0 +1,35 @@
+"""Fail early if a path in params.yaml does not exist. DVC would name the missing file, but not the key.
+
+It runs at every `dvc repro`, because a path may have moved since; its output never changes, so nothing follows from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sesam.artifacts.atomic_io import write_text
+from sesam.errors import SesamError, run_main
+from sesam.params import SIMULATED, Params, load_params
+
+CHECKED = Path("data/checked.txt")
+
+
+def missing_paths(params: Params) -> list[str]:
+    """A line for each key whose path does not exist and is not the output of a stage."""
+    outputs = {SIMULATED, *(f"data/raw/{name}" for name in params.demo)}
+    paths = {"dataset.root": params.dataset.root, "weak_labels.source": params.weak_labels.source}
+    return [
+        f"params.yaml: {key}: {path} does not exist. Create or link it, or correct the path."
+        for key, path in paths.items()
+        if path not in outputs and not Path(path).exists()
+    ]
+
+
+def main() -> None:
+    if lines := missing_paths(load_params()):
+        raise SesamError("\n  ".join(lines))
+    write_text(CHECKED, "The paths in params.yaml exist.\n")
+
+
+if __name__ == "__main__":
+    run_main(main)
