@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo photographs test ablations faults fuzz clean
+.PHONY: demo photographs test ablations fault-injection fuzzing clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -30,12 +30,12 @@ test: $(VENV)/ready
 ablations: $(VENV)/ready
 	python -m benchmarks.ablations $(if $(ROWS),--rows $(ROWS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
-# every fault at every place, an hour of one core and more; CASES draws so many of them: make faults CASES=1000
-faults: $(VENV)/ready
-	python -m tests.faults $(if $(CASES),--cases $(CASES))
+# every fault at every place, an hour of one core and more; CASES draws so many of them: make fault-injection CASES=1000
+fault-injection: $(VENV)/ready
+	python -m tests.robustness.fault_injection $(if $(CASES),--cases $(CASES))
 
-fuzz: $(VENV)/ready
-	python -m tests.fuzz $(if $(CASES),--cases $(CASES))
+fuzzing: $(VENV)/ready
+	python -m tests.robustness.fuzzing $(if $(CASES),--cases $(CASES))
 
 clean:
 	rm -rf $(VENV)

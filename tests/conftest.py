@@ -24,7 +24,8 @@ os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an ins
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker has one left alone at the end."""
     longest = [
-        f"test_{name}.py" for name in ("dag", "docs", "processes", "ray", "segmentation", "sam_stages", "faults")
+        f"test_{name}.py"
+        for name in ("dag", "docs", "launch", "ray_backend", "segmentation", "sam_stages", "fault_injection")
     ]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from known_answers import judge_everything, make_workspace
+from golden_run import judge_everything, make_workspace
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.manifest import Dataset

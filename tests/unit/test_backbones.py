@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from conftest import ROOT
-from makers import THREE
+from dataset_factories import THREE
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from dataset_factories import connected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from makers import connected
 from skimage.morphology import skeletonize
 
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from makers import THREE
+from dataset_factories import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 
@@ -37,7 +37,7 @@ from sesam.sam.cache import EmbeddingCache
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.evaluation import loss_curve
 from sesam.segmentation.network import load_network, network_config, save_network
-from tests.fuzz import Found, watch
+from tests.robustness.fuzzing import Found, watch
 
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 NETWORK = PARAMS.network.model_copy(update={"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0})
@@ -258,8 +258,8 @@ def test_the_watch_would_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_few_fuzzed_files() -> None:
-    """`make fuzz` tries thousands. In a process of its own, for cases run in forks."""
-    command = [sys.executable, "-m", "tests.fuzz", "--cases", "250", "--seed", "3"]
+    """`make fuzzing` tries thousands. In a process of its own, for cases run in forks."""
+    command = [sys.executable, "-m", "tests.robustness.fuzzing", "--cases", "250", "--seed", "3"]
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

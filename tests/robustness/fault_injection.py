@@ -1,7 +1,7 @@
 """Injected faults: whatever happens to a stage, nothing is half-written, and the next run makes what it should.
 
-    make faults                            # every stage, thousands of cases, an hour of one core and more
-    python -m tests.faults --cases 30      # drawn from those; --stages prompts merge_labels: of these alone
+    make fault-injection                            # every stage, thousands of cases, an hour of one core and more
+    python -m tests.robustness.fault_injection --cases 30      # drawn from those; --stages prompts merge_labels: of these alone
 
 A tiny project is run once without faults, which gives the bytes to expect and the places at which a stage changes the
 file system. Then each case disturbs one stage at one such place, looks at what it left, and runs it again. A stage runs
@@ -40,7 +40,7 @@ import stages.sam_masks
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.manifest import ImageRecord
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM, "interrupt": signal.SIGINT}
 DISKS = {"full disk": errno.ENOSPC, "read-only disk": errno.EROFS}
 INPUTS = ("cut", "emptied", "vanished", "noise", "swapped")

@@ -7,11 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import cv2
-import makers
+import dataset_factories
 import numpy as np
 import pytest
 from conftest import edit_params, write_params
-from makers import HEIGHT, MAKERS, WIDTH, halves, save
+from dataset_factories import HEIGHT, MAKERS, WIDTH, halves, save
 from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
@@ -105,7 +105,7 @@ def test_cityscapes_label_ids_become_train_ids() -> None:
 )
 def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, classes, valid, reduce) -> None:
     values = np.array([valid], np.uint8)
-    save(tmp_path / "label.png", values, makers.voc_palette() if kind == "voc" else None)
+    save(tmp_path / "label.png", values, dataset_factories.voc_palette() if kind == "voc" else None)
     read = {"seg_map_path": str(tmp_path / "label.png"), "reduce_zero_label": reduce, "seg_fields": []}
     expected = LoadAnnotations(reduce_zero_label=None)(read)["gt_seg_map"]
     meaning = label_map_for(kind, classes, [255])
@@ -140,7 +140,7 @@ def test_camvids_32_colors_become_11_classes_and_void() -> None:
 
 
 def test_camvids_colors_in_a_palette(workspace) -> None:
-    makers.camvid(Path("raw"))
+    dataset_factories.camvid(Path("raw"))
     for path in Path("raw/LabeledApproved_full").iterdir():
         Image.open(path).quantize(32).save(path)
     workspace("camvid")
@@ -151,7 +151,7 @@ def test_camvids_colors_in_a_palette(workspace) -> None:
 
 @pytest.mark.parametrize("form", ["published", "colors", "index"])
 def test_camvid_in_each_form(workspace, form: str) -> None:
-    makers.camvid(Path("raw"), form)
+    dataset_factories.camvid(Path("raw"), form)
     workspace("camvid")
     prepare.main()
     dataset = Dataset.load()
@@ -172,7 +172,7 @@ def test_camvid_in_each_form(workspace, form: str) -> None:
 )
 def test_voc_with_the_labels_of_sbd(workspace, lists, trained) -> None:
     own = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]}
-    makers.voc(
+    dataset_factories.voc(
         Path("raw/VOCdevkit/VOC2012"), own | lists, more=["2008_000002", "2008_000003", "2007_000033", "2007_000039"]
     )
     workspace("voc")
@@ -188,8 +188,8 @@ def test_voc_with_the_labels_of_sbd(workspace, lists, trained) -> None:
 def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
     names = ["2007_000032", "2007_000039", "2008_000002"]
     lists = {"train": names[:2], "val": ["2007_000033"], "trainaug": names}
-    makers.voc(Path("raw"), lists)
-    save(Path("raw/JPEGImages/2008_000002.jpg"), makers.photo(3))
+    dataset_factories.voc(Path("raw"), lists)
+    save(Path("raw/JPEGImages/2008_000002.jpg"), dataset_factories.photo(3))
     (Path("raw/ImageSets/Segmentation/trainaug.txt")).write_text("\ufeff" + "\r\n\r\n".join(names), encoding="utf-8")
     workspace("voc")
     prepare.main()
@@ -201,7 +201,7 @@ def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
 
 
 def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) -> None:
-    makers.cityscapes(Path("elsewhere"))
+    dataset_factories.cityscapes(Path("elsewhere"))
     Path("raw").mkdir()
     for name in ("leftImg8bit", "gtFine"):
         (Path("raw") / name).symlink_to(Path("elsewhere", name).absolute())
@@ -212,7 +212,7 @@ def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) ->
 
 
 def test_hidden_files_are_no_images(workspace) -> None:
-    makers.own_folder(Path("raw"))
+    dataset_factories.own_folder(Path("raw"))
     Path("raw/images/train/._0.jpg").write_bytes(b"of a file manager")
     Path("raw/labels/train/.DS_Store.png").write_bytes(b"of a file manager")
     workspace("folder")
@@ -269,8 +269,10 @@ def test_images_listed_and_left_out(workspace) -> None:
     ],
 )
 def test_wrong_choices_are_told(workspace, changes, said) -> None:
-    makers.cityscapes_image(Path("raw"), "test", "berlin_000000_000019", makers.photo(9), halves(0, 0))
-    makers.cityscapes(Path("raw"))
+    dataset_factories.cityscapes_image(
+        Path("raw"), "test", "berlin_000000_000019", dataset_factories.photo(9), halves(0, 0)
+    )
+    dataset_factories.cityscapes(Path("raw"))
     workspace("cityscapes")
     edit_params(Path(), **changes)
     with pytest.raises(SesamError) as problem:
@@ -310,8 +312,8 @@ def test_corrections_hold_class_ids_whatever_the_maker_writes(workspace, kind: s
     before = weak(item.id)
     corrected = np.full((item.height, item.width), 255, np.uint8)
     corrected[:, 8:16], corrected[:, 16:24], corrected[:, 24:32] = 0, 7, 13
-    makers.save(Path(f"data/corrections/{item.id}.png"), corrected)
-    makers.save(Path("data/corrections/nobody.png"), corrected)
+    dataset_factories.save(Path(f"data/corrections/{item.id}.png"), corrected)
+    dataset_factories.save(Path("data/corrections/nobody.png"), corrected)
     weak_labels.main()
     assert (before[corrected == 255] != 255).any()
     assert np.array_equal(weak(item.id), np.where(corrected == 255, before, corrected))
@@ -333,7 +335,7 @@ def test_scribblesup(workspace, capsys) -> None:
         ("person", [(44, 30), (60, 30)]),
     ]
     for name in ("2007_000032", "2007_000039", "2007_000033"):
-        makers.scribblesup(Path("scribble_annotation/pascal_2012"), name, strokes)
+        dataset_factories.scribblesup(Path("scribble_annotation/pascal_2012"), name, strokes)
     annotated(workspace, "voc", "scribble_annotation/pascal_2012")
     label = weak("2007_000032")
     assert (label[4:7, 2:21] == 0).all() and label[15, 30] == 2 and label[20, 35] == 2 and label[30, 47] == 15
@@ -343,7 +345,7 @@ def test_scribblesup(workspace, capsys) -> None:
 
 def test_whats_the_point(workspace, capsys) -> None:
     clicks = {"2007_000032": [(10, 8, 1), (40, 20, 15)], "2007_000039": [], "2011_000001": [(1, 1, 3)]}
-    makers.whats_the_point(Path("pascal2012_trainval_main.json"), clicks)
+    dataset_factories.whats_the_point(Path("pascal2012_trainval_main.json"), clicks)
     annotated(workspace, "voc", "pascal2012_trainval_main.json", weak_labels__kind="point")
     label = weak("2007_000032")
     assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
@@ -385,9 +387,9 @@ def test_a_folder_of_ones_own(workspace, capsys) -> None:
 
 def test_faults_of_annotations_are_told_together(workspace) -> None:
     names = [f"2007_{k:06d}" for k in range(4)]
-    makers.voc(Path("raw"), {"train": names, "val": ["2007_000033"]})
+    dataset_factories.voc(Path("raw"), {"train": names, "val": ["2007_000033"]})
     origin = Path("scribbles")
-    makers.scribblesup(origin, names[0], [("unicorn", [(1, 1), (5, 5)])])
+    dataset_factories.scribblesup(origin, names[0], [("unicorn", [(1, 1), (5, 5)])])
     (origin / f"{names[1]}.xml").write_text("<annotation>")
     save(origin / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
     workspace("voc", weak_labels__source="scribbles")
@@ -416,7 +418,7 @@ def test_faults_of_annotations_are_told_together(workspace) -> None:
 )
 def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str) -> None:
     for name in ("2007_000032", "2007_000039"):
-        makers.scribblesup(Path("xml"), name, [("cat", [(1, 1), (99999999999, 5)])])
+        dataset_factories.scribblesup(Path("xml"), name, [("cat", [(1, 1), (99999999999, 5)])])
     path = Path("xml/2007_000039.xml")
     path.write_text(path.read_text().replace(*spoil))
     workspace("voc", weak_labels__source="xml")
@@ -458,9 +460,9 @@ def test_an_origin_that_cannot_be_read(workspace, origin, content, said) -> None
 def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> None:
     root = Path("raw")
     for k in range(13):
-        save(root / f"images/train/{k:02d}.png", makers.photo(k))
+        save(root / f"images/train/{k:02d}.png", dataset_factories.photo(k))
         save(root / f"labels/train/{k:02d}.png", halves(0, 1, edge=255))
-    save(root / "images/val/a.png", makers.photo(99))
+    save(root / "images/val/a.png", dataset_factories.photo(99))
     save(root / "labels/val/a.png", halves(0, 1, edge=7))
     for k in range(6):
         (root / f"labels/train/{k:02d}.png").unlink()
@@ -472,7 +474,7 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
     save(root / "labels/train/09.png", np.zeros((HEIGHT, 20), np.uint8))
     save(root / "labels/train/10.png", np.zeros((HEIGHT, WIDTH, 3), np.uint8) + np.arange(3, dtype=np.uint8))
     cv2.imwrite(str(root / "labels/train/12.png"), np.zeros((HEIGHT, WIDTH, 3), np.uint16))
-    save(root / "images/val/b.png", makers.photo(11))
+    save(root / "images/val/b.png", dataset_factories.photo(11))
     save(root / "labels/val/b.png", halves(0, 1, edge=255))
     workspace("folder")
     with pytest.raises(SesamError) as problem:
@@ -490,7 +492,7 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
 
 
 def test_a_missing_image_is_named_where_it_should_be(workspace) -> None:
-    makers.cityscapes(Path("raw"))
+    dataset_factories.cityscapes(Path("raw"))
     image = Path("raw/leftImg8bit/train/zurich/zurich_000121_000019_leftImg8bit.png")
     image.unlink()
     Path("raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png").unlink()
@@ -503,7 +505,7 @@ def test_a_missing_image_is_named_where_it_should_be(workspace) -> None:
 
 def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
     own = Path("raw")
-    makers.own_folder(own)
+    dataset_factories.own_folder(own)
     shutil.copy(own / "images/train/0.jpg", own / "images/train/copy.jpg")
     save(own / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
     workspace("folder", dataset__classes=["a", "b", "c"], sam__checkpoint="models/own.pth", sam__sha256="0" * 64)
@@ -516,8 +518,8 @@ def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
 
 
 def test_two_images_of_one_name(workspace) -> None:
-    makers.own_folder(Path("raw"))
-    Image.fromarray(makers.photo(5)).save("raw/images/train/1.png")
+    dataset_factories.own_folder(Path("raw"))
+    Image.fromarray(dataset_factories.photo(5)).save("raw/images/train/1.png")
     workspace("folder")
     with pytest.raises(
         SesamError, match=r"1 name stands for several images(.|\n)*1: raw/images/train/1.jpg, raw/images"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_run import make_workspace
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from known_answers import make_workspace
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import edit_params
-from known_answers import judge_everything, make_workspace
+from golden_run import judge_everything, make_workspace
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json

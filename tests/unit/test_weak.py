@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dataset_factories import connected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from makers import connected
 
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import draw_stroke

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from dataset_factories import THREE
 from hypothesis import given
 from hypothesis import strategies as st
-from makers import THREE
 from mmseg.registry import MODELS
 from PIL import Image
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from dataset_factories import connected
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from makers import connected
 from pydantic import ValidationError
 from segment_anything import SamPredictor
 from segment_anything.build_sam import _build_sam

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from conftest import edit_params, write_params
-from perfect import PerfectSam
+from oracle_sam import OracleSam
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
@@ -41,7 +41,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
         items.append(ImageRecord(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
     write_json(Path("data/embeddings.json"), {})  # of no stage that runs here
     Dataset("scenes", tuple(CLASSES), PALETTE, tuple(items), ()).save()
-    perfect = PerfectSam([(scene.image, scene.labels) for scene in scenes])
+    perfect = OracleSam([(scene.image, scene.labels) for scene in scenes])
     monkeypatch.setitem(models.MODELS, "bundled", models.Model(lambda *_: perfect, embedding_bytes=2))
     return tmp_path
 

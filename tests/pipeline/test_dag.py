@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, checked_out, edit_params, sh, write_params
-from makers import cityscapes_image
+from dataset_factories import cityscapes_image
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json

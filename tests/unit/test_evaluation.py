@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, edit_params
+from golden_run import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from known_answers import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json

@@ -1,7 +1,7 @@
 """Fuzzing: every file that comes from a data set or a colleague, damaged in every way, is read rightly or refused.
 
-    make fuzz                              # 20,000 cases, some minutes
-    python -m tests.fuzz --cases 500 --seed 1
+    make fuzzing                              # 20,000 cases, some minutes
+    python -m tests.robustness.fuzzing --cases 500 --seed 1
 
 A case is a good file, mutated: bits, blocks and lengths of any file, values and keys of JSON and YAML. It passes if the
 reader raises SesamError, or returns what stands up to the target's own check. A traceback, a hang, a crash, a started
@@ -66,7 +66,7 @@ from sesam.segmentation.evaluation import network_metrics as network_report
 from sesam.segmentation.network import load_network, network_config, save_network
 from sesam.selection import select_candidate, weak_rles
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
@@ -293,7 +293,7 @@ def targets(folder: Path) -> list[Target]:
     )
     xml = f"<annotation><size><width>32</width><height>24</height></size>{strokes}</annotation>".encode()
     small = PARAMS.network.model_copy(update={"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0})
-    from makers import THREE
+    from dataset_factories import THREE
     from mmseg.registry import MODELS
 
     torch.manual_seed(0)
