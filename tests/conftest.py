@@ -17,16 +17,14 @@ from sesam.demo.scenes import draw_scene
 from sesam.params import Params
 from sesam.presets import load_preset, render_params
 
+SLOWEST = ("dag", "docs", "launch", "ray_backend", "segmentation", "sam_stages", "fault_injection")
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an installed package
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker has one left alone at the end."""
-    longest = [
-        f"test_{name}.py"
-        for name in ("dag", "docs", "launch", "ray_backend", "segmentation", "sam_stages", "fault_injection")
-    ]
+    longest = [f"test_{name}.py" for name in SLOWEST]
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 

@@ -18,7 +18,7 @@ from sesam.sam.batched_sam import preprocess as resize
 from sesam.sam.segmenter import Candidates, Prompt
 
 
-class PerfectSam:
+class OracleSam:
     """A Segmenter that knows the fine labels of some images.
 
     Its first candidate is right; beside it lie the whole image and nothing, with lower predicted IoU.

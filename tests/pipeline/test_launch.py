@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, edit_params
-from test_segmentation import data, one_thread_and_seed, task  # noqa: F401
+from unit.test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
 from sesam.errors import SesamError
 from sesam.params import Runtime, load_params

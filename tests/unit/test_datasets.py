@@ -155,11 +155,13 @@ def test_camvid_in_each_form(workspace, form: str) -> None:
     workspace("camvid")
     prepare.main()
     dataset = Dataset.load()
-    assert [item.id for item in dataset.train] == makers.CAMVID_NAMES["train"]
-    assert [item.id for item in dataset.val] == makers.CAMVID_NAMES["val"]
+    assert [item.id for item in dataset.train] == dataset_factories.CAMVID_NAMES["train"]
+    assert [item.id for item in dataset.val] == dataset_factories.CAMVID_NAMES["val"]
     fine = read_label(Path("data/fine/train/0001TP_006690.png"))
     assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
-    assert [pair.id for pair in find_pairs("camvid", Path("raw"), ["test"], "val")] == makers.CAMVID_NAMES["test"]
+    assert [pair.id for pair in find_pairs("camvid", Path("raw"), ["test"], "val")] == dataset_factories.CAMVID_NAMES[
+        "test"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from skimage.morphology import skeletonize
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
-from sesam.params import ComponentParams, Merging
+from sesam.params import ComponentParams
 from sesam.prompting import augment, bounding_box, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
@@ -142,7 +142,7 @@ def test_a_components_draw_depends_on_nothing_but_its_key(params) -> None:
     both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
     assert [one["number"] for one in both] == [1, 2] and both[0]["class"] == 1
     assert both[1] == alone[0] | {"number": 2}
-    without = params.model_copy(update={"merging": Merging(sam=False)})
+    without = params.model_copy(update={"sam": params.sam.model_copy(update={"enabled": False})})
     assert image_prompts(weak, nothing, nothing, without, ("r1", "a")) == []
     assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1]["points"] != alone[0]["points"]
     other = params.model_copy(update={"seed": params.seed + 1})
