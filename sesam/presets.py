@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,18 @@ PRESETS = Path("presets")
 _COMMENT_COLUMN = 44
 
 
-def load_preset(path: Path) -> Params:
-    """The params of presets/NAME.yaml over the defaults; SesamError if it does not fit the schema."""
+def load_preset(path: Path, data: Path | None = None, classes: Sequence[str] | None = None) -> Params:
+    """The params of presets/NAME.yaml over the defaults; SesamError if it does not fit the schema.
+
+    data and classes replace dataset.root and dataset.classes, and drop what belongs to the preset's own data.
+    """
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise SesamError(f"{path} is not a mapping of groups.")
+    if data is not None or classes is not None:
+        dataset = {key: value for key, value in raw["dataset"].items() if key not in ("palette", "subset")}
+        own = {"root": None if data is None else str(data), "classes": classes and list(classes)}
+        raw |= {"demo": {}, "dataset": dataset | {key: value for key, value in own.items() if value is not None}}
     return validate_params(raw, path)
 
 

@@ -1,25 +1,26 @@
-"""Fetch a published SAM ahead of time, for machines without a network: python -m sesam.cli.download vit_h
+"""Download a published SAM ahead of time, for machines without a network.
 
-The stages fetch what they need themselves, once a machine: the file lies in the user's cache folder (under
-XDG_CACHE_HOME, if that is set) and is checked against its published SHA-256.
+    sesam download vit_h
+
+The pipeline downloads what it needs by itself. The file goes to the user's cache folder (below XDG_CACHE_HOME, if that
+is set) and is checked against its published SHA-256.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from sesam.errors import run_main
 from sesam.sam.checkpoints import download
 from sesam.sam.registry import MODELS
 
 
-def main() -> None:
-    official = [name for name, model in MODELS.items() if "://" in (model.url or "")]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=official)
-    name = parser.parse_args().model
-    print(f"{download(name)} is the published {name}. Set sam.model to {name}, sam.checkpoint and sam.sha256 to null.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    published = [model for model, entry in MODELS.items() if "://" in (entry.url or "")]
+    parser.add_argument("model", choices=published, help="the model, as sam.model in params.yaml")
 
 
-if __name__ == "__main__":
-    run_main(main)
+def run(options: argparse.Namespace) -> None:
+    model = options.model
+    print(
+        f"{download(model)} is the published {model}. Set sam.model to {model}, sam.checkpoint and sam.sha256 to null."
+    )

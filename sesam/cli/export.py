@@ -1,7 +1,7 @@
-"""Merged labels for an annotation tool, to be corrected there; what comes back goes to data/corrections.
+"""Export pseudo-labels to an annotation tool, to be corrected there.
 
-    python -m sesam.cli.export r2 --to cvat --out to_do
-    python -m sesam.cli.export r2 --to label-studio --out to_do --worst 50
+    sesam export r2 --format cvat --out to_do
+    sesam export r2 --format label-studio --out to_do --top 50
 
 Each connected piece of a class is one mask, so that what comes back untouched is what went out. Where the tool has room
 for them, a mask says where most of its pixels come from, and how sure the round's teacher was of them, if it has one.
@@ -25,7 +25,7 @@ from sesam.artifacts.atomic_io import atomic_path, write_json
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_predictions
 from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
-from sesam.errors import SesamError, run_main
+from sesam.errors import SesamError
 from sesam.geometry.regions import Region, connected_regions
 from sesam.geometry.rle import mask_to_counts
 from sesam.params import NO_TEACHER, load_params
@@ -199,24 +199,30 @@ EXPORTERS: dict[str, Callable[[Iterable[ImageRegions], Sequence[str], Path], Non
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("round", help="a key of `rounds` in params.yaml")
-    parser.add_argument("--to", choices=EXPORTERS, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a folder; files of the same name are replaced")
-    several = parser.add_mutually_exclusive_group()
-    several.add_argument("--images", nargs="+", metavar="ID", help="these alone")
-    several.add_argument("--worst", type=int, metavar="N", help="the first so many of the round's ranking.csv")
-    parser.add_argument("--prefix", default="", help="before an image's name, as Label Studio's /data/local-files/?d=")
-    options = parser.parse_args()
+REPOSITORY_FILES = ("params.yaml",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("round", metavar="ROUND", help="a key of `rounds` in params.yaml")
+    parser.add_argument("--format", choices=EXPORTERS, required=True, help="the annotation tool's format")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder; files of the same name are replaced"
+    )
+    selection = parser.add_mutually_exclusive_group()
+    selection.add_argument("--images", nargs="+", metavar="ID", help="ids of the images to export (default: all)")
+    selection.add_argument("--top", type=int, metavar="N", help="export the first N images of the round's ranking.csv")
+    parser.add_argument("--prefix", default="", help="text before image names, as /data/local-files/?d= (Label Studio)")
+
+
+def run(options: argparse.Namespace) -> None:
     params, dataset = load_params(), Dataset.load()
     params.check_round(options.round)
     items = {item.id: item for item in dataset.train}
     chosen = options.images or list(items)
-    if options.worst is not None:
-        chosen = [item.id for item in top_ranked(options.round, dataset, max(1, options.worst))]
+    if options.top is not None:
+        chosen = [item.id for item in top_ranked(options.round, dataset, max(1, options.top))]
     if unknown := [k for k in chosen if k not in items]:
-        raise SesamError(f"{', '.join(unknown[:5])}: no such training image. One is called {next(iter(items))}.")
+        raise SesamError(f"{', '.join(unknown[:5])}: not a training image id (example: {next(iter(items))}).")
     taught = params.rounds[options.round].teacher != NO_TEACHER
 
     def drawn(item: ImageRecord) -> ImageRegions:
@@ -225,9 +231,5 @@ def main() -> None:
         name = options.prefix + PurePosixPath(item.id).with_name(Path(item.image).name).as_posix()
         return ImageRegions(item, name, labeled_regions(labels, sources, confidence, dataset.classes))
 
-    EXPORTERS[options.to]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
+    EXPORTERS[options.format]((drawn(items[k]) for k in chosen), dataset.classes, options.out)  # an image at a time
     print(f"export: {len(chosen)} images in {options.out}")
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -13,7 +13,7 @@ MIN_OVERLAP = 2
 def check_overlap(tile: int, overlap: int) -> None:
     """SesamError if tiles of so many pixels cannot overlap so far."""
     if not MIN_OVERLAP <= overlap <= tile // 2:
-        raise SesamError(f"--overlap must be {MIN_OVERLAP} to half of --tile, {tile // 2} pixels.")
+        raise SesamError(f"--overlap must be {MIN_OVERLAP} to half of --tile-size, {tile // 2} pixels.")
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -214,7 +214,7 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
         height, width = image.shape[:2]
         raise SesamError(
             f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
-            "with `python -m sesam.cli.tile`, or into smaller ones (--tile), or take another GPU."
+            "with `sesam tile split`, or into smaller ones (--tile-size), or take another GPU."
         ) from None
 
 

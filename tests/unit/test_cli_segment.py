@@ -16,7 +16,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
-from sesam.cli import segment
+from sesam.cli.main import main
 from sesam.cli.segment import overlay, predict_tiled
 from sesam.errors import SesamError
 from sesam.geometry.tiling import tile_slices
@@ -69,8 +69,8 @@ def test_a_folder_of_images(
     for name, size in sizes.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
-    command = ("in", "--model", str(trained), "--out", "in/out", "--tile", "64", "--overlap", "16")
-    segment.main(command)
+    command = ("segment", "in", "--model", str(trained), "--out", "in/out", "--tile-size", "64", "--overlap", "16")
+    main(command)
     for name, size in sizes.items():
         labels = read_label((tmp_path / "in/out/labels" / name).with_suffix(".png"))
         with Image.open((tmp_path / "in/out/overlays" / name).with_suffix(".png")) as picture:
@@ -80,11 +80,11 @@ def test_a_folder_of_images(
     expected = predict_tiled(image, lambda part: predict(model, part, cpu)[0], 64, 16)
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     (tmp_path / "in/out/labels/a.png").unlink()
-    segment.main(command)
+    main(command)
     assert "2 images were labeled already" in capsys.readouterr().out
     assert np.array_equal(read_label(tmp_path / "in/out/labels/a.png"), expected)
     with pytest.raises(SesamError, match="in/out holds labels of another network, or of other tiles"):
-        segment.main((*command[:-1], "8"))
+        main((*command[:-1], "8"))
 
 
 def pictures(**sizes: tuple[int, int]) -> None:
@@ -101,13 +101,13 @@ def test_a_replaced_image_is_labeled_anew(
 ) -> None:
     """Also by one of its size that is older than the label."""
     monkeypatch.chdir(tmp_path)
-    command = ("in", "--model", str(trained), "--out", "out")
+    command = ("segment", "in", "--model", str(trained), "--out", "out")
     pictures(a=(40, 50), b=(40, 50))
-    segment.main(command)
+    main(command)
     before = {path.name: path.stat().st_mtime_ns for path in Path("out/labels").iterdir()}
     pictures(a=size)
     os.utime("in/a.png", (0, 0))
-    segment.main(command)
+    main(command)
     after = {path.name: path.stat().st_mtime_ns for path in Path("out/labels").iterdir()}
     assert after["a.png"] > before["a.png"] and after["b.png"] == before["b.png"]
     model, cpu = load_network(trained, torch.device("cpu")), torch.device("cpu")
@@ -127,7 +127,7 @@ def test_images_that_cannot_be_read_are_told_when_the_others_are_done(
     exif[ORIENTATION] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save("in/c.jpg", exif=exif)
     with pytest.raises(SesamError, match=r"2 images failed:\n.*in/a\.png cannot be.*\n.*in/c\.jpg is stored turned"):
-        segment.main(("in", "--model", str(trained), "--out", "out"))
+        main(("segment", "in", "--model", str(trained), "--out", "out"))
     assert {path.name for path in Path("out/labels").iterdir()} == {"b.png", "d.png"}
 
 
@@ -138,16 +138,16 @@ def test_labels_of_others_are_not_taken_for_its_own(
     pictures(a=(20, 30), b=(20, 30))
     other = np.zeros((20, 30), np.uint8)
     write_label(Path("out/labels/a.png"), other, THREE[1])
-    command = ("in", "--model", str(trained), "--out", "out")
+    command = ("segment", "in", "--model", str(trained), "--out", "out")
     with pytest.raises(SesamError, match=r"out/labels holds labels, and no out/made_by\.json"):
-        segment.main(command)
+        main(command)
     assert not Path("out/made_by.json").exists() and not Path("out/overlays").exists()
     Path("out/labels/a.png").unlink()
-    segment.main(command)
+    main(command)
     write_label(Path("out/labels/a.png"), other, THREE[1])  # drawn anew, or from elsewhere
     Path("out/labels/b.png").unlink()
     with pytest.raises(SesamError, match=r"out/labels/a\.png does not say which image"):
-        segment.main(command)
+        main(command)
     assert np.array_equal(read_label(Path("out/labels/a.png")), other) and Path("out/labels/b.png").exists()
 
 
@@ -158,7 +158,7 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.Mon
     Path(taken).parent.mkdir(exist_ok=True)
     Path(taken).touch()
     with pytest.raises(SesamError, match=f"{taken} is a file.*--out"):
-        segment.main(("in", "--model", "none", "--out", "out"))
+        main(("segment", "in", "--model", "none", "--out", "out"))
 
 
 @pytest.mark.parametrize(
@@ -179,5 +179,5 @@ def test_what_is_wrong_is_told(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(SesamError, match=said):
-        segment.main([*arguments, "--model", "none", "--out", "out"])
+        main(["segment", *arguments, "--model", "none", "--out", "out"])
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,57 @@
+"""The parser of the command `sesam`.
+
+A subcommand is a module with `add_arguments(parser)`, `run(options)`, a docstring, whose first line is its help, and
+`REPOSITORY_FILES` if it needs a clone of the repository. Modules import PyTorch in `run` alone: help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from sesam.cli import download, explain, export, init, segment, tile
+from sesam.errors import SesamError
+
+COMMANDS: dict[str, ModuleType] = {
+    "init": init,
+    "explain": explain,
+    "export": export,
+    "segment": segment,
+    "tile": tile,
+    "download": download,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands; `options.module` is the module of the chosen one."""
+    parser = argparse.ArgumentParser(
+        prog="sesam",
+        description="Weak labels to semantic pseudo-labels with Segment Anything. The pipeline itself runs with "
+        "`dvc repro`; these are the commands around it.",
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for command, module in COMMANDS.items():
+        summary, _, details = (module.__doc__ or "").partition("\n")
+        subparser = subparsers.add_parser(
+            command,
+            help=summary.rstrip("."),
+            description=f"{summary}\n{details.rstrip()}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(module=module, command=command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command with `arguments`, those of the process by default; SesamError for bad input."""
+    options = build_parser().parse_args(arguments)
+    for name in getattr(options.module, "REPOSITORY_FILES", ()):
+        if not Path(name).exists():
+            raise SesamError(
+                f"sesam {options.command} needs {name}, which is not in {Path.cwd()}. Run it in the root of a clone "
+                "of the repository."
+            )
+    options.module.run(options)
