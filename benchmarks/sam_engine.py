@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sesam.artifacts.atomic_io import json_digest, read_json, sha256, write_json
+from sesam.artifacts.component_records import read_prompts
 from sesam.artifacts.label_png import read_image
 from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
@@ -174,7 +175,7 @@ def loop(precision: str, options: argparse.Namespace, items: list[ImageRecord], 
         _wait(device)
         encoded = time.perf_counter()
         masks = []
-        for prompt in candidates.component_prompts(read_json(folder / "prompts" / f"{item.id}.json")):
+        for prompt in candidates.component_prompts(read_prompts(folder / "prompts" / f"{item.id}.json", item)):
             # not predict(), which is this and then fails: NumPy has no bfloat16
             points = predictor.transform.apply_coords(prompt.points, predictor.original_size)
             points = torch.as_tensor(points, dtype=torch.float, device=device)[None]

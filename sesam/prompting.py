@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from sesam.artifacts.component_records import Box, Component, Point
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.params import ComponentParams, Params, SamplingParams
@@ -20,8 +19,8 @@ def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
 def split_instances(augmented: np.ndarray, weak: np.ndarray, config: ComponentParams) -> list[tuple[int, Region]]:
     """Step 1: (class, component) of every connected component, by class and scan order.
 
-    ComponentParams below `min_area` pixels stay only if they hold a weakly labeled
-    pixel. Without `split_instances`, all pixels of a class are one component.
+    Components below `min_area` pixels stay only if they hold a weakly labeled pixel. Without `per_instance`, all
+    pixels of a class are one component.
     """
     if config.per_instance:
         return connected_regions(augmented, config.connectivity, config.min_area, marked=weak != IGNORE_INDEX)
@@ -32,12 +31,12 @@ def split_instances(augmented: np.ndarray, weak: np.ndarray, config: ComponentPa
 
 def sample_points(
     region: Region, config: SamplingParams, confidence: np.ndarray, rng: np.random.Generator
-) -> list[tuple[int, int]]:
+) -> list[Point]:
     """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
 
     `skeleton` draws uniformly from the topological skeleton, `random` from the
     whole component, `confident` takes the teacher's most confident pixels
-    (Kweon and Yoon 2024; confidence is (H, W) uint8), `innermost_pixel` the one pixel
+    (Kweon and Yoon 2024; confidence is (H, W) uint8), `center` the one pixel
     farthest from the outside.
     """
     if config.strategy == "skeleton":
@@ -59,28 +58,31 @@ def sample_points(
     return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
 
 
-def bounding_box(region: Region) -> list[int]:
-    """The bounding box [x0, y0, x1, y1] in pixels, the far edges exclusive."""
+def bounding_box(region: Region) -> Box:
+    """The bounding box (x0, y0, x1, y1) in pixels, the far edges exclusive."""
     height, width = region.mask.shape
-    return [region.left, region.top, region.left + width, region.top + height]
+    return region.left, region.top, region.left + width, region.top + height
 
 
 def image_prompts(
     weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
-) -> list[dict[str, Any]]:
-    """Every component of an image with its prompt, ready for JSON. `key` is (round, image id)."""
+) -> list[Component]:
+    """Steps 0 to 2: every component of an image with its prompt.
+
+    weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed.
+    """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
     augmented = augment(weak, confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold))
-    prompts = []
+    components = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
-        component = {"number": number, "class": k, "rle": region.rle(weak.shape)}
+        points, box = None, None
         if params.sampling.prompt_type == "points":
             # seeded by the component's first pixel: neither its neighbors nor the order of work matter
             first = [region.top, region.left + int(region.mask[0].argmax())]
             rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
-            component["points"] = sample_points(region, params.sampling, confidence, rng)
+            points = sample_points(region, params.sampling, confidence, rng)
         elif params.sampling.prompt_type == "box":
-            component["box"] = bounding_box(region)
-        prompts.append(component)
-    return prompts
+            box = bounding_box(region)
+        components.append(Component(number, k, region.rle(weak.shape), points, box))
+    return components

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco
 
+from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
 from sesam.geometry.rle import mask_to_rle, to_coco_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.params import SelectionParams
@@ -14,8 +16,78 @@ from sesam.params import SelectionParams
 Mask = dict[str, Any]  # as pycocotools computes with, see `to_coco_rle`
 
 
-# why no candidate of a component was kept
-MISSED, SPILLED, CONFLICT = "missed", "spilled", "conflict"
+class Coverage(NamedTuple):
+    """How a candidate M covers its component C, in pixels.
+
+    labeled: whether annotators labeled pixels W of C. covered, reference_area: |M∩W| and |W|, or without W |M∩C| and
+    |C|. area: |M|. labels_inside, foreign: annotators' pixels inside M, and those of another class among them; 0
+    without W.
+    """
+
+    labeled: bool
+    covered: int
+    reference_area: int
+    area: int
+    labels_inside: int
+    foreign: int
+
+
+class Evaluation(NamedTuple):
+    """A candidate's coverage, and why it does not fit its component, or None if it does."""
+
+    coverage: Coverage
+    rejection: Outcome | None
+
+
+def select_candidate(
+    component: Component, candidates: Sequence[Candidate], weak: dict[int, Mask], selection: SelectionParams
+) -> tuple[Selected, list[Evaluation]]:
+    """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
+
+    If none fits, the component's own mask stays, with the reason of the candidate with the highest predicted IoU.
+    weak: see `weak_rles`. Also the evaluation of each candidate, in their order.
+    """
+    size = weak[IGNORE_INDEX]["size"]
+    component_rle = to_coco_rle(component.rle, size)
+    evaluations = []
+    for candidate in candidates:
+        coverage = measure_coverage(to_coco_rle(candidate.rle, size), component_rle, component.class_id, weak)
+        evaluations.append(Evaluation(coverage, rejection_reason(coverage, selection)))
+    # the highest predicted IoU among those that fit, or among all
+    best = max(
+        range(len(candidates)), key=lambda k: (evaluations[k].rejection is None, candidates[k].predicted_iou, -k)
+    )
+    number, class_id, rejection = component.number, component.class_id, evaluations[best].rejection
+    if rejection is None:
+        chosen = candidates[best]
+        return Selected(number, class_id, best, chosen.predicted_iou, chosen.rle, Outcome.KEPT), evaluations
+    return Selected(number, class_id, None, None, component.rle, rejection), evaluations
+
+
+def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome | None:
+    """Why a candidate M does not fit its component C, or None if it does.
+
+    Where annotators labeled pixels W of C, M must hold a share of at least τ2 of them, and of all weak labels inside M
+    at most `max_conflict` may be of another class. A C of confident predictions alone has no such reference: then
+    |M∩C|/|C| ≥ τ2 and |M∩C|/|M| ≥ τ1. A stroke covers a few percent of its object, so |M∩C|/|M| does not measure a
+    mask that grew from one.
+    """
+    if coverage.covered == 0 or coverage.covered < selection.tau_weak * coverage.reference_area:
+        return Outcome.LOW_COVERAGE
+    if not coverage.labeled:
+        return Outcome.OVERSIZED if coverage.covered < selection.tau_mask * coverage.area else None
+    return Outcome.CONFLICT if coverage.foreign > selection.max_conflict * coverage.labels_inside else None
+
+
+def measure_coverage(mask: Mask, component: Mask, class_id: int, weak: dict[int, Mask]) -> Coverage:
+    """How a candidate covers its component; COCO masks, weak as `weak_rles`."""
+    labels = _intersection(component, weak[class_id]) if class_id in weak else component
+    labeled = class_id in weak and coco.area(labels) > 0
+    reference = labels if labeled else component
+    inside = _area(_intersection(mask, weak[IGNORE_INDEX])) if labeled else 0
+    foreign = inside - _area(_intersection(mask, weak[class_id])) if labeled else 0
+    covered = _area(_intersection(mask, reference))
+    return Coverage(labeled, covered, _area(reference), _area(mask), inside, foreign)
 
 
 def weak_rles(weak: np.ndarray) -> dict[int, Mask]:
@@ -25,66 +97,9 @@ def weak_rles(weak: np.ndarray) -> dict[int, Mask]:
     return {k: to_coco_rle(counts, weak.shape) for k, counts in masks.items()}
 
 
-class Coverage(NamedTuple):
-    """How a candidate M lies on its component C, in pixels.
-
-    labeled: whether annotators labeled pixels W of C. covered, of: |M∩W| and |W|, or without W |M∩C| and |C|. area:
-    |M|. inside, foreign: annotators' pixels inside M, and those of another class among them; 0 without W.
-    """
-
-    labeled: bool
-    covered: int
-    of: int
-    area: int
-    inside: int
-    foreign: int
+def _area(mask: Mask) -> int:
+    return int(coco.area(mask))
 
 
-def measure_coverage(mask: Mask, component: Mask, k: int, weak: dict[int, Mask]) -> Coverage:
-    """How a candidate lies on its component of class k; COCO masks, weak as `weak_rles`."""
-    witness = _intersection(component, weak[k]) if k in weak else component
-    labeled = k in weak and coco.area(witness) > 0
-    of = witness if labeled else component
-    inside = int(coco.area(_intersection(mask, weak[IGNORE_INDEX]))) if labeled else 0
-    foreign = inside - int(coco.area(_intersection(mask, weak[k]))) if labeled else 0
-    return Coverage(
-        labeled, int(coco.area(_intersection(mask, of))), int(coco.area(of)), int(coco.area(mask)), inside, foreign
-    )
-
-
-def rejection_reason(found: Coverage, selection: SelectionParams) -> str | None:
-    """Why a candidate M does not fit its component C, or None if it does.
-
-    Where annotators labeled pixels W of C, M must hold a share of at least τ2 of them, and of all
-    weak labels inside M at most `max_conflict` may be of another class. A C that stands on confident
-    predictions alone has no such witness: then |M∩C|/|C| ≥ τ2 and |M∩C|/|M| ≥ τ1. A stroke covers a few
-    percent of its object, so |M∩C|/|M| says nothing about a mask that grew from one.
-    """
-    if found.covered == 0 or found.covered < selection.tau_weak * found.of:
-        return MISSED
-    if not found.labeled:
-        return SPILLED if found.covered < selection.tau_mask * found.area else None
-    return CONFLICT if found.foreign > selection.max_conflict * found.inside else None
-
-
-def _intersection(one: Mask, other: Mask) -> Mask:
-    return coco.merge([one, other], intersect=True)
-
-
-def select_candidate(
-    component: dict[str, Any], offered: list[dict[str, Any]], weak: dict[int, Mask], selection: SelectionParams
-) -> dict[str, Any]:
-    """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
-
-    If none fits, `candidate` is null, `rle` is the component's own, and `refused` says why the candidate with
-    the highest predicted IoU did not.
-    """
-    k, own = component["class"], to_coco_rle(component["rle"], weak[IGNORE_INDEX]["size"])
-    whose, refused = {"number": component["number"], "class": k}, None
-    for place in sorted(range(len(offered)), key=lambda n: -offered[n]["iou"]):
-        candidate = offered[place]
-        why = rejection_reason(measure_coverage(to_coco_rle(candidate["rle"], own["size"]), own, k, weak), selection)
-        if why is None:
-            return whose | {"candidate": place, "iou": candidate["iou"], "rle": candidate["rle"], "refused": None}
-        refused = refused or why
-    return whose | {"candidate": None, "iou": None, "rle": component["rle"], "refused": refused}
+def _intersection(mask: Mask, other: Mask) -> Mask:
+    return coco.merge([mask, other], intersect=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +48,3 @@ def rle_to_counts(rle: str) -> np.ndarray:
 def to_coco_rle(counts: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Run lengths in the form that pycocotools computes with."""
     return {"size": list(shape), "counts": counts.encode("ascii")}
-
-
-def largest_first(components: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> list[Mapping[str, Any]]:
-    """Components by the area of their `rle`: painted in this order, small objects end on top."""
-    return sorted(components, key=lambda component: -int(coco.area(to_coco_rle(component["rle"], shape))))

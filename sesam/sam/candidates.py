@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from sesam.artifacts.atomic_io import write_json
-from sesam.artifacts.component_records import read_prompts
+from sesam.artifacts.component_records import Candidate, Component, read_prompts, write_candidates
 from sesam.artifacts.manifest import ImageRecord, load_image
 from sesam.execution.pipeline import PipelineSteps
 from sesam.geometry.rle import counts_to_rle
@@ -20,14 +20,14 @@ from sesam.sam.checkpoints import load_segmenter
 from sesam.sam.segmenter import Candidates, Preprocess, Prompt, Segmenter
 
 
-def component_prompts(document: dict[str, Any]) -> list[Prompt]:
-    """The prompts of an image's JSON, in the components' order."""
-    read = {
-        "points": lambda component: Prompt(points=np.array(component["points"])),
-        "box": lambda component: Prompt(box=np.array(component["box"])),
-        "mask": lambda component: Prompt(mask=component["rle"]),
-    }[document["prompt"]]
-    return [read(component) for component in document["components"]]
+def component_prompts(components: Sequence[Component]) -> list[Prompt]:
+    """The prompts of an image's components, in their order."""
+    prompt_of = {
+        "points": lambda component: Prompt(points=np.array(component.points)),
+        "box": lambda component: Prompt(box=np.array(component.box)),
+        "mask": lambda component: Prompt(mask=component.rle),
+    }
+    return [prompt_of[component.prompt_type](component) for component in components]
 
 
 class LoadedImage(NamedTuple):
@@ -43,9 +43,9 @@ class LoadedImage(NamedTuple):
 def read(item: ImageRecord, prompts: Path, cache: EmbeddingCache, fit: Preprocess) -> LoadedImage:
     embedding = cache.load(item)
     image = fit(load_image(item)) if embedding is None else None
-    document = read_prompts(prompts / f"{item.id}.json", item)
-    numbers = [component["number"] for component in document["components"]]
-    return LoadedImage(item, numbers, component_prompts(document), embedding, image)
+    components = read_prompts(prompts / f"{item.id}.json", item)
+    numbers = [component.number for component in components]
+    return LoadedImage(item, numbers, component_prompts(components), embedding, image)
 
 
 def compute(
@@ -77,18 +77,14 @@ def write(
     if cache and fresh is not None:
         cache.save(item, fresh)
     shape = (item.height, item.width)
-    components = [
-        {
-            "number": number,
-            "candidates": [
-                {"iou": round(float(iou), 5), "rle": counts_to_rle(counts, shape)}
-                for counts, iou in zip(one.counts, one.iou, strict=True)
-            ],
-        }
-        for number, one in found.items()
-    ]
-    size = {"height": item.height, "width": item.width}
-    write_json(folder / f"{item.id}.json", {"id": item.id, **size, "components": components})
+    candidates = {
+        number: [
+            Candidate(round(float(iou), 5), counts_to_rle(counts, shape))
+            for counts, iou in zip(masks.counts, masks.iou, strict=True)
+        ]
+        for number, masks in found.items()
+    }
+    write_candidates(folder / f"{item.id}.json", item, candidates)
 
 
 def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> PipelineSteps:
