@@ -1,6 +1,25 @@
-"""Weak labels to semantic pseudo-labels with Segment Anything: the library behind the stages."""
+"""Weak labels to semantic pseudo-labels with Segment Anything: the library behind the stages.
+
+`sesam.pseudo_label` and `sesam.load_segmenter` are the method for one image; see sesam/api.py.
+"""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sesam.api import PseudoLabel, load_segmenter, pseudo_label
+
+__all__ = ["PseudoLabel", "load_segmenter", "pseudo_label"]
 
 # PyTorch reads it when it first makes a large tensor: huge pages save a page fault every 4 KiB
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from importlib import import_module  # the API imports PyTorch, which `import sesam` does not need
+
+        return getattr(import_module("sesam.api"), name)
+    raise AttributeError(f"module 'sesam' has no attribute {name!r}")

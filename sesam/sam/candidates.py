@@ -77,14 +77,16 @@ def write(
     if cache and fresh is not None:
         cache.save(item, fresh)
     shape = (item.height, item.width)
-    candidates = {
-        number: [
-            Candidate(round(float(iou), 5), counts_to_rle(counts, shape))
-            for counts, iou in zip(masks.counts, masks.iou, strict=True)
-        ]
-        for number, masks in found.items()
-    }
+    candidates = {number: to_candidates(masks, shape) for number, masks in found.items()}
     write_candidates(folder / f"{item.id}.json", item, candidates)
+
+
+def to_candidates(masks: Candidates, shape: tuple[int, int]) -> list[Candidate]:
+    """A prompt's masks as records, for an image of (height, width) `shape`."""
+    return [
+        Candidate(round(float(iou), 5), counts_to_rle(counts, shape))
+        for counts, iou in zip(masks.counts, masks.iou, strict=True)
+    ]
 
 
 def steps(params: Params, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool) -> PipelineSteps:

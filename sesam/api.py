@@ -1,0 +1,110 @@
+"""The method for one image, without the pipeline: arrays in, arrays out.
+
+import sesam
+
+segmenter = sesam.load_segmenter("bundled")
+result = sesam.pseudo_label(image, weak_label, segmenter, params={"sampling": {"num_points": 7}})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.component_records import Candidate, Component, Selected
+from sesam.errors import SesamError
+from sesam.labels import IGNORE_INDEX, confident_labels
+from sesam.merging import merge
+from sesam.params import Params, validate_params
+from sesam.prompting import image_prompts
+from sesam.sam.candidates import component_prompts, to_candidates
+from sesam.sam.checkpoints import load_segmenter as load_from_params
+from sesam.sam.segmenter import Segmenter
+from sesam.selection import select_candidate, weak_rles
+
+
+class PseudoLabel(NamedTuple):
+    """An image's pseudo-label and how it was made.
+
+    labels: (H, W) uint8 class ids, 255 = unlabeled. sources: (H, W) uint8, 0 none, 1 weak label, 2 SAM, 3 confident
+    prediction. components, candidates, selected: per component its prompt, SAM's masks (COCO run lengths) by component
+    number, and the mask that was selected or why none was.
+    """
+
+    labels: np.ndarray
+    sources: np.ndarray
+    components: list[Component]
+    candidates: dict[int, list[Candidate]]
+    selected: list[Selected]
+
+
+def load_segmenter(model: str = "bundled", checkpoint: Path | str | None = None, device: str = "auto") -> Segmenter:
+    """A SAM that `pseudo_label` takes, in float32; published weights are downloaded once.
+
+    model: bundled, vit_b, vit_l, vit_h, superpixels …, as `sam.model` in params.yaml. checkpoint: a file of custom
+    weights. device: auto, cpu or cuda. SesamError if it cannot be loaded.
+    """
+    sam = {"model": model, "precision": "float32"}
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise SesamError(f"{checkpoint} is not a file.")
+        sam |= {"checkpoint": str(checkpoint), "sha256": sha256(Path(checkpoint))}
+    return load_from_params(_params({"sam": sam, "runtime": {"device": device}}))
+
+
+def pseudo_label(
+    image: np.ndarray,
+    weak_label: np.ndarray,
+    segmenter: Segmenter,
+    *,
+    params: Params | Mapping[str, Any] | None = None,
+    predictions: tuple[np.ndarray, np.ndarray] | None = None,
+    round_name: str = "r1",
+    image_id: str = "image",
+) -> PseudoLabel:
+    """The pseudo-label of one image (steps 0 to 5 of the method; docs/explanation/method.md).
+
+    image: (H, W, 3) uint8 RGB. weak_label: (H, W) uint8 class ids, 255 = unlabeled. segmenter: see `load_segmenter`.
+    params: the groups and keys of params.yaml that differ from the defaults. predictions: a teacher's classes and
+    confidence (255 times the softmax maximum), both (H, W) uint8; None: no teacher. round_name and image_id seed the
+    sampling of points: with those of a pipeline the result is the pipeline's.
+
+    SesamError for arrays that do not fit together and for wrong params.
+    """
+    checked = params if isinstance(params, Params) else _params(params or {})
+    shape = weak_label.shape
+    predicted, confidence = predictions or (np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.uint8))
+    for name, array, expected in (
+        ("image", image, (*shape[:2], 3)),
+        ("weak_label", weak_label, shape[:2]),
+        ("predictions", predicted, shape),
+        ("predictions", confidence, shape),
+    ):
+        if array.shape != expected or array.dtype != np.uint8:
+            raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
+    components = image_prompts(weak_label, predicted, confidence, checked, (round_name, image_id))
+    candidates = _candidates(image, components, segmenter)
+    weak = weak_rles(weak_label)
+    selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
+    confident = confident_labels(predicted, confidence, checked.teacher_labels.confidence_threshold)
+    if not checked.rounds[checked.check_round(round_name)].fill_confident:
+        confident = np.full_like(confident, IGNORE_INDEX)
+    return PseudoLabel(*merge(weak_label, confident, selected), components, candidates, selected)
+
+
+def _candidates(image: np.ndarray, components: list[Component], segmenter: Segmenter) -> dict[int, list[Candidate]]:
+    """SAM's three masks of each component, by its number."""
+    if not components:
+        return {}
+    embeddings = segmenter.encode([segmenter.preprocess(image)])
+    (masks,) = segmenter.decode(embeddings, [image.shape[:2]], [component_prompts(components)])
+    return {c.number: to_candidates(m, image.shape[:2]) for c, m in zip(components, masks, strict=True)}
+
+
+def _params(groups: Mapping[str, Any]) -> Params:
+    """The defaults with these groups; the class names, which the method does not use, are any."""
+    return validate_params({"dataset": {"classes": ["0", "1"]}, **groups}, Path("params"))
