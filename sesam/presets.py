@@ -34,54 +34,33 @@ def load_preset(path: Path, data: Path | None = None, classes: Sequence[str] | N
 
 def render_params(params: Params) -> str:
     """params.yaml with every key, its description as a comment."""
-    head = "# All that decides a result; `runtime` does not. Written by `sesam init`; sweep with `dvc exp run -S`.\n"
-    return head + "".join(f"{line}\n" for line in _lines(params, 0))
+    head = "# Every setting; `runtime` changes no result. Written by `sesam init`; sweep with `dvc exp run -S`.\n"
+    return head + "".join(f"{line}\n" for line in _lines(params))
 
 
-def _lines(group: BaseModel, depth: int) -> Iterator[str]:
-    indent = "  " * depth
+def _lines(group: BaseModel, indent: str = "", described: bool = True) -> Iterator[str]:
     for key, field in type(group).model_fields.items():
         value = getattr(group, key)
         if isinstance(group, ScheduleOverride) and key in ScheduleOverride.model_fields and value is None:
             continue  # not overridden
-        about = field.description
+        children: list[str] = []
         if isinstance(value, BaseModel):
-            inner = list(_lines(value, depth + 1))
-            if depth == 0:
-                yield ""
-            yield from (
-                [f"{indent}{key}:" + _comment(about), *inner]
-                if inner
-                else [_with_comment(f"{indent}{key}: {{}}", about)]
-            )
-        elif isinstance(value, Mapping) and value:  # demo, rounds: a group per name
-            yield from ("", f"{indent}{key}:{_comment(about)}")
-            for k, (name, one) in enumerate(value.items()):
-                inner = list(_lines(one, depth + 2))
-                yield f"{indent}  {name}:"
-                yield from inner if k == 0 else [line.split("  #")[0].rstrip() for line in inner]
-        elif isinstance(value, list) and value:
-            yield f"{indent}{key}:{_comment(about)}"
-            yield from (f"{indent}- {_scalar(one)}" for one in value)
-        else:
-            yield _with_comment(f"{indent}{key}: {_scalar(value)}", about)
+            children = list(_lines(value, f"{indent}  ", described))
+        elif isinstance(value, Mapping):  # demo, rounds: a group per name, the first one with comments
+            for number, (name, entry) in enumerate(value.items()):
+                children += [f"{indent}  {name}:", *_lines(entry, f"{indent}    ", described and number == 0)]
+        elif isinstance(value, list):
+            children = [f"{indent}- {to_yaml(entry)}" for entry in value]
+        if not indent and isinstance(value, BaseModel | Mapping):
+            yield ""
+        line = f"{indent}{key}:" if children else f"{indent}{key}: {to_yaml(value)}"
+        comment = f"  # {field.description}" if field.description and described else ""
+        yield (line if children or not comment else f"{line:{_COMMENT_COLUMN}}") + comment
+        yield from children
 
 
-def _with_comment(text: str, about: str | None) -> str:
-    return (
-        f"{text:{_COMMENT_COLUMN}}{_comment(about)}"
-        if about and len(text) < _COMMENT_COLUMN
-        else text + _comment(about)
-    )
-
-
-def _comment(about: str | None) -> str:
-    return f"  # {about}" if about else ""
-
-
-def _scalar(value: Any) -> str:
+def to_yaml(value: Any) -> str:
     """A value as YAML on one line."""
-    value = list(value) if isinstance(value, tuple) else value
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("\n...\n").strip()
-    )
+    value = list(value) if isinstance(value, tuple) else {} if isinstance(value, BaseModel) else value
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("\n...\n").strip()

@@ -1,7 +1,9 @@
 """Explain the pseudo-label of a training image: its components, prompts, candidates and what was selected.
 
-sesam explain 0007 --round r2                      # a picture, and the components as text
-sesam explain 0007 --round r2 --pixel 120,45       # why this pixel has its label
+    sesam explain 0007 --round r2                      # a picture, and the components as text
+    sesam explain 0007 --round r2 --pixel 120,45       # why this pixel has its label
+
+With --pixel, no picture is drawn.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.paths import METRICS
-from sesam.reporting.trace import draw_trace, explain_pixel, list_components, load_trace
 
 REPOSITORY_FILES = ("params.yaml",)
 
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from sesam.reporting.trace import draw_trace, explain_pixel, list_components, load_trace  # slow
+
     params, data = load_params(), Dataset.load()
     name = options.round or list(params.rounds)[-1]
     params.check_round(name)

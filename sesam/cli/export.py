@@ -211,7 +211,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     selection = parser.add_mutually_exclusive_group()
     selection.add_argument("--images", nargs="+", metavar="ID", help="ids of the images to export (default: all)")
     selection.add_argument("--top", type=int, metavar="N", help="export the first N images of the round's ranking.csv")
-    parser.add_argument("--prefix", default="", help="text before image names, as /data/local-files/?d= (Label Studio)")
+    parser.add_argument(
+        "--prefix", default="", metavar="TEXT", help="text before image names, as /data/local-files/?d= (Label Studio)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,13 +1,17 @@
 """Write params.yaml from a preset, with every key and its description.
 
-sesam init demo
-sesam init folder --data /path/to/photographs --classes road,car
+    sesam init demo
+    sesam init folder --data /path/to/photographs --classes road,car
+
+With --data or --classes, the preset's palette, subset and demo data set are dropped. A params.yaml with uncommitted
+changes is overwritten with --force alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import subprocess
+from itertools import takewhile
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_path
@@ -43,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
     with atomic_path(PARAMS) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     print(f"init: wrote {PARAMS} from {path}. Run the pipeline with `dvc repro`.")
+    for line in takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()):
+        print(f"  {line.removeprefix('# ')}")
 
 
 def _is_committed() -> bool:

@@ -33,11 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command, module in COMMANDS.items():
-        summary, _, details = (module.__doc__ or "").partition("\n")
+        assert module.__doc__
         subparser = subparsers.add_parser(
             command,
-            help=summary.rstrip("."),
-            description=f"{summary}\n{details.rstrip()}",
+            help=module.__doc__.splitlines()[0].rstrip("."),
+            description=module.__doc__.rstrip(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)

@@ -47,13 +47,13 @@ class TileIndex(BaseModel):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    split = actions.add_parser("split", help="split a folder of images and labels")
+    actions = parser.add_subparsers(required=True)
+    split = actions.add_parser("split", description="Split the images and labels below a folder.")
     split.set_defaults(action=split_all)
     split.add_argument("folder", type=Path, metavar="FOLDER", help="images and labels below it at any depth")
     split.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder for the tiles")
     add_tile_size(split)
-    merge = actions.add_parser("merge", help="merge label PNGs of tiles")
+    merge = actions.add_parser("merge", description="Merge the label PNGs of tiles.")
     merge.set_defaults(action=merge_all)
     merge.add_argument("folder", type=Path, metavar="FOLDER", help="label PNGs of tiles, below it at any depth")
     merge.add_argument(
@@ -64,11 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_tile_size(parser: argparse.ArgumentParser) -> None:
     """Add --tile-size and --overlap."""
+    parser.add_argument("--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels")
     parser.add_argument(
-        "--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels (%(default)s)"
-    )
-    parser.add_argument(
-        "--overlap", type=int, default=256, metavar="N", help="least pixels that neighboring tiles share (%(default)s)"
+        "--overlap", type=int, default=256, metavar="N", help="least pixels that neighboring tiles share"
     )
 
 

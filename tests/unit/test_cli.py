@@ -1,0 +1,63 @@
+"""The command `sesam`: help, messages outside a clone, the generated reference, and what a wheel contains."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from sesam.cli.main import COMMANDS, main
+from sesam.errors import SesamError
+from tools.reference import FOLDER, PAGES
+
+
+def test_python_m_sesam_runs_without_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from sesam.__main__ import run; run()"
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(re.search(rf"^    {command} ", done.stdout, re.M) for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_describes_every_argument(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    page = (FOLDER / "cli.md").read_text()
+    section = page.partition(f"\n## sesam {command}\n")[2].partition("\n## ")[0]
+    assert section and "None |" not in section
+    assert capsys.readouterr().out.startswith(f"usage: sesam {command}")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("init", "demo"), ("explain", "0"), ("export", "r1", "--format", "coco", "--out", "a")]
+)
+def test_commands_that_need_the_repository_say_so(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SesamError, match=rf"sesam {arguments[0]} needs \w+\.yaml, .*root of a clone"):
+        main(arguments)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_reference_is_in_step(name: str) -> None:
+    assert (FOLDER / name).read_text() == PAGES[name](), "run python -m tools.reference"
+
+
+def test_wheel_contains_the_data_files_that_code_opens() -> None:
+    """Every file of the library that is not Python is in the wheel, and every pattern matches a file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert project["packages"]["find"]["include"] == ["sesam", "sesam.*"]
+    patterns = project["package-data"]["sesam"]
+    packaged = {pattern: set((ROOT / "sesam").glob(pattern)) for pattern in patterns}
+    assert all(packaged.values()), packaged
+    files = subprocess.run(["git", "ls-files", "sesam"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    data = {ROOT / name for name in files.splitlines() if not name.endswith(".py") and (ROOT / name).exists()}
+    assert data == set().union(*packaged.values())
+    folders = {path.parent for path in (ROOT / "sesam").rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)
