@@ -1,10 +1,9 @@
-"""Where labels are lost: each label set of a round against fine labels, by class, and what became of SAM's masks.
+"""Score the labels of each step of a round against fine labels, and rank its images for review.
 
 python -m stages.evaluate_labels ROUND
 
-Also writes, beside the round's pseudo-labels, ranking.csv: all images, those that most need a look first, which no fine
-label decides. Scores are of the training images that have a fine label; components and
-sources are counted on all.
+Scores are of the training images that have a fine label; components and sources are counted on all. ranking.csv, beside
+the round's pseudo-labels, lists all images without the use of fine labels, those that most need a look first.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_c
 
 
 def main() -> None:
-    name, params = parse_round(__doc__.splitlines()[0])
+    round_name, params = parse_round(__doc__.splitlines()[0])
     data = Dataset.load()
-    found = evaluate_all(data, params, name)
-    judged = label_metrics(found, data.classes)
-    write_json(METRICS / "labels" / f"{name}.json", judged)
-    write_text(pseudo_label_dir(name) / RANKING, ranking_csv(found["doubts"]))
-    merged = judged["scores"]["merged"]
-    print(f"evaluate_labels {name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
+    quality = evaluate_all(data, params, round_name)
+    metrics = label_metrics(quality, data.classes)
+    write_json(METRICS / "labels" / f"{round_name}.json", metrics)
+    write_text(pseudo_label_dir(round_name) / RANKING, ranking_csv(quality.ranking))
+    merged = metrics["scores"]["merged"]
+    print(f"evaluate_labels {round_name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_selected
 from sesam.artifacts.invariants import check_complete, check_merged
-from sesam.artifacts.label_png import Palette, write_label
+from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label, load_predictions
 from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main
@@ -19,31 +21,29 @@ from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
-def process(
-    item: ImageRecord, labels_folder: Path, sources_folder: Path, name: str, params: Params, palette: Palette
-) -> None:
-    weak = load_label(WEAK_LABELS, item, len(palette))
-    predicted, confidence = load_predictions(name, item, len(palette))
-    filling = confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold)
-    if not params.rounds[name].fill_confident:
-        filling[:] = IGNORE_INDEX
-    selected = read_selected(round_dir(name, "selected") / f"{item.id}.json", item, len(palette))
-    labels, sources = merge(weak, filling, selected)
-    write_label(labels_folder / f"{item.id}.png", labels, palette)
-    write_label(sources_folder / f"{item.id}.png", sources, SOURCE_PALETTE)
-    check_merged(labels_folder, sources_folder, item, len(palette), weak, filling)
+def process(record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, data: Dataset) -> None:
+    """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
+    num_classes = len(data.classes)
+    weak = load_label(WEAK_LABELS, record, num_classes)
+    confident = np.full_like(weak, IGNORE_INDEX)
+    if params.rounds[round_name].fill_confident:
+        predicted, confidence = load_predictions(round_name, record, num_classes)
+        confident = confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold)
+    selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
+    merged = merge(weak, confident, selected)
+    check_merged(*merged, weak, confident, record, num_classes)
+    write_label(labels / f"{record.id}.png", merged[0], data.palette)
+    write_label(sources / f"{record.id}.png", merged[1], SOURCE_PALETTE)
 
 
 def main() -> None:
-    name, params = parse_round(__doc__)
-    dataset, folder = Dataset.load(), pseudo_label_dir(name)
+    round_name, params = parse_round(__doc__)
+    data, folder = Dataset.load(), pseudo_label_dir(round_name)
     with atomic_directory(folder / "labels") as labels, atomic_directory(folder / "sources") as sources:
-        work = partial(
-            process, labels_folder=labels, sources_folder=sources, name=name, params=params, palette=dataset.palette
-        )
-        map_images(work, dataset.train, params.runtime, f"merge_labels {name}")
-        check_complete(labels, dataset.train)
-        check_complete(sources, dataset.train)
+        work = partial(process, labels=labels, sources=sources, round_name=round_name, params=params, data=data)
+        map_images(work, data.train, params.runtime, f"merge_labels {round_name}")
+        check_complete(labels, data.train)
+        check_complete(sources, data.train)
 
 
 if __name__ == "__main__":

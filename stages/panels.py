@@ -1,50 +1,46 @@
-"""What a round made of some images: metrics/panels/ROUND/SPLIT/ID.png, a page an image, and metrics/gallery/ROUND.json.
+"""A page per image: metrics/panels/ROUND/SPLIT/ID.png; the same steps for the report: metrics/gallery/ROUND.json.
 
 python -m stages.panels ROUND
 
-Shown are the first images to validate on, and the training images whose labels most need a look (ranking.csv). The
-gallery holds the training images as layers, for the report.
+Shown are the first report.num_images validation images, and as many training images from the top of ranking.csv.
 """
 
 from __future__ import annotations
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path
-from sesam.artifacts.manifest import Dataset, load_label
+from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import run_main
 from sesam.execution.parallel import progress_bar
 from sesam.params import parse_round
 from sesam.paths import GALLERY, METRICS
-from sesam.reporting.gallery import GalleryImage, write_gallery
-from sesam.reporting.panels import layers, train_panel, val_page
+from sesam.reporting.gallery import GalleryImage, layer, write_gallery
+from sesam.reporting.panels import trace_page, val_page
 from sesam.reporting.trace import list_components, load_trace
 
 
 def main() -> None:
-    name, params = parse_round(__doc__.splitlines()[0])
-    data, few = Dataset.load(), params.report.num_images
-    training, validating = top_ranked(name, data, few), data.val[:few]
+    round_name, params = parse_round(__doc__.splitlines()[0])
+    data, count = Dataset.load(), params.report.num_images
+    train, val = top_ranked(round_name, data, count), data.val[:count]
     gallery = []
     with (
-        atomic_directory(METRICS / "panels" / name) as folder,
-        progress_bar(len(training) + len(validating), f"panels {name}") as bar,
+        atomic_directory(METRICS / "panels" / round_name) as folder,
+        progress_bar(len(train) + len(val), f"panels {round_name}") as bar,
     ):
-        for item in training:
-            found, kept = load_trace(item, name, data, params), METRICS / "predictions" / name
-            student = load_label(kept / "train", item, len(data.classes))
-            confidence = load_label(kept / "confidence", item)
-            with atomic_path(folder / "train" / f"{item.id}.png") as unfinished:
-                train_panel(found, name, student, params.teacher_labels.confidence_threshold, data).save(unfinished)
-            sam = params.sam.enabled
-            components = list_components(found, params.selection) if sam else []
-            gallery.append(GalleryImage(item.id, layers(found, student, confidence, data, sam), components))
-            del found  # its masks, before those of the next are read
+        for record in train:
+            trace = load_trace(record, round_name, data, params, with_student=True)
+            with atomic_path(folder / "train" / f"{record.id}.png") as unfinished:
+                trace_page(trace).save(unfinished)
+            layers = [layer(step, data.palette) for step in (*trace.inputs(), *trace.results())]
+            gallery.append(GalleryImage(record.id, layers, list_components(trace)))
+            del trace  # its masks, before those of the next are read
             bar.update()
-        for item in validating:
-            with atomic_path(folder / "val" / f"{item.id}.png") as unfinished:
-                val_page(name, item, data).save(unfinished)
+        for record in val:
+            with atomic_path(folder / "val" / f"{record.id}.png") as unfinished:
+                val_page(round_name, record, data).save(unfinished)
             bar.update()
-    write_gallery(GALLERY / f"{name}.json", gallery)
+    write_gallery(GALLERY / f"{round_name}.json", gallery)
 
 
 if __name__ == "__main__":

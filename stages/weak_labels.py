@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
-from sesam.artifacts.invariants import check_classes, check_complete
+from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.datasets.annotations.reading import is_annotated
@@ -29,8 +29,9 @@ CORRECTIONS = Path("data/corrections")  # what people corrected of merged labels
 
 
 def draw(item: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:
-    write_label(folder / f"{item.id}.png", weak_label(load_label(FINE, item, len(palette)), config), palette)
-    check_classes(folder, item, len(palette))
+    weak = weak_label(load_label(FINE, item, len(palette)), config)
+    check_labels(weak, item, len(palette))
+    write_label(folder / f"{item.id}.png", weak, palette)
 
 
 def main() -> None:

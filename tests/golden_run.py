@@ -14,6 +14,15 @@ from conftest import edit_params, write_params
 from PIL import Image
 
 from sesam.artifacts.atomic_io import sha256, write_json
+from sesam.artifacts.component_records import (
+    Candidate,
+    Component,
+    Outcome,
+    Selected,
+    write_candidates,
+    write_prompts,
+    write_selected,
+)
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.ranking import top_ranked
@@ -59,21 +68,21 @@ def make_workspace() -> tuple[Dataset, Params]:
     write_params(Path(), "demo")
     edit_params(Path(), runtime__num_workers=1)
     params = load_params()
-    items = {}
+    records = {}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
         for i in ids:
             path = Path(f"images/{split}/{i}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(PHOTO).save(path)
             write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
-        items[split] = tuple(
+        records[split] = tuple(
             ImageRecord(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
         )
     write_json(Path("data/embeddings.json"), {"engine": "0" * 64, "weights": "f" * 64, "images": {}})
-    for item in items["train"]:
+    for record in records["train"]:
         weak = np.full(SHAPE, 255, np.uint8)
         weak[4, 1], weak[4, 10] = 0, 1
-        write_label(Path(f"data/weak/{item.id}.png"), weak, PALETTE)
+        write_label(Path(f"data/weak/{record.id}.png"), weak, PALETTE)
         for name, predicted in (("r1", left_to(3)), ("r2", left_to(5))):
             confidence = np.full(SHAPE, 200, np.uint8)
             confidence[:, :4] = 255
@@ -81,31 +90,23 @@ def make_workspace() -> tuple[Dataset, Params]:
             sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
             merged = np.where(sources == NONE, np.uint8(255), predicted)
             rounds = Path("data/rounds", name)
-            write_label(rounds / f"predictions/labels/{item.id}.png", predicted, PALETTE)
-            write_gray(rounds / f"predictions/confidence/{item.id}.png", confidence)
+            write_label(rounds / f"predictions/labels/{record.id}.png", predicted, PALETTE)
+            write_gray(rounds / f"predictions/confidence/{record.id}.png", confidence)
             columns = np.arange(12) + np.zeros((8, 1))
-            kept = {
-                "number": 1,
-                "class": 1,
-                "candidate": 0,
-                "iou": 0.9,
-                "rle": mask_to_rle(columns >= 8),
-                "refused": None,
-            }
-            last = {**kept, "number": 2, "class": 0, "rle": mask_to_rle(columns >= 10)}  # a weak label lies there
-            own = {**kept, "number": 3, "class": 0, "candidate": None, "iou": None, "refused": "missed"}
-            own |= {"rle": mask_to_rle(weak == 0)}
-            three = [kept, last, own]
-            prompts = [{key: one[key] for key in ("number", "class", "rle")} for one in three]
-            offered = (kept["rle"], last["rle"], kept["rle"])  # the last one misses its component
-            masks = [{"number": k, "candidates": [{"iou": 0.9, "rle": rle}]} for k, rle in enumerate(offered, 1)]
-            about = {"id": item.id, "height": SHAPE[0], "width": SHAPE[1]}
-            write_json(rounds / f"prompts/{item.id}.json", about | {"prompt": "mask", "components": prompts})
-            write_json(rounds / f"masks/{item.id}.json", about | {"components": masks})
-            write_json(rounds / f"selected/{item.id}.json", about | {"components": three})
-            write_label(Path(f"data/pseudo_labels/{name}/labels/{item.id}.png"), merged, PALETTE)
-            write_label(Path(f"data/pseudo_labels/{name}/sources/{item.id}.png"), sources, SOURCE_PALETTE)
-    data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, items["train"], items["val"])
+            large, small = mask_to_rle(columns >= 8), mask_to_rle(columns >= 10)  # a weak label is in both
+            components = [Component(1, 1, large), Component(2, 0, small), Component(3, 0, mask_to_rle(weak == 0))]
+            candidates = {k: [Candidate(0.9, rle)] for k, rle in enumerate((large, small, large), 1)}
+            selected = [
+                Selected(1, 1, 0, 0.9, large, Outcome.KEPT),
+                Selected(2, 0, 0, 0.9, small, Outcome.KEPT),
+                Selected(3, 0, None, None, components[2].rle, Outcome.LOW_COVERAGE),
+            ]
+            write_prompts(rounds / f"prompts/{record.id}.json", record, "mask", components)
+            write_candidates(rounds / f"masks/{record.id}.json", record, candidates)
+            write_selected(rounds / f"selected/{record.id}.json", record, selected)
+            write_label(Path(f"data/pseudo_labels/{name}/labels/{record.id}.png"), merged, PALETTE)
+            write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
+    data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
     data.save()
     return data, params
 

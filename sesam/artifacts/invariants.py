@@ -1,4 +1,4 @@
-"""What holds of every label that a stage has written, read back from the disk: where it does not, the DAG stops there.
+"""What holds of all labels, checked before they are written: where it does not, the DAG stops.
 
 No input can break these: what breaks them is a fault of this code, of a library, or of the machine. A network would
 learn from such labels without a word.
@@ -11,60 +11,59 @@ from pathlib import Path
 
 import numpy as np
 
-from sesam.artifacts.manifest import ImageRecord, load_label
-from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
+from sesam.artifacts.manifest import ImageRecord
+from sesam.artifacts.sources import CONFIDENT, NONE, SOURCE_NAMES, WEAK
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 
 
-def check_classes(folder: Path, item: ImageRecord, classes: int) -> np.ndarray:
-    """The label map folder/ID.png, (H, W) uint8; SesamError unless it has its image's size and class ids or 255."""
-    labels = load_label(folder, item)
-    known = labels < classes
-    if not (known | (labels == IGNORE_INDEX)).all():
-        wrong = sorted(set(labels[~known & (labels != IGNORE_INDEX)].tolist()))
-        raise invariant_error(folder / f"{item.id}.png", f"class {wrong[0]} of {classes}")
-    return labels
-
-
-def check_complete(folder: Path, items: Iterable[ImageRecord]) -> None:
-    """SesamError unless a folder holds a PNG for each image, and none more."""
-    expected = {f"{item.id}.png" for item in items}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
-    if different := sorted(expected ^ found):
-        raise invariant_error(
-            folder / different[0], "it is missing" if different[0] in expected else "no image is called so"
-        )
-
-
-def invariant_error(path: Path, what: str) -> SesamError:
-    """The error of what does not hold of a file."""
-    return SesamError(
-        f"{path}: {what}. No input should lead to this: please run again (is the disk or the memory at fault?), and "
-        "if it stays, report it with this message and params.yaml."
-    )
+def check_labels(labels: np.ndarray, record: ImageRecord, num_classes: int) -> None:
+    """SesamError unless an image's label map is (H, W) uint8 of class ids or 255."""
+    if labels.shape != (record.height, record.width) or labels.dtype != np.uint8:
+        expected = f"({record.height}, {record.width}) uint8"
+        raise invariant_error(record.id, f"labels are {labels.shape} {labels.dtype}, expected {expected}")
+    unknown = labels[(labels >= num_classes) & (labels != IGNORE_INDEX)]
+    if unknown.size:
+        raise invariant_error(record.id, f"class {unknown.min()} of {num_classes}")
 
 
 def check_merged(
-    labels_folder: Path, sources_folder: Path, item: ImageRecord, classes: int, weak: np.ndarray, filling: np.ndarray
+    labels: np.ndarray,
+    sources: np.ndarray,
+    weak: np.ndarray,
+    confident: np.ndarray,
+    record: ImageRecord,
+    num_classes: int,
 ) -> None:
-    """SesamError unless an image's labels and sources, as they lie on the disk, fit each other and their origins.
+    """SesamError unless an image's labels and sources fit each other and what they were merged from.
 
-    weak, filling: (H, W) uint8 weak labels and confident predictions, 255 = none.
+    All (H, W) uint8. weak, confident: weak labels and confident predictions, 255 = none.
     """
-    labels = check_classes(labels_folder, item, classes)
-    sources = load_label(sources_folder, item)
-    drawn = weak != IGNORE_INDEX
-    confident = sources == CONFIDENT
+    check_labels(labels, record, num_classes)
+    drawn, predicted = weak != IGNORE_INDEX, sources == CONFIDENT
     for holds, what in (
-        (np.isin(sources, (NONE, WEAK, SAM, CONFIDENT)).all(), "a source that is none"),
-        ((labels[drawn] == weak[drawn]).all(), "a weak label that was changed"),
-        (((sources == WEAK) == drawn).all(), "a weak label without its source, or the source without one"),
-        (
-            ((sources == NONE) == (labels == IGNORE_INDEX)).all(),
-            "a label without a source, or a source without a label",
-        ),
-        ((labels[confident] == filling[confident]).all(), "a confident prediction that is none"),
+        (sources < len(SOURCE_NAMES), "an unknown source"),
+        (labels[drawn] == weak[drawn], "a weak label that was changed"),
+        ((sources == WEAK) == drawn, "a weak label without its source, or the source without one"),
+        ((sources == NONE) == (labels == IGNORE_INDEX), "a label without a source, or a source without a label"),
+        (labels[predicted] == confident[predicted], "a confident prediction that was not predicted"),
     ):
-        if not holds:
-            raise invariant_error(sources_folder / f"{item.id}.png", what)
+        if not holds.all():
+            raise invariant_error(record.id, what)
+
+
+def check_complete(folder: Path, records: Iterable[ImageRecord]) -> None:
+    """SesamError unless a folder has exactly one PNG per image."""
+    expected = {f"{record.id}.png" for record in records}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    if different := sorted(expected ^ present):
+        what = "it is missing" if different[0] in expected else "no image has this id"
+        raise invariant_error(folder / different[0], what)
+
+
+def invariant_error(where: Path | str, what: str) -> SesamError:
+    """The error of what does not hold of a file or an image."""
+    return SesamError(
+        f"{where}: {what}. No input should lead to this: please run again (is the disk or the memory at fault?), and "
+        "if it stays, report it with this message and params.yaml."
+    )

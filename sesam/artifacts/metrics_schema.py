@@ -62,14 +62,14 @@ class _LabelSets(TypedDict, Generic[PerSet]):
 @with_config(_STRICT)
 class _Outcomes(TypedDict):
     kept: Count
-    missed: Count
-    spilled: Count
+    low_coverage: Count
+    oversized: Count
     conflict: Count
 
 
 @with_config(_STRICT)
 class _Contested(TypedDict):
-    right: Count
+    correct: Count
     wrong: Count
     weak: Count
     unknown: Count

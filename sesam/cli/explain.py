@@ -37,23 +37,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sesam.reporting.trace import draw_trace, explain_pixel, list_components, load_trace  # slow
+    from sesam.reporting.panels import trace_page  # slow, and not needed for help
+    from sesam.reporting.trace import explain_pixel, list_components, load_trace
 
     params, data = load_params(), Dataset.load()
-    name = options.round or list(params.rounds)[-1]
-    params.check_round(name)
-    item = next((one for one in data.train if one.id == options.id), None)
-    if item is None:
+    round_name = params.check_round(options.round or list(params.rounds)[-1])
+    record = next((record for record in data.train if record.id == options.id), None)
+    if record is None:
         raise SesamError(f"{options.id} is not a training image id (example: {data.train[0].id}).")
-    found = load_trace(item, name, data, params)
+    trace = load_trace(record, round_name, data, params)
     if options.pixel is not None:
         x, y = options.pixel
-        if not (0 <= x < item.width and 0 <= y < item.height):
-            raise SesamError(f"--pixel {x},{y} is outside the image, {item.width}x{item.height} pixels.")
-        print("\n".join(explain_pixel(found, x, y, data, params, name)))
+        if not (0 <= x < record.width and 0 <= y < record.height):
+            raise SesamError(f"--pixel {x},{y} is outside the image, {record.width}x{record.height} pixels.")
+        print("\n".join(explain_pixel(trace, x, y)))
         return
-    print("\n".join(list_components(found, params.selection)))
-    path = options.out or METRICS / "explained" / name / f"{item.id}.png"
+    print("\n".join(list_components(trace)))
+    path = options.out or METRICS / "explained" / round_name / f"{record.id}.png"
     with atomic_path(path) as unfinished:
-        draw_trace(found, data).save(unfinished, format="PNG")
+        trace_page(trace, with_components=True).save(unfinished, format="PNG")
     print(f"explain: {path}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sesam.artifacts.invariants import check_classes
+from sesam.artifacts.invariants import check_labels
 from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
@@ -48,8 +48,8 @@ def convert_annotation(
         return fault, f"{item.id}: {text}"
     if onto:
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, item, len(classes)))
+    check_labels(label, item, len(classes))
     write_label(folder / f"{item.id}.png", label, palette)
-    check_classes(folder, item, len(classes))
     return DrawnClasses(class_bitmask(label), bool((label != IGNORE_INDEX).all()))
 
 

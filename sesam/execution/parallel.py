@@ -28,23 +28,32 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_images(function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str) -> list[Result]:
+def map_images(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    runtime: Runtime,
+    title: str,
+    collect: Callable[[Result], object] | None = None,
+) -> list[Result]:
     """[function(item) for item in items] in worker processes, here or Ray's; results in the items' order.
 
     `function` must be picklable (a top-level function or a functools.partial of one). A SesamError leaves the other
     items as they are, all are told in one when the rest is done, but for a disk's. Any other exception in a worker is
     raised here; SesamError if a worker is killed.
+
+    collect: takes each result in place of the list, so that many large ones can be summed.
     """
-    bad, good = ErrorCollector(), []
+    results: list[Result] = []
+    bad, collect = ErrorCollector(), collect or results.append
     with progress_bar(len(items), title) as bar:
         for result in _results(partial(try_item, function), items, runtime, title):
             if isinstance(result, SesamError):
                 bad.add(result)
             else:
-                good.append(result)
+                collect(result)
             bar.update()
     bad.raise_if_any()
-    return good
+    return results
 
 
 def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamError:

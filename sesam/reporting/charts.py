@@ -11,8 +11,8 @@ Row = dict[str, Any]
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]  # header and rows
 
 COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
-FATES = {"kept": "#2ca02c", "missed": "#d62728", "spilled": "#ff7f0e", "conflict": "#9467bd"}
-CLAIMS = {"right": "#2ca02c", "wrong": "#d62728", "weak": "#1f77b4", "unknown": "#7f7f7f"}
+FATES = {"kept": "#2ca02c", "low_coverage": "#d62728", "oversized": "#ff7f0e", "conflict": "#9467bd"}
+CLAIMS = {"correct": "#2ca02c", "wrong": "#d62728", "weak": "#1f77b4", "unknown": "#7f7f7f"}
 
 
 class Chart(NamedTuple):

@@ -1,4 +1,4 @@
-"""Images as layers inside of a page: what `panels` hands to `label_metrics`, small enough to be shown by the dozen."""
+"""Images as layers inside of a page: what `panels` writes for `report`, small enough to be shown by the dozen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -16,8 +16,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.label_png import full_palette
+from sesam.artifacts.sources import NONE, SOURCE_PALETTE
 from sesam.errors import SesamError
-from sesam.reporting.pages import Color
+from sesam.labels import IGNORE_INDEX
+from sesam.reporting.pages import Color, Kind, Step
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
     *("image", "fine", "weak", "teacher", "teacher's confidence"),
@@ -34,7 +36,7 @@ class Layer:
     """One of an image's layers. kind: whose colors it has. confidence: below what the layer is made pale."""
 
     name: str
-    kind: Literal["image", "classes", "sources", "confidence"]
+    kind: Kind
     picture: _DataUrl
     confidence: _DataUrl | None = None
 
@@ -50,7 +52,7 @@ class GalleryImage:
 
 
 def write_gallery(path: Path, images: Sequence[GalleryImage]) -> None:
-    write_json(path, [asdict(one) for one in images])
+    write_json(path, [asdict(image) for image in images])
 
 
 def read_gallery(path: Path) -> list[GalleryImage]:
@@ -61,6 +63,19 @@ def read_gallery(path: Path) -> list[GalleryImage]:
         where = ".".join(map(str, problem.errors()[0]["loc"])) or "all of it"
         message = f"{path} is damaged ({where}: {problem.errors()[0]['msg']}). Run `dvc repro panels`."
         raise SesamError(message) from None
+
+
+def layer(step: Step, palette: Sequence[Color]) -> Layer:
+    """A step as a layer. palette: of the classes."""
+    if step.values.ndim == 3:
+        picture = photo_url(step.values)
+    elif step.kind == "confidence":
+        picture = gray_url(step.values)
+    elif step.kind == "sources":
+        picture = label_url(step.values, SOURCE_PALETTE, NONE)
+    else:
+        picture = label_url(step.values, palette, IGNORE_INDEX)
+    return Layer(step.name, step.kind, picture, None if step.confidence is None else gray_url(step.confidence))
 
 
 def photo_url(pixels: np.ndarray) -> str:

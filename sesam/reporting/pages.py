@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sesam.artifacts.component_records import Selected
 from sesam.artifacts.label_png import full_palette
-from sesam.geometry.rle import largest_first, rle_to_mask
+from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
+from sesam.merging import largest_first
 
 Color = tuple[int, int, int]
+Kind = Literal["image", "classes", "sources", "confidence"]  # which colors and legend a map has
 
 _SIDE = 512  # pixels of a tile's longer side, at most
 _GAP, _LINE, _TEXT, _SWATCH = 12, 40, 26, 24
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A titled picture; pixels: (H, W, 3) uint8 RGB."""
+class Step(NamedTuple):
+    """A titled map of an image.
 
-    title: str
-    pixels: np.ndarray
+    values: (H, W) uint8 of the kind, or a picture (h, w, 3) uint8 RGB. confidence: (H, W) uint8, below what the map
+    may be faded.
+    """
+
+    name: str
+    kind: Kind
+    values: np.ndarray
+    confidence: np.ndarray | None = None
 
 
-def compose_page(rows: Sequence[Sequence[Tile]], legends: Sequence[Mapping[str, Color]]) -> Image.Image:
-    """Rows of tiles of one image and each legend on lines of its own, beside a short first row or below."""
+def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float = 0) -> Image.Image:
+    """Rows of tiles of one image, and legends beside a short first row or below.
+
+    threshold: in [0, 1]; maps are faded where their confidence is lower.
+    """
     font = ImageFont.load_default(_TEXT)
-    pictures = [[fit_to_tile(tile.pixels) for tile in row] for row in rows]
-    height, width = pictures[0][0].shape[:2]
-    across = max(len(row) for row in rows) * (width + _GAP) + _GAP
-    down = len(rows) * (_LINE + height + _GAP)
-    right_of_row = len(rows[0]) * (width + _GAP) + 3 * _GAP
-    entries, bottom = _arrange_legends(legends, font, (right_of_row, _LINE), across)
-    if right_of_row >= across or bottom > _LINE + height:
-        entries, bottom = _arrange_legends(legends, font, (_GAP, down), across)
-    page = Image.new("RGB", (across, max(down, bottom)), _PAPER)
+    tiles = [[fit_to_tile(draw_step(step, data.palette, threshold)) for step in row] for row in rows]
+    height, width = tiles[0][0].shape[:2]
+    cell_width, cell_height = width + _GAP, _LINE + height + _GAP
+    page_width, grid_height = max(map(len, rows)) * cell_width + _GAP, len(rows) * cell_height
+    legends, beside = _legends([step for row in rows for step in row], data), len(rows[0]) * cell_width + 3 * _GAP
+    entries, bottom = _arrange_legends(legends, font, (beside, _LINE), page_width)
+    if beside >= page_width or bottom > _LINE + height:
+        entries, bottom = _arrange_legends(legends, font, (_GAP, grid_height), page_width)
+    page = Image.new("RGB", (page_width, max(grid_height, bottom)), _PAPER)
     draw = ImageDraw.Draw(page)
     for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
-            x, y = _GAP + j * (width + _GAP), i * (_LINE + height + _GAP)
-            draw.text((x, y + _LINE // 2), tile.title, _INK, font, anchor="lm")
-            page.paste(Image.fromarray(pictures[i][j]), (x, y + _LINE))
+        for j, step in enumerate(row):
+            x, y = _GAP + j * cell_width, i * cell_height
+            title = step.name if step.confidence is None else f"{step.name}, pale where unsure"
+            draw.text((x, y + _LINE // 2), title, _INK, font, anchor="lm")
+            page.paste(Image.fromarray(tiles[i][j]), (x, y + _LINE))
     for x, y, name, color in entries:
         draw.rectangle((x, y + 8, x + _SWATCH, y + 8 + _SWATCH), color, _INK)
         draw.text((x + _SWATCH + _GAP, y + 8 + _SWATCH // 2), name, _INK, font, anchor="lm")
     return page
+
+
+def draw_step(step: Step, palette: Sequence[Color], threshold: float) -> np.ndarray:
+    """A step's map in its colors, (H, W, 3) uint8 RGB, faded where its confidence is below `threshold`."""
+    if step.values.ndim == 3:
+        return step.values
+    if step.kind == "confidence":
+        return np.repeat(step.values[..., None], 3, axis=2)
+    picture = full_palette(SOURCE_PALETTE if step.kind == "sources" else palette)[step.values]
+    return picture if step.confidence is None else fade(picture, step.confidence < 255 * threshold)
 
 
 def fit_to_tile(pixels: np.ndarray) -> np.ndarray:
@@ -63,40 +86,41 @@ def fit_to_tile(pixels: np.ndarray) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
-def colorize(labels: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
-    """(H, W) uint8 class ids in their colors, (H, W, 3) uint8; unlabeled black."""
-    return full_palette(palette)[labels]
-
-
 def fade(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 pixels, faded toward white where `path_to_delete`, (H, W) bool."""
+    """(H, W, 3) uint8 pixels, faded toward white at `where`, (H, W) bool."""
     return np.where(where[..., None], pixels // 4 + 191, pixels).astype(np.uint8)
 
 
-def overlay_masks(image: np.ndarray, selected: Sequence[Mapping[str, Any]], palette: Sequence[Color]) -> np.ndarray:
-    """The photograph at tile size, faded, and on it the masks that selection kept, tinted with their classes.
-
-    image: (H, W, 3) uint8 RGB. selected: the components of select_masks; those without a kept
-    mask are left out.
-    """
-    shape = image.shape[:2]
-    kept = [component for component in selected if component["candidate"] is not None]
+def overlay_masks(image: np.ndarray, selected: Sequence[Selected], palette: Sequence[Color]) -> np.ndarray:
+    """The photograph (H, W, 3) uint8 RGB at tile size, faded, and on it the kept masks, tinted with their classes."""
     gray = fit_to_tile(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
     picture = fade(gray, np.ones(gray.shape[:2], bool))
-    for component in largest_first(kept, shape):
-        mask: np.ndarray = rle_to_mask(component["rle"], shape).astype(np.uint8)
-        mask = cv2.resize(mask, gray.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        inside = mask == 1
-        picture[inside] = 0.35 * gray[inside] + 0.65 * np.asarray(palette[component["class"]])
-        outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, _PAPER, 2)
+    for component in largest_first(selected, image.shape[:2]):
+        mask = rle_to_mask(component.rle, image.shape[:2])
+        inside = _scale_mask(mask, gray) == 1
+        picture[inside] = 0.35 * gray[inside] + 0.65 * np.asarray(palette[component.class_id])
+        draw_outline(picture, mask, _PAPER)
     return picture
 
 
-def class_legend(maps: Iterable[np.ndarray], classes: Sequence[str], palette: Sequence[Color]) -> dict[str, Color]:
-    """Names and colors of the classes that occur in any of the (H, W) uint8 label maps."""
-    seen = sorted(set().union(*(np.unique(labels).tolist() for labels in maps)) - {IGNORE_INDEX})
-    return {classes[k]: palette[k] for k in seen}
+def draw_outline(picture: np.ndarray, mask: np.ndarray, color: Color) -> None:
+    """Draw the outline of a mask (H, W) bool on a picture (h, w, 3) uint8 of another size."""
+    outlines, _ = cv2.findContours(_scale_mask(mask, picture), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, color, 2)
+
+
+def _scale_mask(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _legends(steps: Iterable[Step], data: Dataset) -> list[dict[str, Color]]:
+    """Names and colors of the classes that occur in the steps, and of all sources if they are shown."""
+    labels = [np.unique(step.values) for step in steps if step.kind == "classes" and step.values.ndim == 2]
+    occurring = sorted(set(np.concatenate(labels).tolist()) - {IGNORE_INDEX})
+    legends = [{data.classes[k]: data.palette[k] for k in occurring}]
+    if any(step.kind == "sources" for step in steps):
+        legends.append(dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True)))
+    return legends
 
 
 def _arrange_legends(

@@ -1,91 +1,70 @@
-"""The steps of the method side by side, one page an image, in the data set's colors."""
+"""One page per image: the steps of the method side by side, and for `explain` each component with its candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import cv2
 import numpy as np
 from PIL import Image
 
+from sesam.artifacts.component_records import Component
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_image, load_label
-from sesam.artifacts.sources import NONE, SOURCE_NAMES, SOURCE_PALETTE
-from sesam.labels import IGNORE_INDEX, confident_labels
+from sesam.geometry.rle import rle_to_mask
 from sesam.paths import METRICS
-from sesam.reporting.gallery import Layer, gray_url, label_url, photo_url
-from sesam.reporting.pages import Tile, class_legend, colorize, compose_page, fade, overlay_masks
-from sesam.reporting.trace import ImageTrace
+from sesam.reporting.pages import Step, compose_page, draw_outline, fade, fit_to_tile
+from sesam.reporting.trace import ComponentTrace, ImageTrace, describe_outcome
+
+KEPT_COLOR, REFUSED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
+MAX_ROWS = 40  # components on a page
 
 
-def val_panel(image: np.ndarray, fine: np.ndarray, predicted: Mapping[str, np.ndarray], data: Dataset) -> Image.Image:
-    """Image, fine label, and the prediction of each network by name, in a row.
-
-    image: (H, W, 3) uint8 RGB; the others (H, W) uint8.
-    """
-    row = [Tile("image", image), Tile("fine label", colorize(fine, data.palette))]
-    row += [Tile(name, colorize(labels, data.palette)) for name, labels in predicted.items()]
-    return compose_page([row], [class_legend([fine, *predicted.values()], data.classes, data.palette)])
+def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
+    """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
+    shown = trace.components[:MAX_ROWS] if with_components else []
+    rows = [trace.inputs(), trace.results(), *(_component_row(trace.image, component) for component in shown)]
+    return compose_page(rows, trace.data, trace.params.teacher_labels.confidence_threshold)
 
 
-def train_panel(found: ImageTrace, name: str, student: np.ndarray, threshold: float, data: Dataset) -> Image.Image:
-    """Image, fine label and weak label; below, what the round `name` made of them.
-
-    student: its prediction, (H, W) uint8. threshold: γ, below which the teacher is shown pale.
-    """
-    image, palette = found.image, data.palette
-    maps = [found.fine, found.weak, found.merged, student]
-    if found.predicted is None:
-        teacher = Tile("no teacher", np.full_like(image, 255))
-    else:
-        unsure = confident_labels(found.predicted, found.confidence, threshold) == IGNORE_INDEX
-        teacher = Tile("teacher, pale where unsure", fade(colorize(found.predicted, palette), unsure))
-        maps.append(found.predicted)
-    rows = [
-        [
-            Tile("image", image),
-            Tile("fine label", colorize(found.fine, palette)),
-            Tile("weak label", colorize(found.weak, palette)),
-        ],
-        [
-            teacher,
-            Tile(f"{name}: SAM's masks", overlay_masks(image, found.selected, palette)),
-            Tile(f"{name}: merged label", colorize(found.merged, palette)),
-            Tile(f"{name}: label source", colorize(found.sources, SOURCE_PALETTE)),
-            Tile(f"{name}: student", colorize(student, palette)),
-        ],
+def val_page(round_name: str, record: ImageRecord, data: Dataset) -> Image.Image:
+    """A validation image, its fine label, and the predictions of the teacher and the round's student, in a row."""
+    num_classes = len(data.classes)
+    row = [
+        Step("image", "image", load_image(record)),
+        Step("fine", "classes", load_fine_label("val", record, num_classes)),
     ]
-    sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
-    return compose_page(rows, [class_legend(maps, data.classes, palette), sources])
+    for title, network in (("network of the weak labels", "teacher"), (f"student {round_name}", round_name)):
+        predicted = load_label(METRICS / "predictions" / network / "val", record, num_classes)
+        row.append(Step(title, "classes", predicted))
+    return compose_page([row], data)
 
 
-def layers(found: ImageTrace, student: np.ndarray, confidence: np.ndarray, data: Dataset, sam: bool) -> list[Layer]:
-    """What a round made of a training image. student, confidence: (H, W) uint8, its student's. sam: its masks count."""
-
-    def classes(name: str, labels: np.ndarray, sure: np.ndarray | None = None) -> Layer:
-        picture = label_url(labels, data.palette, IGNORE_INDEX)
-        return Layer(name, "classes", picture, None if sure is None else gray_url(sure))
-
-    several = [Layer("image", "image", photo_url(found.image))]
-    if found.item.fine:
-        several.append(classes("fine", found.fine))
-    several.append(classes("weak", found.weak))
-    if found.predicted is not None:
-        several.append(classes("teacher", found.predicted, found.confidence))
-        several.append(Layer("teacher's confidence", "confidence", gray_url(found.confidence)))
-    if sam:
-        several.append(
-            Layer("SAM's masks", "classes", photo_url(overlay_masks(found.image, found.selected, data.palette)))
-        )
-    several += [
-        classes("merged", found.merged),
-        Layer("source", "sources", label_url(found.sources, SOURCE_PALETTE, NONE)),
-        classes("student", student, confidence),
-        Layer("student's confidence", "confidence", gray_url(confidence)),
-    ]
-    return several
+def _component_row(image: np.ndarray, component: ComponentTrace) -> list[Step]:
+    outcome = describe_outcome(component).split(",")[0]
+    title = f"{component.component.number} {component.class_name}: {outcome}"
+    row = [Step(title, "image", draw_prompt(image, component.component))]
+    for k, (candidate, evaluation) in enumerate(zip(component.candidates, component.evaluations, strict=True)):
+        kept = "kept: " if k == component.selected.candidate else ""
+        title = f"{kept}IoU {candidate.predicted_iou:.2f}, {evaluation.rejection or 'fits'}"
+        color = KEPT_COLOR if evaluation.rejection is None else REFUSED_COLOR
+        row.append(Step(title, "image", draw_mask(image, rle_to_mask(candidate.rle, image.shape[:2]), color)))
+    return row
 
 
-def val_page(name: str, item: ImageRecord, data: Dataset) -> Image.Image:
-    networks = {"network of the weak labels": "teacher", f"student {name}": name}
-    kept, classes = METRICS / "predictions", len(data.classes)
-    predicted = {title: load_label(kept / network / "val", item, classes) for title, network in networks.items()}
-    return val_panel(load_image(item), load_fine_label("val", item, classes), predicted, data)
+def draw_prompt(image: np.ndarray, component: Component) -> np.ndarray:
+    """The image (H, W, 3) uint8 RGB at tile size, faded outside the component, with its prompt."""
+    picture = fit_to_tile(fade(image, ~rle_to_mask(component.rle, image.shape[:2]))).copy()
+    scale = picture.shape[0] / image.shape[0]
+    for x, y in component.points or ():
+        center = (round((x + 0.5) * scale), round((y + 0.5) * scale))
+        cv2.circle(picture, center, 7, (30, 30, 30), cv2.FILLED)
+        cv2.circle(picture, center, 5, PROMPT_COLOR, cv2.FILLED)
+    if component.box is not None:
+        left, top, right, bottom = (round(side * scale) for side in component.box)
+        cv2.rectangle(picture, (left, top), (right, bottom), PROMPT_COLOR, 3)
+    return picture
+
+
+def draw_mask(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """The image (H, W, 3) uint8 RGB at tile size, faded outside the mask (H, W) bool, with its outline."""
+    picture = fit_to_tile(fade(image, ~mask)).copy()
+    draw_outline(picture, mask, color)
+    return picture

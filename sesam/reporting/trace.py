@@ -1,257 +1,251 @@
-"""One image's way through a round, as records, sentences and pictures."""
+"""One image's way through a round: its steps as maps, its components with their candidates, and both in sentences."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.component_records import (
+    Candidate,
+    Component,
+    Outcome,
+    Selected,
+    read_candidates,
+    read_prompts,
+    read_selected,
+)
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_image, load_label, load_predictions
-from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_NAMES, SOURCE_PALETTE, WEAK, load_pseudo_label
+from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
-from sesam.geometry.rle import rle_to_mask, to_coco_rle
+from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
+from sesam.merging import largest_first
 from sesam.params import NO_TEACHER, Params, SelectionParams
-from sesam.paths import WEAK_LABELS, round_dir
-from sesam.reporting.pages import Tile, class_legend, colorize, compose_page, fade, fit_to_tile, overlay_masks
-from sesam.selection import CONFLICT, MISSED, Coverage, measure_coverage, rejection_reason, weak_rles
-
-KEPT_COLOR, REFUSED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
+from sesam.paths import METRICS, WEAK_LABELS, round_dir
+from sesam.reporting.pages import Step, overlay_masks
+from sesam.selection import Evaluation, select_candidate, weak_rles
 
 
-MAX_ROWS = 40  # components on a page
+class Prediction(NamedTuple):
+    """A network's classes and confidence, both (H, W) uint8."""
+
+    labels: np.ndarray
+    confidence: np.ndarray
 
 
-class Candidate(NamedTuple):
-    """One of SAM's masks for a component. why: it was refused; None: it fits."""
+class ComponentTrace(NamedTuple):
+    """A component with its candidates, each one's evaluation, and the selected mask."""
 
-    iou: float
-    rle: str
-    shape: tuple[int, int]
-    found: Coverage
-    why: str | None
-
-    @property
-    def mask(self) -> np.ndarray:
-        return rle_to_mask(self.rle, self.shape)  # not kept: there may be thousands
-
-
-class Component(NamedTuple):
-    """A component with its candidates; kept: which of them, or None."""
-
-    number: int
-    name: str
-    shape: tuple[int, int]
-    prompt: dict[str, Any]
+    component: Component
+    class_name: str
     candidates: list[Candidate]
-    kept: int | None
+    evaluations: list[Evaluation]
+    selected: Selected
 
     @property
-    def mask(self) -> np.ndarray:
-        return rle_to_mask(self.prompt["rle"], self.shape)
+    def title(self) -> str:
+        return f"{self.component.number} ({self.class_name})"
 
 
-class ImageTrace(NamedTuple):
-    """All that a round made of an image; maps are (H, W) uint8. predicted: None without a teacher."""
+@dataclass(frozen=True)
+class ImageTrace:
+    """All that a round made of an image; maps are (H, W) uint8. teacher, student: None where there is none."""
 
-    item: ImageRecord
+    record: ImageRecord
+    round_name: str
+    data: Dataset
+    params: Params
     image: np.ndarray
     fine: np.ndarray
     weak: np.ndarray
-    predicted: np.ndarray | None
-    confidence: np.ndarray
+    teacher: Prediction | None
+    components: list[ComponentTrace]
     merged: np.ndarray
     sources: np.ndarray
-    selected: list[dict[str, Any]]
-    components: list[Component]
+    student: Prediction | None
+
+    @property
+    def selected(self) -> list[Selected]:
+        return [component.selected for component in self.components]
+
+    def inputs(self) -> list[Step]:
+        """What the round starts from."""
+        steps = [Step("image", "image", self.image)]
+        if self.record.fine:
+            steps.append(Step("fine", "classes", self.fine))
+        return [*steps, Step("weak", "classes", self.weak), *_network_steps("teacher", self.teacher)]
+
+    def results(self) -> list[Step]:
+        """What the round made of it."""
+        masks = []
+        if self.params.sam.enabled:
+            masks = [Step("SAM's masks", "classes", overlay_masks(self.image, self.selected, self.data.palette))]
+        labels = [Step("merged", "classes", self.merged), Step("source", "sources", self.sources)]
+        return [*masks, *labels, *_network_steps("student", self.student)]
 
 
-def load_trace(item: ImageRecord, name: str, data: Dataset, params: Params) -> ImageTrace:
-    """What lies on the disk of an image's round; SesamError if something of it is missing, or other params made it."""
-    classes = len(data.classes)
-    prompts = read_prompts(round_dir(name, "prompts") / f"{item.id}.json", item, classes)["components"]
-    offered = read_candidates(round_dir(name, "masks") / f"{item.id}.json", item, prompts)
-    path = round_dir(name, "selected") / f"{item.id}.json"
-    selected = read_selected(path, item, classes)
-    kept = {one["number"]: one["candidate"] for one in selected}
-    if kept.keys() != offered.keys():
-        raise SesamError(f"{item.id}: other components were selected than were prompted. Run `dvc repro`.")
-    weak, shape = load_label(WEAK_LABELS, item, classes), (item.height, item.width)
-    masks = weak_rles(weak)
-    components = []
-    for prompt in prompts:
-        own, number = to_coco_rle(prompt["rle"], shape), prompt["number"]
-        candidates = []
-        for one in offered[number]:
-            found = measure_coverage(to_coco_rle(one["rle"], shape), own, prompt["class"], masks)
-            candidates.append(
-                Candidate(one["iou"], one["rle"], shape, found, rejection_reason(found, params.selection))
-            )
-        fitting = [k for k, one in enumerate(candidates) if one.why is None]
-        if kept[number] != max(fitting, key=lambda k: candidates[k].iou, default=None):
-            raise SesamError(
-                f"{path}: the mask of component {number} was selected by other params than those of `selection` now. "
-                "Run `dvc repro`."
-            )
-        name_of = data.classes[prompt["class"]]
-        components.append(Component(number, name_of, shape, prompt, candidates, kept[number]))
-    predicted, confidence = load_predictions(name, item, classes)
+def _network_steps(name: str, prediction: Prediction | None) -> list[Step]:
+    if prediction is None:
+        return []
+    return [
+        Step(name, "classes", prediction.labels, prediction.confidence),
+        Step(f"{name}'s confidence", "confidence", prediction.confidence),
+    ]
+
+
+def load_trace(
+    record: ImageRecord, round_name: str, data: Dataset, params: Params, with_student: bool = False
+) -> ImageTrace:
+    """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
+    num_classes = len(data.classes)
+    weak = load_label(WEAK_LABELS, record, num_classes)
+    has_teacher = params.rounds[round_name].teacher != NO_TEACHER
+    merged, sources = load_pseudo_label(round_name, record, num_classes)
+    student = None
+    if with_student:
+        folder = METRICS / "predictions" / round_name
+        student = Prediction(
+            load_label(folder / "train", record, num_classes), load_label(folder / "confidence", record)
+        )
     return ImageTrace(
-        item,
-        load_image(item),
-        load_fine_label("train", item, classes),
-        weak,
-        None if params.rounds[name].teacher == NO_TEACHER else predicted,
-        confidence,
-        *load_pseudo_label(name, item, classes),
-        selected,
-        components,
+        record=record,
+        round_name=round_name,
+        data=data,
+        params=params,
+        image=load_image(record),
+        fine=load_fine_label("train", record, num_classes),
+        weak=weak,
+        teacher=Prediction(*load_predictions(round_name, record, num_classes)) if has_teacher else None,
+        components=_load_components(record, round_name, data, params.selection, weak),
+        merged=merged,
+        sources=sources,
+        student=student,
     )
 
 
-def describe_candidate(candidate: Candidate, selection: SelectionParams) -> str:
-    """A candidate's predicted IoU, its shares, and whether it fits."""
-    found = candidate.found
-    witness = "annotators' pixels of the component" if found.labeled else "the component"
-    said = f"predicted IoU {candidate.iou:.2f}, holds {found.covered / max(1, found.of):.0%} of {witness}"
-    if found.labeled:
-        said += f"; {found.foreign / max(1, found.inside):.0%} of the annotators' pixels in it are of another class"
+def _load_components(
+    record: ImageRecord, round_name: str, data: Dataset, selection: SelectionParams, weak: np.ndarray
+) -> list[ComponentTrace]:
+    file, num_classes = f"{record.id}.json", len(data.classes)
+    prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
+    candidates = read_candidates(round_dir(round_name, "masks") / file, record, prompts)
+    path = round_dir(round_name, "selected") / file
+    on_disk = {selected.number: selected for selected in read_selected(path, record, num_classes)}
+    if on_disk.keys() != candidates.keys():
+        raise SesamError(f"{path}: other components were selected than were prompted. Run `dvc repro`.")
+    components, rles = [], weak_rles(weak)
+    for component in prompts:
+        offered = candidates[component.number]
+        selected, evaluations = select_candidate(component, offered, rles, selection)
+        if selected != on_disk[component.number]:
+            raise SesamError(
+                f"{path}: the mask of component {component.number} was selected by other params than those of "
+                "`selection` now. Run `dvc repro`."
+            )
+        class_name = data.classes[component.class_id]
+        components.append(ComponentTrace(component, class_name, offered, evaluations, selected))
+    return components
+
+
+def describe_candidate(candidate: Candidate, evaluation: Evaluation, selection: SelectionParams) -> str:
+    """A candidate's predicted IoU, its coverage, and whether it fits."""
+    coverage, rejection = evaluation
+    reference = "annotators' pixels of the component" if coverage.labeled else "the component"
+    covered = coverage.covered / max(1, coverage.reference_area)
+    text = f"predicted IoU {candidate.predicted_iou:.2f}, covers {covered:.0%} of {reference}"
+    if coverage.labeled:
+        foreign = coverage.foreign / max(1, coverage.labels_inside)
+        text += f"; {foreign:.0%} of the annotators' pixels in it are of another class"
     else:
-        said += f", which is {found.covered / max(1, found.area):.0%} of the mask"
-    if candidate.why is None:
-        return f"{said}: fits"
-    least = {
-        MISSED: f"at least {selection.tau_weak:.0%} must be held, selection.tau_weak",
-        CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
-    }.get(candidate.why, f"at least {selection.tau_mask:.0%} must be, selection.tau_mask")
-    return f"{said}: refused, {candidate.why} ({least})"
+        text += f", which is {coverage.covered / max(1, coverage.area):.0%} of the mask"
+    if rejection is None:
+        return f"{text}: fits"
+    limit = {
+        Outcome.LOW_COVERAGE: f"at least {selection.tau_weak:.0%} must be covered, selection.tau_weak",
+        Outcome.OVERSIZED: f"at least {selection.tau_mask:.0%} must be, selection.tau_mask",
+        Outcome.CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
+    }[rejection]
+    return f"{text}: refused, {rejection} ({limit})"
 
 
-def describe_outcome(component: Component) -> str:
+def describe_outcome(component: ComponentTrace) -> str:
     """What became of a component."""
-    if component.kept is None:
-        reasons = sorted({one.why for one in component.candidates if one.why is not None})
-        return f"no mask kept ({', '.join(reasons)})"
-    fit = sum(one.why is None for one in component.candidates)
-    return f"mask {component.kept + 1} kept" + (
-        f", of {fit} that fit the one with the highest predicted IoU" if fit > 1 else ""
-    )
+    reasons = [evaluation.rejection for evaluation in component.evaluations]
+    if component.selected.candidate is None:
+        return f"no mask kept ({', '.join(sorted({reason for reason in reasons if reason}))})"
+    fitting = reasons.count(None)
+    others = f", of {fitting} that fit the one with the highest predicted IoU" if fitting > 1 else ""
+    return f"mask {component.selected.candidate + 1} kept{others}"
 
 
-def list_components(found: ImageTrace, selection: SelectionParams) -> list[str]:
-    """Every component and candidate, a line each."""
+def list_components(trace: ImageTrace) -> list[str]:
+    """Every component and candidate, one line each."""
     lines = []
-    for one in found.components:
-        prompt = (
-            f"{len(one.prompt['points'])} points"
-            if "points" in one.prompt
-            else "box"
-            if "box" in one.prompt
-            else "mask"
-        )
-        lines.append(
-            f"{one.number} {one.name}, {int(one.mask.sum())} pixels, prompted with {prompt}: {describe_outcome(one)}"
-        )
-        lines += [f"    mask {k}: {describe_candidate(mask, selection)}" for k, mask in enumerate(one.candidates, 1)]
+    for component in trace.components:
+        prompted = component.component
+        prompt = f"{len(prompted.points)} points" if prompted.points else prompted.prompt_type
+        pixels = int(rle_to_mask(prompted.rle, trace.weak.shape).sum())
+        name = f"{prompted.number} {component.class_name}"
+        lines.append(f"{name}, {pixels} pixels, prompted with {prompt}: {describe_outcome(component)}")
+        for k, masks in enumerate(zip(component.candidates, component.evaluations, strict=True), 1):
+            lines.append(f"    mask {k}: {describe_candidate(*masks, trace.params.selection)}")
     return lines
 
 
-def explain_pixel(found: ImageTrace, x: int, y: int, data: Dataset, params: Params, name: str) -> list[str]:
-    """Why a pixel has its label, in sentences."""
+def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
+    """Why a pixel has its label, in sentences, then its class in each step."""
 
-    def named(k: int) -> str:
-        return "no class" if k == IGNORE_INDEX else data.classes[k]
+    def class_name(label: int) -> str:
+        return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
 
-    label, source = int(found.merged[y, x]), int(found.sources[y, x])
-    kept = [one for one in found.components if one.kept is not None and one.candidates[one.kept].mask[y, x]]
-    kept.reverse()  # of masks of one size the last is painted last
-    kept.sort(key=lambda one: one.candidates[one.kept or 0].found.area)
-    lines = [f"Pixel ({x}, {y}) of {found.item.id}, round {name}: {named(label)}, from {SOURCE_NAMES[source]}."]
+    source, name = int(trace.sources[y, x]), f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
+    lines = [f"{name}: {class_name(trace.merged[y, x])}, from {SOURCE_NAMES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
     elif source == SAM:
-        if not kept:
-            raise SesamError(f"The label of {found.item.id} is older than its selected masks. Run `dvc repro`.")
-        top = kept[0]
-        mask = top.candidates[top.kept or 0]
-        said = describe_candidate(mask, params.selection)
-        lines.append(f"The mask that was kept of component {top.number} ({top.name}) holds it: {said}.")
-        if len(kept) > 1:
-            others = ", ".join(f"{one.number} ({one.name})" for one in kept[1:])
-            lines.append(f"The masks of components {others} hold it too; the smallest mask lies on top.")
+        lines += _explain_masks(trace, x, y)
     elif source == CONFIDENT:
-        lines.append(
-            f"No kept mask holds it; the teacher's confidence reaches γ, {params.teacher_labels.confidence_threshold:g}."
-        )
-    if source == NONE:
-        near = [one for one in found.components if one.kept is None and one.mask[y, x]]
-        lines.append("No annotator labeled it and no kept mask holds it.")
-        lines += [f"It is in component {one.number} ({one.name}): {describe_outcome(one)}." for one in near]
-        refused = [one for one in found.components if one.kept is None and any(c.mask[y, x] for c in one.candidates)]
-        lines += [f"A refused mask of component {one.number} ({one.name}) holds it." for one in refused]
-    if found.predicted is not None:
-        lines.append(
-            f"The teacher says {named(int(found.predicted[y, x]))}, confidence {found.confidence[y, x] / 255:.2f}."
-        )
-    if found.item.fine:
-        lines.append(f"The fine label says {named(int(found.fine[y, x]))}.")
+        threshold = trace.params.teacher_labels.confidence_threshold
+        lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {threshold:g}.")
+    else:
+        lines += _explain_unlabeled(trace, x, y)
+    for step in (*trace.inputs(), *trace.results()):
+        if step.kind == "classes" and step.values.ndim == 2:
+            confidence = "" if step.confidence is None else f", confidence {step.confidence[y, x] / 255:.2f}"
+            lines.append(f"{step.name}: {class_name(step.values[y, x])}{confidence}")
     return lines
 
 
-def draw_outline(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], width: int = 2) -> None:
-    """Draw a mask's outline on a picture (h, w, 3) uint8 of another size."""
-    scaled = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(scaled, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, color, width)
+def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
+    """Which kept masks hold a pixel, and why the topmost was kept."""
+    shape, components = trace.weak.shape, {component.selected.number: component for component in trace.components}
+    holding = [kept for kept in largest_first(trace.selected, shape) if rle_to_mask(kept.rle, shape)[y, x]]
+    if not holding:
+        raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
+    *others, top = (components[kept.number] for kept in holding)
+    place = top.selected.candidate or 0
+    mask = describe_candidate(top.candidates[place], top.evaluations[place], trace.params.selection)
+    lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
+    if others:
+        titles = ", ".join(component.title for component in reversed(others))
+        lines.append(f"The masks of components {titles} hold it too; the smallest mask is on top.")
+    return lines
 
 
-def draw_prompt(found: ImageTrace, component: Component) -> np.ndarray:
-    """The image, faded outside the component, with its prompt."""
-    picture = fit_to_tile(fade(found.image, ~component.mask)).copy()
-    scale = picture.shape[0] / found.item.height
-    for x, y in component.prompt.get("points", ()):
-        center = (round((x + 0.5) * scale), round((y + 0.5) * scale))
-        cv2.circle(picture, center, 7, (30, 30, 30), cv2.FILLED)
-        cv2.circle(picture, center, 5, PROMPT_COLOR, cv2.FILLED)
-    if "box" in component.prompt:
-        left, top, right, bottom = (round(side * scale) for side in component.prompt["box"])
-        cv2.rectangle(picture, (left, top), (right, bottom), PROMPT_COLOR, 3)
-    return picture
+def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
+    """Which components without a kept mask, and which refused masks hold a pixel."""
 
+    def holds(rle: str) -> bool:
+        return bool(rle_to_mask(rle, trace.weak.shape)[y, x])
 
-def draw_candidate(found: ImageTrace, candidate: Candidate) -> np.ndarray:
-    """The image, faded outside the candidate, outlined by whether it fits."""
-    mask = candidate.mask
-    picture = fit_to_tile(fade(found.image, ~mask)).copy()
-    draw_outline(picture, mask, KEPT_COLOR if candidate.why is None else REFUSED_COLOR)
-    return picture
-
-
-def draw_trace(found: ImageTrace, data: Dataset) -> Any:
-    """The page: what the round made of the image, and below a row for each component, at most MOST_ROWS."""
-    palette = data.palette
-    rows = [
-        [
-            Tile("image", found.image),
-            Tile("weak label", colorize(found.weak, palette)),
-            Tile("SAM's masks", overlay_masks(found.image, found.selected, palette)),
-            Tile("merged label", colorize(found.merged, palette)),
-        ],
-        [
-            Tile("fine label", colorize(found.fine, palette)),
-            Tile("label source", colorize(found.sources, SOURCE_PALETTE)),
-        ],
-    ]
-    if found.predicted is not None:
-        rows[1].append(Tile("teacher", colorize(found.predicted, palette)))
-        rows[1].append(Tile("its confidence", np.repeat(found.confidence[..., None], 3, axis=2)))
-    for one in found.components[:MAX_ROWS]:
-        row = [Tile(f"{one.number} {one.name}: {describe_outcome(one).split(',')[0]}", draw_prompt(found, one))]
-        for k, candidate in enumerate(one.candidates):
-            title = f"{'kept: ' if k == one.kept else ''}IoU {candidate.iou:.2f}, {candidate.why or 'fits'}"
-            row.append(Tile(title, draw_candidate(found, candidate)))
-        rows.append(row)
-    sources = dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True))
-    return compose_page(rows, [class_legend([found.fine, found.weak, found.merged], data.classes, palette), sources])
+    lines = ["No annotator labeled it and no kept mask holds it."]
+    without = [component for component in trace.components if not component.selected.kept]
+    for component in without:
+        if holds(component.component.rle):
+            lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
+    for component in without:
+        if any(holds(candidate.rle) for candidate in component.candidates):
+            lines.append(f"A refused mask of component {component.title} holds it.")
+    return lines

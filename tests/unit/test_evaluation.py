@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json
+from sesam.artifacts.component_records import Outcome, Selected
 from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
@@ -27,7 +28,7 @@ from sesam.reporting import tables
 from sesam.reporting.label_quality import (
     contested_pixels,
     evaluate_all,
-    evaluate_images,
+    label_metrics,
     rank_correlation,
     ranking_csv,
     review_priority,
@@ -81,22 +82,23 @@ def test_class_scores_by_hand() -> None:
 
 
 def test_contested_pixels_are_those_of_two_classes() -> None:
-    def kept(k: int, *columns: int, candidate: int | None = 0) -> dict:
+    def kept(k: int, *columns: int, outcome: Outcome = Outcome.KEPT) -> Selected:
         mask = np.zeros((2, 6), bool)
         mask[:, list(columns)] = True
-        return {"class": k, "candidate": candidate, "rle": mask_to_rle(mask)}
+        return Selected(1, k, None, None, mask_to_rle(mask), outcome)
 
-    masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, candidate=None), kept(0, 3)]
+    masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, outcome=Outcome.CONFLICT), kept(0, 3)]
     assert contested_pixels(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
 
 
-def test_doubt_by_hand() -> None:
+def test_review_priority_by_hand() -> None:
     """Unlabeled; contradicted; contested; both; an annotator's, whatever the others say; agreed; nothing predicted."""
     merged, weak = row(255, 0, 1, 2, 1, 0, 0), row(255, 255, 255, 255, 1, 255, 255)
-    predicted, claimed = row(0, 1, 1, 0, 0, 0, 255), row(0, 0, 1, 1, 1, 0, 0) > 0
-    selected = [{"candidate": 0}, {"candidate": None}, {"candidate": None}]
-    found = review_priority(merged, weak, predicted, claimed, selected)
-    assert found == {
+    predicted, contested = row(0, 1, 1, 0, 0, 0, 255), row(0, 0, 1, 1, 1, 0, 0) > 0
+    outcomes = (Outcome.KEPT, Outcome.CONFLICT, Outcome.OVERSIZED)
+    selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
+    priority = review_priority(merged, weak, predicted, contested, selected)
+    assert priority == {
         "score": round(4 / 7, 5),
         "unlabeled": round(1 / 7, 5),
         "contradicted": round(2 / 7, 5),
@@ -104,7 +106,7 @@ def test_doubt_by_hand() -> None:
         "components": 3,
         "refused": 2,
     }
-    rows = [{"id": k, **found, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
+    rows = [{"id": k, **priority, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
     lines = ranking_csv(rows).splitlines()
     assert lines[0] == "id,score,unlabeled,contradicted,contested,components,refused"
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
@@ -186,9 +188,9 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     left, right = (judged["r1"]["classes"]["merged"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
-    assert judged["r1"]["components"]["left"] == {"kept": 4, "missed": 4, "spilled": 0, "conflict": 0}
-    assert judged["r1"]["components"]["right, far"] == {"kept": 4, "missed": 0, "spilled": 0, "conflict": 0}
-    assert judged["r1"]["contested"] == {"right": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
+    assert judged["r1"]["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0, "conflict": 0}
+    assert judged["r1"]["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0, "conflict": 0}
+    assert judged["r1"]["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary["r2"] == 1.0 and summary["precision"] == 1.0
@@ -221,17 +223,17 @@ def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> N
     fine = FINE.copy()
     fine[1:, 10:] = 2
     write_label(otherwise, fine, PALETTE)
-    claims = evaluate_all(data, params, "r1")["claims"]
+    contested = evaluate_all(data, params, "r1").contested
     # two columns, seven rows with a fine label and one without
-    assert claims == {"right": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
-    without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
-    assert evaluate_all(without, params, "r1")["claims"] == {"weak": 4, "unknown": 4 * 15}
+    assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
+    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
+    assert evaluate_all(without, params, "r1").contested == {"weak": 4, "unknown": 4 * 15}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     data, params = workspace
     shutil.rmtree("data/fine/train")
-    without = replace(data, train=tuple(replace(item, fine=False) for item in data.train))
+    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
     without.save()
     judge_everything(without, params, monkeypatch)
     assert read_json(Path("metrics/labels/r2.json"))["scores"]["merged"]["precision"] is None
@@ -260,7 +262,7 @@ def test_masks_selected_by_other_params_are_not_explained(
     workspace: tuple[Dataset, Params], number: int, candidate: int | None
 ) -> None:
     data, params = workspace
-    assert [one.kept for one in load_trace(data.train[0], "r1", data, params).components] == [0, 0, None]
+    assert [one.candidate for one in load_trace(data.train[0], "r1", data, params).selected] == [0, 0, None]
     path = Path("data/rounds/r1/selected/town/0.json")
     document = read_json(path)
     document["components"][number - 1]["candidate"] = candidate
@@ -311,13 +313,21 @@ def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
         loss_curve(tmp_path)
 
 
-def test_workers_and_batches_change_nothing(workspace: tuple[Dataset, Params]) -> None:
+def test_workers_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    one, two = evaluate_all(data, params, "r1"), evaluate_all(data, on_workers(params, 2), "r1")
-    batch = evaluate_images(data.train, len(data.classes), "r1", params.teacher_labels.confidence_threshold)
-    assert one["fates"] == two["fates"] == batch["fates"] and one["claims"] == two["claims"] == batch["claims"]
-    for part, matrix in batch["matrices"].items():
-        assert (one["matrices"][part] == matrix).all() and (two["matrices"][part] == matrix).all()
+    one, two = (evaluate_all(data, on_workers(params, count), "r1") for count in (1, 2))
+    assert label_metrics(one, data.classes) == label_metrics(two, data.classes) and one.ranking == two.ranking
+
+
+def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Dataset, Params], capsys) -> None:
+    data, params = workspace
+    many = replace(data, train=data.train[2:] * 150)
+    evaluate_all(many, params, "r1")
+    assert "evaluate_labels r1: 300 images" in capsys.readouterr().out
+    for record in many.train[:2]:
+        Path(f"data/weak/{record.id}.png").unlink()
+    with pytest.raises(SesamError, match="300 images failed"):
+        evaluate_all(many, params, "r1")
 
 
 @pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
@@ -347,9 +357,7 @@ def test_tiles_are_bounded(shape: tuple[int, int], size: tuple[int, int]) -> Non
 def test_small_masks_are_painted_over_large_ones() -> None:
     large, small = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
     small[3:6, 3:9] = True
-    components = [
-        {"class": k, "candidate": 1, "iou": 0.8, "rle": mask_to_rle(mask)} for k, mask in ((0, small), (1, large))
-    ]
+    components = [Selected(k, k, 1, 0.8, mask_to_rle(mask), Outcome.KEPT) for k, mask in ((0, small), (1, large))]
     picture = overlay_masks(PHOTO, components, PALETTE)
     red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
     assert red.argmax() == 0 and green.argmax() == 1
