@@ -47,7 +47,7 @@ from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Runtime, SamplingParams
 from sesam.prompting import sample_points
-from sesam.sam import candidates
+from sesam.sam import inference
 from sesam.sam.batched_sam import ImagePrompt, SamSegmenter
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
@@ -64,8 +64,8 @@ class Measured(SamSegmenter):
 
     objects: Tensor | None = None
 
-    def logits(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        masks, quality = super().logits(features, jobs)
+    def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
+        masks, quality = super().logits(features, prompts)
         if self.objects is not None:
             masks += self.objects[:, : masks.shape[2], : masks.shape[3]]
         return masks, quality
@@ -74,15 +74,15 @@ class Measured(SamSegmenter):
 class WholeMasks(Measured):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
-    def _decode(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> list[Candidates]:
-        logits, quality = self.logits(features, jobs)
+    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
+        logits, quality = self.logits(features, prompts)
         low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
         found = []
-        for k, job in enumerate(jobs):
+        for k, prompt in enumerate(prompts):
             padded = torch.zeros(1, 3, *low, device=self.device)
             padded[..., : logits.shape[2], : logits.shape[3]] = logits[k]
-            resized = self.resize.get_preprocess_shape(*job.size, self.side)
-            masks = self.sam.postprocess_masks(padded, resized, job.size)[0] > self.sam.mask_threshold
+            resized = self.resize.get_preprocess_shape(*prompt.size, self.side)
+            masks = self.sam.postprocess_masks(padded, resized, prompt.size)[0] > self.sam.mask_threshold
             flat = masks.transpose(1, 2).flatten(1).cpu().numpy()
             edges = [np.flatnonzero(np.diff(mask, prepend=False)) for mask in flat]
             counts = [np.diff(edge, prepend=0, append=flat.shape[1]) for edge in edges]
@@ -175,7 +175,7 @@ def loop(precision: str, options: argparse.Namespace, items: list[ImageRecord], 
         _wait(device)
         encoded = time.perf_counter()
         masks = []
-        for prompt in candidates.component_prompts(read_prompts(folder / "prompts" / f"{item.id}.json", item)):
+        for prompt in inference.component_prompts(read_prompts(folder / "prompts" / f"{item.id}.json", item)):
             # not predict(), which is this and then fails: NumPy has no bfloat16
             points = predictor.transform.apply_coords(prompt.points, predictor.original_size)
             points = torch.as_tensor(points, dtype=torch.float, device=device)[None]
@@ -286,11 +286,11 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
     if "attention" not in steps:
         segmenter.encoder = sam.image_encoder
     if "side by side" not in steps:
-        segmenter.images.number = 1
+        segmenter.image_batcher.batch_size = 1
     cache = EmbeddingCache(json_digest(*sorted(steps)), folder / "embeddings")
 
     def rate(work: PipelineSteps, count: int) -> float:
-        batches = pending_batches(items[:count], lambda item: True, segmenter.images.number)
+        batches = pending_batches(items[:count], lambda item: True, segmenter.image_batcher.batch_size)
         started = time.perf_counter()
         if "side by side" in steps:
             run_pipeline(batches, lambda: work, runtime, "benchmark")
@@ -301,14 +301,14 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
         return count / (time.perf_counter() - started)
 
     masks = PipelineSteps(
-        partial(candidates.read, prompts=folder / "prompts", cache=cache, fit=segmenter.preprocess),
-        partial(candidates.compute, segmenter=segmenter),
-        partial(candidates.write, folder=folder / "masks", cache=None),
+        partial(inference.read_prompted, prompts=folder / "prompts", cache=cache, preprocess=segmenter.preprocess),
+        partial(inference.decode_prompts, segmenter=segmenter),
+        partial(inference.write_masks, folder=folder / "masks", cache=None),
         device,
     )
     count = len(items) if "side by side" in steps or device.type == "cpu" else options.peer_images
     if device.type == "cuda":
-        rate(masks, 2 * segmenter.images.number)  # compile, choose kernels
+        rate(masks, 2 * segmenter.image_batcher.batch_size)  # compile, choose kernels
     whole = rate(masks, count)
     found = read_json(folder / "masks" / "0.json")["components"]
     _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
@@ -319,7 +319,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
         return [(item,) for item in items]
 
     if device.type == "cuda":  # without the start of the worker processes
-        together, started = segmenter.images.number, time.perf_counter()
+        together, started = segmenter.image_batcher.batch_size, time.perf_counter()
         for k in range(0, count, together):
             encode(items[k : k + together])
         encoder = count / (time.perf_counter() - started)

@@ -12,23 +12,30 @@ from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
 from sesam.params import parse_round
 from sesam.paths import round_dir
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
-from sesam.sam.candidates import steps
+from sesam.sam.checkpoints import resolve_weights
+from sesam.sam.inference import mask_steps, write_masks
 from sesam.sam.registry import get_model
 
 
 def main() -> None:
-    name, params = parse_round(__doc__)
-    dataset, cache = Dataset.load(), EmbeddingCache(engine_fingerprint(params.sam), cache_dir(params.runtime))
-    with atomic_directory(round_dir(name, "masks"), stage_fingerprint("sam_masks", name), packed=True) as folder:
-        missing = {item for item in dataset.train if not (folder / f"{item.id}.json").exists()}
-        if len(missing) < len(dataset.train):
-            print(f"sam_masks {name}: {len(dataset.train) - len(missing)} images are done already")
-        keep, _ = cache.reserve(
-            dataset.train, get_model(params.sam.model).embedding_bytes, params.runtime.embedding_cache_gb
-        )
-        batches = pending_batches(dataset.train, missing.__contains__, batch_size(params.runtime))
-        load = partial(steps, params, round_dir(name, "prompts"), folder, cache, keep)
-        run_pipeline(batches, load, params.runtime, f"sam_masks {name}")
+    round_name, params = parse_round(__doc__)
+    records, title = Dataset.load().train, f"sam_masks {round_name}"
+    out, fingerprint = round_dir(round_name, "masks"), stage_fingerprint("sam_masks", round_name)
+    with atomic_directory(out, fingerprint, packed=True) as folder:
+        if not params.sam.enabled:  # then `prompts` writes no components either
+            for record in records:
+                write_masks(record, {}, None, folder, None)
+            return
+        pending = {record for record in records if not (folder / f"{record.id}.json").exists()}
+        if len(pending) < len(records):
+            print(f"{title}: {len(records) - len(pending)} images are done already")
+        weights = resolve_weights(params.sam)
+        cache = EmbeddingCache(engine_fingerprint(params.sam, weights), cache_dir(params.runtime))
+        embedding_bytes = get_model(params.sam.model).embedding_bytes
+        keep, _ = cache.reserve(records, embedding_bytes, params.runtime.embedding_cache_gb)
+        batches = pending_batches(records, pending.__contains__, batch_size(params.runtime))
+        load = partial(mask_steps, params, weights, round_dir(round_name, "prompts"), folder, cache, keep)
+        run_pipeline(batches, load, params.runtime, title)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ PIPELINE = (
     "*.gitignore",
     "dvc.yaml",
     "data/corrections",
-    "models/bundled_sam.pth",
+    "models/none",
     "presets",
     "sesam",
     "stages",

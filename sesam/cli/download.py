@@ -15,7 +15,7 @@ from sesam.sam.registry import MODELS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    published = [model for model, entry in MODELS.items() if "://" in (entry.url or "")]
+    published = [model for model, entry in MODELS.items() if isinstance(entry.url, str)]
     parser.add_argument("model", choices=published, help="the model, as sam.model in params.yaml")
 
 

@@ -1,11 +1,11 @@
-"""segment-anything's Sam for many images at once."""
+"""segment-anything's Sam for many images and prompts at once."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +25,8 @@ from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
-PROMPTS_PER_CALL = {
-    "cpu": 4,
-    "cuda": 128,
-}  # decoded at once; no param, for another number may round a mask's edge differently
+# decoded at once; not a param, because another number may round a mask's edge differently
+PROMPTS_PER_CALL = {"cpu": 4, "cuda": 128}
 
 
 def preprocess(image: np.ndarray, side: int) -> Tensor:
@@ -36,18 +34,26 @@ def preprocess(image: np.ndarray, side: int) -> Tensor:
     return torch.from_numpy(ResizeLongestSide(side).apply_image(image))
 
 
+class ImagePrompt(NamedTuple):
+    """A prompt of the image with the index `image`, which has `size` (height, width)."""
+
+    image: int
+    size: tuple[int, int]
+    prompt: Prompt
+
+
 class SamSegmenter:
-    """segment-anything's Sam: images and the prompts of several images in batches."""
+    """segment-anything's Sam as a `Segmenter`: images and the prompts of many images in batches."""
 
     def __init__(
         self, sam: Sam, device: torch.device, precision: Precision = "float32", runtime: Runtime | None = None
     ):
-        """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: for batch and compile."""
+        """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
         dtype, encoder = getattr(torch, precision), sam.image_encoder
         self.sam = sam.to(device).eval()
         self.encoder: Callable[[Tensor], Tensor]
         if isinstance(encoder, ImageEncoderViT):
-            # older ones have no fused attention in bfloat16
+            # older GPUs have no fused attention in bfloat16
             ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
             fused = ampere and dtype == torch.bfloat16
             vit = ViTEncoder(encoder, dtype, fused).to(device).eval()
@@ -59,18 +65,17 @@ class SamSegmenter:
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
         self.preprocess = partial(preprocess, side=self.side)
-        self.images = OomBatcher("images", runtime.encoder_batch_size if runtime and device.type == "cuda" else 1)
-        self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
+        self.image_batcher, self.prompt_batcher = make_batchers(device, runtime)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return self.images.map(self._encode, images)
+        return self.image_batcher.map(self._encode, images)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         batch = [self.sam.preprocess(image.to(self.device, non_blocking=True).permute(2, 0, 1)) for image in images]
-        # always full: another shape would be compiled anew, and might round differently
-        batch += [torch.zeros_like(batch[0])] * (self.images.number - len(batch))
-        # rounded here and not only in the cache, so that the cache changes nothing
+        # always full: another shape would be compiled again, and might round differently
+        batch += [torch.zeros_like(batch[0])] * (self.image_batcher.batch_size - len(batch))
+        # float16 here and not only in the cache, so that the cache changes nothing
         return list(self.encoder(torch.stack(batch))[: len(images)].half().cpu())
 
     @torch.inference_mode()
@@ -80,68 +85,64 @@ class SamSegmenter:
         if not any(prompts):
             return [[] for _ in prompts]
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
-        jobs = [ImagePrompt(i, sizes[i], prompt) for i, several in enumerate(prompts) for prompt in several]
-        found: dict[int, Candidates] = {}
-        for group in group_by_num_points([job.prompt for job in jobs]):
-            done = self.prompts.map(partial(self._decode, features), [jobs[k] for k in group])
-            found |= dict(zip(group, done, strict=True))
-        ordered = iter([found[k] for k in range(len(jobs))])
-        return [[next(ordered) for _ in several] for several in prompts]
+        image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
+        candidates: dict[int, Candidates] = {}
+        for group in group_by_num_points([x.prompt for x in image_prompts]):
+            decoded = self.prompt_batcher.map(partial(self._decode, features), [image_prompts[k] for k in group])
+            candidates |= zip(group, decoded, strict=True)
+        ordered = iter([candidates[k] for k in range(len(image_prompts))])
+        return [list(islice(ordered, len(of_image))) for of_image in prompts]
 
-    def _decode(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> list[Candidates]:
-        logits, quality = self.logits(features, jobs)
+    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
+        logits, quality = self.logits(features, prompts)
         counts: list[np.ndarray] = []
-        for size, same in groupby(range(len(jobs)), key=lambda k: jobs[k].size):
-            part = list(same)
-            masks = logits[part[0] : part[-1] + 1].flatten(0, 1)
+        start = 0
+        for size, same_size in groupby(prompts, key=lambda x: x.size):
+            stop = start + len(list(same_size))
+            masks, start = logits[start:stop].flatten(0, 1), stop
             counts += iter_counts(masks, *self._axes(size), self.sam.mask_threshold)
         iou = quality.cpu().numpy()
-        return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(jobs))]
+        return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
     @torch.inference_mode()
-    def logits(self, features: Tensor, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        """What the decoder makes of prompts with equal numbers of points: see Decoder.
+    def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
+        """The decoder's output for prompts with equal numbers of points: see Decoder.
 
-        features: (I, C, h, w) float32, the embeddings of the images that `jobs` count.
+        features: (I, C, h, w) float32, the embeddings of the images that the prompts index.
         """
-        axes = [self._axes(size) for size in {job.size for job in jobs}]
-        rows, columns = (max(-(-pair[k].end // 4) for pair in axes) for k in range(2))
-        image = torch.tensor([job.image for job in jobs], device=self.device)
-        return self.decoder(features, image, *self._encode_prompts(jobs), (rows, columns))
+        axes = [self._axes(size) for size in {x.size for x in prompts}]
+        grid = (max(-(-rows.end // 4) for rows, _ in axes), max(-(-columns.end // 4) for _, columns in axes))
+        image = torch.tensor([x.image for x in prompts], device=self.device)
+        return self.decoder(features, image, *self._encode_prompts(prompts), grid)
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
-        """How masks are scaled to an image of (height, width)."""
+        """How masks are upscaled to an image of (height, width): rows and columns."""
         resized = self.resize.get_preprocess_shape(*size, self.side)
-        logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-        parts = zip(logits, resized, size, strict=True)
-        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in parts)
+        num_logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
+        rows, columns = (
+            make_axis(n, self.side, r, s, self.device) for n, r, s in zip(num_logits, resized, size, strict=True)
+        )
         return rows, columns
 
-    def _encode_prompts(self, jobs: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        prompts, encode = [job.prompt for job in jobs], self.sam.prompt_encoder
-        if masks := [self._shrink(rle_to_mask(k.prompt.mask, k.size)) for k in jobs if k.prompt.mask is not None]:
-            return encode(None, None, mask_prompt(torch.stack(masks)).to(self.device))
-        if prompts[0].points is not None:
-            pixels = np.stack([self.resize.apply_coords(job.prompt.points, job.size) for job in jobs])
-            spots = torch.as_tensor(pixels, dtype=torch.float32, device=self.device)
-            foreground = torch.ones(spots.shape[:2], dtype=torch.int, device=self.device)
-            sparse, dense = encode((spots, foreground), None, None)
+    def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
+        encode = self.sam.prompt_encoder
+        rles = [(x.prompt.mask, x.size) for x in prompts if x.prompt.mask is not None]
+        if rles:
+            masks = torch.stack([self._downsample(rle_to_mask(rle, size)) for rle, size in rles])
+            return encode(None, None, mask_prompt(masks).to(self.device))
+        if prompts[0].prompt.points is not None:
+            points = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
+            coords = torch.as_tensor(points, dtype=torch.float32, device=self.device)
+            foreground = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
+            sparse, dense = encode((coords, foreground), None, None)
         else:
-            corners = np.concatenate([self.resize.apply_boxes(job.prompt.box, job.size) for job in jobs])
-            sparse, dense = encode(None, torch.as_tensor(corners, dtype=torch.float32, device=self.device), None)
-        return sparse, dense[:1]  # without a mask prompt it says the same for all
+            boxes = np.concatenate([self.resize.apply_boxes(x.prompt.box, x.size) for x in prompts])
+            sparse, dense = encode(None, torch.as_tensor(boxes, dtype=torch.float32, device=self.device), None)
+        return sparse, dense[:1]  # without a mask prompt it is the same for all
 
-    def _shrink(self, mask: np.ndarray) -> Tensor:
+    def _downsample(self, mask: np.ndarray) -> Tensor:
         resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
         return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
-
-
-class ImagePrompt(NamedTuple):
-    """A prompt of the image with the number `image`, which has `size` (height, width)."""
-
-    image: int
-    size: tuple[int, int]
-    prompt: Prompt
 
 
 class _Autocast(nn.Module):
@@ -156,8 +157,14 @@ class _Autocast(nn.Module):
             return self.encoder(images).float()
 
 
+def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBatcher, OomBatcher]:
+    """Of images for the encoder, one at a time on a CPU, and of prompts for the decoder."""
+    images = runtime.encoder_batch_size if runtime and device.type == "cuda" else 1
+    return OomBatcher("images", images), OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
+
+
 def group_by_num_points(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The prompts' numbers grouped by the number of points, in order; one batch needs equal numbers."""
+    """The prompts' indices grouped by the number of points, in order; all prompts of a batch need equal numbers."""
     groups: dict[int, list[int]] = {}
     for k, prompt in enumerate(prompts):
         groups.setdefault(0 if prompt.points is None else len(prompt.points), []).append(k)
@@ -171,7 +178,7 @@ def load_sam(
     precision: Precision = "float32",
     runtime: Runtime | None = None,
 ) -> SamSegmenter:
-    """A Sam with the weights of a state dict; SesamError if they do not fit. The rest as SamSegmenter's."""
+    """A Sam with the weights of a state dict; SesamError if they do not fit. Other arguments as in SamSegmenter."""
     sam = build()
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))

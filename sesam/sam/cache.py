@@ -1,16 +1,17 @@
 """Image embeddings on disk, keyed by the engine (weights, precision, code, libraries) and the image's content.
 
-The folder is a cache and nothing more: it is never pushed, and whatever is
-missing is computed again where it is needed.
+A cache and nothing more: it is never pushed, and missing embeddings are computed again where they are needed.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,24 +22,23 @@ from sesam.artifacts.fingerprint import code_fingerprint, library_versions
 from sesam.artifacts.manifest import ImageRecord
 from sesam.params import Runtime, SamParams
 from sesam.paths import EMBEDDINGS
-from sesam.sam.checkpoints import resolve_weights
+from sesam.sam.checkpoints import Weights
 from sesam.sam.registry import get_model
 
-ENGINE = re.compile("[0-9a-f]{16}")  # a folder of embeddings: how its engine's fingerprint begins
+ENGINE = re.compile("[0-9a-f]{16}")  # an engine's folder: the start of its fingerprint
 
 
-def engine_fingerprint(sam: SamParams) -> str:
+def engine_fingerprint(sam: SamParams, weights: Weights) -> str:
     """The fingerprint of what decides an embedding besides its image."""
-    weights, digest = resolve_weights(sam)
-    decisive = [sam.model, sam.precision, digest, code_fingerprint("embed", "sesam/sam"), library_versions()]
-    if weights is not None and get_model(sam.model).needs_checkpoint:  # it is built by a library, of the file beside it
-        config = weights.with_name("config.json")
+    decisive = [sam.model, sam.precision, weights.sha256, code_fingerprint("embed", "sesam/sam"), library_versions()]
+    if weights.path is not None and get_model(sam.model).needs_checkpoint:  # transformers builds it from this file
+        config = weights.path.with_name("config.json")
         decisive.append(sha256(config) if config.is_file() else "")
     return json_digest(*decisive)
 
 
 def cache_dir(runtime: Runtime) -> Path:
-    """`runtime.embedding_cache`, or data/embeddings of this checkout, also for DVC's experiments in folders of their own."""
+    """`runtime.embedding_cache`, or data/embeddings of this clone, also in the directories of DVC experiments."""
     if runtime.embedding_cache is not None:
         return Path(runtime.embedding_cache)
     for folder in Path.cwd().parents:
@@ -47,95 +47,112 @@ def cache_dir(runtime: Runtime) -> Path:
     return EMBEDDINGS
 
 
+class _Evictable(NamedTuple):
+    """A file of this engine or the folder of another one; sorted, what is removed first comes first."""
+
+    current: bool  # of this engine
+    mtime: float
+    size: int  # bytes
+    path: Path
+
+
 class EmbeddingCache:
-    """Embeddings of one engine fingerprint, float16, one file an image."""
+    """Embeddings of one engine fingerprint, float16, one file per image."""
 
     def __init__(self, engine: str, root: Path) -> None:
         self.root, self.folder = root, root / engine[:16]
 
-    def __contains__(self, item: ImageRecord) -> bool:
-        """Whether there is one; whether it is whole, `load_trace` tells."""
+    def __contains__(self, record: ImageRecord) -> bool:
+        """Whether there is a file with an embedding; `load` also verifies its check sum."""
         try:
-            with np.load(self._path(item)) as archive:
+            with np.load(self._path(record)) as archive:
                 return "embedding" in archive.files
-        except Exception:  # of many kinds, for the file may hold anything
+        except Exception:  # of many kinds, because the file may hold anything
             return False
 
-    def load(self, item: ImageRecord) -> Tensor | None:
-        """The cached embedding, or None if there is none that is whole by its check sum."""
+    def load(self, record: ImageRecord) -> Tensor | None:
+        """The cached embedding; None if it is missing or damaged."""
         try:
-            with np.load(self._path(item), allow_pickle=False) as archive:
-                found = archive["embedding"]
+            with np.load(self._path(record), allow_pickle=False) as archive:
+                embedding = archive["embedding"]
         except Exception:
             return None
-        return torch.from_numpy(found) if found.dtype.kind in "fiu" else None
+        return torch.from_numpy(embedding) if embedding.dtype.kind in "fiu" else None
 
-    def save(self, item: ImageRecord, embedding: np.ndarray) -> None:
-        """Keep an embedding; on disk when this returns, unless another experiment makes room meanwhile."""
-        with suppress(FileNotFoundError), atomic_path(self._path(item)) as unfinished:
+    def save(self, record: ImageRecord, embedding: np.ndarray) -> None:
+        """Write an embedding; on disk when this returns, unless another experiment evicts it meanwhile."""
+        with suppress(FileNotFoundError), atomic_path(self._path(record)) as unfinished:
             np.savez(unfinished, embedding=embedding)  # not np.save: an archive has a check sum
 
-    def reserve(self, items: Sequence[ImageRecord], each: int, limit_gb: float) -> tuple[bool, list[str]]:
-        """Whether the embeddings of `items`, `each` bytes, may be kept, and lines that say so with their size.
+    def reserve(self, records: Sequence[ImageRecord], embedding_bytes: int, limit_gb: float) -> tuple[bool, list[str]]:
+        """Whether the embeddings of `records` may be cached, and lines that report it with their size.
 
-        What else lies in the cache is removed until all embeddings together take no more than the limit: first, oldest
-        first, what other engines left, then what this one has of other images.
-        SesamError if the folder cannot be written to.
+        Other embeddings are evicted until all together take at most the limit. SesamError if the folder cannot be
+        written to.
         """
-        total, missing = each * len(items), each * sum(item not in self for item in items)
+        total = embedding_bytes * len(records)
+        missing = embedding_bytes * sum(record not in self for record in records)
         with reraise_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        size = f"{len(items)} embeddings of {each / 1e6:.2g} MB, {total / 1e9:.2g} GB"
+        size = f"{len(records)} embeddings of {embedding_bytes / 1e6:.2g} MB, {total / 1e9:.2g} GB"
         if total > limit_gb * 1e9:
             return False, [
-                f"{size}, are more than runtime.embedding_cache_gb ({limit_gb:g}): not kept, every round encodes anew"
+                f"{size}, are more than runtime.embedding_cache_gb ({limit_gb:g}): not kept, every round encodes again"
             ]
-        lines = self.evict(items, total, limit_gb)
+        lines = self.evict(records, total, limit_gb)
         free = shutil.disk_usage(self.folder).free
         if missing > free:
-            lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes anew")
+            lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes again")
             return False, lines
         return True, [*lines, f"{size}, are kept in {self.folder}"]
 
-    def evict(self, items: Sequence[ImageRecord], total: int, limit_gb: float) -> list[str]:
-        """Remove what is not of `items` until the rest and their `total` bytes keep to the limit; lines that say so."""
-        needed = {self._path(item) for item in items}
-        spare = []  # of what may go: whether it is this engine's, how old, bytes, path
-        for folder in self.root.iterdir():
-            if ENGINE.fullmatch(folder.name) and folder.is_dir():
-                with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
-                    files = [(file.stat(), file) for file in folder.iterdir() if file not in needed]
-                    if folder == self.folder:
-                        spare += [(True, about.st_mtime, about.st_size, file) for about, file in files]
-                    else:
-                        size = sum(about.st_size for about, _ in files)
-                        spare.append((False, folder.stat().st_mtime, size, folder))
-        over, lines, removed = total + sum(size for _, _, size, _ in spare) - limit_gb * 1e9, [], 0
-        stays = dict[str, int]()  # by reason, bytes
-        for ours, _, size, path in sorted(spare):
-            if over <= 0:
+    def evict(self, records: Sequence[ImageRecord], total: int, limit_gb: float) -> list[str]:
+        """Remove other embeddings until they and the `total` bytes of `records` fit in the limit; lines that report it.
+
+        Oldest first: first the folders of other engines, then this engine's embeddings of other images.
+        """
+        candidates = sorted(self._evictable({self._path(record) for record in records}))
+        excess = total + sum(x.size for x in candidates) - limit_gb * 1e9
+        lines, removed, kept = [], 0, Counter[str]()  # kept: bytes that cannot be removed, by reason
+        for current, _, size, path in candidates:
+            if excess <= 0:
                 break
-            try:
-                path.unlink() if ours else shutil.rmtree(path)
-            except OSError as problem:  # another experiment removes it, or writes to it; or it is another user's
-                if path.exists():
-                    reason = problem.strerror or str(problem)
-                    stays[reason] = stays.get(reason, 0) + size
-                    continue
-            over -= size
-            if ours:
+            if reason := _remove(path):
+                kept[reason] += size
+                continue
+            excess -= size
+            if current:
                 removed += size
             else:
-                lines.append(
-                    f"removed {path}, {size / 1e9:.2g} GB of an earlier engine: runtime.embedding_cache_gb is {limit_gb:g}"
-                )
+                lines.append(f"removed {path}, {size / 1e9:.2g} GB of an earlier engine")
         if removed:
-            lines.append(f"removed {removed / 1e9:.2g} GB of other images: runtime.embedding_cache_gb is {limit_gb:g}")
-        for reason, size in stays.items():
+            lines.append(f"removed {removed / 1e9:.2g} GB of other images")
+        lines = [f"{line}: runtime.embedding_cache_gb is {limit_gb:g}" for line in lines]
+        for reason, size in kept.items():
             lines.append(
                 f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.embedding_cache_gb"
             )
         return lines
 
-    def _path(self, item: ImageRecord) -> Path:
-        return self.folder / f"{item.sha256}.npz"
+    def _evictable(self, needed: Collection[Path]) -> Iterator[_Evictable]:
+        for folder in self.root.iterdir():
+            if not ENGINE.fullmatch(folder.name) or not folder.is_dir():
+                continue
+            with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
+                files = [(path.stat(), path) for path in folder.iterdir() if path not in needed]
+                if folder == self.folder:
+                    yield from [_Evictable(True, stat.st_mtime, stat.st_size, path) for stat, path in files]
+                else:
+                    yield _Evictable(False, folder.stat().st_mtime, sum(stat.st_size for stat, _ in files), folder)
+
+    def _path(self, record: ImageRecord) -> Path:
+        return self.folder / f"{record.sha256}.npz"
+
+
+def _remove(path: Path) -> str | None:
+    """Remove a file or folder; the reason if it cannot be removed."""
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as problem:  # another experiment removes it or writes to it, or another user owns it
+        return (problem.strerror or str(problem)) if path.exists() else None
+    return None

@@ -1,9 +1,9 @@
-"""From the params to a SAM with its weights: fetched once a machine, checked before every use."""
+"""From the params to a segmenter with its weights, which are downloaded once per machine and verified."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pooch
 
@@ -16,59 +16,75 @@ if TYPE_CHECKING:
     from sesam.sam.segmenter import Segmenter
 
 
-def download(name: str) -> Path:
-    """The path of a model's published weights, fetched if they are not there; SesamError if they cannot be had."""
-    model = get_model(name)
+class Weights(NamedTuple):
+    """A verified file of weights and its SHA-256; None and "" for a model without weights."""
+
+    path: Path | None
+    sha256: str
+
+
+def download(model_name: str) -> Path:
+    """The path of a model's published weights, downloaded if missing; SesamError if that fails."""
+    model = get_model(model_name)
     if model.url is None:
-        raise SesamError(f"{name} has no weights that are fetched.")
-    if "://" not in model.url:
-        return Path(model.url)
+        raise SesamError(f"{model_name} has no weights to download.")
+    if isinstance(model.url, Path):
+        return model.url
     folder, file = pooch.os_cache("sesam"), model.url.rsplit("/", 1)[1]
     try:
         return Path(pooch.retrieve(model.url, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
-    except (OSError, ValueError) as problem:  # no network; not the published bytes
+    except (OSError, ValueError) as problem:  # no network; other bytes than the published ones
         raise SesamError(
-            f"{model.url} cannot be fetched ({problem}). Fetch it elsewhere, and set sam.checkpoint and sam.sha256."
+            f"{model.url} cannot be downloaded ({problem}). Download it elsewhere, and set sam.checkpoint and "
+            "sam.sha256."
         ) from None
 
 
-def resolve_weights(sam: SamParams) -> tuple[Path | None, str]:
-    """The file with the model's weights, fetched if it is published and missing, and their SHA-256.
+def resolve_weights(sam: SamParams) -> Weights:
+    """The model's weights: `sam.checkpoint`, or the published ones, downloaded if missing.
 
-    None and an empty text for a model without weights. SesamError if the file is missing or is not the one
-    that the params name.
+    Reads the whole file, so a process does this once. SesamError if the file is missing or has another SHA-256.
     """
     model = get_model(sam.model)
     if model.url is None and not model.needs_checkpoint:
-        return None, ""
-    if model.url is None and sam.checkpoint is None:
+        return Weights(None, "")
+    if sam.checkpoint is not None:
+        path = Path(sam.checkpoint)
+    elif model.url is None:
         raise SesamError(
-            f"params.yaml: sam.model {sam.model} has weights that are not fetched. Set sam.checkpoint to the "
+            f"params.yaml: sam.model {sam.model} has no weights to download. Set sam.checkpoint to the "
             "model.safetensors in its folder, and sam.sha256."
         )
-    path = download(sam.model) if sam.checkpoint is None else Path(sam.checkpoint)
-    expected = sam.sha256 or model.sha256
+    else:
+        path = download(sam.model)
+        if isinstance(model.url, str) and model.sha256:
+            return Weights(path, model.sha256)  # `download` has verified it
     if not path.is_file():
         raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
     try:
-        found = sha256(path)
+        digest = sha256(path)
     except OSError as problem:
         raise SesamError(f"{path} (sam.checkpoint) cannot be read: {problem.strerror}.") from None
-    if found != expected:
-        of = "published " if sam.sha256 is None else ""
+    if digest != (expected := sam.sha256 or model.sha256):
+        published = "published " if sam.sha256 is None else ""
         raise SesamError(
-            f"{path} has SHA-256 {found}; expected of the {of}{sam.model}: {expected}. For weights of your own set "
+            f"{path} has SHA-256 {digest}; expected of the {published}{sam.model}: {expected}. For custom weights set "
             "sam.checkpoint and sam.sha256, for the published ones both to null."
         )
-    return path, found
+    return Weights(path, digest)
 
 
-def load_segmenter(params: Params) -> Segmenter:
-    """The model that the params name, on the device that they name; SesamError if it cannot be had."""
-    import torch  # which no other function here takes
+def load_segmenter(params: Params, weights: Weights | None = None) -> Segmenter:
+    """The model that the params name, on their device; SesamError if it cannot be loaded.
+
+    weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
+    """
+    import torch  # no other function here needs it
 
     from sesam.execution.device import resolve_device
 
-    torch.backends.cudnn.allow_tf32 = False  # a GPU's convolutions in float32 would have the digits of float16
-    weights, _ = resolve_weights(params.sam)
-    return get_model(params.sam.model).load(weights, resolve_device(params.runtime), params.sam, params.runtime)
+    torch.backends.cudnn.allow_tf32 = False  # with it, a GPU's float32 convolutions have the digits of float16
+    if weights is None or (weights.path is not None and not weights.path.is_file()):
+        weights = resolve_weights(params.sam)
+    model = get_model(params.sam.model)
+    return model.load(weights.path, resolve_device(params.runtime), params.sam, params.runtime)

@@ -1,7 +1,7 @@
-"""SAM 2.1, HQ-SAM and SAM 3's tracker, of Hugging Face's transformers, an optional extra.
+"""SAM 2.1, HQ-SAM and SAM 3's tracker from Hugging Face's transformers, an optional extra.
 
-What they compute, and how images are resized and masks scaled back, is the library's; here it is put into the form
-that the stages need. Weights are a local folder, as their maker ships it: `sam.checkpoint` is its model.safetensors.
+transformers computes, resizes images and upscales masks; this module adapts it to `Segmenter`. Weights are a local
+folder as published: `sam.checkpoint` is its model.safetensors.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from torch import Tensor
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.batched_sam import PROMPTS_PER_CALL, group_by_num_points
+from sesam.sam.batched_sam import group_by_num_points, make_batchers
 from sesam.sam.decoder import downsample_mask, mask_prompt
-from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one architecture, by their classes in transformers.
+    """Models of one architecture: their classes in transformers.
 
-    square: images are resized to a square; otherwise by their longer side, and padded.
+    square: images are resized to a square; otherwise their longer side is resized, the shorter padded.
     """
 
     model: str
@@ -55,7 +54,7 @@ def preprocess(image: np.ndarray, processor: Any) -> Tensor:
 
 
 class HuggingFaceSegmenter:
-    """A model of transformers. An image's embedding is all that its decoder reads, one map after the other."""
+    """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another."""
 
     def __init__(
         self,
@@ -73,85 +72,81 @@ class HuggingFaceSegmenter:
         vision = model.config.vision_config
         side = getattr(vision, "image_size", None) or vision.backbone_config.image_size
         self.side: int = side if isinstance(side, int) else side[0]
-        size = {"height": self.side, "width": self.side} if family.square else {"longest_edge": self.side}
-        padded = {} if family.square else {"pad_size": {"height": self.side, "width": self.side}}
-        self.processor = getattr(transformers, family.processor)(size=size, **padded)
+        square = {"height": self.side, "width": self.side}
+        options = {"size": square} if family.square else {"size": {"longest_edge": self.side}, "pad_size": square}
+        self.processor = getattr(transformers, family.processor)(**options)
         self.preprocess = partial(preprocess, processor=self.processor)
-        self.shapes = _shapes(model)
-        self.images = OomBatcher("images", runtime.encoder_batch_size if runtime and device.type == "cuda" else 1)
-        self.prompts = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
+        self.map_shapes = _map_shapes(model)
+        self.image_batcher, self.prompt_batcher = make_batchers(device, runtime)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return self.images.map(self._encode, images)
+        return self.image_batcher.map(self._encode, images)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         # always full: another shape might round differently
-        batch = [*images, *[torch.zeros_like(images[0])] * (self.images.number - len(images))]
+        batch = [*images, *[torch.zeros_like(images[0])] * (self.image_batcher.batch_size - len(images))]
         pixels = torch.stack(batch).to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            found = self.model.get_image_embeddings(pixels)
-        # HQ-SAM's decoder reads the first of the encoder's intermediate maps beside the last
-        maps = [found[0], found[1][0]] if isinstance(found, tuple) else found
-        return [torch.cat([one[k].flatten() for one in maps]).half().cpu() for k in range(len(images))]
+            maps = self.model.get_image_embeddings(pixels)
+        if isinstance(maps, tuple):  # HQ-SAM's decoder reads the last map and the first of the intermediate ones
+            maps = [maps[0], maps[1][0]]
+        return [torch.cat([x[k].flatten() for x in maps]).half().cpu() for k in range(len(images))]
 
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        return [self._decode(*one) if one[2] else [] for one in zip(embeddings, sizes, prompts, strict=True)]
+        return [self._decode(*image) for image in zip(embeddings, sizes, prompts, strict=True)]
 
     def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
-        flat, maps = embedding.to(self.device, torch.float32), []
-        for shape in self.shapes:
-            maps.append(flat[: prod(shape)].view(1, *shape))
-            flat = flat[prod(shape) :]
-        read: dict[str, Any] = {"image_embeddings": maps}
+        flat = embedding.to(self.device, torch.float32).split([prod(shape) for shape in self.map_shapes])
+        maps = [x.view(1, *shape) for x, shape in zip(flat, self.map_shapes, strict=True)]
+        features: dict[str, Any] = {"image_embeddings": maps}
         if not self.family.square:
-            read = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
-        found: dict[int, Candidates] = {}
+            features = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
+        decode = partial(self._decode_batch, features, size)
+        candidates: dict[int, Candidates] = {}
         for group in group_by_num_points(prompts):
-            work = partial(self._masks, read, size)
-            if prompts[group[0]].mask is not None:  # of the whole image, so they come one by one
-                done = [one for k in group for one in work([prompts[k]])]
+            if prompts[group[0]].mask is not None:  # the model takes one mask per image
+                decoded = [decode([prompts[k]])[0] for k in group]
             else:
-                done = self.prompts.map(work, [prompts[k] for k in group])
-            found |= dict(zip(group, done, strict=True))
-        return [found[k] for k in range(len(prompts))]
+                decoded = self.prompt_batcher.map(decode, [prompts[k] for k in group])
+            candidates |= zip(group, decoded, strict=True)
+        return [candidates[k] for k in range(len(prompts))]
 
-    def _masks(self, read: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
-        out = self.model(**read, **self._prompts(size, prompts), multimask_output=True)
-        resized = [self._resized(size)]
-        scaling = () if self.family.square else (resized,)
+    def _decode_batch(
+        self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
+    ) -> list[Candidates]:
+        out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
+        scaling = () if self.family.square else ([self._resized(size)],)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
-        iou = out.iou_scores[0].float().cpu().numpy()
         counts = rows_to_counts(masks.view(-1, *size).transpose(1, 2).flatten(1))
-        return [Candidates(list(islice(counts, len(one))), one) for one in iou]
+        return [Candidates(list(islice(counts, len(iou))), iou) for iou in out.iou_scores[0].float().cpu().numpy()]
 
-    def _prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Prompts of one kind, with equal numbers of points, in pixels of the model's input."""
+    def _model_prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """The model's arguments for prompts of one kind, with equal numbers of points, in pixels of its input."""
         rows, columns = self._resized(size)
         scale = np.array([columns / size[1], rows / size[0]])
-        first = prompts[0]
-        if first.mask is not None:
-            _, height, width = self.shapes[-1 if self.family.square else 0]
-            small = downsample_mask(rle_to_mask(first.mask, size), (rows, columns), self.side, (4 * height, 4 * width))
+        if prompts[0].mask is not None:
+            _, height, width = self.map_shapes[-1 if self.family.square else 0]
+            mask = rle_to_mask(prompts[0].mask, size)
+            small = downsample_mask(mask, (rows, columns), self.side, (4 * height, 4 * width))
             return {"input_masks": mask_prompt(small[None]).to(self.device)}
-        if first.points is not None:
-            points = np.stack([one.points * scale for one in prompts if one.points is not None])
-            return {"input_points": torch.as_tensor(points, dtype=torch.float32, device=self.device)[None]}
-        boxes = np.stack([one.box * np.tile(scale, 2) for one in prompts if one.box is not None])
-        return {"input_boxes": torch.as_tensor(boxes, dtype=torch.float32, device=self.device)[None]}
+        if prompts[0].points is not None:
+            name, coords = "input_points", [x.points * scale for x in prompts if x.points is not None]
+        else:
+            name, coords = "input_boxes", [x.box * np.tile(scale, 2) for x in prompts if x.box is not None]
+        return {name: torch.as_tensor(np.stack(coords), dtype=torch.float32, device=self.device)[None]}
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image in the model's input, without the padding."""
-        return (
-            (self.side, self.side) if self.family.square else ResizeLongestSide.get_preprocess_shape(*size, self.side)
-        )
+        square = (self.side, self.side)
+        return square if self.family.square else ResizeLongestSide.get_preprocess_shape(*size, self.side)
 
 
-def _shapes(model: Any) -> list[tuple[int, ...]]:
-    """Of the maps that the decoder reads of an image."""
+def _map_shapes(model: Any) -> list[tuple[int, ...]]:
+    """The shapes of an image's maps that the decoder reads."""
     vision, decoder = model.config.vision_config, model.mask_decoder
     if not hasattr(decoder, "conv_s0"):
         grid = vision.image_size // vision.patch_size
@@ -161,32 +156,28 @@ def _shapes(model: Any) -> list[tuple[int, ...]]:
 
 
 def load_family(
-    name: str, weights: Path | None, device: torch.device, sam: SamParams, runtime: Runtime | None
+    name: str, weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None
 ) -> HuggingFaceSegmenter:
-    """The model in the folder of `weights`; SesamError if it is no whole one of its family."""
+    """The model in the folder of `weights`; SesamError if that is not a complete model of its family."""
     try:
         import transformers
     except ImportError:
         raise SesamError(
-            f"sam.model {sam.model} is one of transformers. Install it: pip install -c constraints.txt "
-            "-e '.[transformers]'"
+            f"sam.model {sam.model} needs transformers. Install it: pip install -c constraints.txt -e '.[transformers]'"
         ) from None
-    assert weights is not None  # its entry needs them
     family = FAMILIES[name]
-    if weights.name != "model.safetensors":  # the one that the library reads, whatever else lies beside it
+    if weights.name != "model.safetensors":  # the only file that transformers reads, whatever else is beside it
         raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
+    refused = f"{weights.parent} does not hold {family.model}"
     try:
         model, report = getattr(transformers, family.model).from_pretrained(
             weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         missing = [*report["missing_keys"], *report["mismatched_keys"]]
-    except Exception as problem:  # the library raises whatever its files lead to
+    except Exception as problem:  # of any kind, because the library parses the files
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(f"{weights.parent} does not hold {family.model} ({reason}). Check sam.checkpoint.") from None
+        raise SesamError(f"{refused} ({reason}). Check sam.checkpoint.") from None
     if missing or type(model.vision_encoder).__name__ != family.encoder:
-        raise SesamError(
-            f"{weights.parent} does not hold {family.model}"
-            + (f": {len(missing)} of its tensors are not there or have another size" if missing else "")
-            + ". Check sam.checkpoint."
-        )
+        reason = f": {len(missing)} of its tensors are missing or have another shape" if missing else ""
+        raise SesamError(f"{refused}{reason}. Check sam.checkpoint.")
     return HuggingFaceSegmenter(model, family, device, sam.precision, runtime)

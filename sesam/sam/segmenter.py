@@ -1,4 +1,4 @@
-"""What the stages need of a SAM-like model, and what goes in and out."""
+"""The interface of SAM-like models, and what goes in and out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Preprocess = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 @dataclass(frozen=True)
 class Prompt:
-    """One component's prompt, in pixels of the image; exactly one of the three is given.
+    """A component's prompt, in pixels of the image; exactly one of the three is given.
 
     points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: COCO compressed run lengths, since an image
     may have hundreds; to be decoded one at a time.
@@ -30,7 +30,7 @@ class Prompt:
 class Candidates:
     """A prompt's three masks.
 
-    counts: of each mask its run lengths column by column, outside first, int64. iou: (3,)
+    counts: per mask its run lengths column by column, background first, int64. iou: (3,)
     float32, the predicted IoU.
     """
 
@@ -39,18 +39,18 @@ class Candidates:
 
 
 class Segmenter(Protocol):
-    """What the stages need of a SAM-like model."""
+    """A SAM-like model."""
 
     device: torch.device
 
     @property
     def preprocess(self) -> Preprocess:
-        """Brings an image to the size that `encode` takes; other processes and threads call it."""
+        """Resizes an image for `encode`; called in other processes and threads."""
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """What `preprocess` made of images, each to its embedding: a tensor of any shape, float16 on the CPU."""
+        """Preprocessed images to embeddings: tensors of any shape, float16 on the CPU."""
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        """For each image with its embedding and its own (height, width): the candidates of its prompts, in order."""
+        """Per image with its embedding and its (height, width): the candidates of its prompts, in order."""

@@ -244,7 +244,7 @@ def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, tmp_path: Pat
     name = f"data/pseudo_labels/r2/labels/{TRAIN[1]}.png"
     assert (colleague / name).read_bytes() == (workspace / name).read_bytes()
     assert not (colleague / "data/embeddings").exists()
-    (colleague / "models/bundled_sam.pth").unlink()
+    (colleague / "sesam/sam/bundled_sam.pth").unlink()
     assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
 
 

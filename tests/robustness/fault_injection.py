@@ -35,8 +35,8 @@ import torch
 import yaml
 from dvc.repo import Repo
 
+import sesam.sam.inference
 import sesam.segmentation.hooks
-import stages.sam_masks
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.manifest import ImageRecord
 
@@ -86,7 +86,7 @@ class Broken(Exception):
 
 def make_project(folder: Path) -> list[Stage]:
     """A project of a few drawn scenes, one taught round and short trainings; its stages in an order to run them in."""
-    for name in ("dvc.yaml", "models/bundled_sam.pth"):
+    for name in ("dvc.yaml", "models/none"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for code in ("sesam", "stages"):
@@ -259,14 +259,14 @@ def broken_disk(number: int, place: int) -> Callable[[], None]:
 
 def nothing_twice() -> None:
     """SAM's masks of an image are not written where they stand already."""
-    write = stages.sam_masks.write
+    write = sesam.sam.inference.write_masks
 
     def once(item: ImageRecord, found: object, fresh: object, folder: Path, cache: object) -> None:
         if (folder / f"{item.id}.json").exists():
             raise RuntimeError(f"{item.id} had been finished, and is made again")
         write(item, found, fresh, folder, cache)
 
-    stages.sam_masks.write = once
+    sesam.sam.inference.write_masks = once
 
 
 def short_of_space(most: int) -> Callable[[], None]:

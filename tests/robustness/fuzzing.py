@@ -59,7 +59,7 @@ from sesam.reporting.label_quality import LabelSets
 from sesam.reporting.label_quality import label_metrics as labels_report
 from sesam.reporting.tables import summary, tables
 from sesam.sam.cache import EmbeddingCache
-from sesam.sam.candidates import component_prompts
+from sesam.sam.inference import component_prompts
 from sesam.scores import confusion_matrix
 from sesam.segmentation.evaluation import loss_curve
 from sesam.segmentation.evaluation import network_metrics as network_report

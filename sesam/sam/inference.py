@@ -1,0 +1,115 @@
+"""The steps of the stages embed and sam_masks: encode images, decode prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from sesam.artifacts.component_records import Candidate, Component, read_prompts, write_candidates
+from sesam.artifacts.manifest import ImageRecord, load_image
+from sesam.execution.pipeline import PipelineSteps
+from sesam.geometry.rle import counts_to_rle
+from sesam.params import Params
+from sesam.sam.cache import EmbeddingCache
+from sesam.sam.checkpoints import Weights, load_segmenter
+from sesam.sam.segmenter import Candidates, Preprocess, Prompt, Segmenter
+
+
+def component_prompts(components: Sequence[Component]) -> list[Prompt]:
+    """The prompts of an image's components, in their order."""
+    prompt_of = {
+        "points": lambda component: Prompt(points=np.array(component.points)),
+        "box": lambda component: Prompt(box=np.array(component.box)),
+        "mask": lambda component: Prompt(mask=component.rle),
+    }
+    return [prompt_of[component.prompt_type](component) for component in components]
+
+
+def to_candidates(masks: Candidates, shape: tuple[int, int]) -> list[Candidate]:
+    """A prompt's masks as records, for an image of (height, width) `shape`."""
+    return [
+        Candidate(round(float(iou), 5), counts_to_rle(counts, shape))
+        for counts, iou in zip(masks.counts, masks.iou, strict=True)
+    ]
+
+
+class PromptedImage(NamedTuple):
+    """An image's component numbers, their prompts, and its embedding; if that is not cached, the image itself."""
+
+    record: ImageRecord
+    numbers: list[int]
+    prompts: list[Prompt]
+    embedding: Tensor | None
+    image: Tensor | None
+
+
+def read_image(record: ImageRecord, preprocess: Preprocess) -> tuple[ImageRecord, Tensor]:
+    return record, preprocess(load_image(record))
+
+
+def encode_images(
+    batch: list[tuple[ImageRecord, Tensor]], segmenter: Segmenter
+) -> list[tuple[ImageRecord, np.ndarray]]:
+    records, images = zip(*batch, strict=True)
+    return [(record, x.numpy()) for record, x in zip(records, segmenter.encode(images), strict=True)]
+
+
+def read_prompted(record: ImageRecord, prompts: Path, cache: EmbeddingCache, preprocess: Preprocess) -> PromptedImage:
+    embedding = cache.load(record)
+    image = preprocess(load_image(record)) if embedding is None else None
+    components = read_prompts(prompts / f"{record.id}.json", record)
+    numbers = [component.number for component in components]
+    return PromptedImage(record, numbers, component_prompts(components), embedding, image)
+
+
+def decode_prompts(
+    batch: list[PromptedImage], segmenter: Segmenter
+) -> list[tuple[ImageRecord, dict[int, Candidates], np.ndarray | None]]:
+    """The arguments of `write_masks`, per image."""
+    encoded = iter(segmenter.encode([x.image for x in batch if x.image is not None]))
+    embeddings = [next(encoded) if x.embedding is None else x.embedding for x in batch]
+    sizes = [(x.record.height, x.record.width) for x in batch]
+    decoded = segmenter.decode(embeddings, sizes, [x.prompts for x in batch])
+    return [
+        (x.record, dict(zip(x.numbers, candidates, strict=True)), embedding.numpy() if x.embedding is None else None)
+        for x, candidates, embedding in zip(batch, decoded, embeddings, strict=True)
+    ]
+
+
+def write_masks(
+    record: ImageRecord,
+    masks: dict[int, Candidates],
+    new_embedding: np.ndarray | None,
+    folder: Path,
+    cache: EmbeddingCache | None,
+) -> None:
+    """Write an image's candidates by component number, as COCO run lengths; a new embedding goes to the cache."""
+    if cache and new_embedding is not None:
+        cache.save(record, new_embedding)
+    shape = (record.height, record.width)
+    candidates = {number: to_candidates(found, shape) for number, found in masks.items()}
+    write_candidates(folder / f"{record.id}.json", record, candidates)
+
+
+def embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> PipelineSteps:
+    segmenter = load_segmenter(params, weights)
+    read, compute = partial(read_image, preprocess=segmenter.preprocess), partial(encode_images, segmenter=segmenter)
+    return PipelineSteps(read, compute, cache.save, segmenter.device)
+
+
+def mask_steps(
+    params: Params, weights: Weights, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool
+) -> PipelineSteps:
+    """keep: whether embeddings that the cache lacks are added to it."""
+    segmenter = load_segmenter(params, weights)
+    return PipelineSteps(
+        partial(read_prompted, prompts=prompts, cache=cache, preprocess=segmenter.preprocess),
+        partial(decode_prompts, segmenter=segmenter),
+        partial(write_masks, folder=folder, cache=cache if keep else None),
+        segmenter.device,
+    )
