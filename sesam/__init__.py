@@ -19,7 +19,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from importlib import import_module  # the API imports PyTorch, which `import sesam` does not need
+        from sesam import api  # imports PyTorch, which `import sesam` does not need
 
-        return getattr(import_module("sesam.api"), name)
+        return getattr(api, name)
     raise AttributeError(f"module 'sesam' has no attribute {name!r}")

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="PATH", help="folder of your data set (dataset.root)")
     parser.add_argument(
         "--classes",
-        type=lambda text: [name.strip() for name in text.split(",")],
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
         metavar="A,B,…",
         help="class names in id order, separated by commas (dataset.classes)",
     )
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     if options.data is not None and not options.data.is_dir():
         raise SesamError(f"--data: {options.data} is not a folder.")
     text = render_params(load_preset(path, options.data, options.classes))
-    if PARAMS.exists() and not options.force and PARAMS.read_text(encoding="utf-8") != text and not _is_committed():
+    if PARAMS.exists() and not options.force and PARAMS.read_bytes() != text.encode() and not _is_committed():
         raise SesamError("params.yaml has uncommitted changes. Commit them, or overwrite them with --force.")
     with atomic_path(PARAMS) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
@@ -52,6 +52,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _is_committed() -> bool:
-    """Whether HEAD has params.yaml as it is; false outside a git repository."""
-    shown = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=False)
-    return shown.returncode == 0 and shown.stdout == PARAMS.read_bytes()
+    """Whether HEAD has params.yaml as it is; false outside a git repository and without git."""
+    try:
+        committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return committed == PARAMS.read_bytes()

@@ -43,15 +43,6 @@ def test_presets_are_short_and_valid(path: Path, tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml") == params
 
 
-def test_every_key_is_described() -> None:
-    lines = (ROOT / "params.yaml").read_text().splitlines()
-    first_of_its_kind = [line for line in lines if ":" in line and not line.lstrip().startswith(("#", "-"))]
-    plain = [line.strip() for line in first_of_its_kind if "  # " not in line]
-    second_round = ["r2:", "teacher: r1", "fill_confident: false"]
-    groups = [line for line in plain if line.endswith(":")]
-    assert [line for line in plain if line not in groups] == second_round[1:] and "r2:" in groups
-
-
 def test_experiments_can_set_every_key_and_keep_the_comments(clone: Path) -> None:
     values = flatten(yaml.safe_load((clone / "params.yaml").read_text()))
     changes = [f"{key}={'null' if value is None else value}" for key, value in values.items() if value != {}]
