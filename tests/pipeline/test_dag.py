@@ -18,7 +18,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json
 from sesam.artifacts.label_png import read_label
-from sesam.cli import explain
+from sesam.cli.main import main
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
@@ -254,7 +254,7 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
     name, data = TRAIN[0], Path("data/pseudo_labels/r1")
 
     def said(*arguments: str) -> str:
-        explain.main([name, *arguments])
+        main(["explain", name, *arguments])
         return capsys.readouterr().out
 
     text = said("--round", "r1")
@@ -269,15 +269,15 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
     classes = json.loads(Path("data/dataset/classes.json").read_text())["classes"]
     for source, kind in ((0, "none"), (1, "weak label"), (2, "SAM")):
         y, x = np.argwhere(sources == source)[0]
-        text = said("--round", "r1", "--at", f"{x},{y}")
+        text = said("--round", "r1", "--pixel", f"{x},{y}")
         label = "no class" if labels[y, x] == 255 else classes[labels[y, x]]
         assert text.startswith(f"Pixel ({x}, {y}) of {name}, round r1: {label}, from {kind}.\n")
         assert "The fine label says" in text and "The teacher" not in text
-    assert "The teacher says" in said("--at", "5,5")
-    with pytest.raises(SesamError, match="lies outside the image"):
-        said("--at", "9999,0")
-    with pytest.raises(SesamError, match="nobody is no training image"):
-        explain.main(["nobody"])
+    assert "The teacher says" in said("--pixel", "5,5")
+    with pytest.raises(SesamError, match="is outside the image"):
+        said("--pixel", "9999,0")
+    with pytest.raises(SesamError, match="nobody is not a training image id"):
+        main(["explain", "nobody"])
 
 
 def test_another_repository_trains_on_the_labels(workspace: Path, tmp_path: Path) -> None:
