@@ -76,6 +76,7 @@ def pseudo_label(
     SesamError for arrays that do not fit together and for wrong params.
     """
     checked = params if isinstance(params, Params) else _params(params or {})
+    checked.check_round(round_name)
     shape = weak_label.shape
     predicted, confidence = predictions or (np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.uint8))
     for name, array, expected in (
@@ -90,9 +91,9 @@ def pseudo_label(
     candidates = _candidates(image, components, segmenter)
     weak = weak_rles(weak_label)
     selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
-    confident = confident_labels(predicted, confidence, checked.teacher_labels.confidence_threshold)
-    if not checked.rounds[checked.check_round(round_name)].fill_confident:
-        confident = np.full_like(confident, IGNORE_INDEX)
+    confident = np.full_like(weak_label, IGNORE_INDEX)
+    if checked.rounds[round_name].fill_confident:
+        confident = confident_labels(predicted, confidence, checked.teacher_labels.confidence_threshold)
     return PseudoLabel(*merge(weak_label, confident, selected), components, candidates, selected)
 
 
