@@ -126,7 +126,8 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
         values = "" if action.nargs == 0 else str(action.metavar or "\\|".join(map(str, action.choices or ())))
         name = " ".join([*action.option_strings[:1], *([values] if values else [])])
         shown = "" if action.default in (None, False, "", argparse.SUPPRESS) else f"`{action.default}`"
-        yield f"| `{name}` | {'required' if action.required and action.option_strings else shown} | {action.help} |"
+        about = (action.help or "").removesuffix(" (default: %(default)s)")  # it has a column
+        yield f"| `{name}` | {'required' if action.required and action.option_strings else shown} | {about} |"
 
 
 PAGES = {"params.md": params_page, "cli.md": cli_page}

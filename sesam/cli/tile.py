@@ -64,9 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_tile_size(parser: argparse.ArgumentParser) -> None:
     """Add --tile-size and --overlap."""
-    parser.add_argument("--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels")
     parser.add_argument(
-        "--overlap", type=int, default=256, metavar="N", help="least pixels that neighboring tiles share"
+        "--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        default=256,
+        metavar="N",
+        help="least pixels that neighboring tiles share (default: %(default)s)",
     )
 
 
