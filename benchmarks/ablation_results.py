@@ -1,7 +1,7 @@
-"""What the ablations found: docs/ablations.json, of each row and seed the figures, and what they were made of.
+"""The figures of the ablations, per row, seed and version of the code: docs/results/NAME.json.
 
-DVC's experiments live in the repository in which they were run. Their figures, committed, tell a colleague or another
-machine what need not be run again.
+DVC keeps experiments in the repository in which they ran. With their figures committed, a colleague or another machine
+need not run them again.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -21,128 +23,118 @@ from benchmarks.ablation_rows import Row
 from sesam.artifacts.atomic_io import json_digest, write_json
 from sesam.errors import SesamError
 
-RESULTS = Path("docs/ablations.json")
-PRESENTING = ("panels", "summarize", "report", "card")  # stages that show what others found: no figure is theirs
-Figures = dict[str, list[Any]]  # by name, of every seed
+RESULTS = Path("docs/results/demo.json")
+PRESENTING = ("panels", "summarize", "report", "card")  # stages that show figures and make none
+WEIGHTS = "sesam/sam/bundled_sam.pth"
+Version = tuple[str, str]  # commit, digest of the params before the row's changes
+Figures = dict[str, list[float | None]]  # by name, in the order of the seeds
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of a row and a seed. made_of: digest of the code and params. commit: the last that changed this code.
+    """One experiment. digest: of its code and params. commit: the last that changed this code.
 
-    figures: mIoU of each network by name, and each round's merged labels, as rN precision, and as rN IoU road by class;
-    iterations of a student. params: digest of those without the seed. base: of those that the row changed, "" in older
-    results.
+    base: digest of the params without the row's changes and the seed. figures: mIoU per network; "rN precision" and
+    the like of each round's labels, "rN IoU road" per class; "max_iters" of a student.
     """
 
-    made_of: str
+    seed: int
     commit: str
+    base: str
+    digest: str
     figures: dict[str, float | None]
-    params: str = ""
-    base: str = ""
+
+    @property
+    def version(self) -> Version:
+        return self.commit, self.base
 
 
 class Results:
-    """All results, by row and seed, and the file that keeps them."""
+    """All results by row, and the file that keeps them."""
 
-    def __init__(self, by_row: dict[str, dict[int, Result]], path: Path = RESULTS) -> None:
+    def __init__(self, by_row: dict[str, list[Result]], path: Path = RESULTS) -> None:
         self.by_row, self.path = by_row, path
 
     @classmethod
     def load(cls, path: Path = RESULTS) -> Results:
-        """Those of a file; SesamError if it cannot be read."""
+        """The results in a file, none if it does not exist; SesamError if it cannot be read."""
         if not path.exists():
             return cls({}, path)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found = {row: {int(seed): Result(**one) for seed, one in seeds.items()} for row, seeds in raw.items()}
+            by_row = {row: [Result(**result) for result in results] for row, results in raw.items()}
         except (ValueError, TypeError, AttributeError) as problem:
-            raise SesamError(f"{path} cannot be read ({problem}). Take it from git, or delete it.") from None
-        return cls(found, path)
+            raise SesamError(f"{path} cannot be read ({problem}). Restore it with git, or delete it.") from None
+        return cls(by_row, path)
 
     def save(self) -> None:
-        write_json(
-            self.path,
-            {
-                row: {str(seed): asdict(one) for seed, one in sorted(seeds.items())}
-                for row, seeds in sorted(self.by_row.items())
-            },
-        )
+        ordered = {
+            row: [asdict(result) for result in sorted(results, key=lambda result: (result.commit, result.seed))]
+            for row, results in sorted(self.by_row.items())
+        }
+        write_json(self.path, ordered)
 
-    def collect(self, rows: list[Row]) -> None:
-        """Add the finished experiments of this repository; what was run with the code and params of now stays.
-
-        So does, where nothing was, what was run with newer code than the experiment's.
-        """
+    def collect(self, rows: Iterable[Row]) -> None:
+        """Add the finished experiments of this repository; of one version and seed the first stays."""
         for row in rows:
             for base, seed, commit in experiments(row):
-                if not seed.isdigit() or self.is_current(row, int(seed)):
-                    continue
                 params = params_of(commit)
                 try:
-                    meant = changed_params(base, (*row.changes, f"seed={seed}"))
+                    expected = changed_params(base, (*row.changes, f"seed={seed}"))
                 except Exception:  # Hydra's, of many kinds: that commit's params had no such key
                     continue
-                made = digest(base, params)
-                kept = self.by_row.get(row.name, {}).get(int(seed))
-                newer = kept and made != now(row, int(seed)) and is_beyond(kept.commit, base)
-                if params == meant and not newer:
-                    digests = unseeded(params), unseeded(params_of(base))
-                    found = Result(made, last_change(base), figures_of(commit, row), *digests)
-                    self.by_row.setdefault(row.name, {})[int(seed)] = found
+                if params == expected:
+                    without_seed = json_digest({key: value for key, value in params_of(base).items() if key != "seed"})
+                    figures = figures_of(commit, row)
+                    self.add(row, Result(int(seed), last_change(base), without_seed, digest(base, params), figures))
+
+    def add(self, row: Row, result: Result) -> None:
+        known = self.by_row.setdefault(row.name, [])
+        if (result.seed, result.version) not in {(other.seed, other.version) for other in known}:
+            known.append(result)
 
     def is_current(self, row: Row, seed: int) -> bool:
-        """Whether a row has been run with this seed, and the code and params of now."""
-        found = self.by_row.get(row.name, {}).get(seed)
-        return found is not None and found.made_of == now(row, seed)
+        """Whether a row has run with this seed and today's code and params."""
+        return any(result.digest == current_digest(row, seed) for result in self.by_row.get(row.name, ()))
 
-    def chosen(self, row: Row) -> dict[int, Result]:
-        """A row's results of now; if there is none, of the earlier code and params that have most, never of two."""
-        seeds = dict(sorted(self.by_row.get(row.name, {}).items()))
-        if current := {seed: one for seed, one in seeds.items() if self.is_current(row, seed)}:
-            return current
-        made = [(one.commit, one.params) for one in seeds.values()]
-        return {seed: one for seed, one in seeds.items() if (one.commit, one.params) == max(made, key=made.count)}
+    def version_of(self, rows: Iterable[Row]) -> Version | None:
+        """The version for a table: the newest that has at least half as many rows as any; None if no row has run."""
+        counts = Counter(v for row in rows for v in {result.version for result in self.by_row.get(row.name, ())})
+        enough = [version for version, count in counts.items() if 2 * count >= max(counts.values())]
+        return max(enough, key=lambda version: age(version[0]), default=None)
 
-    def figures(self, row: Row) -> Figures:
-        """Those of the chosen results, and of each its seed, commit and base, and whether it is current."""
+    def figures(self, row: Row, version: Version | None) -> Figures:
+        """A row's figures at one version, with its seeds; empty if it has not run."""
+        results = [result for result in self.by_row.get(row.name, ()) if result.version == version]
         found: Figures = {}
-        for seed, one in self.chosen(row).items():
-            about = {"seed": seed, "commit": one.commit, "base": one.base, "current": self.is_current(row, seed)}
-            for name, value in {**one.figures, **about}.items():
+        for result in sorted(results, key=lambda result: result.seed):
+            for name, value in {**result.figures, "seed": result.seed}.items():
                 found.setdefault(name, []).append(value)
         return found
 
 
 def experiments(row: Row) -> list[tuple[str, str, str]]:
-    """Of each experiment of a row: the commit it was run at, its seed, its own commit; in the order of history."""
-    found = []
-    for line in git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines():
-        ref, commit = line.split()
-        found.append(("".join(ref.split("/")[2:4]), ref.rpartition("-s")[2], commit))
-    # a commit has more behind it than any of its ancestors
-    return sorted(found, key=lambda one: int(git("rev-list", "--count", one[0], check=False) or 0))
-
-
-def is_beyond(commit: str, base: str) -> bool:
-    """Whether a commit is known here, and neither `base` nor one of its ancestors."""
-    return bool(git("rev-list", "-1", commit, f"^{base}", check=False))
+    """The experiments of a row: the commit that each ran at, its seed, its own commit."""
+    refs = git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/*/*/{row.name}-s*").splitlines()
+    split = [line.split() for line in refs]
+    found = [("".join(ref.split("/")[2:4]), ref.rpartition("-s")[2], commit) for ref, commit in split]
+    return [experiment for experiment in found if experiment[1].isdigit()]
 
 
 def figures_of(commit: str, row: Row) -> dict[str, float | None]:
-    """What a finished experiment found."""
+    """The figures of a finished experiment."""
     params = params_of(commit)
-    rounds = list(params["rounds"])
-    found: dict[str, float | None] = {"iterations": params["student"]["iterations"]}
-    if row.target is None:
-        summary = read(commit, "metrics/summary.json")
-        found |= {name: summary[name] for name in ("teacher", *rounds)}
-    for name in rounds:
-        judged = read(commit, f"metrics/labels/{name}.json")
-        merged = judged["scores"]["merged"]
-        found |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
-        found |= {f"{name} IoU {one}": scores["IoU"] for one, scores in judged["classes"]["merged"].items()}
-    return found
+    figures: dict[str, float | None] = {
+        "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
+    }
+    for name in ("teacher", *params["rounds"]) if row.target is None else ():
+        figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
+    for name in params["rounds"]:
+        metrics = read(commit, f"metrics/labels/{name}.json")
+        merged = metrics["scores"]["merged"]
+        figures |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
+        figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["classes"]["merged"].items()}
+    return figures
 
 
 def git(*command: str, check: bool = True) -> str:
@@ -156,24 +148,27 @@ def read(commit: str, path: str) -> dict[str, Any]:
     return json.loads(git("show", f"{commit}:{path}"))
 
 
+def age(commit: str) -> int:
+    """Number of commits up to a given one; 0 if it is unknown here."""
+    return int(git("rev-list", "--count", commit, check=False) or 0)
+
+
 def stages_and_code(commit: str) -> tuple[dict[str, Any], list[str]]:
-    """What decides a commit's results besides params: its stages, and the code that dvc.yaml lists for them."""
+    """What decides a commit's results beside params: its stages, and the code that dvc.yaml lists for them."""
     listed = yaml.safe_load(git("show", f"{commit}:dvc.yaml", check=False) or "{}").get("stages", {})
     stages = {name: stage.get("do", stage) for name, stage in listed.items() if name not in PRESENTING}
-    code = sorted(
-        {path for stage in stages.values() for path in stage["deps"] if path.startswith(("sesam/", "stages/"))}
-    )
-    return stages, [*code, "models/bundled_sam.pth"]
+    deps = {path for stage in stages.values() for path in stage.get("deps", ())}
+    return stages, [*sorted(path for path in deps if path.startswith(("sesam/", "stages/"))), WEIGHTS]
 
 
 @cache
 def last_change(commit: str) -> str:
-    """The last commit, up to a given one, that changed what decides a result besides params."""
+    """The last commit, up to a given one, that changed what decides a result beside params."""
     return git("log", "-1", "--format=%h", commit, "--", "dvc.yaml", *stages_and_code(commit)[1])
 
 
 @cache
-def made_of(commit: str) -> dict[str, str]:
+def code_of(commit: str) -> dict[str, str]:
     """`stages_and_code`, the files by git's hashes."""
     stages, paths = stages_and_code(commit)
     hashes = git("rev-parse", *(f"{commit}:{path}" for path in paths), check=False).splitlines()
@@ -181,27 +176,22 @@ def made_of(commit: str) -> dict[str, str]:
 
 
 def digest(commit: str, params: dict[str, Any]) -> str:
-    """Of what decides a result."""
-    return json_digest(made_of(commit), params)
+    """Digest of a commit's code and of params."""
+    return json_digest(code_of(commit), params)
 
 
-def now(row: Row, seed: int) -> str:
-    """The digest of what a row would be run with now."""
+def current_digest(row: Row, seed: int) -> str:
+    """The digest that an experiment would have today."""
     return digest("HEAD", changed_params("HEAD", (*row.changes, f"seed={seed}")))
 
 
-def unseeded(params: dict[str, Any]) -> str:
-    """The digest of params but for the seed."""
-    return json_digest({group: value for group, value in params.items() if group != "seed"})
-
-
-def decisive(params: str) -> dict[str, Any]:
-    """The text of a params.yaml as groups, without the one that changes no result."""
-    return {group: value for group, value in yaml.safe_load(params).items() if group != "runtime"}
+def _decisive(text: str) -> dict[str, Any]:
+    """The text of a params.yaml as groups, without `runtime`, which changes no result."""
+    return {group: value for group, value in yaml.safe_load(text).items() if group != "runtime"}
 
 
 def params_of(commit: str) -> dict[str, Any]:
-    return decisive(git("show", f"{commit}:params.yaml"))
+    return _decisive(git("show", f"{commit}:params.yaml"))
 
 
 @cache
@@ -211,4 +201,4 @@ def changed_params(commit: str, changes: tuple[str, ...]) -> dict[str, Any]:
         path = Path(folder, "params.yaml")
         path.write_text(git("show", f"{commit}:params.yaml"), encoding="utf-8")
         apply_overrides(path, list(changes))
-        return decisive(path.read_text(encoding="utf-8"))
+        return _decisive(path.read_text(encoding="utf-8"))

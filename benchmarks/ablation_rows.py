@@ -19,7 +19,7 @@ TEACHER = "rounds.r1.teacher=teacher"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
-STRATEGIES = ("random", "confident", "deepest")
+STRATEGIES = ("random", "confident", "center")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def supervision(params: Params) -> list[Row]:
 def steps() -> list[Row]:
     """One step of the first round changed, its student trained."""
     changes = {
-        "no-separation": ("without separation, a prompt a class", "components.per_instance=false"),
+        "no-separation": ("without separation, one prompt per class", "components.per_instance=false"),
         "no-selection": (
             "without selection, the best predicted IoU",
             "selection.tau_mask=0",
@@ -66,9 +66,9 @@ def steps() -> list[Row]:
         ),
         "box": ("boxes as prompts", "sampling.prompt_type=box"),
         "mask": ("masks as prompts", "sampling.prompt_type=mask"),
-        "superpixels": ("superpixels in the place of SAM", "sam.model=superpixels"),
-        "weak-teacher": ("a teacher of the weak labels, which prompts", TEACHER),
-        "weak-teacher-labels": ("a teacher of the weak labels, which prompts and labels", TEACHER, LABELING),
+        "superpixels": ("superpixels instead of SAM", "sam.model=superpixels"),
+        "weak-teacher": ("a teacher of the weak labels that prompts", TEACHER),
+        "weak-teacher-labels": ("a teacher of the weak labels that prompts and labels", TEACHER, LABELING),
     }
     return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
 
@@ -87,13 +87,13 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
 
 def training() -> list[Row]:
     """Rounds, and how the student is trained; two rounds unless said."""
-    third = "+rounds.r3={teacher: r2, labels: false}"
+    third = "+rounds.r3={teacher: r2, fill_confident: false}"
     return [
         Row("three-rounds", "a third round", (SCRIBBLE, third)),
         Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.fill_confident=true")),
-        Row("start-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.init=teacher")),
-        Row("frequency-0", "SAM's pixels in no training sample", (SCRIBBLE, "student.sam_frequency=0")),
-        Row("frequency-0.5", "SAM's pixels in half of the samples", (SCRIBBLE, "student.sam_frequency=0.5")),
+        Row("init-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.init=teacher")),
+        Row("frequency-0", "no sample uses SAM's pixels", (SCRIBBLE, "student.sam_frequency=0")),
+        Row("frequency-0.5", "half of the samples use SAM's pixels", (SCRIBBLE, "student.sam_frequency=0.5")),
     ]
 
 

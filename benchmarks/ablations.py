@@ -1,15 +1,14 @@
-"""Supervision levels and ablations: queued as DVC experiments, run, and written to docs/ablations.md.
+"""Supervision levels and ablations: queued as DVC experiments, run, and written to docs/results/demo.md.
 
     make ablations                              # everything: hours on a CPU
     make ablations ROWS="fine scribble" SEEDS="0 1"
     python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
     python -m benchmarks.ablations --rows sam-sam2 --weights sam2=/models/sam2.1-hiera-large/model.safetensors
-    python -m benchmarks.ablations --out docs/idd.md       # of another data set, whose preset is params.yaml
+    python -m benchmarks.ablations --out docs/results/idd.md       # another data set, after `sesam init idd`
 
-Every row is params.yaml with a few changes, for each seed one experiment. What was found is kept in
-docs/ablations.json (benchmarks/ablation_results.py): experiments that were run with the same code and params, here or
-where that file was committed, are not run again, and of the others DVC's run cache repeats only the stages that a row
-changes. Stopped, it goes on where it was. The tables hold whatever has been run, and say at which commit.
+Every row is params.yaml with a few changes, one experiment per seed. Figures are kept beside the page as NAME.json:
+experiments with the same code and params, here or where that file was committed, do not run again, and DVC's run cache
+repeats only the stages that a row changes. Interrupted, it continues. Every table has one commit.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ import os
 import subprocess
 from pathlib import Path
 
-from benchmarks.ablation_document import write
 from benchmarks.ablation_results import RESULTS, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
+from benchmarks.ablation_tables import write_page
 from sesam.errors import SesamError, run_main
-from sesam.params import Params, load_params
+from sesam.params import SIMULATED, Params, load_params
 from sesam.sam.registry import MODELS
 
 
-def check(params: Params) -> None:
+def check_params(params: Params) -> None:
     """SesamError where the rows would not mean what they say, or could not be run."""
-    decisive = ("dvc.yaml", "models/bundled_sam.pth", "params.yaml", "sesam", "stages")
+    decisive = ("dvc.yaml", "params.yaml", "sesam", "stages")
     if dirty := git("status", "--porcelain", "--", *decisive):
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:
         raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
-    if params.weak_labels.source != "data/fine/train":
+    if params.weak_labels.source != SIMULATED:
         raise SesamError(
-            "params.yaml: the ablations compare weak labels drawn from fine ones: weak_labels.source must be data/fine/train."
+            f"params.yaml: the ablations compare simulated weak labels: weak_labels.source must be {SIMULATED}."
         )
     if params.dataset.subset is not None and params.annotation_minutes.fine:
         raise SesamError(
@@ -130,12 +129,12 @@ def main() -> None:
     known = {row.name: row for rows in groups.values() for row in rows}
     if unknown := set(options.rows or ()) - known.keys():
         parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")
-    check(params)
+    check_params(params)
     results = Results.load(options.out.with_suffix(".json"))
     if not options.write_only:
         chosen = usual if options.rows is None else [known[name] for name in options.rows]
         run_missing(chosen, options.seeds, options.jobs, results)
-    write(params, groups, results, options.out)
+    write_page(params, groups, results, options.out)
 
 
 if __name__ == "__main__":

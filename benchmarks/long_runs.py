@@ -24,6 +24,7 @@ import yaml
 from PIL import Image
 
 from sesam.demo.scenes import draw_scene
+from sesam.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
 SIDE = (96, 128)
@@ -105,13 +106,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "mine", options.images, options.images)
-        (folder / "models").mkdir()
-        (folder / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
-        params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
+        params = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")
         params["dataset"]["root"] = "mine"
         params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
-        params["teacher"] |= {"iterations": options.images // 2, "batch": 2, "crop": [64, 64]}
-        params["network"] |= {"width": 4, "head_width": 8}
+        params["schedule"] |= {"max_iters": options.images // 2, "batch_size": 2, "crop_size": [64, 64]}
+        params["network"] |= {"base_channels": 4, "head_channels": 8}
         params["runtime"]["num_workers"] = options.workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         print(f"{options.images} images of {SIDE[1]}x{SIDE[0]}, {options.workers} workers")

@@ -31,6 +31,7 @@ from PIL import Image
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
+from sesam.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,11 +55,9 @@ def workspace(folder: Path, preset: str, images: int, size: list[int] | None, wo
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(make, range(images + 2)))
-    params = yaml.safe_load((ROOT / "presets/demo.yaml").read_text(encoding="utf-8"))
-    if preset != "demo":
-        other = yaml.safe_load((ROOT / f"presets/{preset}.yaml").read_text(encoding="utf-8"))
-        params |= {group: other[group] for group in ("network", "teacher", "runtime")}
-        params["network"] |= {"pretrained": None, "sha256": None}
+    params, other = (load_preset(ROOT / f"presets/{name}.yaml").model_dump(mode="json") for name in ("demo", preset))
+    params |= {group: other[group] for group in ("network", "schedule", "runtime")}
+    params["network"] |= {"pretrained": None, "sha256": None}
     params["dataset"]["root"] = "mine"
     params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
     params["runtime"]["num_workers"] = workers

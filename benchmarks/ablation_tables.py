@@ -1,0 +1,197 @@
+"""The results page of the ablations: tables and charts, each of one version of code and params."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks.ablation_results import Figures, Results
+from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, TAUS, UNTAUGHT, Row
+from sesam.params import Params
+from sesam.presets import PRESETS, load_preset
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+Found = Mapping[str, Figures]  # by row
+
+
+def spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """Mean ± standard deviation over seeds; a dash if a value is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    return f"{np.mean(known):.{digits}f}" + (f" ± {deviation(known):.{digits}f}" if len(known) > 1 else "")
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def last_round(figures: Figures) -> str:
+    return [name for name in ("r1", "r2", "r3") if f"{name} mIoU" in figures][-1]
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def score_table(rows: Sequence[Row], found: Found, networks: Sequence[str], labels_of: str | None = None) -> list[str]:
+    """Scores of the labels and mIoU of the networks, per row that was run. labels_of: a round; None: the last."""
+    scores = ("precision", "recall", "mIoU")
+    head = ["", *(f"labels: {score}" for score in scores), *(f"{name}: val mIoU" for name in networks), "params"]
+    lines = []
+    for row in (row for row in rows if found[row.name]):
+        figures = found[row.name]
+        cells = [row.title, *(spread(figures[f"{labels_of or last_round(figures)} {score}"]) for score in scores)]
+        trained = {name for name in networks if name != "teacher" or UNTAUGHT not in row.changes}
+        cells += [spread(figures.get(name, ()) if name in trained else ()) for name in networks]
+        lines.append([*cells, f"`{' '.join(row.changes)}`".replace("|", r"\|")])
+    return _markdown(head, lines)
+
+
+def gain_table(found: Found) -> list[str]:
+    """What the last student gains over others with as many iterations, per kind, over the seeds that both have."""
+    head = ["SeSAM's last student", "of fine labels, %", "above its teacher, points", "above no SAM, points"]
+    lines = []
+    for kind in (kind for kind in KINDS if found[kind]):
+        student = found[kind][last_round(found[kind])]
+        pairs = {name: _pairs(found[kind], found[name]) for name in ("fine", f"{kind}-no-sam")}
+        above_teacher = [100 * (a - b) for a, b in zip(student, found[kind]["teacher"], strict=True) if a and b]
+        of_fine = [100 * ours / other for ours, other in pairs["fine"]]
+        above_no_sam = [100 * (ours - other) for ours, other in pairs[f"{kind}-no-sam"]]
+        lines.append([kind, spread(of_fine, 1), spread(above_teacher, 1), spread(above_no_sam, 1)])
+    return _markdown(head, lines)
+
+
+def _pairs(figures: Figures, others: Figures) -> list[tuple[float, float]]:
+    """A row's last student and another row's first, seed by seed; none if seeds or iterations differ."""
+    if any(figures[name] != others.get(name) for name in ("seed", "max_iters")):
+        return []
+    pairs = zip(figures[last_round(figures)], others["r1"], strict=True)
+    return [(ours, other) for ours, other in pairs if ours is not None and other is not None]
+
+
+def class_table(rows: Sequence[Row], found: Found) -> list[str]:
+    """IoU per class of the last round's labels."""
+    known = {row.title: found[row.name] for row in rows if any(" IoU " in name for name in found[row.name])}
+    prefix = "r1 IoU "
+    first: Iterable[str] = next(iter(known.values()), ())
+    classes = [name.removeprefix(prefix) for name in first if name.startswith(prefix)]
+    lines = [
+        [title, *(spread(figures.get(f"{last_round(figures)} IoU {k}", ())) for k in classes)]
+        for title, figures in known.items()
+    ]
+    return _markdown(["labels: IoU", *classes], lines) if classes else []
+
+
+def preset_of(params: Params) -> str:
+    """The preset that the params are, up to data path, seed and runtime; or the data set's name."""
+    for path in sorted(PRESETS.glob("*.yaml")):
+        preset = load_preset(path)
+        dataset = preset.dataset.model_copy(update={"root": params.dataset.root})
+        same = {"dataset": dataset, "runtime": params.runtime, "seed": params.seed}
+        if preset.model_copy(update=same) == params:
+            return f"`{path}`"
+    return f"params for {Path(params.dataset.root).name}"
+
+
+def _save(figure: Figure, out: Path, name: str, title: str) -> list[str]:
+    figure.tight_layout()
+    figure.savefig(out.with_name(f"{out.stem}_{name}.png"), dpi=110)
+    plt.close(figure)
+    return [f"![{title}]({out.stem}_{name}.png)", ""]
+
+
+def draw_sweep(found: Found, axis: str, marks: Sequence[tuple[str, str]], out: Path, name: str) -> list[str]:
+    """Precision and recall of round 1's labels over a param; marks: tick label and row name."""
+    if not all(found[row] for _, row in marks):
+        return []
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    for measure in ("precision", "recall"):
+        values = [[value or 0.0 for value in found[row][f"r1 {measure}"]] for _, row in marks]
+        means, bars = [float(np.mean(one)) for one in values], [deviation(one) for one in values]
+        axes.errorbar([tick for tick, _ in marks], means, bars, marker="o", capsize=3, label=measure)
+    axes.set(xlabel=axis, ylabel="pseudo-labels of round 1")
+    axes.legend()
+    return _save(figure, out, name, f"Precision and recall over {axis}")
+
+
+def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
+    """Validation mIoU over annotation hours, for the kinds whose cost is known."""
+    minutes = params.annotation_minutes
+    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
+    if not (found["fine"] and kinds and minutes.fine):
+        return []
+    shares = {kind: getattr(minutes, kind) / minutes.fine for kind in kinds}
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    fine = [value or 0.0 for value in found["fine"]["r1"]]
+    mean, off = float(np.mean(fine)), deviation(fine)
+    axes.axhline(mean, color="black", label="fine labels, all images")
+    axes.axhspan(mean - off, mean + off, color="black", alpha=0.1)
+    series: dict[str, dict[str, list[float | None]]] = {
+        "SeSAM": {kind: found[kind]["r2"] for kind in kinds},
+        "without SAM": {kind: found[f"{kind}-no-sam"].get("r1", []) for kind in kinds},
+        "weak labels alone": {kind: found[kind]["teacher"] for kind in kinds},
+        "fine labels, fewer images": {kind: found[f"fine-for-{kind}"].get("r1", []) for kind in kinds},
+    }
+    for name, values in series.items():
+        known = sorted((shares[kind], [score or 0.0 for score in scores]) for kind, scores in values.items() if scores)
+        if known:
+            means, bars = [float(np.mean(scores)) for _, scores in known], [deviation(scores) for _, scores in known]
+            axes.errorbar([share for share, _ in known], means, bars, marker="o", capsize=3, label=name)
+    axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
+    axes.set_xticks(list(shares.values()), [f"{kind}\n{share:.1%}" for kind, share in shares.items()])
+    axes.minorticks_off()
+    axes.margins(0.15)
+    axes.legend(fontsize=7)
+    return _save(figure, out, "hours", "mIoU over annotation hours")
+
+
+NETWORKS = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Other SAMs": ("r1",), "Training": ("r1", "r2")}
+ABOUT = {
+    "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` are the students of the rounds.",
+    "Steps": f"Scribbles, labels and student of round 1 (`{ONE_ROUND}`); the first row is the default.",
+    "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`).",
+    "Training": "Scribbles, two rounds unless the row says more.",
+    "Labels": "Scribbles, labels of round 1; no network is trained on them.",
+}
+
+
+def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results, out: Path) -> None:
+    """Write the page `out` and its charts."""
+    rows = {row.name: row for group in groups.values() for row in group}
+    results.collect(rows.values())
+    results.save()
+    about = (
+        f"Written by `python -m benchmarks.ablations` with {preset_of(params)}. Mean ± standard deviation over seeds. "
+        "`val mIoU` is a network's on validation images; `labels` are the pseudo-labels of a row's last round against "
+        "the fine training labels. Every table has one commit; rows that ran with other code are left out."
+    )
+    lines = [f"# Ablations: {out.stem}", "", about, ""]
+    found: dict[str, Figures] = {}
+    for title, group in groups.items():
+        compared = [rows["scribble"], *group] if title in ("Steps", "Training") else group
+        version = results.version_of(group)
+        found |= {name: results.figures(row, version) for name, row in rows.items() if row in compared}
+        shown = [row for row in compared if found[row.name]]
+        if not version or not shown:
+            continue
+        run = found[shown[0].name]
+        lines += [f"## {title}", "", ABOUT[title], ""]
+        lines += [f"Commit `{version[0]}`, {run['max_iters'][0]} iterations, {len(run['seed'])} seeds.", ""]
+        labels_of = "r1" if title == "Steps" else None
+        lines += [*score_table(shown, found, NETWORKS.get(title, ()), labels_of), ""]
+        if title == "Supervision":
+            lines += [*gain_table(found), "", *class_table(shown, found), "", *draw_hours(found, params, out)]
+        if title == "Labels":
+            lines += draw_sweep(found, "points per prompt, N", [(f"{n}", f"points-{n}") for n in POINTS], out, "points")
+            taus = [(f"({mask}, {weak})", f"tau-{mask}-{weak}") for mask, weak in TAUS]
+            lines += draw_sweep(found, "(τ1, τ2)", taus, out, "thresholds")
+    out.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"ablations: wrote {out}")
