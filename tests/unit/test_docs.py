@@ -1,11 +1,10 @@
-"""What README and docs tell to run runs, and what they name is there."""
+"""Commands in README and docs run, what they name exists, and no page is over its size."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -23,189 +22,210 @@ from sesam.params import load_params
 from sesam.presets import load_preset
 from sesam.weak import weak_label
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-NOT_HERE = ("a GPU", "a data set", "a network", "a server", "a bucket")  # what a machine for the tests may not have
-ELSEWHERE = {  # commands of the documents that other tests are of
-    "make demo": "dvc repro and dvc metrics show",
-    "make test": "these tests",
-    "source .venv/bin/activate": "in which they run",
-    "python -m sesam.cli.export r2 --to cvat --out to_do": "test_export.py",
-    "mv corrected.xml data/corrections/": "test_export.py",
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ("reference/params.md", "reference/cli.md", "results/demo.md", "results/idd.md", "results/camvid.md")
+HAND_WRITTEN = [page for page in PAGES if not page.as_posix().endswith(GENERATED)]
+MAX_WORDS = {
+    "README.md": 900,
+    "CONTRIBUTING.md": 550,
+    "docs/getting-started.md": 600,
+    "docs/how-to": 2200,
+    "docs/reference": 900,
+    "docs/explanation": 1800,
+    "docs/results": 2200,
+}
+WALKTHROUGH = ("docs/getting-started.md", "docs/how-to/experiments.md", "docs/how-to/share.md")
+RUN_ELSEWHERE = {  # by other tests, or by these tests' runner
+    "make demo",
+    "make test",
+    "source .venv/bin/activate",
+    "sesam export r2 --format cvat --top 50 --out to_do",
+    "mv corrected.xml data/corrections/",
+    "git add data/corrections",
+    "dvc repro",
 }
 
 
-def commands(document: str) -> list[tuple[str, str | None]]:
-    """Every line of every block of commands, and what the comment beside it says that it needs."""
-    found = []
-    for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", (ROOT / document).read_text(), re.M | re.S):
-        for line in block.splitlines() if not kind else ():
-            command, _, comment = line.strip().partition("  #")
-            needs = re.search("needs (.*)", comment)
-            found.append((command.strip(), needs[1] if needs else None))
-    return found
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def read_commands(page: Path) -> list[tuple[str, bool]]:
+    """Each line of the page's code blocks without a language, and whether its comment says that it needs something."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", page.read_text(), re.M | re.S)
+    lines = [line.strip().partition("  #") for language, block in blocks if not language for line in block.splitlines()]
+    return [(command.strip(), "needs " in comment) for command, _, comment in lines]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone, with photographs and annotators' PNGs where docs/lab.md has them."""
-    folder = checked_out(tmp_path_factory.mktemp("lab") / "sesam")
-    weak = load_preset(ROOT / "presets/demo.yaml").weak_labels
-    for number in range(4):
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone, with photographs and annotators' PNGs where docs/getting-started.md has them."""
+    folder = checked_out(tmp_path_factory.mktemp("docs") / "sesam")
+    weak_params = load_preset(ROOT / "presets/demo.yaml").weak_labels
+    for number, split in enumerate(("train", "train", "train", "val")):
         scene = draw_scene((6, number))
-        split = "val" if number == 3 else "train"
-        kinds = {f"mine/images/{split}": scene.image}
-        kinds |= {"mine/labels/val": scene.labels} if split == "val" else {"annotated": weak_label(scene.labels, weak)}
-        for kind, pixels in kinds.items():
-            path = folder / f"data/raw/{kind}/{number}.png"
+        images = {f"mine/images/{split}": scene.image}
+        images |= {"mine/labels/val": scene.labels} if split == "val" else {}
+        images |= {"annotated": weak_label(scene.labels, weak_params)} if split == "train" else {}
+        for directory, pixels in images.items():
+            path = folder / f"data/raw/{directory}/{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    shutil.copy(ROOT / "params.yaml", folder)
+    write_params(folder)
     (folder / ".gitignore").write_text("/data/raw/mine\n/data/raw/annotated\n")
-    sh("git", "init", "-q", cwd=folder)
-    sh("git", "add", "-A", cwd=folder)
-    sh("git", "commit", "-qm", "a clone", cwd=folder)
+    for command in ("git init -q", "git add -A", "git commit -qm clone"):
+        sh(*command.split(), cwd=folder)
     return folder
 
 
-def as_the_lab_sets_it(folder: Path) -> None:
-    """What step 3 tells to set, as small as a test can be."""
+def shrink(folder: Path) -> None:
+    """Set what the page sets, and a run as small as a test can have."""
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
-    groups = {group: small[group] for group in ("network", "teacher", "student", "components", "sam")}
+    schedule = small["schedule"] | {"max_iters": 2, "batch_size": 2, "crop_size": [64, 64]}
     edit_params(
         folder,
-        **groups,
         dataset__root=str(folder / "data/raw/mine"),
-        dataset__classes=list(CLASSES),
-        dataset__palette=None,
         weak_labels__source=str(folder / "data/raw/annotated"),
+        network=small["network"] | {"aux_loss_weight": 0.4, "precision": "float32", "sha256": None},
+        schedule=schedule | {"backbone_lr_mult": 1.0},
+        sam={"enabled": True, "model": "bundled", "checkpoint": None, "sha256": None, "precision": "float32"},
         rounds={"r1": {"teacher": "none", "fill_confident": False}},
         runtime__num_workers=1,
     )
-    for one in ("teacher", "student"):
-        edit_params(folder, **{f"{one}__iterations": 2, f"{one}__batch": 2, f"{one}__crop": [64, 64]})
-    sh("git", "commit", "-qam", "our own", cwd=folder)
+    sh("git", "commit", "-qam", "own data", cwd=folder)
 
 
-def wait_for_the_queue(folder: Path) -> None:
-    end = time.time() + 240
-    while re.search("Running|Queued", said := sh("dvc", "queue", "status", cwd=folder)):
-        assert time.time() < end, said
+def wait_for_queue(folder: Path) -> None:
+    end = time.time() + 600
+    while re.search("Running|Queued", status := sh("dvc", "queue", "status", cwd=folder)):
+        assert time.time() < end, status
         time.sleep(1)
-    assert said.count("Success") == 1, said
+    assert status.count("Success") == 1, status
 
 
-def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Path) -> None:
-    lines = [command for command, needs in commands("docs/lab.md") if not (needs and needs.startswith(NOT_HERE))]
+def test_walkthrough_from_first_to_last_command(workspace: Path, tmp_path: Path) -> None:
     group = subprocess.run(["id", "-gn"], capture_output=True, text=True, check=True).stdout.strip()
-    places = {
+    replacements = {
         "chgrp lab": f"chgrp {group}",
-        "/lab/git/sesam": str(lab),
+        "/lab/git/sesam": str(workspace),
         "/lab": str(tmp_path),
         " ID ": " 0 ",
         "FOLDER": "data/raw/mine/images/val",
-        "pseudo_labels/r2": "pseudo_labels/r1",
-        "-S sampling.num_points=7": "-S report.num_images=2",  # which repeats pictures alone
+        "road,car": ",".join(CLASSES),
+        "r2": "r1",
+        "-S sampling.num_points=7": "-S report.num_images=2",  # reruns pictures alone
     }
-    for line in lines:
-        if line.startswith("dvc exp run -S ") or "--name n3" in line:
-            continue  # the first of the queue is one, and test_dag.py has another
-        command = re.sub("|".join(places), lambda told: places[told[0]], line)
-        where = lab
-        if line.startswith("dvc import"):
-            where = tmp_path / "third"
-            where.mkdir()
-            sh("git", "init", "-q", cwd=where)
-            sh("dvc", "init", "-q", cwd=where)
-        said = sh("bash", "-c", command, cwd=where)
-        if line.startswith("cp presets/folder.yaml"):
-            as_the_lab_sets_it(lab)
-        if line == "dvc queue start":
-            wait_for_the_queue(lab)
-        if line.startswith("dvc exp show"):
-            said = sh("bash", "-c", f"COLUMNS=120 {command}", cwd=lab)
-            assert "n7" in said
-            assert max(map(len, said.splitlines())) <= 120 and "…" not in said  # readable
-        if line.startswith("dvc exp apply"):
-            assert load_params(lab / "params.yaml").report.num_images == 2
-    assert (lab / "metrics/report.html").stat().st_size > 4e6
-    fine = lab / "data/raw/mine/labels/val/3.png"
-    assert read_label(lab / "labeled/labels/3.png").shape == read_label(fine).shape
-    imported = tmp_path / "third/r1/labels/0.png"
-    assert imported.read_bytes() == (lab / "data/pseudo_labels/r1/labels/0.png").read_bytes()
+    skipped = ("source ", "pip ", "dvc exp run -S ", "dvc exp run --queue --name n3")
+    for page in WALKTHROUGH:
+        for line, needs in read_commands(ROOT / page):
+            if needs or line.startswith(skipped):
+                continue
+            command = re.sub("|".join(replacements), lambda match: replacements[match[0]], line)
+            command = re.sub("^sesam ", "python -m sesam ", command)
+            cwd = workspace
+            if line.startswith("dvc import"):
+                (cwd := tmp_path / "third").mkdir()
+                sh("git", "init", "-q", cwd=cwd)
+                sh("dvc", "init", "-q", cwd=cwd)
+            output = sh("bash", "-c", f"export COLUMNS=120; {command}", cwd=cwd)
+            if line.startswith("sesam init"):
+                shrink(workspace)
+            if line.startswith("sesam export"):
+                sh("git", "add", "-A", cwd=workspace)
+                sh("git", "commit", "-qm", "run", cwd=workspace)
+            if line == "dvc queue start":
+                wait_for_queue(workspace)
+            if line.startswith("dvc exp show"):
+                assert "n7" in output and max(map(len, output.splitlines())) <= 120 and "…" not in output
+            if line.startswith("dvc exp apply"):
+                assert load_params(workspace / "params.yaml").report.num_images == 2
+    assert (workspace / "metrics/report.html").stat().st_size > 4e6
+    fine = workspace / "data/raw/mine/labels/val/3.png"
+    assert read_label(workspace / "labeled/labels/3.png").shape == read_label(fine).shape
+    label = "labels/0.png"
+    assert (tmp_path / "third/r1" / label).read_bytes() == (workspace / "data/pseudo_labels/r1" / label).read_bytes()
 
 
-def test_two_users_of_one_cache(lab: Path, tmp_path: Path) -> None:
-    """Links to files that nobody writes to: a stage that runs again leaves the other's labels as they are."""
-    cache = sh("dvc", "cache", "dir", cwd=lab).strip()
+def test_stages_never_write_through_links_of_a_shared_cache(workspace: Path, tmp_path: Path) -> None:
+    cache = sh("dvc", "cache", "dir", cwd=workspace).strip()
     label = "data/pseudo_labels/r1/labels/0.png"
-    assert (lab / label).is_symlink() and not (lab / label).stat().st_mode & 0o222
-    sh("git", "clone", "-q", str(lab), "other", cwd=tmp_path)
+    assert (workspace / label).is_symlink() and not (workspace / label).stat().st_mode & 0o222
+    sh("git", "clone", "-q", str(workspace), "other", cwd=tmp_path)
     other = tmp_path / "other"
-    for line in ("dvc config --local cache.shared group", "dvc config --local cache.type symlink"):
-        sh(*shlex.split(line), cwd=other)
-    sh("dvc", "cache", "dir", "--local", cache, cwd=other)
+    for option in ("cache.shared group", "cache.type symlink", f"cache.dir {cache}"):
+        sh("dvc", "config", "--local", *option.split(), cwd=other)
     sh("dvc", "checkout", cwd=other)
-    before = (lab / label).read_bytes()
-    assert (other / label).read_bytes() == before and (other / label).resolve() == (lab / label).resolve()
+    before = (workspace / label).read_bytes()
+    assert (other / label).read_bytes() == before and (other / label).resolve() == (workspace / label).resolve()
     edit_params(other, selection__max_conflict=0.0, selection__tau_weak=1.0)
     assert "Running stage 'merge_labels@r1'" in sh("dvc", "repro", "merge_labels@r1", cwd=other)
-    assert (lab / label).read_bytes() == before
-    assert "changed outs" not in sh("dvc", "status", cwd=lab)
+    assert (workspace / label).read_bytes() == before
+    assert "changed outs" not in sh("dvc", "status", cwd=workspace)
 
 
 def test_every_command_is_run_or_says_what_it_needs() -> None:
-    run = {command for command, _ in commands("docs/lab.md")}
-    untold = [
-        f"{document}: {command}"
-        for document in DOCUMENTS
-        for command, needs in commands(document)
-        if command not in run | ELSEWHERE.keys() | {"dvc metrics show", "dvc plots show"}
-        and not command.startswith("dvc exp run -S ")  # the next test is of what they set
-        and not (needs and needs.startswith(NOT_HERE))
+    run = RUN_ELSEWHERE | {command for page in WALKTHROUGH for command, _ in read_commands(ROOT / page)}
+    unchecked = [
+        f"{name_of(page)}: {command}"
+        for page in HAND_WRITTEN
+        for command, needs in read_commands(page)
+        if command not in run and not needs and not command.startswith("dvc exp run -S ")
     ]
-    assert untold == []
+    assert unchecked == []
 
 
 def overrides() -> list[list[str]]:
-    """What the documents give to `dvc exp run -S`."""
-    found = []
-    for document in DOCUMENTS:
-        text = (ROOT / document).read_text()
-        for place in re.findall(r"`([^`\n]*-S [^`\n]*)`", text) + re.findall(r"^ *(dvc exp run .*)$", text, re.M):
-            words = shlex.split(place, comments=True)
-            found.append([words[k + 1] for k, word in enumerate(words) if word == "-S"])
-    return found
+    """What the pages give to `dvc exp run -S`."""
+    commands = []
+    for page in HAND_WRITTEN:
+        text = page.read_text()
+        commands += re.findall(r"`([^`\n]*-S [^`\n]*)`", text) + re.findall(r"^ *(dvc exp run .*)$", text, re.M)
+    words = [shlex.split(command, comments=True) for command in commands]
+    return [[after for option, after in zip(line, line[1:], strict=False) if option == "-S"] for line in words]
 
 
 @pytest.mark.parametrize("changes", overrides(), ids=" ".join)
-def test_what_experiments_set_is_a_param(changes: list[str], tmp_path: Path) -> None:
+def test_overrides_fit_the_schema(changes: list[str], tmp_path: Path) -> None:
     write_params(tmp_path, "demo")
     apply_overrides(tmp_path / "params.yaml", changes)
     load_params(tmp_path / "params.yaml")
 
 
-def test_keys_of_params_that_are_named_are_there() -> None:
+def test_named_params_exist() -> None:
     params = json.loads(load_preset(ROOT / "presets/demo.yaml").model_dump_json())
     missing = []
-    for document in DOCUMENTS:
-        for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9*]+)+)(?:[=:][^`]*)?`", (ROOT / document).read_text()):
-            first, *others = name.split(".")
-            group = params.get(first)
-            for part in others if isinstance(group, dict) else ():
-                group = next(iter(group.values())) if part == "*" and isinstance(group, dict) else group
-                if part != "*" and not (isinstance(group, dict) and part in group):
-                    missing.append(f"{document}: {name}")
+    for page in HAND_WRITTEN:
+        for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9*]+)+)(?:[=:][^`]*)?`", page.read_text()):
+            group, *keys = name.replace("*", "r1").split(".")
+            value = params.get(group)
+            for key in keys if isinstance(value, dict) else ():
+                if not isinstance(value, dict) or key not in value:
+                    missing.append(f"{name_of(page)}: {name}")
                     break
-                group = group if part == "*" else group[part]
+                value = value[key]
     assert missing == []
 
 
-def test_what_is_named_is_there() -> None:
-    lost = []
-    for document in DOCUMENTS:
-        text, here = (ROOT / document).read_text(), (ROOT / document).parent
-        links = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
-        lost += [f"{document}: {target}" for target in links if not (here / target).exists()]
-        files = re.findall(r"`((?:stages|tests|benchmarks|presets|docs)/[\w/.]*\w)`", text)
-        lost += [f"{document}: {name}" for name in files if "NAME" not in name and not (ROOT / name).exists()]
-    assert lost == []
+def test_links_and_named_files_exist() -> None:
+    missing = []
+    for page in PAGES:
+        text = page.read_text()
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+            linked = page.parent / target if target else page
+            if "://" in target:
+                continue
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M) if anchor and linked.exists() else []
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            if not linked.exists() or (anchor and anchor not in anchors):
+                missing.append(f"{name_of(page)}: {target}#{anchor}")
+        files = re.findall(r"`((?:sesam|stages|tools|tests|benchmarks|presets|docs|examples)/[\w/.]*\w)`", text)
+        missing += [f"{name_of(page)}: {file}" for file in files if "NAME" not in file and not (ROOT / file).exists()]
+    assert missing == []
+
+
+def test_pages_keep_their_size() -> None:
+    words = {name_of(page): len(page.read_text().split()) for page in HAND_WRITTEN}
+    sums = {place: sum(n for page, n in words.items() if page.startswith(place)) for place in MAX_WORDS}
+    assert {place: n for place, n in sums.items() if n > MAX_WORDS[place]} == {}
+    assert sum(n for page, n in words.items() if page != "CONTRIBUTING.md") <= 8500
+    assert [page for page in words if not page.startswith(tuple(MAX_WORDS))] == []
