@@ -1,13 +1,12 @@
-"""What README and docs tell to run runs, and what they name is there."""
+"""Commands in README and docs run, what they name exists, and no page is over its size."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import shutil
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,196 +15,194 @@ from conftest import ROOT, checked_out, edit_params, sh, write_params
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
-from sesam.artifacts.label_png import read_label
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
-from sesam.params import load_params
+from sesam.params import flatten, load_params
 from sesam.presets import load_preset
 from sesam.weak import weak_label
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-NOT_HERE = ("a GPU", "a data set", "a network", "a server", "a bucket")  # what a machine for the tests may not have
-ELSEWHERE = {  # commands of the documents that other tests are of
-    "make demo": "dvc repro and dvc metrics show",
-    "make test": "these tests",
-    "source .venv/bin/activate": "in which they run",
-    "python -m sesam.cli.export r2 --to cvat --out to_do": "test_export.py",
-    "mv corrected.xml data/corrections/": "test_export.py",
-}
+PATHS = ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))))
+GENERATED = [
+    f"docs/{p}.md" for p in ("reference/params", "reference/cli", "results/demo", "results/idd", "results/camvid")
+]
+PAGES = {path: (ROOT / path).read_text() for path in PATHS if path not in GENERATED}
+MAX_WORDS = {"README": 900, "CONTRIBUTING": 550, "docs/getting-started": 600, "docs/how-to": 2200}
+MAX_WORDS |= {"docs/reference": 900, "docs/explanation": 1800, "docs/results/": 2200}
+WALKTHROUGH = ("docs/getting-started.md", "docs/how-to/experiments.md", "docs/how-to/share.md")
+CHECKED_ELSEWHERE = (
+    "make ",
+    "source ",
+    "dvc repro",
+    "dvc exp run -S ",
+    "sesam ",
+    "mv corrected.xml ",
+    "git add data/corr",
+)
 
 
-def commands(document: str) -> list[tuple[str, str | None]]:
-    """Every line of every block of commands, and what the comment beside it says that it needs."""
-    found = []
-    for kind, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", (ROOT / document).read_text(), re.M | re.S):
-        for line in block.splitlines() if not kind else ():
-            command, _, comment = line.strip().partition("  #")
-            needs = re.search("needs (.*)", comment)
-            found.append((command.strip(), needs[1] if needs else None))
-    return found
+def read_commands(page: str) -> list[str]:
+    """Each line of the page's code blocks without a language, unless its comment says what it needs."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", PAGES[page], re.M | re.S)
+    lines = [line.strip().partition("  #") for language, block in blocks if not language for line in block.splitlines()]
+    return [command.strip() for command, _, comment in lines if "needs " not in comment]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone, with photographs and annotators' PNGs where docs/lab.md has them."""
-    folder = checked_out(tmp_path_factory.mktemp("lab") / "sesam")
-    weak = load_preset(ROOT / "presets/demo.yaml").weak_labels
-    for number in range(4):
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone, with photographs and annotators' PNGs where docs/getting-started.md has them."""
+    folder = checked_out(tmp_path_factory.mktemp("docs") / "sesam")
+    for number, split in enumerate(("train", "train", "train", "val")):
         scene = draw_scene((6, number))
-        split = "val" if number == 3 else "train"
-        kinds = {f"mine/images/{split}": scene.image}
-        kinds |= {"mine/labels/val": scene.labels} if split == "val" else {"annotated": weak_label(scene.labels, weak)}
-        for kind, pixels in kinds.items():
-            path = folder / f"data/raw/{kind}/{number}.png"
+        weak = weak_label(scene.labels, load_preset(ROOT / "presets/demo.yaml").weak_labels)
+        labels = {"mine/labels/val": scene.labels} if split == "val" else {"annotated": weak}
+        for directory, pixels in (labels | {f"mine/images/{split}": scene.image}).items():
+            path = folder / f"data/raw/{directory}/{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    shutil.copy(ROOT / "params.yaml", folder)
+    write_params(folder)
     (folder / ".gitignore").write_text("/data/raw/mine\n/data/raw/annotated\n")
     sh("git", "init", "-q", cwd=folder)
-    sh("git", "add", "-A", cwd=folder)
-    sh("git", "commit", "-qm", "a clone", cwd=folder)
+    commit_all(folder)
     return folder
 
 
-def as_the_lab_sets_it(folder: Path) -> None:
-    """What step 3 tells to set, as small as a test can be."""
+def commit_all(folder: Path) -> None:
+    sh("git", "add", "-A", cwd=folder)
+    sh("git", "commit", "--allow-empty", "-qm", "all", cwd=folder)
+
+
+def set_small_params(folder: Path) -> None:
+    """What step 2 of the page sets, and a run as small as possible."""
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
-    groups = {group: small[group] for group in ("network", "teacher", "student", "components", "sam")}
+    small["schedule"] |= {"max_iters": 2, "batch_size": 2, "crop_size": [64, 64]}
+    groups = ("network", "schedule", "sam")
     edit_params(
         folder,
-        **groups,
+        **{f"{group}__{key}": value for group in groups for key, value in small[group].items()},
         dataset__root=str(folder / "data/raw/mine"),
-        dataset__classes=list(CLASSES),
-        dataset__palette=None,
         weak_labels__source=str(folder / "data/raw/annotated"),
         rounds={"r1": {"teacher": "none", "fill_confident": False}},
         runtime__num_workers=1,
     )
-    for one in ("teacher", "student"):
-        edit_params(folder, **{f"{one}__iterations": 2, f"{one}__batch": 2, f"{one}__crop": [64, 64]})
-    sh("git", "commit", "-qam", "our own", cwd=folder)
 
 
-def wait_for_the_queue(folder: Path) -> None:
-    end = time.time() + 240
-    while re.search("Running|Queued", said := sh("dvc", "queue", "status", cwd=folder)):
-        assert time.time() < end, said
+def wait_for_queue(folder: Path) -> None:
+    end = time.time() + 600
+    while re.search("Running|Queued", status := sh("dvc", "queue", "status", cwd=folder)):
+        assert time.time() < end, status
         time.sleep(1)
-    assert said.count("Success") == 1, said
+    assert status.count("Success") == 1, status
 
 
-def test_the_tutorial_from_the_first_command_to_the_last(lab: Path, tmp_path: Path) -> None:
-    lines = [command for command, needs in commands("docs/lab.md") if not (needs and needs.startswith(NOT_HERE))]
-    group = subprocess.run(["id", "-gn"], capture_output=True, text=True, check=True).stdout.strip()
-    places = {
-        "chgrp lab": f"chgrp {group}",
-        "/lab/git/sesam": str(lab),
+def test_walkthrough_from_first_to_last_command(workspace: Path, tmp_path: Path) -> None:
+    replacements = {
+        "chgrp lab": "chgrp "
+        + subprocess.run(["id", "-gn"], capture_output=True, text=True, check=True).stdout.strip(),
+        "/lab/git/sesam": str(workspace),
         "/lab": str(tmp_path),
         " ID ": " 0 ",
         "FOLDER": "data/raw/mine/images/val",
-        "pseudo_labels/r2": "pseudo_labels/r1",
-        "-S sampling.num_points=7": "-S report.num_images=2",  # which repeats pictures alone
+        "road,car": ",".join(CLASSES),
+        "r2": "r1",
+        "-S sampling.num_points=7": "-S report.num_images=2",  # reruns pictures alone
     }
-    for line in lines:
-        if line.startswith("dvc exp run -S ") or "--name n3" in line:
-            continue  # the first of the queue is one, and test_dag.py has another
-        command = re.sub("|".join(places), lambda told: places[told[0]], line)
-        where = lab
+    skipped = ("source ", "pip ", "dvc exp run -S ", "dvc exp run --queue --name n3")
+    third = tmp_path / "third"  # a project without SeSAM
+    third.mkdir()
+    commands = [line for page in WALKTHROUGH for line in read_commands(page) if not line.startswith(skipped)]
+    for line in commands:
+        command = re.sub("|".join(replacements), lambda match: replacements[match[0]], line)
+        if line.startswith("dvc exp run --queue"):
+            commit_all(workspace)
         if line.startswith("dvc import"):
-            where = tmp_path / "third"
-            where.mkdir()
-            sh("git", "init", "-q", cwd=where)
-            sh("dvc", "init", "-q", cwd=where)
-        said = sh("bash", "-c", command, cwd=where)
-        if line.startswith("cp presets/folder.yaml"):
-            as_the_lab_sets_it(lab)
+            command = f"cd {third} && git init -q && dvc init -q && {command}"
+        output = sh(
+            "bash", "-c", f"export COLUMNS=120; {re.sub('^sesam ', 'python -m sesam ', command)}", cwd=workspace
+        )
+        if line.startswith("sesam init"):
+            set_small_params(workspace)
+            commit_all(workspace)
         if line == "dvc queue start":
-            wait_for_the_queue(lab)
+            wait_for_queue(workspace)
         if line.startswith("dvc exp show"):
-            said = sh("bash", "-c", f"COLUMNS=120 {command}", cwd=lab)
-            assert "n7" in said
-            assert max(map(len, said.splitlines())) <= 120 and "…" not in said  # readable
-        if line.startswith("dvc exp apply"):
-            assert load_params(lab / "params.yaml").report.num_images == 2
-    assert (lab / "metrics/report.html").stat().st_size > 4e6
-    fine = lab / "data/raw/mine/labels/val/3.png"
-    assert read_label(lab / "labeled/labels/3.png").shape == read_label(fine).shape
-    imported = tmp_path / "third/r1/labels/0.png"
-    assert imported.read_bytes() == (lab / "data/pseudo_labels/r1/labels/0.png").read_bytes()
+            assert "n7" in output and max(map(len, output.splitlines())) <= 120 and "…" not in output
+    assert load_params(workspace / "params.yaml").report.num_images == 2  # dvc exp apply
+    assert (workspace / "metrics/report.html").stat().st_size > 4e6
+    assert (workspace / "labeled/labels/3.png").exists()
+    label = "r1/labels/0.png"
+    assert (third / label).read_bytes() == (workspace / "data/pseudo_labels" / label).read_bytes()
 
 
-def test_two_users_of_one_cache(lab: Path, tmp_path: Path) -> None:
-    """Links to files that nobody writes to: a stage that runs again leaves the other's labels as they are."""
-    cache = sh("dvc", "cache", "dir", cwd=lab).strip()
-    label = "data/pseudo_labels/r1/labels/0.png"
-    assert (lab / label).is_symlink() and not (lab / label).stat().st_mode & 0o222
-    sh("git", "clone", "-q", str(lab), "other", cwd=tmp_path)
+def test_stages_never_write_through_links_of_a_shared_cache(workspace: Path, tmp_path: Path) -> None:
+    cache, label = sh("dvc", "cache", "dir", cwd=workspace).strip(), "data/pseudo_labels/r1/labels/0.png"
+    assert (workspace / label).is_symlink() and not (workspace / label).stat().st_mode & 0o222
     other = tmp_path / "other"
-    for line in ("dvc config --local cache.shared group", "dvc config --local cache.type symlink"):
-        sh(*shlex.split(line), cwd=other)
-    sh("dvc", "cache", "dir", "--local", cache, cwd=other)
+    sh("git", "clone", "-q", str(workspace), str(other), cwd=tmp_path)
+    for option in ("cache.shared group", "cache.type symlink", f"cache.dir {cache}"):
+        sh("dvc", "config", "--local", *option.split(), cwd=other)
     sh("dvc", "checkout", cwd=other)
-    before = (lab / label).read_bytes()
-    assert (other / label).read_bytes() == before and (other / label).resolve() == (lab / label).resolve()
+    before = (workspace / label).read_bytes()
+    assert (other / label).read_bytes() == before and (other / label).resolve() == (workspace / label).resolve()
     edit_params(other, selection__max_conflict=0.0, selection__tau_weak=1.0)
     assert "Running stage 'merge_labels@r1'" in sh("dvc", "repro", "merge_labels@r1", cwd=other)
-    assert (lab / label).read_bytes() == before
-    assert "changed outs" not in sh("dvc", "status", cwd=lab)
+    assert (workspace / label).read_bytes() == before
+    assert "changed outs" not in sh("dvc", "status", cwd=workspace)
 
 
-def test_every_command_is_run_or_says_what_it_needs() -> None:
-    run = {command for command, _ in commands("docs/lab.md")}
-    untold = [
-        f"{document}: {command}"
-        for document in DOCUMENTS
-        for command, needs in commands(document)
-        if command not in run | ELSEWHERE.keys() | {"dvc metrics show", "dvc plots show"}
-        and not command.startswith("dvc exp run -S ")  # the next test is of what they set
-        and not (needs and needs.startswith(NOT_HERE))
-    ]
-    assert untold == []
+@pytest.mark.parametrize("page", PAGES.keys() - set(WALKTHROUGH))
+def test_commands_are_run_or_say_what_they_need(page: str) -> None:
+    assert [command for command in read_commands(page) if not command.startswith(CHECKED_ELSEWHERE)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_sesam_fit_its_parser(page: str) -> None:
+    from sesam.cli.main import build_parser
+
+    inline = re.findall(r"`(sesam \w+ [A-Za-z-][^`\n]*)`", PAGES[page])
+    for command in [*inline, *(line for line in read_commands(page) if line.startswith("sesam "))]:
+        build_parser().parse_args(shlex.split(command)[1:])  # SystemExit for a wrong option
 
 
 def overrides() -> list[list[str]]:
-    """What the documents give to `dvc exp run -S`."""
-    found = []
-    for document in DOCUMENTS:
-        text = (ROOT / document).read_text()
-        for place in re.findall(r"`([^`\n]*-S [^`\n]*)`", text) + re.findall(r"^ *(dvc exp run .*)$", text, re.M):
-            words = shlex.split(place, comments=True)
-            found.append([words[k + 1] for k, word in enumerate(words) if word == "-S"])
-    return found
+    """What the pages give to `dvc exp run -S`."""
+    pattern = r"`([^`\n]*-S [^`\n]*)`|^ *(dvc exp run .*)$"
+    commands = ["".join(groups) for text in PAGES.values() for groups in re.findall(pattern, text, re.M)]
+    words = [shlex.split(command, comments=True) for command in commands]
+    return [[after for option, after in pairwise(line) if option == "-S"] for line in words]
 
 
 @pytest.mark.parametrize("changes", overrides(), ids=" ".join)
-def test_what_experiments_set_is_a_param(changes: list[str], tmp_path: Path) -> None:
+def test_overrides_fit_the_schema(changes: list[str], tmp_path: Path) -> None:
     write_params(tmp_path, "demo")
     apply_overrides(tmp_path / "params.yaml", changes)
     load_params(tmp_path / "params.yaml")
 
 
-def test_keys_of_params_that_are_named_are_there() -> None:
-    params = json.loads(load_preset(ROOT / "presets/demo.yaml").model_dump_json())
-    missing = []
-    for document in DOCUMENTS:
-        for name in re.findall(r"`([a-z_]+(?:\.[a-z_0-9*]+)+)(?:[=:][^`]*)?`", (ROOT / document).read_text()):
-            first, *others = name.split(".")
-            group = params.get(first)
-            for part in others if isinstance(group, dict) else ():
-                group = next(iter(group.values())) if part == "*" and isinstance(group, dict) else group
-                if part != "*" and not (isinstance(group, dict) and part in group):
-                    missing.append(f"{document}: {name}")
-                    break
-                group = group if part == "*" else group[part]
-    assert missing == []
+@pytest.mark.parametrize("page", PAGES)
+def test_named_params_exist(page: str) -> None:
+    params = flatten(load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json"))
+    groups = {key.split(".")[0] for key in params}
+    names = re.findall(r"`([a-z_]+(?:\.[a-z_0-9*]+)+)(?:[=:][^`]*)?`", PAGES[page])
+    keys = [name.replace("*", "r1") for name in names if name.split(".")[0] in groups]
+    assert [key for key in keys if not any(f"{known}.".startswith(f"{key}.") for known in params)] == []
 
 
-def test_what_is_named_is_there() -> None:
-    lost = []
-    for document in DOCUMENTS:
-        text, here = (ROOT / document).read_text(), (ROOT / document).parent
-        links = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
-        lost += [f"{document}: {target}" for target in links if not (here / target).exists()]
-        files = re.findall(r"`((?:stages|tests|benchmarks|presets|docs)/[\w/.]*\w)`", text)
-        lost += [f"{document}: {name}" for name in files if "NAME" not in name and not (ROOT / name).exists()]
-    assert lost == []
+@pytest.mark.parametrize("page", PATHS)
+def test_links_and_named_files_exist(page: str) -> None:
+    text, missing = (ROOT / page).read_text(), []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        linked = (ROOT / page).parent / target if target else ROOT / page
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M) if anchor and linked.is_file() else []
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        if "://" not in target and (not linked.exists() or (anchor and anchor not in anchors)):
+            missing.append(f"{target}#{anchor}")
+    files = re.findall(r"`((?:sesam|stages|tools|tests|benchmarks|presets|docs|examples)/[\w/.]*\w)`", text)
+    assert missing + [file for file in files if "NAME" not in file and not (ROOT / file).exists()] == []
+
+
+def test_pages_keep_their_size() -> None:
+    words = {page: len(text.split()) for page, text in PAGES.items()}
+    sums = {place: sum(n for page, n in words.items() if page.startswith(place)) for place in MAX_WORDS}
+    assert {place: n for place, n in sums.items() if n > MAX_WORDS[place]} == {}
+    assert sum(words.values()) - words["CONTRIBUTING.md"] <= 8500
+    assert [page for page in words if not page.startswith(tuple(MAX_WORDS))] == []
