@@ -423,8 +423,8 @@ def test_a_stage_reads_them_together(folder_dataset: Path) -> None:
         folder_dataset,
         weak_labels__source="drawn",
         runtime__num_workers=1,
-        weak__scribble__thickness=3,
-        weak__point__radius=1,
+        weak_labels__scribble__thickness=3,
+        weak_labels__point__radius=1,
     )
     only = {"dot": "right"}
     text = cvat("0.png").replace('"dot"', '"right"')
