@@ -13,7 +13,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
-from sesam.datasets.checks import parse_color
+from sesam.datasets.label_maps import parse_color
 from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
@@ -42,7 +42,7 @@ def test_a_fault_ends_with_a_message_and_nothing_is_written(folder_dataset: Path
     Image.fromarray(np.full((40, 60), 7, np.uint8)).save(folder_dataset / "mine/labels/val/0.png")
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: mine (dataset.root) has 2 faults; nothing was written." in done.stderr
+    assert "error: mine (dataset.root) has 2 issues; nothing was written." in done.stderr
     assert "mine/labels/train/1.png" in done.stderr and "mine/labels/val/0.png: 7" in done.stderr
     assert not list(folder_dataset.glob("data/**/*.png")) and not list(folder_dataset.glob("data/**/*.json"))
 
@@ -50,7 +50,7 @@ def test_a_fault_ends_with_a_message_and_nothing_is_written(folder_dataset: Path
 def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder_dataset / "mine/images/val/0.png").unlink()
     monkeypatch.chdir(folder_dataset)
-    with pytest.raises(SesamError, match="mine/images/val holds no file"):
+    with pytest.raises(SesamError, match="mine/images/val has no file"):
         prepare.main()
     assert not Path("data/fine").exists()
 
@@ -68,7 +68,7 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident is true"),
-        ({"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}}, "rounds.r2.teacher is r1, which is not an earlier round"),
+        ({"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}}, "rounds.r2.teacher is r1, which is not an earlier"),
         (
             {"weak_labels__kind": "fine", "weak_labels__source": "scribbles"},
             "weak_labels.source must be data/fine/train",
@@ -122,7 +122,7 @@ def test_classes_are_counted() -> None:
 
 
 def test_no_class_read_as_a_class_is_told() -> None:
-    """A drawn street whose outlines are a class of their own, as where the value of void was not in dataset.ignore_values."""
+    """A drawn street whose outlines are a class, as where the value of void is not in dataset.ignore_values."""
     names = [*CLASSES, "dog"]
     right, wrong = [], []
     for seed in range(6):
@@ -145,7 +145,7 @@ def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
     label = folder_dataset / "mine/labels/train/0.png"
     Image.fromarray(np.full((40, 60), 7, np.uint8)).save(label)
     done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1 and "Values with a meaning: 0 to 1 for classes, 9, 255 for no class." in done.stderr
+    assert done.returncode == 1 and "Known values: 0 to 1 for classes, 9, 255 for no class." in done.stderr
 
 
 def test_what_the_manifest_would_refuse_is_told_with_the_photograph(folder_dataset: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_the_manifest_would_refuse_is_told_with_the_photograph(folder_datas
     Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(images / "2.png")
     Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(labels / "2.png")
     done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1 and "3 images have a name or a size that is not taken" in done.stderr
+    assert done.returncode == 1 and "3 images have an unsupported name or size" in done.stderr
     for said in ("\\u202fPM.png', 60x40", "na\\udceftive.png', 60x40", "2.png', 66000x1100"):
         assert said in done.stderr
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
-from sesam.datasets import checks
+from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, label_map_for
-from sesam.datasets.layouts import Pair, find_pairs
+from sesam.datasets.layouts import ImagePair, files_below, find_pairs
 from sesam.errors import SesamError
 from stages import prepare, weak_labels
 
@@ -70,9 +70,9 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
         assert set(np.unique(drawn)) == {left, right, 255} and (drawn[drawn != 255] == fine[drawn != 255]).all()
     said = capsys.readouterr()
     images = len(dataset.train)
-    assert f"{images} training images, 1 to validate on" in said.out
-    assert f"about 2 components an image, {2 * images} SAM prompts a round, 2 rounds" in said.out
-    assert f"({images} of 2.1 MB;" in said.out and "MB a round for prompts and masks" in said.out
+    assert f"{images} training images, 1 validation images" in said.out
+    assert f"about 2 components per image, {2 * images} SAM prompts per round, 2 rounds" in said.out
+    assert f"({images} of 2.1 MB;" in said.out and "MB per round for prompts and masks" in said.out
     assert "sam.checkpoint" not in said.err, "embed fetches it"
 
 
@@ -210,7 +210,7 @@ def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) ->
     workspace("cityscapes")
     prepare.main()
     assert len(Dataset.load().train) == 3
-    assert "links to folders inside dataset.root, 2 (raw/gtFine, raw/leftImg8bit)" in capsys.readouterr().err
+    assert "symlinked folders inside dataset.root, 2 (raw/gtFine, raw/leftImg8bit)" in capsys.readouterr().err
 
 
 def test_hidden_files_are_no_images(workspace) -> None:
@@ -226,12 +226,12 @@ def test_hidden_files_are_no_images(workspace) -> None:
 
 
 def test_a_share_of_the_images_is_part_of_every_larger_one() -> None:
-    pairs = [Pair(str(k), Path(f"{k}.png"), None) for k in range(40)]
-    chosen = [{pair.id for pair in checks.choose_subset(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    pairs = [ImagePair(str(k), Path(f"{k}.png"), None) for k in range(40)]
+    chosen = [{pair.id for pair in choose_subset(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
     assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
     assert all(less < more for less, more in pairwise(chosen))
-    assert len(checks.choose_subset(pairs, 0.001)) == 1
-    assert [pair.id for pair in checks.choose_subset(pairs, ["7", "3"])] == ["3", "7"]
+    assert len(choose_subset(pairs, 0.001)) == 1
+    assert [pair.id for pair in choose_subset(pairs, ["7", "3"])] == ["3", "7"]
     assert chosen[1] == {"0", "15", "22", "39"}, "drawn, and the same in every run"
 
 
@@ -247,8 +247,8 @@ def test_images_listed_and_left_out(workspace) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"dataset__subset": ["aachen"]}, "An image of this data set is called aachen_000000_000019"),
-        ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that raw has not: 1 (aachen)"),
+        ({"dataset__subset": ["aachen"]}, "Training images have ids like aachen_000000_000019"),
+        ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that are not in raw: 1 (aachen)"),
         ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left in val"),
         (
             {
@@ -260,14 +260,14 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__exclude": [2007000032]}, "image ids must be quoted"),
         ({"dataset__subset": [2007000032]}, "image ids must be quoted"),
         ({"dataset__train": ["a"], "dataset__val": ["b"]}, "raw/leftImg8bit/b is missing"),
-        ({"dataset__val": ["test"]}, "no class occurs in the labels to validate on"),
+        ({"dataset__val": ["test"]}, "the validation labels have no class"),
         ({"sam__model": "vit-h"}, "sam.model is 'vit-h'"),
-        ({"dataset__val": ["train_extra"]}, "no fine labels to validate on for 1 (augsburg_000000_000000)"),
+        ({"dataset__val": ["train_extra"]}, "no fine labels of validation images: 1 (augsburg_000000_000000)"),
         ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
         ({"dataset__format": "ade20k"}, "raw/images/training is missing"),
         ({"dataset__format": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
         ({"dataset__classes": ["a", "b"]}, "cityscapes defines its own classes; set them to null"),
-        ({"dataset__root": "nowhere"}, "nowhere (dataset.root) is no folder"),
+        ({"dataset__root": "nowhere"}, "dataset.root: nowhere is not a folder"),
     ],
 )
 def test_wrong_choices_are_told(workspace, changes, said) -> None:
@@ -319,7 +319,7 @@ def test_corrections_hold_class_ids_whatever_the_maker_writes(workspace, kind: s
     weak_labels.main()
     assert (before[corrected == 255] != 255).any()
     assert np.array_equal(weak(item.id), np.where(corrected == 255, before, corrected))
-    assert "warning: data/corrections: corrections of no training image: 1 (nobody)." in capsys.readouterr().err
+    assert "warning: data/corrections: corrections that match no training image: 1 (nobody)." in capsys.readouterr().err
 
 
 def test_images_without_fine_labels_need_annotators(workspace) -> None:
@@ -352,7 +352,7 @@ def test_whats_the_point(workspace, capsys) -> None:
     label = weak("2007_000032")
     assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
     said = capsys.readouterr().err
-    assert "annotators drew nothing: 1 (2007_000039)" in said and "background" in said
+    assert "images without any label of annotators: 1 (2007_000039)" in said and "background" in said
 
 
 def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
@@ -399,11 +399,11 @@ def test_faults_of_annotations_are_told_together(workspace) -> None:
     with pytest.raises(SesamError) as problem:
         weak_labels.main()
     said = str(problem.value)
-    assert "scribbles (weak_labels.source) has 4 faults; nothing was written" in said
+    assert "scribbles (weak_labels.source) has 4 issues; nothing was written" in said
     assert "1 image has no annotation" in said and f"    {names[3]}" in said
-    assert "1 label holds what is no class" in said and f"{names[0]}.xml: 'unicorn'" in said
+    assert "1 label has values that are not a class" in said and f"{names[0]}.xml: 'unicorn'" in said
     assert "1 file cannot be read" in said and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in said
-    assert "1 label has not its image's size" in said and f"{names[2]}.png is 5x5" in said
+    assert "1 label differs from its image in size" in said and f"{names[2]}.png is 5x5" in said
     assert not Path("data/weak").exists()
 
 
@@ -427,7 +427,7 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
     prepare.main()
     with pytest.raises(SesamError) as problem:
         weak_labels.main()
-    assert "1 fault;" in str(problem.value) and f"2007_000039: {path} {said}" in str(problem.value)
+    assert "1 issue;" in str(problem.value) and f"2007_000039: {path} {said}" in str(problem.value)
 
 
 @pytest.mark.parametrize(
@@ -436,11 +436,11 @@ def test_xml_that_is_wrong_is_told(workspace, spoil: tuple[str, str], said: str)
         (
             "points.json",
             '{"2007_000032": [{"x": 1, "y": 2}]}',
-            "2007_000032: clicks in points.json that are no {x, y, cls}",
+            "2007_000032: clicks in points.json that are not {x, y, cls}",
         ),
-        ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are no {x, y"),
+        ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are not {x, y"),
         ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
-        ("points.json", "3", "points.json is none of the JSON files that can be read"),
+        ("points.json", "3", "points.json is not an annotation file that can be read"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json annotates no image of the data set"),
         ("nowhere", None, "nowhere (weak_labels.source) is neither a folder"),
@@ -482,13 +482,13 @@ def test_every_fault_is_counted_and_named_and_nothing_is_written(workspace) -> N
     with pytest.raises(SesamError) as problem:
         prepare.main()
     said = str(problem.value)
-    assert "raw (dataset.root) has 15 faults; nothing was written" in said
+    assert "raw (dataset.root) has 15 issues; nothing was written" in said
     assert "8 files are missing" in said and "raw/labels/train/00.png" in said and "and 3 more" in said
     assert "4 files cannot be read" in said
     for name in ("images/train/07", "labels/train/08", "labels/train/10", "labels/train/12"):
         assert f"raw/{name}.png" in said
-    assert "1 label has not its image's size" in said and f"raw/labels/train/09.png is 20x{HEIGHT}" in said
-    assert "1 label holds what is no class" in said and "raw/labels/val/a.png: 7" in said
+    assert "1 label differs from its image in size" in said and f"raw/labels/train/09.png is 20x{HEIGHT}" in said
+    assert "1 label has values that are not a class" in said and "raw/labels/val/a.png: 7" in said
     assert "1 image is in train and in val" in said and "raw/images/train/11.png and raw/images/val/b.png" in said
     assert not list(Path("data").rglob("*.*"))
 
@@ -516,7 +516,7 @@ def test_what_is_no_fault_is_a_warning(workspace, capsys) -> None:
     assert "models/own.pth (sam.checkpoint) is missing" in said
     assert "classes that never occur in the fine training labels: 1 (c)" in said
     assert "training images whose fine label has no class: 1 (copy)" in said
-    assert "there twice: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said
+    assert "duplicate training images: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said
 
 
 def test_two_images_of_one_name(workspace) -> None:
@@ -524,7 +524,7 @@ def test_two_images_of_one_name(workspace) -> None:
     Image.fromarray(dataset_factories.photo(5)).save("raw/images/train/1.png")
     workspace("folder")
     with pytest.raises(
-        SesamError, match=r"1 name stands for several images(.|\n)*1: raw/images/train/1.jpg, raw/images"
+        SesamError, match=r"1 name is of several images(.|\n)*1: raw/images/train/1.jpg, raw/images"
     ):
         prepare.main()
     edit_params(Path(), dataset__exclude=["1"])
