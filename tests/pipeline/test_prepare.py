@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, edit_params, run
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
@@ -18,9 +20,9 @@ from sesam.datasets.class_statistics import class_table, count_classes, suspicio
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.params import SIMULATED, load_params
 from sesam.presets import load_preset, render_params
-from stages import prepare
+from stages import check_inputs, prepare
 
 
 def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +57,9 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not Path("data/fine").exists()
 
 
+PUBLISHED = ("cityscapes", "ade20k", "voc", "camvid")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -68,10 +73,24 @@ def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident is true"),
-        ({"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}}, "rounds.r2.teacher is r1, which is not an earlier"),
+        (
+            {"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}},
+            "rounds.r2.teacher is r1, which is not an earlier",
+        ),
         (
             {"weak_labels__kind": "fine", "weak_labels__source": "scribbles"},
             "weak_labels.source must be data/fine/train",
+        ),
+        ({"rounds__r2__teacher": "r2"}, "rounds.r2.teacher is r2, which is not an earlier round"),
+        ({"rounds__r1__teacher": "r2"}, "rounds.r1.teacher is r2, which is not an earlier round"),
+        ({"schedule__scale_range": [2, 1]}, "schedule.scale_range: the lower end comes first: [1, 2]"),
+        ({"student__scale_range": [2, 1]}, "student.scale_range: the lower end comes first: [1, 2]"),
+        ({"student__loss_weights": {"weak": 0.0, "sam": 0.0, "confident": 0.0}}, "all loss weights are 0"),
+        ({"weak_labels__source": "./data/weak/"}, "weak_labels.source: weak labels are written to data/weak"),
+        ({"weak_labels__source": "data/weak/r1"}, "weak_labels.source: weak labels are written to data/weak"),
+        *(
+            ({"dataset__format": name, "dataset__ignore_values": [255]}, "ignore_values; set them to null")
+            for name in PUBLISHED
         ),
         ({"dataset__classes": ["left", "left"]}, "two classes have the same name"),
         ({"dataset__classes": None}, "format folder needs classes"),
@@ -100,14 +119,33 @@ def test_params_that_are_no_yaml(folder_dataset: Path) -> None:
     assert done.returncode == 1 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("source", ["data/fine/train/", "./data/fine/train", "data/fine/../fine/train"])
+def test_equal_paths_of_weak_labels_are_equal(folder_dataset: Path, source: str) -> None:
+    edit_params(folder_dataset, weak_labels__source=source, weak_labels__kind="fine")
+    assert load_params(folder_dataset / "params.yaml").weak_labels.source == SIMULATED
+
+
 @pytest.mark.parametrize("key", ["dataset.root", "weak_labels.source"])
-def test_a_path_that_is_not_there_is_named_with_its_key(folder_dataset: Path, key: str) -> None:
-    done = run("stages.check_inputs", cwd=folder_dataset)
-    assert done.returncode == 0, done.stderr
-    edit_params(folder_dataset, **{key.replace(".", "__"): "data/raw/nothing"})
-    done = run("stages.check_inputs", cwd=folder_dataset)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: params.yaml: {key}: data/raw/nothing does not exist.")
+def test_a_path_that_does_not_exist_is_reported_with_its_key(
+    folder_dataset: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Also if it moved after an earlier run."""
+    monkeypatch.chdir(folder_dataset)
+    shutil.copytree("mine", "other")
+    edit_params(folder_dataset, **{key.replace(".", "__"): "other"})
+    check_inputs.main()
+    Path("other").rename("moved")
+    with pytest.raises(SesamError, match=f"^params.yaml: {key}: other does not exist. Create or link it, or correct"):
+        check_inputs.main()
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert stages["check_inputs"]["always_changed"], "DVC would skip it"
+    assert all("data/checked.txt" in stages[name]["deps"] for name in ("prepare", "weak_labels"))
+
+
+def test_outputs_of_other_stages_need_not_exist_yet(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder_dataset)
+    edit_params(folder_dataset, dataset__root="./data/raw/demo/", demo={"demo": {"train": 1, "val": 1, "seed": 1}})
+    check_inputs.main()
 
 
 def test_classes_are_counted() -> None:

@@ -213,6 +213,17 @@ def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) ->
     assert "symlinked folders inside dataset.root, 2 (raw/gtFine, raw/leftImg8bit)" in capsys.readouterr().err
 
 
+def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/inner/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "b/inner/across").symlink_to(tmp_path / "a")
+    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a/0.png", "b/inner/1.png"]
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    assert [path.name for path in files_below(tmp_path / "linked")] == ["1.png", "0.png"]
+
+
 def test_hidden_files_are_no_images(workspace) -> None:
     dataset_factories.own_folder(Path("raw"))
     Path("raw/images/train/._0.jpg").write_bytes(b"of a file manager")
@@ -267,6 +278,7 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__format": "ade20k"}, "raw/images/training is missing"),
         ({"dataset__format": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
         ({"dataset__classes": ["a", "b"]}, "cityscapes defines its own classes; set them to null"),
+        ({"dataset__ignore_values": [255]}, "cityscapes defines its own ignore_values; set them to null"),
         ({"dataset__root": "nowhere"}, "dataset.root: nowhere is not a folder"),
     ],
 )
@@ -523,9 +535,7 @@ def test_two_images_of_one_name(workspace) -> None:
     dataset_factories.own_folder(Path("raw"))
     Image.fromarray(dataset_factories.photo(5)).save("raw/images/train/1.png")
     workspace("folder")
-    with pytest.raises(
-        SesamError, match=r"1 name is of several images(.|\n)*1: raw/images/train/1.jpg, raw/images"
-    ):
+    with pytest.raises(SesamError, match=r"1 name is of several images(.|\n)*1: raw/images/train/1.jpg, raw/images"):
         prepare.main()
     edit_params(Path(), dataset__exclude=["1"])
     prepare.main()
