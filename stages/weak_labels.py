@@ -38,7 +38,7 @@ def main() -> None:
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
         if config.source != SIMULATED:
-            import_annotations(dataset, Path(config.source), folder, config, params.runtime)
+            import_annotations(dataset, Path(config.source), folder, params)
         elif unlabeled := [record.id for record in dataset.train if not record.fine]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
@@ -48,7 +48,7 @@ def main() -> None:
             work = partial(simulate, folder=folder, config=config, palette=dataset.palette)
             map_images(work, dataset.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
-            import_annotations(dataset, CORRECTIONS, folder, config, params.runtime, as_corrections=True)
+            import_annotations(dataset, CORRECTIONS, folder, params, as_corrections=True)
         check_complete(folder, dataset.train)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +15,11 @@ from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import NOT_ANNOTATED, DataIssue, Issue, format_issues, summarize_names
-from sesam.datasets.label_maps import LabelMap, absent_classes, class_bitmask, label_map_for
+from sesam.datasets.label_maps import absent_classes, class_bitmask, label_map_for
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Runtime, WeakLabelParams
+from sesam.params import Params
 
 
 class LabeledClasses(NamedTuple):
@@ -31,37 +30,24 @@ class LabeledClasses(NamedTuple):
 
 
 def convert_annotation(
-    job: tuple[ImageRecord, Annotation],
-    folder: Path,
-    config: WeakLabelParams,
-    classes: Sequence[str],
-    palette: Palette,
-    label_map: LabelMap,
-    as_corrections: bool,
+    job: tuple[ImageRecord, Annotation], folder: Path, spec: LabelSpec, palette: Palette, as_corrections: bool
 ) -> Issue | LabeledClasses:
     """Write an annotation as weak label, or its corrections into the one in `folder`; its issue, if it has one."""
     record, annotation = job
-    size = (record.height, record.width)
-    spec = LabelSpec(size, classes, label_map, config.scribble.thickness, config.point.radius)
     try:
-        label = read_annotation(annotation, spec)
+        label = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
         kind, text = problem.issue
         return kind, f"{record.id}: {text}"
     if as_corrections:
-        label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(classes)))
+        label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     write_label(folder / f"{record.id}.png", label, palette)
-    check_classes(folder, record, len(classes))
+    check_classes(folder, record, len(palette))
     return LabeledClasses(class_bitmask(label), bool((label != IGNORE_INDEX).all()))
 
 
 def import_annotations(
-    dataset: Dataset,
-    source: Path,
-    folder: Path,
-    config: WeakLabelParams,
-    runtime: Runtime,
-    as_corrections: bool = False,
+    dataset: Dataset, source: Path, folder: Path, params: Params, as_corrections: bool = False
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
@@ -76,45 +62,28 @@ def import_annotations(
             f"{source} annotates no image of the data set; expected PNG, XML or JSON files that name its images by "
             f"their ids (example: {min(ids)})."
         )
-    if others and as_corrections:
-        _warn(f"{source}: corrections that match no training image", others)
     jobs = [(record, annotations[record.id]) for record in dataset.train if record.id in annotations]
     dataset_format, ignore_values = ("folder", ()) if as_corrections else (dataset.format, dataset.ignore_values)
-    work = partial(
-        convert_annotation,
-        folder=folder,
-        config=config,
-        classes=dataset.classes,
-        palette=dataset.palette,
-        label_map=label_map_for(dataset_format, len(dataset.classes), ignore_values),
-        as_corrections=as_corrections,
-    )
-    results = map_images(work, jobs, runtime, "corrections" if as_corrections else "weak_labels")
+    label_map = label_map_for(dataset_format, len(dataset.classes), ignore_values)
+    widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
+    spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
+    work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
+    results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     issues = [result for result in results if not isinstance(result, LabeledClasses)]
     if not as_corrections:
         issues += [(NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
     if issues:
         raise SesamError(format_issues(str(source) if as_corrections else f"{source} (weak_labels.source)", issues))
-    if not as_corrections:
-        _warn_of_unusual(
-            [
-                (job[0].id, result)
-                for job, result in zip(jobs, results, strict=True)
-                if isinstance(result, LabeledClasses)
-            ],
-            dataset.classes,
-        )
+    labels = [(job[0].id, label) for job, label in zip(jobs, results, strict=True) if isinstance(label, LabeledClasses)]
+    if as_corrections:
+        _warn(f"{source}: corrections that match no training image", others)
+        return
+    _warn("images without any label of annotators", [k for k, label in labels if label.bitmask == 0])
+    _warn("images labeled everywhere; 255 is unlabeled", [k for k, label in labels if label.everywhere])
+    absent = absent_classes((label.bitmask for _, label in labels), dataset.classes)
+    _warn("classes that annotators never drew", absent)
 
 
-def _warn_of_unusual(labels: Sequence[tuple[str, LabeledClasses]], classes: Sequence[str]) -> None:
-    for subject, names in (
-        ("images without any label of annotators", [k for k, label in labels if label.bitmask == 0]),
-        ("images labeled everywhere; 255 is unlabeled", [k for k, label in labels if label.everywhere]),
-        ("classes that annotators never drew", absent_classes((label.bitmask for _, label in labels), classes)),
-    ):
-        if names:
-            _warn(subject, names)
-
-
-def _warn(subject: str, names: Sequence[str]) -> None:
-    print(f"warning: {subject}: {summarize_names(names)}.", file=sys.stderr)
+def _warn(subject: str, names: list[str]) -> None:
+    if names:
+        print(f"warning: {subject}: {summarize_names(names)}.", file=sys.stderr)
