@@ -1,4 +1,4 @@
-"""Small data sets in the exact layouts of their makers: real file names, label values, palettes and formats."""
+"""Small data sets in the exact original layouts: real file names, label values, palettes and formats."""
 
 from __future__ import annotations
 
@@ -151,14 +151,14 @@ def camvid(root: Path, form: str = "published") -> None:
                 save(root / f"{split}annot/{name}.png", indexed)
 
 
-def own_folder(root: Path) -> None:
+def custom_folder(root: Path) -> None:
     for split, count in (("train", 3), ("val", 1)):
         for k in range(count):
             save(root / f"images/{split}/{k}.jpg", photo(10 * count + k))
             save(root / f"labels/{split}/{k}.png", halves(0, 1, edge=255))
 
 
-MAKERS = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": own_folder}
+FACTORIES = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": custom_folder}
 
 
 def connected(mask: np.ndarray, min_area: int = 1, connectivity: int = 8) -> Iterator[Region]:

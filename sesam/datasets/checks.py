@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -54,12 +54,7 @@ class CheckResult(NamedTuple):
 
 
 def check_pair(
-    pair: ImagePair,
-    counted: frozenset[str],
-    folder: Path,
-    label_map: LabelMap,
-    palette: Palette,
-    config: ComponentParams,
+    pair: ImagePair, counted: Set[str], folder: Path, label_map: LabelMap, palette: Palette, config: ComponentParams
 ) -> CheckResult:
     """Check an image and its label, and write the label to folder/ID.png as class ids. counted: see CheckResult."""
     image, issues = _try_read(read_image, pair.image)

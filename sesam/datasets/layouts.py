@@ -33,7 +33,8 @@ def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, pu
     if not root.is_dir():
         raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
     pairs, usual = LAYOUTS[dataset_format]
-    return sorted({pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}, key=_by_id)
+    unique = {pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}
+    return sorted(unique, key=lambda pair: (pair.id, pair.image))
 
 
 def folder(root: Path, split: str) -> list[ImagePair]:
@@ -168,18 +169,13 @@ def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _match(
-    images: Path,
-    image_end: str,
-    image_suffixes: tuple[str, ...],
-    labels: Path | None,
-    label_end: str,
-    nested: bool = False,
+    images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
 ) -> list[ImagePair]:
     """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it.
 
     Several images of one id make several pairs.
     """
-    image_files = _files(images, image_end, image_suffixes, nested)
+    image_files = _files(images, image_end, suffixes, nested)
     if labels is None:
         return [ImagePair(k, path, None) for k, path in image_files]
     label_files: dict[str, Path] = {}
@@ -196,12 +192,10 @@ def _match(
         ImagePair(k, path, label_files.get(k) or expected_path(path, images, labels, f"{k}{label_end}.png"))
         for k, path in image_files
     ]
-    unpaired = label_files.keys() - {k for k, _ in image_files}
-    return pairs + [
-        ImagePair(k, expected_path(path, labels, images, f"{k}{image_end}{image_suffixes[0]}"), path)
-        for k, path in label_files.items()
-        if k in unpaired
-    ]
+    for k in label_files.keys() - {k for k, _ in image_files}:
+        missing = expected_path(label_files[k], labels, images, f"{k}{image_end}{suffixes[0]}")
+        pairs.append(ImagePair(k, missing, label_files[k]))
+    return pairs
 
 
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
@@ -235,7 +229,3 @@ def _read_ids(path: Path) -> list[str]:
     if not ids:
         raise SesamError(f"{path} is empty; expected the image ids of a split, one per line.")
     return ids
-
-
-def _by_id(pair: ImagePair) -> tuple[str, Path]:
-    return pair.id, pair.image
