@@ -51,12 +51,14 @@ def cityscapes_image(root: Path, split: str, name: str, image: np.ndarray, fine,
             (root / f"{start}polygons.json").write_text(json.dumps(outlines))
 
 
+CITYSCAPES_IDS = ["aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"]
+
+
 def cityscapes(root: Path) -> None:
     """Three training images, one of train_extra, one to validate on; road and car in all, coarsely labeled inside."""
     fine, coarse = halves(7, 26, edge=3), np.zeros((HEIGHT, WIDTH), np.uint8)
     coarse[8:20, 6:18], coarse[8:20, 30:42] = 7, 26
-    names = ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019")
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(CITYSCAPES_IDS):
         cityscapes_image(root, "train", name, photo(seed), fine, coarse)
     cityscapes_image(root, "train_extra", "augsburg_000000_000000", photo(7), None, coarse)
     cityscapes_image(root, "val", "frankfurt_000000_000294", photo(8), fine, coarse)

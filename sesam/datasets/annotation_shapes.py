@@ -77,7 +77,6 @@ class Drawing(Annotation):
     photograph: Path | None = None
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """See Annotation.draw."""
         self.check_size(self.size, spec)
         labels = np.full(self.size, IGNORE_INDEX, np.uint8)
         class_ids = {name: k for k, name in enumerate(spec.classes)}

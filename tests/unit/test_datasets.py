@@ -12,7 +12,7 @@ import dataset_factories
 import numpy as np
 import pytest
 from conftest import edit_params, write_params
-from dataset_factories import FACTORIES, HEIGHT, WIDTH, halves, photo, save
+from dataset_factories import CITYSCAPES_IDS, FACTORIES, HEIGHT, WIDTH, halves, photo, save
 from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
@@ -20,9 +20,10 @@ from PIL import Image
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
 from sesam.datasets.importer import choose_subset
-from sesam.datasets.label_maps import CAMVID, label_map_for
+from sesam.datasets.label_maps import CAMVID, class_names_and_palette, label_map_for
 from sesam.datasets.layouts import ImagePair, files_below, find_pairs
 from sesam.errors import SesamError
+from sesam.params import DatasetParams
 from stages import prepare, weak_labels
 
 # cityscapesScripts, helpers/labels.py: the train id of each label id from 0 on
@@ -54,7 +55,7 @@ def weak(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "train", "val", "left", "right"),
+    ("dataset_format", "train", "val", "left", "right"),
     [
         ("cityscapes", "aachen_000000_000019", "frankfurt_000000_000294", 0, 13),
         ("ade20k", "ADE_train_00000001", "ADE_val_00000001", 0, 149),
@@ -62,8 +63,8 @@ def weak(name: str) -> np.ndarray:
         ("folder", "0", "0", 0, 1),
     ],
 )
-def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, left, right) -> None:
-    workspace(kind)
+def test_a_preset_and_the_root_are_enough(workspace, capsys, dataset_format, train, val, left, right) -> None:
+    workspace(dataset_format)
     prepare.main()
     dataset = Dataset.load()
     assert dataset.train[0].id == train and [record.id for record in dataset.val] == [val]
@@ -81,18 +82,18 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, kind, train, val, l
     assert "sam.checkpoint" not in printed.err, "embed fetches it"
 
 
-def test_classes_and_colors_are_mmsegmentations(workspace) -> None:
-    for kind, known, number, name in (
+@pytest.mark.parametrize(
+    ("dataset_format", "known", "class_id", "name"),  # as documented
+    [
         ("cityscapes", CityscapesDataset, TRAIN_IDS[26], "car"),
         ("ade20k", ADE20KDataset, 150 - 1, "flag"),
         ("voc", PascalVOCDataset, 15, "person"),
-    ):
-        workspace(kind, root=kind)
-        prepare.main()
-        dataset = Dataset.load()
-        assert dataset.classes == tuple(known.METAINFO["classes"])
-        assert dataset.palette == tuple(tuple(color) for color in known.METAINFO["palette"])
-        assert dataset.classes[number] == name  # of the documented value
+    ],
+)
+def test_classes_and_colors_are_mmsegmentations(dataset_format: str, known, class_id: int, name: str) -> None:
+    names, palette = class_names_and_palette(DatasetParams(format=dataset_format))
+    assert names == list(known.METAINFO["classes"]) and names[class_id] == name
+    assert palette == [tuple(color) for color in known.METAINFO["palette"]]
 
 
 def test_cityscapes_label_ids_become_train_ids() -> None:
@@ -105,15 +106,17 @@ def test_cityscapes_label_ids_become_train_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "classes", "valid", "reduce"),
+    ("dataset_format", "classes", "valid", "reduce"),
     [("ade20k", 150, range(151), True), ("voc", 21, [*range(21), 255], False)],
 )
-def test_other_values_become_what_mmsegmentation_makes_of_them(tmp_path, kind, classes, valid, reduce) -> None:
+def test_other_values_become_what_mmsegmentation_makes_of_them(
+    tmp_path, dataset_format, classes, valid, reduce
+) -> None:
     values = np.array([valid], np.uint8)
-    save(tmp_path / "label.png", values, dataset_factories.voc_palette() if kind == "voc" else None)
+    save(tmp_path / "label.png", values, dataset_factories.voc_palette() if dataset_format == "voc" else None)
     read = {"seg_map_path": str(tmp_path / "label.png"), "reduce_zero_label": reduce, "seg_fields": []}
     expected = LoadAnnotations(reduce_zero_label=None)(read)["gt_seg_map"]
-    label_map = label_map_for(kind, classes, [255])
+    label_map = label_map_for(dataset_format, classes, [255])
     class_ids, unknown = label_map.class_ids(values)
     assert (class_ids == expected).all() and not unknown
     others = np.setdiff1d(np.arange(256), valid).astype(np.uint8)[None]
@@ -192,23 +195,23 @@ def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
     (Path("raw/ImageSets/Segmentation/trainaug.txt")).write_text("\ufeff" + "\r\n\r\n".join(names), encoding="utf-8")
     workspace("voc")
     prepare.main()
-    assert [(record.id, record.fine) for record in Dataset.load().train] == list(
-        zip(names, (True, True, False), strict=True)
-    )
+    assert [record.fine for record in Dataset.load().train] == [True, True, False]
     Path("raw/ImageSets/Segmentation/trainaug.txt").unlink()
     edit_params(Path(), dataset__train=["trainaug"])
     assert "has neither SegmentationClassAug nor" in error_of(prepare)
 
 
-def test_linked_folders_inside_are_followed_with_a_warning(workspace, capsys) -> None:
-    dataset_factories.cityscapes(Path("elsewhere"))
+def test_linked_folders_are_followed_with_a_warning_and_hidden_files_are_not_read(workspace, capsys) -> None:
+    dataset_factories.custom_folder(Path("elsewhere"))
+    Path("elsewhere/images/train/._0.jpg").write_bytes(b"of a file manager")
+    Path("elsewhere/labels/train/.DS_Store.png").write_bytes(b"of a file manager")
     Path("raw").mkdir()
-    for name in ("leftImg8bit", "gtFine"):
-        (Path("raw") / name).symlink_to(Path("elsewhere", name).absolute())
-    workspace("cityscapes")
+    for name in ("images", "labels"):
+        Path("raw", name).symlink_to(Path("elsewhere", name).absolute())
+    workspace("folder")
     prepare.main()
     assert len(Dataset.load().train) == 3
-    assert "symlinked folders inside dataset.root, 2 (raw/gtFine, raw/leftImg8bit)" in capsys.readouterr().err
+    assert "symlinked folders inside dataset.root, 2 (raw/images, raw/labels)" in capsys.readouterr().err
 
 
 def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
@@ -220,15 +223,6 @@ def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a/0.png", "b/inner/1.png"]
     (tmp_path / "linked").symlink_to(tmp_path / "b")
     assert [path.name for path in files_below(tmp_path / "linked")] == ["1.png", "0.png"]
-
-
-def test_hidden_files_are_not_images(workspace) -> None:
-    dataset_factories.custom_folder(Path("raw"))
-    Path("raw/images/train/._0.jpg").write_bytes(b"of a file manager")
-    Path("raw/labels/train/.DS_Store.png").write_bytes(b"of a file manager")
-    workspace("folder")
-    prepare.main()
-    assert len(Dataset.load().train) == 3
 
 
 # Annotation budgets
@@ -259,13 +253,7 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__subset": ["aachen"]}, "Training images have ids like aachen_000000_000019"),
         ({"dataset__exclude": ["aachen"]}, "dataset.exclude lists images that are not in raw: 1 (aachen)"),
         ({"dataset__exclude": ["frankfurt_000000_000294"]}, "no image is left in val"),
-        (
-            {
-                "dataset__exclude": ["aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"],
-                "dataset__subset": ["aachen_000000_000019"],
-            },
-            "no image is left in train",
-        ),
+        ({"dataset__exclude": CITYSCAPES_IDS, "dataset__subset": CITYSCAPES_IDS[:1]}, "no image is left in train"),
         ({"dataset__exclude": [2007000032]}, "image ids must be quoted"),
         ({"dataset__subset": [2007000032]}, "image ids must be quoted"),
         ({"dataset__train": ["a"], "dataset__val": ["b"]}, "raw/leftImg8bit/b is missing"),
@@ -291,8 +279,8 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
 # Annotators' weak labels
 
 
-def annotated(workspace, kind: str, origin: str, **changes: object) -> Dataset:
-    workspace(kind, weak_labels__source=origin, **changes)
+def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Dataset:
+    workspace(dataset_format, weak_labels__source=source, **changes)
     prepare.main()
     shutil.rmtree("data/fine/train")  # not read
     weak_labels.main()
@@ -310,10 +298,10 @@ def test_cityscapes_coarse_labels(workspace) -> None:
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
 
 
-@pytest.mark.parametrize("kind", ["cityscapes", "ade20k"])
-def test_corrections_have_class_ids_in_every_format(workspace, kind: str, capsys) -> None:
+@pytest.mark.parametrize("dataset_format", ["cityscapes", "ade20k"])
+def test_corrections_have_class_ids_in_every_format(workspace, dataset_format: str, capsys) -> None:
     """As pseudo-labels have; a warning lists those of no image."""
-    workspace(kind)
+    workspace(dataset_format)
     prepare.main()
     weak_labels.main()
     record = Dataset.load().train[0]
@@ -365,7 +353,7 @@ def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
     drawn[10:13, 5:15] = 26
     folder = Path("s4Cityscapes/scribbles/gtFine/train")
-    for name in ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"):
+    for name in CITYSCAPES_IDS:
         save(folder / name.split("_")[0] / f"{name}_gtFine_labelIds.png", np.dstack([drawn] * 3))
     annotated(workspace, "cityscapes", "s4Cityscapes/scribbles")
     label = weak("zurich_000121_000019")
@@ -396,10 +384,10 @@ def test_a_custom_folder(workspace, capsys) -> None:
 def test_issues_of_annotations_are_reported_together(workspace) -> None:
     names = [f"2007_{k:06d}" for k in range(4)]
     dataset_factories.voc(Path("raw"), {"train": names, "val": ["2007_000033"]})
-    origin = Path("scribbles")
-    dataset_factories.scribblesup(origin, names[0], [("unicorn", [(1, 1), (5, 5)])])
-    (origin / f"{names[1]}.xml").write_text("<annotation>")
-    save(origin / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
+    source = Path("scribbles")
+    dataset_factories.scribblesup(source, names[0], [("unicorn", [(1, 1), (5, 5)])])
+    (source / f"{names[1]}.xml").write_text("<annotation>")
+    save(source / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
     workspace("voc", weak_labels__source="scribbles")
     prepare.main()
     message = error_of(weak_labels)
@@ -442,7 +430,7 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
         ("points.json", "3", "points.json is not an annotation file that can be read"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json annotates no image of the data set"),
-        ("nowhere", None, "nowhere (weak_labels.source) is neither a folder"),
+        ("nowhere", None, "weak_labels.source: nowhere is neither a folder"),
     ],
 )
 def test_an_unreadable_source_is_reported(workspace, source, content, message) -> None:

@@ -50,7 +50,6 @@ class _Document(Entry):
 
 
 def matches(file: AnnotationFile) -> bool:
-    """A mapping with `categories`."""
     return isinstance(file.document, dict) and "categories" in file.document
 
 

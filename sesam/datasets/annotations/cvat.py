@@ -20,7 +20,6 @@ READ = (*KINDS, "box", "mask", "tag")
 
 
 def matches(file: AnnotationFile) -> bool:
-    """XML with the root <annotations>."""
     return file.document is not None and file.document.tag == "annotations"
 
 

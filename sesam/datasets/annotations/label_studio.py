@@ -56,7 +56,6 @@ READ = ("brushlabels", "polygonlabels", "keypointlabels", "rectanglelabels")
 
 
 def matches(file: AnnotationFile) -> bool:
-    """A list, of tasks."""
     return isinstance(file.document, list)
 
 

@@ -51,7 +51,6 @@ class _Document(Entry):
 
 
 def matches(file: AnnotationFile) -> bool:
-    """A mapping with `shapes`."""
     return isinstance(file.document, dict) and "shapes" in file.document
 
 

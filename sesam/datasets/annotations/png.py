@@ -16,7 +16,6 @@ class LabelPng(Annotation):
     """A label file."""
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """See Annotation.draw."""
         try:
             labels, unknown = spec.label_map.class_ids(read_values(self.path, spec.label_map))
         except SesamError as problem:
@@ -26,7 +25,6 @@ class LabelPng(Annotation):
 
 
 def matches(file: AnnotationFile) -> bool:
-    """Every PNG."""
     return True
 
 

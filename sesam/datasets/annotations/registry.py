@@ -1,4 +1,4 @@
-"""The annotations of a folder or a file, in whichever format. A new format is a module and an entry here."""
+"""The annotations of a folder or a file, in every known format. A new format is a module and an entry here."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Reader(Protocol):
     SUFFIX: str
 
     def matches(self, file: AnnotationFile) -> bool:
-        """Whether a file with the suffix is of this format."""
+        """Whether a file with SUFFIX is of this format."""
 
     def read(self, file: AnnotationFile) -> Sequence[tuple[str, Annotation]]:
         """Its annotations, each with the image's name. ValueError, KeyError, TypeError: it is not of this format."""
 
 
-# the first that matches reads a file: scribblesup and whats_the_point take any XML and any JSON mapping
+# the first that matches reads a file; the last two take every XML and every JSON mapping, so new ones come before
 READERS: tuple[Reader, ...] = (png, cvat, label_studio, labelme, coco, scribblesup, whats_the_point)
 EXPORTERS: dict[str, Callable[[Iterable[ImageRegions], Sequence[str], Path], None]] = {
     "cvat": cvat.write,
@@ -55,9 +55,7 @@ def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) ->
     ends in it. ids: of the images to be found. SesamError if an image has two, or a file cannot be read.
     """
     if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
-        raise SesamError(
-            f"{source} (weak_labels.source) is neither a folder of PNG, XML or JSON files nor such a file."
-        )
+        raise SesamError(f"weak_labels.source: {source} is neither a folder of PNG, XML or JSON files nor such a file.")
     annotations: dict[str, Annotation] = {}
     photographs: set[Path | None] = set()
     paths = files_below(source) if source.is_dir() else [source]

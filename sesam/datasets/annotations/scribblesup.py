@@ -26,7 +26,6 @@ class Scribbles(Annotation):
     """The strokes of one image. Some of their points are outside it; what is drawn there is lost."""
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """See Annotation.draw; the names are those of tags."""
         try:
             root = ElementTree.parse(self.path).getroot()
             size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
@@ -47,8 +46,7 @@ class Scribbles(Annotation):
 
 
 def matches(file: AnnotationFile) -> bool:
-    """Every XML that no other reader takes: what is wrong with it is reported with the issues of other images."""
-    return True
+    return True  # of invalid XML too: it is reported with the issues of other images
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Scribbles]]:

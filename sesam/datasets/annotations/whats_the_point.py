@@ -23,7 +23,6 @@ class Clicks(Annotation):
     clicks: Any
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """See Annotation.draw; class numbers instead of names."""
         try:
             clicks = [tuple(int(click[key]) for key in ("x", "y", "cls")) for click in self.clicks]
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
@@ -38,7 +37,6 @@ class Clicks(Annotation):
 
 
 def matches(file: AnnotationFile) -> bool:
-    """Every JSON mapping that no other reader takes."""
     return isinstance(file.document, dict)
 
 
