@@ -95,15 +95,14 @@ def box_corners(
     top: float,
     right: float,
     bottom: float,
-    degrees: float = 0.0,
+    angle: float = 0,
     about: Literal["center", "corner"] = "center",
 ) -> np.ndarray:
-    """The corners (4, 2) of a box rotated clockwise about its center, or its first corner."""
+    """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
     middle = corners.mean(0) if about == "center" else corners[0]
-    angle = np.deg2rad(degrees)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return (corners - middle) @ turn + middle
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
 
 
 def clip_to_bounds(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -39,17 +39,12 @@ def import_dataset(
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
     label_map = label_map_for(config.format, len(classes), ignore_values)
-    counted = {"train": _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED)}
+    sample = _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED)
+    counted = {"train": sample, "val": frozenset[str]()}
     results: dict[str, list[CheckResult]] = {}
     for split in SPLITS:
-        check = partial(
-            check_pair,
-            counted=counted.get(split, frozenset()),
-            folder=folders[split],
-            label_map=label_map,
-            palette=palette,
-            config=params.components,
-        )
+        check = partial(check_pair, counted=counted[split], folder=folders[split], label_map=label_map)
+        check = partial(check, palette=palette, config=params.components)
         results[split] = map_images(check, pairs[split], params.runtime, f"prepare {split}")
     records = {split: [result.record for result in results[split] if result.record] for split in SPLITS}
     leaked, duplicates = find_duplicates(records)

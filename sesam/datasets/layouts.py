@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,19 +133,22 @@ LAYOUTS: dict[str, tuple[Callable[[Path, str], list[ImagePair]], Callable[[Path]
 }
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also behind links, in order; none whose name begins with a dot.
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, also behind links; none in a folder or with a name that begins with a dot.
 
-    A folder that several links lead to is walked once, so that a link to a folder above does not repeat it.
+    Each folder is walked once, under its own path if it has one below `folder`, so that a link cycle repeats nothing.
     """
-    visited = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        below: dict[str, str] = {}
-        for name in sorted(name for name in folders if not name.startswith(".")):
-            below.setdefault(os.path.realpath(Path(parent, name)), name)
-        folders[:] = [name for real, name in below.items() if real not in visited]
-        visited |= below.keys()
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+    files: list[Path] = []
+    visited: set[str] = set()
+    pending = [folder]
+    for start in pending:  # links follow, after all that is below without them
+        for parent, folders, names in os.walk(start):
+            is_new = (real := os.path.realpath(parent)) not in visited
+            visited.add(real)
+            folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+            pending += sorted(path for name in folders if (path := Path(parent, name)).is_symlink())
+            files += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
+    return sorted(files)
 
 
 def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:

@@ -183,11 +183,7 @@ def _to_results(image: ImageRegions) -> list[dict[str, Any]]:
             **sides,
             **({"score": attributes["confidence"]} if "confidence" in attributes else {}),
             "meta": {"text": [attributes["source"]]},
-            "value": {
-                "format": "rle",
-                "rle": encode_brush(region.full_mask(image.shape)),
-                "brushlabels": [class_name],
-            },
+            "value": {"format": "rle", "rle": encode_brush(region.full_mask(image.shape)), "brushlabels": [class_name]},
         }
         for number, (class_name, region, attributes) in enumerate(image.regions)
     ]

@@ -26,14 +26,8 @@ from sesam.datasets.annotations.common import (
 )
 
 NAME, SUFFIX = "labelme's JSON", ".json"
-KINDS: dict[str, Kind] = {
-    "polygon": "polygon",
-    "oriented_rectangle": "polygon",
-    "line": "line",
-    "linestrip": "line",
-    "point": "point",
-    "points": "point",
-}
+KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon"}
+KINDS |= {"line": "line", "linestrip": "line", "point": "point", "points": "point"}
 
 
 class _Shape(Entry):

@@ -13,13 +13,8 @@ from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
 NAME, SUFFIX = "ScribbleSup's XML", ".xml"
-VOC_NAMES = {  # of the tags that are not VOC's
-    "plane": "aeroplane",
-    "bike": "bicycle",
-    "table": "diningtable",
-    "plant": "pottedplant",
-    "monitor": "tvmonitor",
-}
+# VOC's names of the tags that differ
+VOC_NAMES = dict(plane="aeroplane", bike="bicycle", table="diningtable", plant="pottedplant", monitor="tvmonitor")
 
 
 class Scribbles(Annotation):
