@@ -18,15 +18,7 @@ import numpy as np
 
 from sesam.demo.canvas import CANVAS_SIZE, SIZE, Camera, Canvas, ground
 from sesam.demo.classes import ROAD, SIDEWALK, SKY, VEGETATION
-from sesam.demo.objects import (
-    paint_car,
-    paint_hedge,
-    paint_house,
-    paint_person,
-    paint_post,
-    paint_skyline,
-    paint_tree,
-)
+from sesam.demo.objects import paint_car, paint_hedge, paint_house, paint_person, paint_post, paint_skyline, paint_tree
 
 STREET_END = 90.0  # houses and trees line the street up to here, meters
 

@@ -33,10 +33,6 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from sesam.datasets.annotations.common import LabelSpec
-from sesam.datasets.annotations.png import LabelPng
-from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.annotations.scribblesup import Scribbles
 
 from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
@@ -44,6 +40,10 @@ from sesam.artifacts.component_records import read_candidates, read_prompts, rea
 from sesam.artifacts.label_png import read_image, read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
+from sesam.datasets.annotations.common import LabelSpec
+from sesam.datasets.annotations.png import LabelPng
+from sesam.datasets.annotations.registry import find_annotations, read_annotation
+from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
 from sesam.datasets.label_maps import label_map_for, read_values
 from sesam.errors import SesamError

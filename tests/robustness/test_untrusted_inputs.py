@@ -20,14 +20,14 @@ from conftest import ROOT
 from dataset_factories import THREE
 from mmseg.registry import MODELS
 from PIL import Image
-from sesam.datasets.annotations.common import LabelSpec
-from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.annotations.scribblesup import Scribbles
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
+from sesam.datasets.annotations.common import LabelSpec
+from sesam.datasets.annotations.registry import find_annotations, read_annotation
+from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
 from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError

@@ -419,5 +419,5 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path) -> Non
     write(folder_dataset / "drawn/1.json", document)
     done = run("stages.weak_labels", cwd=folder_dataset)
     assert done.returncode == 1
-    for said in ("2 labels have values that are not a class", "'unicorn', the shape ellipse", "'dragon'"):
-        assert said in done.stderr
+    for message in ("2 labels have values that are not a class", "'unicorn', the shape ellipse", "'dragon'"):
+        assert message in done.stderr

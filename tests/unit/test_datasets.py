@@ -289,10 +289,7 @@ def annotated(workspace, dataset_format: str, source: str, **changes: object) ->
 
 def test_cityscapes_coarse_labels(workspace) -> None:
     dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train=["train", "train_extra"])
-    assert [(record.id, record.fine) for record in dataset.train][-2:] == [
-        ("augsburg_000000_000000", False),
-        ("zurich_000121_000019", True),
-    ]
+    assert [record.id for record in dataset.train if not record.fine] == ["augsburg_000000_000000"]
     for record in dataset.train:
         label = weak(record.id)
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
@@ -325,11 +322,8 @@ def test_images_without_fine_labels_need_annotators(workspace) -> None:
 
 
 def test_scribblesup(workspace, capsys) -> None:
-    strokes = [
-        ("background", [(2, 5), (20, 5)]),
-        ("bike", [(30, 10), (30, 20), (40, 20)]),
-        ("person", [(44, 30), (60, 30)]),
-    ]
+    strokes = [("background", [(2, 5), (20, 5)]), ("bike", [(30, 10), (30, 20), (40, 20)])]
+    strokes.append(("person", [(44, 30), (60, 30)]))
     for name in ("2007_000032", "2007_000039", "2007_000033"):
         dataset_factories.scribblesup(Path("scribble_annotation/pascal_2012"), name, strokes)
     annotated(workspace, "voc", "scribble_annotation/pascal_2012")
@@ -345,8 +339,8 @@ def test_whats_the_point(workspace, capsys) -> None:
     annotated(workspace, "voc", "pascal2012_trainval_main.json", weak_labels__kind="point")
     label = weak("2007_000032")
     assert label[8, 10] == 1 and label[20, 40] == 15 and label[20, 42] == 15 and (label != 255).sum() == 2 * 13
-    said = capsys.readouterr().err
-    assert "images without any label of annotators: 1 (2007_000039)" in said and "background" in said
+    warnings = capsys.readouterr().err
+    assert "images without any label of annotators: 1 (2007_000039)" in warnings and "background" in warnings
 
 
 def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
@@ -494,11 +488,11 @@ def test_warnings(workspace, capsys) -> None:
     save(root / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
     workspace("folder", dataset__classes=["a", "b", "c"], sam__checkpoint="models/custom.pth", sam__sha256="0" * 64)
     prepare.main()
-    said = capsys.readouterr().err
-    assert "models/custom.pth (sam.checkpoint) is missing" in said
-    assert "classes that never occur in the fine training labels: 1 (c)" in said
-    assert "training images whose fine label has no class: 1 (copy)" in said
-    assert "duplicate training images: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in said
+    warnings = capsys.readouterr().err
+    assert "models/custom.pth (sam.checkpoint) is missing" in warnings
+    assert "classes that never occur in the fine training labels: 1 (c)" in warnings
+    assert "training images whose fine label has no class: 1 (copy)" in warnings
+    assert "duplicate training images: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)" in warnings
 
 
 def test_two_images_of_one_id(workspace) -> None:
