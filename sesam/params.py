@@ -6,6 +6,7 @@ Every stage checks the whole file when it starts. docs/reference/params.md is ge
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sesam.errors import SesamError, describe_validation_error
+from sesam.paths import WEAK_LABELS
 from sesam.yaml_io import read_yaml
 
 Precision = Literal["float32", "bfloat16"]
@@ -127,6 +129,15 @@ class WeakLabelParams(Group):
     coarse: CoarseParams = CoarseParams()
     scribble: ScribbleParams = ScribbleParams()
     point: PointParams = PointParams()
+
+    @field_validator("source", mode="after")
+    @classmethod
+    def _normalized(cls, value: str) -> str:
+        """Equal paths are equal: without ./ before it or / behind it. The stage's own output cannot be its input."""
+        path = Path(os.path.normpath(value))
+        if WEAK_LABELS in (path, *path.parents):
+            raise ValueError(f"weak labels are written to {WEAK_LABELS}; set {SIMULATED}, or the path of other labels")
+        return path.as_posix()
 
 
 class Architecture(Group):

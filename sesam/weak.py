@@ -1,4 +1,4 @@
-"""WeakLabelParams labels drawn from fine ones: coarse polygons, scribbles, points."""
+"""Weak labels simulated from fine ones: coarse polygons, scribbles, points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sesam.params import CoarseParams, PointParams, ScribbleParams, WeakLabelPar
 
 
 def weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
-    """WeakLabelParams labels (H, W) uint8 of fine labels (H, W) uint8; 255 where nobody drew."""
+    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled."""
     if config.kind == "fine":
         return fine
     stroke = {
@@ -31,7 +31,7 @@ def weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
 
 
 def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
-    """What of a stroke (h, w) bool to keep: off the region's boundary if possible, in the region always."""
+    """A stroke (h, w) bool inside the region, off its boundary if possible; never empty."""
     for allowed in (region.distance > 1, region.mask):
         if (stroke & allowed).any():
             return stroke & allowed
@@ -43,8 +43,8 @@ def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
 
 def draw_coarse_polygon(region: Region, config: CoarseParams) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
-    depth, size = region.distance, np.sqrt(region.area)
-    core = depth > min(config.erosion * size, 0.5 * depth.max())
+    distance, size = region.distance, np.sqrt(region.area)
+    core = distance > min(config.erosion * size, 0.5 * distance.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = [cv2.approxPolyDP(outline, config.tolerance * size, closed=True) for outline in outlines]
     drawn = np.zeros(region.mask.shape, np.uint8)
@@ -63,7 +63,7 @@ def draw_scribble(region: Region, config: ScribbleParams) -> np.ndarray:
 
 
 def draw_point(region: Region, config: PointParams) -> np.ndarray:
-    """A small disc on the region's deepest pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
+    """A small disc on the region's innermost pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
     cv2.circle(drawn, innermost_pixel(region.distance), config.radius, 1, cv2.FILLED)
     return drawn.astype(bool)
@@ -72,32 +72,30 @@ def draw_point(region: Region, config: PointParams) -> np.ndarray:
 def longest_path(skeleton: np.ndarray) -> np.ndarray:
     """The longest shortest path in a skeleton (h, w) bool: (n,) int, which of its pixels in scan order, end to end.
 
-    Two sweeps of Dijkstra from its first pixel, exact on a tree; of several
-    connected parts, the one with the longest path.
+    Two sweeps of Dijkstra from its first pixel, exact on a tree; of several connected parts, the longest path.
     """
     rows, columns = np.nonzero(skeleton)
-    number = np.full(np.add(skeleton.shape, 2), -1)
-    number[rows + 1, columns + 1] = np.arange(len(rows))
-    links = []
+    index = np.full(np.add(skeleton.shape, 2), -1)
+    index[rows + 1, columns + 1] = np.arange(len(rows))
+    edges = []
     for dy, dx in ((0, 1), (1, -1), (1, 0), (1, 1)):
-        other = number[rows + 1 + dy, columns + 1 + dx]
-        start = np.flatnonzero(other >= 0)
-        links.append((start, other[start], np.full(len(start), np.hypot(dy, dx))))
-    start, end, length = (np.concatenate(parts) for parts in zip(*links, strict=True))
+        neighbor = index[rows + 1 + dy, columns + 1 + dx]
+        start = np.flatnonzero(neighbor >= 0)
+        edges.append((start, neighbor[start], np.full(len(start), np.hypot(dy, dx))))
+    start, end, length = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     graph = coo_array((length, (start, end)), shape=(len(rows), len(rows))).tocsr()
 
-    best, seen = (-1.0, 0, np.zeros(0, int)), np.zeros(len(rows), bool)
-    while not seen.all():
-        reach = dijkstra(graph, directed=False, indices=int(np.argmin(seen)))
-        seen |= np.isfinite(reach)
+    longest, last, previous = -1.0, 0, np.zeros(0, int)
+    visited = np.zeros(len(rows), bool)
+    while not visited.all():
+        reach = dijkstra(graph, directed=False, indices=int(np.argmin(visited)))
+        visited |= np.isfinite(reach)
         source = int(np.where(np.isfinite(reach), reach, -1).argmax())
-        reach, back = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
+        reach, predecessors = dijkstra(graph, directed=False, indices=source, return_predecessors=True)
         reach = np.where(np.isfinite(reach), reach, -1)
-        if reach.max() > best[0]:
-            best = (float(reach.max()), int(reach.argmax()), back)
-    _, node, back = best
-    path = [node]
-    while back[node] >= 0:
-        node = int(back[node])
-        path.append(node)
+        if reach.max() > longest:
+            longest, last, previous = float(reach.max()), int(reach.argmax()), predecessors
+    path = [last]
+    while previous[path[-1]] >= 0:
+        path.append(int(previous[path[-1]]))
     return np.array(path)

@@ -1,6 +1,6 @@
 """Fail early if a path in params.yaml does not exist. DVC would name the missing file, but not the key.
 
-It runs at every `dvc repro`, because a path may have moved since; its output never changes, so nothing follows from it.
+It runs at every `dvc repro`, because a path may have moved since. Its output never changes, so no stage reruns for it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ CHECKED = Path("data/checked.txt")
 
 def missing_paths(params: Params) -> list[str]:
     """A line for each key whose path does not exist and is not the output of a stage."""
-    outputs = {SIMULATED, *(f"data/raw/{name}" for name in params.demo)}
+    outputs = {Path(SIMULATED), *(Path("data/raw", name) for name in params.demo)}
     paths = {"dataset.root": params.dataset.root, "weak_labels.source": params.weak_labels.source}
     return [
         f"params.yaml: {key}: {path} does not exist. Create or link it, or correct the path."
         for key, path in paths.items()
-        if path not in outputs and not Path(path).exists()
+        if Path(path) not in outputs and not Path(path).exists()
     ]
 
 

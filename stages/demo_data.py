@@ -17,9 +17,9 @@ from sesam.execution.parallel import map_images
 from sesam.params import load_params
 
 
-def draw(item: tuple[str, int], folder: Path, seed: int) -> None:
-    """Draw scene number `item` of a split and write its photograph and label."""
-    split, number = item
+def write_scene(job: tuple[str, int], folder: Path, seed: int) -> None:
+    """Write photograph and label of a scene, given by its split and its number in it."""
+    split, number = job
     scene = draw_scene((seed, ("train", "val").index(split), number))
     with atomic_path(folder / "images" / split / f"{number:04d}.png") as unfinished:
         Image.fromarray(scene.image).save(unfinished)
@@ -28,15 +28,14 @@ def draw(item: tuple[str, int], folder: Path, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="a key of `draw_trace` in params.yaml")
-    name = parser.parse_args().name
-    params = load_params()
+    parser.add_argument("name", help="a key of `demo` in params.yaml")
+    name, params = parser.parse_args().name, load_params()
     if name not in params.demo:
-        raise SesamError(f"params.yaml: demo has no entry {name!r}; it has {sorted(params.demo)}.")
-    wanted = params.demo[name]
-    items = [(split, k) for split in ("train", "val") for k in range(getattr(wanted, split))]
+        raise SesamError(f"params.yaml: demo has no entry {name!r}; expected one of {', '.join(params.demo)}.")
+    demo = params.demo[name]
+    jobs = [(split, number) for split in ("train", "val") for number in range(getattr(demo, split))]
     with atomic_directory(Path("data/raw") / name) as folder:
-        map_images(partial(draw, folder=folder, seed=wanted.seed), items, params.runtime, "demo_data")
+        map_images(partial(write_scene, folder=folder, seed=demo.seed), jobs, params.runtime, "demo_data")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small data sets in the exact layouts of their makers: real file names, label values, palettes and formats."""
+"""Small data sets in the exact original layouts: real file names, label values, palettes and formats."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ def cityscapes_image(root: Path, split: str, name: str, image: np.ndarray, fine,
             (root / f"{start}polygons.json").write_text(json.dumps(outlines))
 
 
+CITYSCAPES_IDS = ["aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"]
+
+
 def cityscapes(root: Path) -> None:
     """Three training images, one of train_extra, one to validate on; road and car in all, coarsely labeled inside."""
     fine, coarse = halves(7, 26, edge=3), np.zeros((HEIGHT, WIDTH), np.uint8)
     coarse[8:20, 6:18], coarse[8:20, 30:42] = 7, 26
-    names = ("aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019")
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(CITYSCAPES_IDS):
         cityscapes_image(root, "train", name, photo(seed), fine, coarse)
     cityscapes_image(root, "train_extra", "augsburg_000000_000000", photo(7), None, coarse)
     cityscapes_image(root, "val", "frankfurt_000000_000294", photo(8), fine, coarse)
@@ -151,14 +153,14 @@ def camvid(root: Path, form: str = "published") -> None:
                 save(root / f"{split}annot/{name}.png", indexed)
 
 
-def own_folder(root: Path) -> None:
+def custom_folder(root: Path) -> None:
     for split, count in (("train", 3), ("val", 1)):
         for k in range(count):
             save(root / f"images/{split}/{k}.jpg", photo(10 * count + k))
             save(root / f"labels/{split}/{k}.png", halves(0, 1, edge=255))
 
 
-MAKERS = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": own_folder}
+FACTORIES = {"cityscapes": cityscapes, "ade20k": ade20k, "voc": voc, "camvid": camvid, "folder": custom_folder}
 
 
 def connected(mask: np.ndarray, min_area: int = 1, connectivity: int = 8) -> Iterator[Region]:

@@ -1,1 +1,1 @@
-"""Data sets as their makers ship them: where files lie, what label values mean, what annotators drew."""
+"""Data sets in their original formats: layouts, label values, annotations, checks."""

@@ -1,4 +1,4 @@
-"""What people draw in an annotation tool, and what becomes of it.
+"""The shapes of annotation tools, as weak labels.
 
 | shape | as weak label |
 | --- | --- |
@@ -7,26 +7,28 @@
 | polygon, box | its inside |
 | mask | its pixels |
 
-Later shapes lie on top of earlier ones.
+Later shapes cover earlier ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from sesam.datasets.annotations.common import Annotation, LabelSpec
+from sesam.datasets.data_issues import UNREADABLE, DataIssue
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]
-
-
-NOWHERE = np.empty((0, 2))
+NO_POINTS = np.empty((0, 2))
 
 
 class Shape(NamedTuple):
@@ -38,16 +40,54 @@ class Shape(NamedTuple):
 
     name: str
     kind: Kind
-    points: np.ndarray = NOWHERE
+    points: np.ndarray = NO_POINTS
     pixels: Callable[[], np.ndarray] | None = None
 
+    def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
+        """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
+        if self.pixels is not None:
+            mask = self.pixels()
+            if mask.shape != size:
+                raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
+            return mask
+        points = clip_to_bounds(np.nan_to_num(self.points), size)
+        pixels = np.floor(points).astype(np.int32)
+        drawn = np.zeros(size, np.uint8)
+        if self.kind == "polygon":
+            if len(points) >= 3:
+                drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
+        elif self.kind == "line" and len(points) > 1:
+            return draw_stroke(size, pixels, thickness)
+        else:
+            for x, y in pixels.tolist():
+                cv2.circle(drawn, (x, y), radius, 1, cv2.FILLED)
+        return drawn > 0
 
-class Drawing(NamedTuple):
-    """What was drawn in one image of `size` (H, W). unread: kinds of shapes in it that are not read."""
+
+@dataclass(frozen=True)
+class Drawing(Annotation):
+    """What was drawn with a tool in one image of `size` (H, W).
+
+    unread: kinds of shapes in it that are not read. photograph: where the file expects its image, if it names a path.
+    """
 
     size: tuple[int, int]
     shapes: tuple[Shape, ...]
     unread: tuple[str, ...] = ()
+    photograph: Path | None = None
+
+    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
+        self.check_size(self.size, spec)
+        labels = np.full(self.size, IGNORE_INDEX, np.uint8)
+        class_ids = {name: k for k, name in enumerate(spec.classes)}
+        for shape in self.shapes:
+            if (k := class_ids.get(shape.name)) is not None:
+                try:
+                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = k
+                except ValueError as problem:
+                    raise DataIssue(UNREADABLE, f"{self.path} has {problem}") from None
+        unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
+        return labels, unknown + [f"the shape {kind}" for kind in self.unread]
 
 
 def box_corners(
@@ -55,50 +95,16 @@ def box_corners(
     top: float,
     right: float,
     bottom: float,
-    turned: float = 0.0,
+    angle: float = 0,
     about: Literal["center", "corner"] = "center",
 ) -> np.ndarray:
-    """The corners (4, 2) of a box turned clockwise by degrees about its center, or its first corner."""
+    """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
     middle = corners.mean(0) if about == "center" else corners[0]
-    angle = np.deg2rad(turned)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return (corners - middle) @ turn + middle
-
-
-def draw_shapes(drawing: Drawing, classes: Sequence[str], thickness: int, radius: int) -> tuple[np.ndarray, list[str]]:
-    """A drawing as labels (H, W) uint8, 255 where nothing was drawn, and its class names that are none.
-
-    ValueError if a mask is not of the image.
-    """
-    labels = np.full(drawing.size, IGNORE_INDEX, np.uint8)
-    numbers = {name: k for k, name in enumerate(classes)}
-    for shape in drawing.shapes:
-        if (k := numbers.get(shape.name)) is not None:
-            _draw(labels, shape, k, thickness, radius)
-    return labels, sorted({repr(shape.name) for shape in drawing.shapes} - set(map(repr, classes)))
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
 
 
 def clip_to_bounds(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Points (n, 2) x, y, brought to at most FAR outside an image of (height, width)."""
     return points.clip(-FAR, np.array(size[::-1]) + FAR)
-
-
-def _draw(labels: np.ndarray, shape: Shape, k: int, thickness: int, radius: int) -> None:
-    if shape.pixels is not None:
-        mask = shape.pixels()
-        if mask.shape != labels.shape:
-            raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
-        labels[mask] = k
-        return
-    points = clip_to_bounds(np.nan_to_num(shape.points), labels.shape)
-    pixels = np.floor(points).astype(np.int32)
-    if shape.kind == "polygon":
-        (height, width), flat = labels.shape, points.ravel().tolist()
-        if len(points) >= 3:
-            labels[coco.decode(coco.frPyObjects([flat], height, width))[..., 0] > 0] = k
-    elif shape.kind == "line" and len(points) > 1:
-        labels[draw_stroke(labels.shape, pixels, thickness)] = k
-    else:
-        for x, y in pixels.tolist():
-            cv2.circle(labels, (x, y), radius, k, cv2.FILLED)

@@ -59,7 +59,7 @@ def suspicious_classes(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     border = counts[:, 1].sum(0) / np.maximum(1, 2 * pixels)  # each place between two pixels was counted for both
     many = (images > len(counts) / 2) & (len(classes) > 3)
     return lines + [
-        f"class {classes[int(k)]} lies thinly around nearly every other class, as pixels without a class do. If its "
-        "label value means none, list it in dataset.ignore_values."
+        f"class {classes[int(k)]} thinly surrounds nearly every other class, as pixels without a class do. If "
+        "its label value is not a class, list it in dataset.ignore_values."
         for k in np.flatnonzero(many & (neighbors >= NEIGHBORS) & (border >= BORDER))
     ]

@@ -1,7 +1,8 @@
-"""What the values of a data set's label files mean: class ids, 255 = no class."""
+"""From the values of a data set's label files to class ids, 255 = no class."""
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +14,7 @@ import numpy as np
 from sesam.artifacts.label_png import open_image
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
+from sesam.params import DatasetParams
 
 # each train id's label id in Cityscapes (Cordts et al. 2016); label ids 0 to 33 without one are no class
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -33,87 +35,87 @@ CAMVID = {
 }
 CAMVID_VOID = (0, 0, 0)
 
-IGNORED = -1
+UNKNOWN = -1  # the data set has no such value
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The class id of each label value, (256,) int16, and of each color, as 0xRRGGBB, where labels may be colored.
+    """The class id of each label value, (256,) int16, 255 = no class or UNKNOWN.
 
-    255: no class. MEANINGLESS: the maker has no such value.
+    colors: where labels may be colored, each color as 0xRRGGBB with its class id, sorted.
     """
 
     table: np.ndarray
     colors: tuple[tuple[int, int], ...] = ()
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Class ids (H, W) uint8 of a label file, and the values in it that mean nothing.
+        """Class ids (H, W) uint8 of a label file, and its values that are unknown.
 
         label: (H, W) uint8 values, or (H, W, 3) uint8 colors.
         """
         if label.ndim == 3:
-            return self._of_colors(label)
+            return self._color_ids(label)
         ids = self.table[label]
-        strange = np.flatnonzero(np.bincount(label[ids == IGNORED], minlength=1))
-        return ids.astype(np.uint8), [str(value) for value in strange]
+        unknown = np.flatnonzero(np.bincount(label[ids == UNKNOWN], minlength=1))
+        return ids.astype(np.uint8), [str(value) for value in unknown]
 
-    def values(self) -> str:
-        """The values of gray and palette files, in words, and how many colors mean something besides."""
+    def describe(self) -> str:
+        """The known values of gray and palette files, and the number of colors."""
 
         def ranges(values: np.ndarray) -> str:
             runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
             return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
-        is_class = (self.table != IGNORED) & (self.table != IGNORE_INDEX)
-        said = f"{ranges(np.flatnonzero(is_class))} for classes"
-        if (none := np.flatnonzero(self.table == IGNORE_INDEX)).size:
-            said += f", {ranges(none)} for no class"
-        return said + (f", and {len(self.colors)} colors" if self.colors else "")
+        is_class = (self.table != UNKNOWN) & (self.table != IGNORE_INDEX)
+        text = f"{ranges(np.flatnonzero(is_class))} for classes"
+        if (ignored := np.flatnonzero(self.table == IGNORE_INDEX)).size:
+            text += f", {ranges(ignored)} for no class"
+        return text + (f", and {len(self.colors)} colors" if self.colors else "")
 
-    def _of_colors(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        key = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        known, ids = (np.array(part) for part in zip(*self.colors, strict=True))
-        at = np.searchsorted(known, key).clip(max=len(known) - 1)
-        strange = np.unique(key[known[at] != key])
-        return ids[at].astype(np.uint8), [f"#{value:06x}" for value in strange]
+    def _color_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        keys = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        known, ids = (np.array(column) for column in zip(*self.colors, strict=True))
+        index = np.searchsorted(known, keys).clip(max=len(known) - 1)
+        unknown = np.unique(keys[known[index] != keys])
+        return ids[index].astype(np.uint8), [f"#{value:06x}" for value in unknown]
 
 
-def label_map_for(kind: str, classes: int, ignore: list[int]) -> LabelMap:
-    """What the label values of a kind of data set mean. ignore: for a folder of one's own, values that are no class."""
-    table = np.full(256, IGNORED, np.int16)
+def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int]) -> LabelMap:
+    """The label map of a data set. ignore_values: of a folder, values without a class."""
+    table = np.full(256, UNKNOWN, np.int16)
     colors: tuple[tuple[int, int], ...] = ()
-    if kind not in ("cityscapes", "ade20k"):  # these two have no 255, so that train ids are told
+    if dataset_format not in ("cityscapes", "ade20k"):  # these two have no 255, so that train ids are reported
         table[IGNORE_INDEX] = IGNORE_INDEX
-    if kind == "cityscapes":
+    if dataset_format == "cityscapes":
         table[:34] = IGNORE_INDEX
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
-    elif kind == "ade20k":  # 0 is "other"
+    elif dataset_format == "ade20k":  # 0 is "other"
         table[0] = IGNORE_INDEX
         table[1 : classes + 1] = np.arange(classes)
     else:
         table[:classes] = np.arange(classes)
-        table[[11] if kind == "camvid" else ignore] = IGNORE_INDEX
-    if kind == "camvid":
-        found = {_key(color): k for k, several in enumerate(CAMVID.values()) for color in several}
-        colors = tuple(sorted((found | {_key(CAMVID_VOID): IGNORE_INDEX}).items()))
+        table[[11] if dataset_format == "camvid" else list(ignore_values)] = IGNORE_INDEX
+    if dataset_format == "camvid":
+        ids = {_key(color): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
+        colors = tuple(sorted((ids | {_key(CAMVID_VOID): IGNORE_INDEX}).items()))
     return LabelMap(table, colors)
 
 
-def read_values(path: Path, meaning: LabelMap) -> np.ndarray:
+def read_values(path: Path, label_map: LabelMap) -> np.ndarray:
     """A label file: (H, W) uint8, or (H, W, 3) uint8 where labels may be colored; SesamError if it cannot be read.
 
     Of a data set with colored labels, a palette PNG with its colors alone is colored too. Of any other, an RGB file
     whose channels are equal holds values, as Scribbles4All's do.
     """
     with open_image(path) as image:
-        if image.mode == "P" and meaning.colors:
+        if image.mode == "P" and label_map.colors:
             label = np.array(image.convert("RGB"))
-            return np.array(image) if meaning.class_ids(label)[1] else label
+            return np.array(image) if label_map.class_ids(label)[1] else label
         if image.mode in ("L", "P"):
             return np.array(image)
         if image.mode == "RGB":
             label = np.array(image)
-            if meaning.colors:
+            if label_map.colors:
                 return label
             if (label == label[..., :1]).all():
                 return label[..., 0]
@@ -121,25 +123,40 @@ def read_values(path: Path, meaning: LabelMap) -> np.ndarray:
 
 
 def class_bitmask(ids: np.ndarray) -> int:
-    """Which classes occur in class ids (H, W) uint8: bit k is set for class k."""
+    """The classes that occur in class ids (H, W) uint8: bit k is set for class k."""
     counts = np.bincount(ids.ravel(), minlength=256)[:IGNORE_INDEX]
     return sum(1 << int(k) for k in np.flatnonzero(counts))
 
 
-def absent_classes(occurring: Iterable[int], classes: Sequence[str]) -> list[str]:
-    """The classes that occur in none of several label maps."""
-    anywhere = reduce(or_, occurring, 0)
-    return [name for k, name in enumerate(classes) if not anywhere >> k & 1]
+def absent_classes(bitmasks: Iterable[int], classes: Sequence[str]) -> list[str]:
+    """The classes that occur in none of several labels, given each one's `class_bitmask`."""
+    present = reduce(or_, bitmasks, 0)
+    return [name for k, name in enumerate(classes) if not present >> k & 1]
 
 
-def class_names_and_palette(kind: str) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Class names and palette of a published data set: mmsegmentation's, and CamVid's own."""
-    if kind == "camvid":
-        return list(CAMVID), [several[0] for several in CAMVID.values()]
+def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Class names and RGB colors: mmsegmentation's, CamVid's, or those that params.yaml gives a folder."""
+    if dataset.classes is not None:
+        palette = [parse_color(color) for color in dataset.palette or []]
+        return dataset.classes, palette or color_wheel(len(dataset.classes))
+    if dataset.format == "camvid":
+        return list(CAMVID), [colors[0] for colors in CAMVID.values()]
     from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset  # slow, and not for the workers
 
-    known = {"cityscapes": CityscapesDataset, "ade20k": ADE20KDataset, "voc": PascalVOCDataset}[kind].METAINFO
+    known = {"cityscapes": CityscapesDataset, "ade20k": ADE20KDataset, "voc": PascalVOCDataset}[dataset.format].METAINFO
     return list(known["classes"]), [tuple(color) for color in known["palette"]]
+
+
+def parse_color(color: str) -> tuple[int, int, int]:
+    """The bytes of "#rrggbb"."""
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue
+
+
+def color_wheel(classes: int) -> list[tuple[int, int, int]]:
+    """Distinct RGB colors for data sets without a palette."""
+    turns = [colorsys.hsv_to_rgb(k / classes, 0.85 if k % 2 else 0.55, 0.95 if k % 3 else 0.7) for k in range(classes)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in turns]
 
 
 def _key(color: tuple[int, int, int]) -> int:

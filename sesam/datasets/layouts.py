@@ -1,13 +1,13 @@
-"""Where each kind of data set keeps its images and fine labels, and in which splits.
+"""The layouts of data sets: images, fine labels and splits.
 
-Paths are told as the maker lays them out, whether the files are there or not: `prepare` says what is missing.
+Paths are those of the original layout, whether the files exist or not: `prepare` reports what is missing.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +17,27 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """An image and its fine label; None where there is no fine label. `id` names it in every artifact."""
+class ImagePair:
+    """An image and its fine label, None if it has none. `id` names it in every artifact."""
 
     id: str
     image: Path
     label: Path | None
 
 
-def find_pairs(kind: str, root: Path, splits: Sequence[str] | None, purpose: str) -> list[Pair]:
-    """The pairs of the maker's splits, or of the usual ones for `purpose` (train or val), by id.
+def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, purpose: str) -> list[ImagePair]:
+    """The pairs of the original splits, or of the usual ones for `purpose` (train or val), by id.
 
     SesamError if a folder or a list is missing or empty.
     """
     if not root.is_dir():
-        raise SesamError(f"{root} (dataset.root) is no folder. Put the data set there, or set where it lies.")
-    pairs, usual = LAYOUTS[kind]
-    return sorted({pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}, key=_by_id)
+        raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
+    pairs, usual = LAYOUTS[dataset_format]
+    unique = {pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}
+    return sorted(unique, key=lambda pair: (pair.id, pair.image))
 
 
-def folder(root: Path, split: str) -> list[Pair]:
+def folder(root: Path, split: str) -> list[ImagePair]:
     """images/SPLIT/ID.{png,jpg,jpeg} and labels/SPLIT/ID.png; ID may have folders in it.
 
     Without labels/SPLIT there are no fine labels.
@@ -45,7 +46,7 @@ def folder(root: Path, split: str) -> list[Pair]:
     return _match(root / "images" / split, "", IMAGE_SUFFIXES, labels if labels.is_dir() else None, "", nested=True)
 
 
-def cityscapes(root: Path, split: str) -> list[Pair]:
+def cityscapes(root: Path, split: str) -> list[ImagePair]:
     """Cordts et al. 2016: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png.
 
     train_extra has coarse labels only.
@@ -54,49 +55,49 @@ def cityscapes(root: Path, split: str) -> list[Pair]:
     return _match(root / "leftImg8bit" / split, "_leftImg8bit", (".png",), labels, "_gtFine_labelIds")
 
 
-def ade20k(root: Path, split: str) -> list[Pair]:
+def ade20k(root: Path, split: str) -> list[ImagePair]:
     """Zhou et al. 2017, the scene parsing challenge: images/SPLIT/ID.jpg and annotations/SPLIT/ID.png."""
     root = _inner(root, "ADEChallengeData2016")
     return _match(root / "images" / split, "", (".jpg",), root / "annotations" / split, "")
 
 
-def voc(root: Path, split: str) -> list[Pair]:
+def voc(root: Path, split: str) -> list[ImagePair]:
     """Everingham et al. 2012: ImageSets/Segmentation/SPLIT.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png.
 
     trainaug adds what Hariharan et al. 2011 labeled, SegmentationClassAug/ID.png, where VOC itself has no label.
-    If no trainaug.txt came with it, it is train.txt with aug.txt, or with all that is labeled there and not in
-    val.txt. With the list and without the folder those images have no fine labels.
+    Without trainaug.txt it is train.txt with aug.txt, or with all that is labeled there and not in val.txt. With the
+    list and without the folder those images have no fine labels.
     """
     root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
-    lists, fine, more = root / "ImageSets/Segmentation", root / "SegmentationClass", root / "SegmentationClassAug"
+    lists, fine, augmented = root / "ImageSets/Segmentation", root / "SegmentationClass", root / "SegmentationClassAug"
     if split != "trainaug" or (lists / "trainaug.txt").exists():
-        ids = _listed(lists / f"{split}.txt")
-    elif not more.is_dir():
+        ids = _read_ids(lists / f"{split}.txt")
+    elif not augmented.is_dir():
         raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
     elif (lists / "aug.txt").exists():
-        ids = _listed(lists / "train.txt") + _listed(lists / "aug.txt")
+        ids = _read_ids(lists / "train.txt") + _read_ids(lists / "aug.txt")
     else:
-        ids = _listed(lists / "train.txt") + [path.stem for path in files_below(more) if path.suffix == ".png"]
+        ids = _read_ids(lists / "train.txt") + [path.stem for path in files_below(augmented) if path.suffix == ".png"]
     if split == "trainaug":
-        ids = sorted(set(ids) - set(_listed(lists / "val.txt")))
-    own = {path.stem for path in files_below(fine)}
+        ids = sorted(set(ids) - set(_read_ids(lists / "val.txt")))
+    labeled = {path.stem for path in files_below(fine)}
 
-    def label(k: str) -> Path | None:
-        if k in own or split != "trainaug":
-            return fine / f"{k}.png"
-        return more / f"{k}.png" if more.is_dir() else None
+    def label(image_id: str) -> Path | None:
+        if image_id in labeled or split != "trainaug":
+            return fine / f"{image_id}.png"
+        return augmented / f"{image_id}.png" if augmented.is_dir() else None
 
-    return [Pair(k, root / "JPEGImages" / f"{k}.jpg", label(k)) for k in ids]
-
-
-def _usual_of_voc(root: Path) -> dict[str, str]:
-    inner = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
-    more = (inner / "SegmentationClassAug").is_dir() or (inner / "ImageSets/Segmentation/trainaug.txt").exists()
-    return {"train": "trainaug" if more else "train", "val": "val"}
+    return [ImagePair(k, root / "JPEGImages" / f"{k}.jpg", label(k)) for k in ids]
 
 
-def camvid(root: Path, split: str) -> list[Pair]:
-    """CamVid (Brostow et al. 2009) as it is published, or in one of the forms that others gave it.
+def _usual_voc_splits(root: Path) -> dict[str, str]:
+    root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
+    augmented = (root / "SegmentationClassAug").is_dir() or (root / "ImageSets/Segmentation/trainaug.txt").exists()
+    return {"train": "trainaug" if augmented else "train", "val": "val"}
+
+
+def camvid(root: Path, split: str) -> list[ImagePair]:
+    """CamVid (Brostow et al. 2009) as published, or in a layout of others.
 
     701_StillsRaw_full/ID.png and LabeledApproved_full/ID_L.png, split as usual (Sturgess et al. 2009): 367 train,
     101 val, 233 test; SPLIT/ID.png with SPLITannot/ID.png or SPLIT_labels/ID_L.png; or images/SPLIT/ID.png with
@@ -104,9 +105,9 @@ def camvid(root: Path, split: str) -> list[Pair]:
     """
     if (root / "701_StillsRaw_full").is_dir():
         if split not in ("train", "val", "test"):
-            raise SesamError(f"CamVid has the splits train, val and test, none called {split}. Correct params.yaml.")
-        every = _match(root / "701_StillsRaw_full", "", (".png",), root / "LabeledApproved_full", "_L")
-        return [pair for pair in every if _camvid_split(pair.id) == split]
+            raise SesamError(f"CamVid has the splits train, val and test, not {split}. Correct params.yaml.")
+        pairs = _match(root / "701_StillsRaw_full", "", (".png",), root / "LabeledApproved_full", "_L")
+        return [pair for pair in pairs if _camvid_split(pair.id) == split]
     if (root / f"{split}annot").is_dir():
         return _match(root / split, "", (".png",), root / f"{split}annot", "")
     if (root / f"{split}_labels").is_dir():
@@ -114,113 +115,120 @@ def camvid(root: Path, split: str) -> list[Pair]:
     return folder(root, split)
 
 
-def _camvid_split(name: str) -> str:
-    sequence, _, frame = name.rpartition("_")
+def _camvid_split(image_id: str) -> str:
+    sequence, _, frame = image_id.rpartition("_")
     number = int(re.sub(r"\D", "", frame) or 0)
     if sequence == "0016E5" and 7959 <= number <= 8159 and number % 2:
         return "val"
     return "test" if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550) else "train"
 
 
-# of each kind its pairs in a split below dataset.root, and its usual splits
-LAYOUTS: dict[str, tuple[Callable[[Path, str], list[Pair]], Callable[[Path], dict[str, str]]]] = {
+# per format: its pairs in a split below dataset.root, and its usual splits
+LAYOUTS: dict[str, tuple[Callable[[Path, str], list[ImagePair]], Callable[[Path], dict[str, str]]]] = {
     "folder": (folder, lambda root: {"train": "train", "val": "val"}),
     "cityscapes": (cityscapes, lambda root: {"train": "train", "val": "val"}),
     "ade20k": (ade20k, lambda root: {"train": "training", "val": "validation"}),
-    "voc": (voc, _usual_of_voc),
+    "voc": (voc, _usual_voc_splits),
     "camvid": (camvid, lambda root: {"train": "train", "val": "val"}),
 }
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also behind links, in order; none whose name begins with a dot."""
-    for inside, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(inside, name) for name in sorted(names) if not name.startswith("."))
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, also behind links; none in a folder or with a name that begins with a dot.
+
+    Each folder is walked once, under its own path if it has one below `folder`, so that a link cycle repeats nothing.
+    """
+    files: list[Path] = []
+    visited: set[str] = set()
+    pending = [folder]
+    for start in pending:  # links follow, after all that is below without them
+        for parent, folders, names in os.walk(start):
+            is_new = (real := os.path.realpath(parent)) not in visited
+            visited.add(real)
+            folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+            pending += sorted(path for name in folders if (path := Path(parent, name)).is_symlink())
+            files += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
+    return sorted(files)
 
 
 def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
-    """The images below a folder, in order, by their path in it without the ending; none that lies below `but`.
+    """The images below a folder, in order, by their path in it without the suffix; none below the folders `but`.
 
     SesamError if there is none, or two have one name.
     """
     if not folder.is_dir():
-        raise SesamError(f"{folder} is no folder.")
-    left_out, found = {path.resolve() for path in but}, {}
+        raise SesamError(f"{folder} is not a folder.")
+    excluded, images = {path.resolve() for path in but}, {}
     for path in files_below(folder):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not left_out.isdisjoint(path.resolve().parents):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not excluded.isdisjoint(path.resolve().parents):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise SesamError(f"{folder}: two images are called {name}. Rename one.")
-        found[name] = path
-    if not found:
-        raise SesamError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    return found
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
+        if image_id in images:
+            raise SesamError(f"{folder}: two images are called {image_id}. Rename one.")
+        images[image_id] = path
+    if not images:
+        raise SesamError(f"{folder} has no image ({', '.join(IMAGE_SUFFIXES)}).")
+    return images
 
 
 def _match(
     images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
-) -> list[Pair]:
+) -> list[ImagePair]:
     """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it.
 
     Several images of one id make several pairs.
     """
-    photographs = _files(images, image_end, suffixes, nested)
+    image_files = _files(images, image_end, suffixes, nested)
     if labels is None:
-        return [Pair(k, path, None) for k, path in photographs]
-    masks: dict[str, Path] = {}
+        return [ImagePair(k, path, None) for k, path in image_files]
+    label_files: dict[str, Path] = {}
     for k, path in _files(labels, label_end, (".png",), nested):
-        if k in masks:
-            raise SesamError(f"{path} and {masks[k]} both label {k}. Remove one.")
-        masks[k] = path
+        if k in label_files:
+            raise SesamError(f"{path} and {label_files[k]} both label {k}. Remove one.")
+        label_files[k] = path
 
-    def expected_path(path: Path, old: Path, new: Path, k: str, end: str) -> Path:
-        """Where the missing half of a pair is to be expected, from where the other half is."""
-        return new / (f"{k}{end}" if nested else path.relative_to(old).parent / f"{k}{end}")
+    def expected_path(path: Path, old: Path, new: Path, name: str) -> Path:
+        """The path of the missing half of a pair, given the other half's."""
+        return new / (name if nested else path.relative_to(old).parent / name)
 
-    found = [
-        Pair(k, path, masks.get(k) or expected_path(path, images, labels, k, f"{label_end}.png"))
-        for k, path in photographs
+    pairs = [
+        ImagePair(k, path, label_files.get(k) or expected_path(path, images, labels, f"{k}{label_end}.png"))
+        for k, path in image_files
     ]
-    alone = masks.keys() - {k for k, _ in photographs}
-    return found + [
-        Pair(k, expected_path(masks[k], labels, images, k, f"{image_end}{suffixes[0]}"), masks[k]) for k in alone
-    ]
+    for k in label_files.keys() - {k for k, _ in image_files}:
+        missing = expected_path(label_files[k], labels, images, f"{k}{image_end}{suffixes[0]}")
+        pairs.append(ImagePair(k, missing, label_files[k]))
+    return pairs
 
 
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
     """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
         raise SesamError(
-            f"{folder} is missing. Is dataset.root the folder that the data set's maker names, and dataset.format right?"
+            f"{folder} is missing. Check dataset.format, and that dataset.root has the folders of the original layout."
         )
-    found = [
+    files = [
         ((path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem).removesuffix(end), path)
         for path in files_below(folder)
         if path.suffix.lower() in suffixes and path.stem.endswith(end)
     ]
-    if not found:
-        raise SesamError(f"{folder} holds no file *{end}{' or '.join(suffixes)}. Put them there.")
-    return found
+    if not files:
+        raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.")
+    return files
 
 
 def _inner(root: Path, *names: str) -> Path:
-    """The data set's own folder, where dataset.root is the one that it was unpacked into."""
+    """The data set's folder, if dataset.root is the one that it was unpacked into."""
     return next((root / name for name in names if (root / name).is_dir()), root)
 
 
-def _listed(path: Path) -> list[str]:
-    """The ids of a split file, one a line, or paths of images; SesamError if it is missing or empty."""
+def _read_ids(path: Path) -> list[str]:
+    """The ids of a split file, one per line, or paths of images; SesamError if it is missing or empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise SesamError(f"{path} cannot be read; it lists the images of a split, one id a line.") from None
+        raise SesamError(f"{path} cannot be read; expected the image ids of a split, one per line.") from None
     ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
     if not ids:
-        raise SesamError(f"{path} is empty; it lists the images of a split, one id a line.")
+        raise SesamError(f"{path} is empty; expected the image ids of a split, one per line.")
     return ids
-
-
-def _by_id(pair: Pair) -> tuple[str, Path]:
-    return pair.id, pair.image

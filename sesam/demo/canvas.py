@@ -1,7 +1,7 @@
 """A pinhole camera and a canvas on which polygons given in meters are painted.
 
-World coordinates: x to the right, y up from the ground, z ahead of the camera. There is no
-depth buffer: what is painted later hides what is there, so callers paint far to near.
+World coordinates: x to the right, y up from the ground, z ahead of the camera. Without a depth buffer, later paint
+hides earlier paint, so callers paint far to near.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ GRAIN: Texture = ((2, 0.06),)
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera stands and looks.
+    """Position and direction of the camera.
 
-    horizon: its row on the canvas, pixels. center: the column of the street's vanishing point,
-    pixels. x: the camera's place across the street, meters from the middle.
+    horizon: its row, center: the column of the street's vanishing point, pixels of the canvas. x: meters from the
+    middle of the street.
     """
 
     horizon: float
@@ -46,9 +46,8 @@ class Camera:
 class Canvas:
     """A scene while it is painted.
 
-    image: (512, 512, 3) float32 RGB, 0 to 255. labels: (512, 512) uint8 class ids.
-    instances: (512, 512) uint16 object ids. instance: the id of the object being painted.
-    sun: meters of shadow per meter of height, positive to the right.
+    image: (512, 512, 3) float32 RGB, 0 to 255. labels: (512, 512) uint8 class ids. instances: (512, 512) uint16 object
+    ids. instance: the id of the object being painted. sun: meters of shadow per meter of height, positive to the right.
     """
 
     def __init__(self, rng: np.random.Generator, camera: Camera, sun: float) -> None:
@@ -72,23 +71,20 @@ class Canvas:
     ) -> None:
         """Fill the polygon of world points (N, 3) in meters with an RGB color (3,), 0 to 255.
 
-        Without a label only the photograph changes. With one the pixels join the object being
-        painted, or begin another if `new_instance`, which takes no id if the polygon is out of view.
+        Without a label only the photograph changes. With one the pixels join the object being painted, or begin another
+        if `new_instance`, which takes no id if the polygon is out of view.
         """
         # clipped because cv2 takes int32, and points near the camera project far outside
         outline = np.clip(np.round(self.camera.project(points)), -8 * CANVAS_SIZE, 8 * CANVAS_SIZE).astype(np.int32)
-        (left, top), (right, bottom) = outline.min(0), outline.max(0) + 1
-        left, top = max(left, 0), max(top, 0)
-        right, bottom = min(right, CANVAS_SIZE), min(bottom, CANVAS_SIZE)
+        (left, top), (right, bottom) = np.maximum(outline.min(0), 0), np.minimum(outline.max(0) + 1, CANVAS_SIZE)
         if left >= right or top >= bottom:
             return
-        inside = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillPoly(inside, [outline - (left, top)], 1)
-        inside = inside.astype(bool)
+        polygon = np.zeros((bottom - top, right - left), np.uint8)
+        inside = cv2.fillPoly(polygon, [outline - (left, top)], 1).astype(bool)
         window = np.s_[top:bottom, left:right]
 
         shade = np.ones(inside.shape, np.float32)
-        # each polygon has a place of its own in the noise, or one pattern would run through all of them
+        # each polygon has its place in the noise, or one pattern would run through all of them
         shift = self.rng.integers(0, CANVAS_SIZE, 2)
         for scale, strength in texture:
             row, column = (top + shift[0]) % CANVAS_SIZE, (left + shift[1]) % CANVAS_SIZE
@@ -99,8 +95,7 @@ class Canvas:
         self.image[window][inside] = painted
 
         if label is not None:
-            if new_instance:
-                self.instance += 1
+            self.instance += new_instance
             self.labels[window][inside] = label
             self.instances[window][inside] = self.instance
 

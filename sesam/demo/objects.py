@@ -1,7 +1,7 @@
 """How the objects of a street are painted: skyline, houses, trees, hedges, posts, people and cars.
 
-Positions (x, z) and sizes are meters, colors RGB from 0 to 255. The numbers are plausible sizes
-and colors, chosen by eye; those drawn from a range make no two objects alike.
+Positions (x, z) and sizes are meters, colors RGB from 0 to 255. The numbers are plausible sizes and colors, chosen by
+eye; those drawn from a range make no two objects alike.
 """
 
 from __future__ import annotations
@@ -11,26 +11,14 @@ import numpy as np
 from sesam.demo.canvas import FOCAL_LENGTH, Canvas, circle_angles, wall
 from sesam.demo.classes import BUILDING, CAR, PERSON, POLE, SIGN, VEGETATION
 
-FACADE_COLORS = (
-    (165, 80, 65),
-    (190, 175, 150),
-    (130, 130, 135),
-    (205, 195, 180),
-    (120, 95, 75),
-    (150, 165, 175),
-    (210, 170, 110),
-)
-SIGN_COLORS = ((200, 40, 40), (40, 80, 190), (235, 200, 40), (235, 235, 235), (40, 130, 70))
-CAR_COLORS = (
-    (200, 30, 30),
-    (30, 60, 150),
-    (225, 225, 225),
-    (40, 40, 45),
-    (150, 150, 155),
-    (230, 190, 50),
-    (40, 110, 80),
-    (120, 60, 40),
-)
+
+def _colors(rgb: str) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex(rgb), np.uint8).reshape(-1, 3)
+
+
+FACADE_COLORS = _colors("a55041 beaf96 828287 cdc3b4 785f4b 96a5af d2aa6e")
+SIGN_COLORS = _colors("c82828 2850be ebc828 ebebeb 288246")
+CAR_COLORS = _colors("c81e1e 1e3c96 e1e1e1 28282d 96969b e6be32 286e50 783c28")
 
 
 def paint_skyline(canvas: Canvas, z: float) -> None:
@@ -51,7 +39,7 @@ def paint_house(canvas: Canvas, side: int, x: float, z: float, depth: float) -> 
     """A house from z to z + depth whose facade stands x beside the middle of the street; side: -1 left, 1 right."""
     rng = canvas.rng
     x, height = side * x, rng.uniform(5, 16)
-    color = np.array(FACADE_COLORS[rng.integers(len(FACADE_COLORS))]) * rng.uniform(0.7, 1.15)
+    color = FACADE_COLORS[rng.integers(len(FACADE_COLORS))] * rng.uniform(0.7, 1.15)
     color += rng.uniform(-15, 15, 3)
     plaster = ((2, 0.07), (6, 0.05), (96, 0.08))
     # of a near house the gable can be out of view: then the facade shares the id of the object painted before
@@ -119,7 +107,7 @@ def paint_post(canvas: Canvas, x: float, z: float) -> None:
         arm = -np.sign(x) * rng.uniform(0.8, 1.6)
         canvas.paint(wall(x, x + arm, height - 2 * half, height, z), metal, POLE)
         return
-    color = np.array(SIGN_COLORS[rng.integers(len(SIGN_COLORS))])
+    color = SIGN_COLORS[rng.integers(len(SIGN_COLORS))]
     radius, corners = rng.uniform(0.42, 0.65), rng.choice((3, 4, 8, 24))
     angles = circle_angles(corners) + np.pi / 2 + (np.pi / 4 if corners == 4 else 0)  # a square stands on an edge
     ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(corners)], axis=1)
@@ -139,15 +127,9 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
     for foot in (-stride, stride):
         leg = [(x - 0.13, hip), (x + 0.13, hip), (x + foot + 0.09, 0), (x + foot - 0.09, 0)]
         canvas.paint([(a, b, z) for a, b in leg], trousers, PERSON)
-    body = [
-        (x - half, hip - 0.05),
-        (x + half, hip - 0.05),
-        (x + half * 1.15, neck - 0.1),
-        (x + 0.1, neck),
-        (x - 0.1, neck),
-        (x - half * 1.15, neck - 0.1),
-    ]
-    canvas.paint([(a, b, z) for a, b in body], coat, PERSON, ((2, 0.08), (24, 0.1)))
+    outline = ((-half, hip - 0.05), (half, hip - 0.05), (half * 1.15, neck - 0.1), (0.1, neck))
+    body = [*outline, (-0.1, neck), (-half * 1.15, neck - 0.1)]
+    canvas.paint([(x + a, b, z) for a, b in body], coat, PERSON, ((2, 0.08), (24, 0.1)))
     angles = circle_angles(16)
     head = np.stack([x + 0.12 * np.cos(angles), height - 0.14 + 0.15 * np.sin(angles), np.full(16, z)], axis=1)
     canvas.paint(head, skin, PERSON)
@@ -156,7 +138,7 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
 def paint_car(canvas: Canvas, x: float, z: float) -> None:
     """A car seen from behind, its middle at x and its rear at z."""
     rng = canvas.rng
-    color = np.array(CAR_COLORS[rng.integers(len(CAR_COLORS))]) * rng.uniform(0.75, 1.1)
+    color = CAR_COLORS[rng.integers(len(CAR_COLORS))] * rng.uniform(0.75, 1.1)
     half, length, roof = 0.9, 4.2, rng.uniform(1.35, 1.75)  # half the width, the length, the height
     belt = 0.55 * roof  # where body and cabin meet
     canvas.paint_shadow(x, z + length / 2, 2.2, length + 0.8, 0.5)
@@ -167,16 +149,12 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     # the side that the camera sees, and where the cabin, which narrows upwards, ends on it
     flank = x + half if x < canvas.camera.x else x - half
     inner = x + 0.78 * half if x < canvas.camera.x else x - 0.78 * half
-    side = [(flank, 0.25, z), (flank, 0.25, z + length), (flank, belt, z + length), (flank, belt, z)]
-    canvas.paint(side, color * 0.75, CAR, sheen)
+    flank_side = [(flank, 0.25, z), (flank, 0.25, z + length), (flank, belt, z + length), (flank, belt, z)]
+    canvas.paint(flank_side, color * 0.75, CAR, sheen)
     cabin = [(flank, belt, z + 0.1), (flank, belt, z + 3.2), (inner, roof, z + 2.4), (inner, roof, z + 0.5)]
     canvas.paint(cabin, color * 0.7, CAR, sheen)
-    window = [
-        (flank, belt + 0.05, z + 0.5),
-        (flank, belt + 0.05, z + 2.9),
-        (inner, roof - 0.1, z + 2.3),
-        (inner, roof - 0.1, z + 0.7),
-    ]
+    bottom, top = belt + 0.05, roof - 0.1
+    window = [(flank, bottom, z + 0.5), (flank, bottom, z + 2.9), (inner, top, z + 2.3), (inner, top, z + 0.7)]
     canvas.paint(window, glass, texture=())
     angles = circle_angles(18)
     for hub in (z + 0.8, z + 3.3):
@@ -187,12 +165,8 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     for tyre in (x - half + 0.15, x + half - 0.15):
         canvas.paint(wall(tyre - 0.12, tyre + 0.12, 0, 0.4, z), rubber, CAR, texture=())
     canvas.paint(wall(x - half, x + half, 0.25, belt, z), color, CAR, sheen)
-    cabin = [
-        (x - half * 0.78, roof, z + 0.5),
-        (x + half * 0.78, roof, z + 0.5),
-        (x + half, belt, z + 0.1),
-        (x - half, belt, z + 0.1),
-    ]
+    cabin = [(x + half * side, roof, z + 0.5) for side in (-0.78, 0.78)]
+    cabin += [(x + half * side, belt, z + 0.1) for side in (1, -1)]
     canvas.paint(cabin, color * 0.95, CAR, sheen)
     pane = np.array(cabin)  # the cabin less a frame
     pane[:, 0] = x + (pane[:, 0] - x) * 0.86

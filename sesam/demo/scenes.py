@@ -1,16 +1,16 @@
-"""Street scenes drawn by the program itself, with exact labels.
+"""Street scenes drawn by the program, with exact labels.
 
-A pinhole camera looks down a street; every object is placed in meters and painted far to near,
-so scale follows distance and near objects hide far ones. The demo data set and the embedded
-SAM's training set are both drawn here (with different seeds).
+A pinhole camera looks down a street; every object is placed in meters and painted far to near, so scale follows
+distance and near objects hide far ones. The demo data set and the bundled SAM's training set are both drawn here, with
+different seeds.
 
-The numbers are plausible sizes in meters and colors (RGB, 0 to 255), chosen by eye. They, and the
-order of the random draws, decide the demo's data: changed, its scores and the embedded SAM's are others.
+The numbers are plausible sizes in meters and colors (RGB, 0 to 255), chosen by eye. They and the order of the random
+draws decide the demo's data, and with it its scores and the bundled SAM's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -18,15 +18,7 @@ import numpy as np
 
 from sesam.demo.canvas import CANVAS_SIZE, SIZE, Camera, Canvas, ground
 from sesam.demo.classes import ROAD, SIDEWALK, SKY, VEGETATION
-from sesam.demo.objects import (
-    paint_car,
-    paint_hedge,
-    paint_house,
-    paint_person,
-    paint_post,
-    paint_skyline,
-    paint_tree,
-)
+from sesam.demo.objects import paint_car, paint_hedge, paint_house, paint_person, paint_post, paint_skyline, paint_tree
 
 STREET_END = 90.0  # houses and trees line the street up to here, meters
 
@@ -38,8 +30,8 @@ Placed = tuple[float, Callable[..., None], tuple[float, ...]]
 class Scene:
     """One drawn street.
 
-    image: (256, 256, 3) uint8 RGB. labels: (256, 256) uint8 class ids.
-    instances: (256, 256) uint16, one id per painted object, surfaces included.
+    image: (256, 256, 3) uint8 RGB. labels: (256, 256) uint8 class ids. instances: (256, 256) uint16, an id per painted
+    object, surfaces included.
     """
 
     image: np.ndarray
@@ -50,11 +42,8 @@ class Scene:
 def draw_scene(seed: int | tuple[int, ...]) -> Scene:
     """Draw the street of one seed; the same seed gives the same bytes."""
     rng = np.random.default_rng(seed)
-    camera = Camera(
-        horizon=rng.uniform(0.38, 0.52) * CANVAS_SIZE,
-        center=rng.uniform(0.35, 0.65) * CANVAS_SIZE,
-        x=rng.uniform(-2.0, 2.0),
-    )
+    horizon, center = rng.uniform(0.38, 0.52) * CANVAS_SIZE, rng.uniform(0.35, 0.65) * CANVAS_SIZE
+    camera = Camera(horizon, center, x=rng.uniform(-2.0, 2.0))
     road = rng.uniform(2.6, 4.4)  # half its width
     pavement = rng.uniform(1.8, 3.5)
     canvas = Canvas(rng, camera, sun=rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 2.0))
@@ -123,42 +112,8 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
 
 
 def place_objects(rng: np.random.Generator, road: float, pavement: float) -> list[Placed]:
-    """The objects of a street.
-
-    road: half the road's width, pavement: the width of each pavement; meters.
-    """
-    objects: list[Placed] = []
-    front = road + pavement  # where the houses begin
-    for side in (-1, 1):
-        z = rng.uniform(2.0, 6.0)
-        while z < STREET_END:
-            depth = rng.uniform(6, 16)
-            if rng.uniform() < 0.72:
-                # painted as if 3 m beyond its middle: before what stands on the pavement along it
-                objects.append((z + depth / 2 + 3, paint_house, (side, front, z, depth)))
-            else:  # a gap with trees
-                for _ in range(rng.integers(1, 4)):
-                    tree = rng.uniform(z, z + depth)
-                    objects.append((tree, paint_tree, (side * (front + rng.uniform(1, 4)), tree)))
-            z += depth
-        if rng.uniform() < 0.75:  # a row of parked cars
-            z = rng.uniform(5, 14)
-            for _ in range(rng.integers(1, 4)):
-                objects.append((z, paint_car, (side * (road - 1.1 + rng.uniform(-0.1, 0.1)), z)))
-                z += 4.3 + rng.uniform(0.4, 2.5)
-        for _ in range(rng.integers(0, 2)):
-            z = rng.uniform(6, 20)
-            objects.append((z, paint_tree, (side * (front - rng.uniform(0.3, 0.7)), z)))
-        for _ in range(rng.integers(0, 2)):
-            z = rng.uniform(5, 14)
-            objects.append((z, paint_hedge, (side * (front - 0.2), z)))
-        if rng.uniform() < 0.7:
-            z = rng.uniform(4.5, 9)
-            objects.append((z, paint_post, (side * (road + rng.uniform(0.3, 0.6)), z)))
-        for _ in range(rng.integers(0, 3)):  # people in groups of up to three, who partly hide each other
-            z, x = rng.uniform(4.2, 8), side * (road + rng.uniform(0.5, pavement - 0.3))
-            for k in range(rng.integers(1, 4)):
-                objects.append((z + 0.1 * k, paint_person, (x + side * rng.uniform(0.35, 0.6) * k, z + 0.1 * k)))
+    """The objects of a street; `road` and `pavement` as in `paint_ground`."""
+    objects = [placed for side in (-1, 1) for placed in _place_side(rng, side, road, pavement)]
     for _ in range(rng.integers(0, 3)):  # cars that drive
         z = rng.uniform(7, 35)
         objects.append((z, paint_car, (rng.choice((-1, 1)) * road * rng.uniform(0.2, 0.5), z)))
@@ -166,6 +121,40 @@ def place_objects(rng: np.random.Generator, road: float, pavement: float) -> lis
         z = rng.uniform(5, 9)
         objects.append((z, paint_person, (rng.uniform(-0.7, 0.7) * road, z)))
     return objects
+
+
+def _place_side(rng: np.random.Generator, side: int, road: float, pavement: float) -> Iterator[Placed]:
+    """The objects left (-1) or right (1) of the road."""
+    front = road + pavement  # where the houses begin
+    z = rng.uniform(2.0, 6.0)
+    while z < STREET_END:
+        depth = rng.uniform(6, 16)
+        if rng.uniform() < 0.72:
+            # painted as if 3 m beyond its middle: before what is on the pavement along it
+            yield z + depth / 2 + 3, paint_house, (side, front, z, depth)
+        else:  # a gap with trees
+            for _ in range(rng.integers(1, 4)):
+                tree = rng.uniform(z, z + depth)
+                yield tree, paint_tree, (side * (front + rng.uniform(1, 4)), tree)
+        z += depth
+    if rng.uniform() < 0.75:  # a row of parked cars
+        z = rng.uniform(5, 14)
+        for _ in range(rng.integers(1, 4)):
+            yield z, paint_car, (side * (road - 1.1 + rng.uniform(-0.1, 0.1)), z)
+            z += 4.3 + rng.uniform(0.4, 2.5)
+    for _ in range(rng.integers(0, 2)):
+        z = rng.uniform(6, 20)
+        yield z, paint_tree, (side * (front - rng.uniform(0.3, 0.7)), z)
+    for _ in range(rng.integers(0, 2)):
+        z = rng.uniform(5, 14)
+        yield z, paint_hedge, (side * (front - 0.2), z)
+    if rng.uniform() < 0.7:
+        z = rng.uniform(4.5, 9)
+        yield z, paint_post, (side * (road + rng.uniform(0.3, 0.6)), z)
+    for _ in range(rng.integers(0, 3)):  # people in groups of up to three, who partly hide each other
+        z, x = rng.uniform(4.2, 8), side * (road + rng.uniform(0.5, pavement - 0.3))
+        for k in range(rng.integers(1, 4)):
+            yield z + 0.1 * k, paint_person, (x + side * rng.uniform(0.35, 0.6) * k, z + 0.1 * k)
 
 
 def photograph(canvas: Canvas) -> Scene:

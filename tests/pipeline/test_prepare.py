@@ -1,112 +1,142 @@
-"""What a data set may have wrong, and what prepare says of it."""
+"""Issues of a data set and of params.yaml, and how they are reported."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, edit_params, run
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
-from sesam.datasets.checks import parse_color
 from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
+from sesam.datasets.label_maps import parse_color
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.params import load_params
-from stages import prepare
+from sesam.params import SIMULATED, load_params
+from sesam.presets import load_preset, render_params
+from stages import check_inputs, prepare
 
 
-def test_a_folder_becomes_class_ids_and_a_manifest(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _workspace(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder_dataset)
     edit_params(folder_dataset, runtime__num_workers=1)
+
+
+def save_label(path: str, values: np.ndarray) -> None:
+    Image.fromarray(values.astype(np.uint8)).save(f"mine/{path}.png")
+
+
+def prepare_error() -> str:
+    with pytest.raises(SesamError) as problem:
+        prepare.main()
+    return str(problem.value)
+
+
+def test_a_folder_becomes_class_ids_and_a_manifest() -> None:
     prepare.main()
-    dataset = Dataset.load(folder_dataset / "data/dataset")
-    assert [item.id for item in dataset.train] == ["0", "1", "2"]
+    dataset = Dataset.load()
+    assert [record.id for record in dataset.train] == ["0", "1", "2"]
     assert (dataset.train[0].height, dataset.train[0].width) == (40, 60)
-    label = read_label(folder_dataset / "data/fine/train/0.png")
+    label = read_label(Path("data/fine/train/0.png"))
     assert set(np.unique(label[:4])) == {255}
     assert (label[4:, :25] == 0).all() and (label[4:, 25:] == 1).all()
-    with Image.open(folder_dataset / "data/fine/train/0.png") as image:
+    with Image.open("data/fine/train/0.png") as image:
         assert image.mode == "P"
 
 
-def test_a_fault_ends_with_a_message_and_nothing_is_written(folder_dataset: Path) -> None:
-    (folder_dataset / "mine/labels/train/1.png").unlink()
-    Image.fromarray(np.full((40, 60), 7, np.uint8)).save(folder_dataset / "mine/labels/val/0.png")
+def test_an_issue_ends_with_a_message_and_nothing_is_written(folder_dataset: Path) -> None:
+    Path("mine/labels/train/1.png").unlink()
+    save_label("labels/val/0", np.full((40, 60), 7))
     done = run("stages.prepare", cwd=folder_dataset)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: mine (dataset.root) has 2 faults; nothing was written." in done.stderr
+    assert "error: mine (dataset.root) has 2 issues; nothing was written." in done.stderr
     assert "mine/labels/train/1.png" in done.stderr and "mine/labels/val/0.png: 7" in done.stderr
-    assert not list(folder_dataset.glob("data/**/*.png")) and not list(folder_dataset.glob("data/**/*.json"))
+    assert not list(Path().glob("data/**/*.png")) and not list(Path().glob("data/**/*.json"))
 
 
-def test_an_empty_split(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder_dataset / "mine/images/val/0.png").unlink()
-    monkeypatch.chdir(folder_dataset)
-    with pytest.raises(SesamError, match="mine/images/val holds no file"):
-        prepare.main()
-    assert not Path("data/fine").exists()
+def test_an_empty_split() -> None:
+    Path("mine/images/val/0.png").unlink()
+    assert "mine/images/val has no file" in prepare_error() and not Path("data/fine").exists()
+
+
+PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore_values": [255]}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"sampling__nun_points": 3}, "sampling.nun_points: unknown key"),
         ({"sampling__num_points": 0}, "sampling.num_points"),
         ({"selection__tau_weak": "high"}, "selection.tau_weak"),
         ({"schedule__scale_range": [0, 1]}, "schedule.scale_range.0"),
-        ({"dataset__ignore_values": [1]}, "ignore holds [1], which are class ids"),
-        ({"draw": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "draw.demo; touch ran"),
+        ({"dataset__ignore_values": [1]}, "ignore_values has [1], which are class ids"),
+        ({"demo": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "demo.demo; touch ran"),
         ({"rounds": {"teacher": {"teacher": "teacher", "fill_confident": True}}}, "rounds.teacher"),
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
-        ({"sampling__strategy": "confident"}, "rounds.r1.teacher is data/weak"),
+        ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident is true"),
-        ({"rounds": {"r2": {"teacher": "r1", "fill_confident": False}}}, "the student of r1, which is no round"),
-        (
-            {"weak_labels__kind": "fine", "weak_labels__source": "scribbles"},
-            "weak_labels.source must be data/fine/train",
-        ),
-        ({"dataset__classes": ["left", "left"]}, "two classes have one name"),
-        ({"dataset__classes": None}, "a folder needs classes"),
+        ({"rounds": {"r2": {"teacher": "r1"}}}, "rounds.r2.teacher is r1, which is not an earlier round"),
+        ({"weak_labels__kind": "fine", "weak_labels__source": "scribbles"}, "source must be data/fine/train"),
+        ({"rounds__r2__teacher": "r2"}, "rounds.r2.teacher is r2, which is not an earlier round"),
+        ({"rounds__r1__teacher": "r2"}, "rounds.r1.teacher is r2, which is not an earlier round"),
+        ({"schedule__scale_range": [2, 1]}, "schedule.scale_range: the lower end comes first: [1, 2]"),
+        ({"student__scale_range": [2, 1]}, "student.scale_range: the lower end comes first: [1, 2]"),
+        ({"student__loss_weights": {"weak": 0.0, "sam": 0.0, "confident": 0.0}}, "all loss weights are 0"),
+        ({"weak_labels__source": "./data/weak/"}, "weak_labels.source: weak labels are written to data/weak"),
+        ({"weak_labels__source": "data/weak/r1"}, "weak_labels.source: weak labels are written to data/weak"),
+        *(({"dataset__format": name, **IGNORE}, "ignore_values; set them to null") for name in PUBLISHED),
+        ({"dataset__classes": ["left", "left"]}, "two classes have the same name"),
+        ({"dataset__classes": None}, "format folder needs classes"),
         ({"dataset__subset": 0.0}, "dataset.subset"),
         ({"dataset__format": "coco"}, "dataset.format"),
         ({"dataset__subset": []}, "dataset.subset"),
         ({"schedule__lr": 1e30}, "schedule.lr"),
         ({"schedule__scale_range": [1, float("inf")]}, "schedule.scale_range.1"),
-        ({"student__loss__sam": float("nan")}, "student.loss_weights.sam"),
+        ({"student__loss_weights__sam": float("nan")}, "student.loss_weights.sam"),
         ({"seed": 2**64}, "seed"),
         ({"network__base_channels": 1}, "network.base_channels"),
-        ({"weak__scribble__thickness": 40_000}, "weak_labels.scribble.thickness"),
+        ({"weak_labels__scribble__thickness": 40_000}, "weak_labels.scribble.thickness"),
         ({"schedule__crop_size": [192, 10**6]}, "schedule.crop_size.1"),
     ],
 )
-def test_wrong_params_are_named(folder_dataset: Path, change: dict, said: str) -> None:
-    edit_params(folder_dataset, **change)
-    with pytest.raises(SesamError) as problem:
-        load_params(folder_dataset / "params.yaml")
-    assert said in str(problem.value)
+def test_wrong_params_are_reported_by_key(change: dict, message: str) -> None:
+    edit_params(Path(), **change)
+    with pytest.raises(SesamError, match=re.escape(message)):
+        load_params()
 
 
-def test_params_that_are_no_yaml(folder_dataset: Path) -> None:
-    (folder_dataset / "params.yaml").write_text("seed: [")
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("source", ["data/fine/train/", "./data/fine/train", "data/fine/../fine/train"])
+def test_equal_paths_of_weak_labels_are_equal(source: str) -> None:
+    edit_params(Path(), weak_labels__source=source, weak_labels__kind="fine")
+    assert load_params().weak_labels.source == SIMULATED
 
 
 @pytest.mark.parametrize("key", ["dataset.root", "weak_labels.source"])
-def test_a_path_that_is_not_there_is_named_with_its_key(folder_dataset: Path, key: str) -> None:
-    done = run("stages.check_paths", cwd=folder_dataset)
-    assert done.returncode == 0, done.stderr
-    edit_params(folder_dataset, **{key.replace(".", "__"): "data/raw/nothing"})
-    done = run("stages.check_paths", cwd=folder_dataset)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: params.yaml: {key} is data/raw/nothing, which is not there")
+def test_a_path_that_does_not_exist_is_reported_with_its_key(key: str) -> None:
+    """Also if it moved after an earlier run."""
+    shutil.copytree("mine", "other")
+    edit_params(Path(), **{key.replace(".", "__"): "other"})
+    check_inputs.main()
+    Path("other").rename("moved")
+    with pytest.raises(SesamError, match=f"^params.yaml: {key}: other does not exist. Create or link it, or correct"):
+        check_inputs.main()
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert stages["check_inputs"]["always_changed"], "DVC would skip it"
+    assert all("data/checked.txt" in stages[name]["deps"] for name in ("prepare", "weak_labels"))
+
+
+def test_outputs_of_other_stages_need_not_exist_yet() -> None:
+    edit_params(Path(), dataset__root="./data/raw/demo/", demo={"demo": {"train": 1, "val": 1, "seed": 1}})
+    check_inputs.main()
 
 
 def test_classes_are_counted() -> None:
@@ -120,8 +150,8 @@ def test_classes_are_counted() -> None:
     assert table[3] == "long name    0.000% of the pixels, in 0 of 2 images"
 
 
-def test_no_class_read_as_a_class_is_told() -> None:
-    """A drawn street whose outlines are a class of their own, as where the value of void was not in dataset.ignore_values."""
+def test_an_ignored_value_read_as_a_class_is_suspicious() -> None:
+    """A drawn street whose outlines are a class, as where the value of void is not in dataset.ignore_values."""
     names = [*CLASSES, "dog"]
     right, wrong = [], []
     for seed in range(6):
@@ -131,42 +161,35 @@ def test_no_class_read_as_a_class_is_told() -> None:
         wrong.append(count_classes(np.where(outline, len(CLASSES), ids).astype(np.uint8), len(names)))
     assert suspicious_classes(np.stack(right), names) == []
     (line,) = suspicious_classes(np.stack(wrong), names)
-    assert line.startswith("class dog lies thinly around nearly every other class")
+    assert line.startswith("class dog thinly surrounds nearly every other class")
     alone = count_classes(np.zeros((200, 200), np.uint8), 2)
     few = alone + np.array([[0, 1], [0, 0], [0, 0]])
     assert suspicious_classes(np.stack([alone]), ["a", "b"]) == ["class a has 100.000% of the pixels."]
     assert len(suspicious_classes(np.stack([few]), ["a", "b"])) == 2
 
 
-def test_it_tells_shares_and_allowed_values(folder_dataset: Path) -> None:
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert "    right   58.333% of the pixels, in 3 of 3 images\n" in done.stdout
-    label = folder_dataset / "mine/labels/train/0.png"
-    Image.fromarray(np.full((40, 60), 7, np.uint8)).save(label)
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1 and "Values with a meaning: 0 to 1 for classes, 9, 255 for no class." in done.stderr
+def test_shares_and_known_values_are_printed(capsys) -> None:
+    prepare.main()
+    text = capsys.readouterr().out
+    assert "  check these shares: a mis-mapped label id shows up here\n    left " in text
+    assert "    right   58.333% of the pixels, in 3 of 3 images\n" in text
+    save_label("labels/train/0", np.full((40, 60), 7))
+    assert "Known values: 0 to 1 for classes, 9, 255 for no class." in prepare_error()
 
 
-def test_what_the_manifest_would_refuse_is_told_with_the_photograph(folder_dataset: Path) -> None:
-    """A screenshot's narrow space, a name that is no UTF-8, and a side that is too long."""
-    images, labels = (folder_dataset / f"mine/{kind}/train" for kind in ("images", "labels"))
-    for folder in (images, labels):
-        (folder / "0.png").rename(folder / "shot 9.41\u202fPM.png")
-        (folder / "1.png").rename(folder / "na\udceftive.png")
-    Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(images / "2.png")
-    Image.fromarray(np.zeros((1100, 66_000), np.uint8)).save(labels / "2.png")
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1 and "3 images have a name or a size that is not taken" in done.stderr
-    for said in ("\\u202fPM.png', 60x40", "na\\udceftive.png', 60x40", "2.png', 66000x1100"):
-        assert said in done.stderr
-
-
-def test_an_image_too_narrow_for_sam_is_told(folder_dataset: Path) -> None:
+def test_images_with_unsupported_names_or_sizes_are_reported() -> None:
+    """A screenshot's narrow space, a name that is not UTF-8, a side that is too long, an image too narrow for SAM."""
     for kind in ("images", "labels"):
-        Image.fromarray(np.zeros((3, 200), np.uint8)).save(folder_dataset / f"mine/{kind}/train/1.png")
-    done = run("stages.prepare", cwd=folder_dataset)
-    assert done.returncode == 1
-    assert "1 image is more than 64 times as long as wide" in done.stderr and "1.png has 200x3 pixels" in done.stderr
+        folder = Path(f"mine/{kind}/train")
+        shutil.copy(folder / "0.png", folder / "shot 9.41\u202fPM.png")
+        (folder / "1.png").rename(folder / "na\udceftive.png")
+        save_label(f"{kind}/train/2", np.zeros((1100, 66_000)))
+        save_label(f"{kind}/train/0", np.zeros((3, 200)))
+    message = prepare_error()
+    assert "3 images have an unsupported name or size" in message
+    for name in ("\\u202fPM.png', 60x40", "na\\udceftive.png', 60x40", "2.png', 66000x1100"):
+        assert name in message
+    assert "1 image is more than 64 times as long as wide" in message and "0.png has 200x3 pixels" in message
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -175,8 +198,9 @@ BOMB = "a: &a [x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
+        ("seed: [", "params.yaml"),
         ("seed: 0\nseed: 1\n", "seed stands here twice"),
         ("weak:\n  kind: point\n  kind: fine\n", "kind stands here twice"),
         (BOMB, "aliases"),
@@ -188,21 +212,22 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("- 1", "not a mapping"),
     ],
 )
-def test_yaml_that_nobody_means(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(SesamError, match=re.escape(said)):
-        load_params(tmp_path / "params.yaml")
+def test_invalid_yaml_is_reported(text: str, message: str) -> None:
+    Path("params.yaml").write_text(text)
+    with pytest.raises(SesamError, match=re.escape(message)):
+        load_params()
     assert not Path("ran").exists()
 
 
-def test_every_preset_is_valid() -> None:
+def test_every_preset_is_short_and_its_params_have_every_key() -> None:
     presets = sorted((ROOT / "presets").glob("*.yaml"))
     assert {path.stem for path in presets} >= {"demo", "folder", "cityscapes", "ade20k", "voc", "camvid", "idd"}
     for path in presets:
-        params = load_params(path)
-        assert params.model_dump(mode="json", exclude_unset=True) == params.model_dump(mode="json"), "a key is left out"
+        assert len(path.read_text().splitlines()) <= 40
+        Path("params.yaml").write_text(render_params(load_preset(path)))
+        assert load_params() == load_preset(path)
 
 
-def test_the_demo_names_the_classes_that_are_drawn(params) -> None:
+def test_the_demo_preset_has_the_classes_of_the_scenes(params) -> None:
     assert tuple(params.dataset.classes) == CLASSES
     assert tuple(parse_color(color) for color in params.dataset.palette) == PALETTE

@@ -40,7 +40,10 @@ from sesam.artifacts.component_records import read_candidates, read_prompts, rea
 from sesam.artifacts.label_png import read_image, read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
-from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
+from sesam.datasets.annotations.common import LabelSpec
+from sesam.datasets.annotations.png import LabelPng
+from sesam.datasets.annotations.registry import find_annotations, read_annotation
+from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
 from sesam.datasets.label_maps import label_map_for, read_values
 from sesam.errors import SesamError
@@ -131,23 +134,24 @@ def image(path: Path, original: bytes) -> None:
 
 
 def annotated(path: Path, original: bytes) -> None:
-    meaning = label_map_for("folder", len(NAMES), [9])
-    read_values(path, meaning)
-    drawn = read_annotation(Annotation(path), SHAPE, NAMES, meaning, 3, 2)
+    spec = LabelSpec(SHAPE, NAMES, label_map_for("folder", len(NAMES), [9]), 3, 2)
+    if path.suffix == ".png":
+        read_values(path, spec.label_map)
+    drawn = read_annotation((Scribbles if path.suffix == ".xml" else LabelPng)(path), spec)
     assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def clicks(path: Path, original: bytes) -> None:
-    meaning = label_map_for("voc", len(NAMES), [])
-    for one in find_annotations(path, "voc", {"a", "b"}).values():
-        drawn = read_annotation(one, SHAPE, NAMES, meaning, 3, 2)
+    spec = LabelSpec(SHAPE, NAMES, label_map_for("voc", len(NAMES), []), 3, 2)
+    for annotation in find_annotations(path, "voc", {"a", "b"}).values():
+        drawn = read_annotation(annotation, spec)
         assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def exported(path: Path, original: bytes) -> None:
-    meaning = label_map_for("folder", len(NAMES), [9])
-    for one in find_annotations(path, "folder", {"7"}).values():
-        drawn = read_annotation(one, (40, 60), ("left", "right", "dot"), meaning, 3, 1)
+    spec = LabelSpec((40, 60), ("left", "right", "dot"), label_map_for("folder", 3, [9]), 3, 1)
+    for annotation in find_annotations(path, "folder", {"7"}).values():
+        drawn = read_annotation(annotation, spec)
         assert drawn.shape == (40, 60) and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 

@@ -25,7 +25,9 @@ from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
-from sesam.datasets.annotations.reading import Annotation, find_annotations, read_annotation
+from sesam.datasets.annotations.common import LabelSpec
+from sesam.datasets.annotations.registry import find_annotations, read_annotation
+from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
 from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
@@ -154,14 +156,14 @@ def strokes(start: str, tag: str) -> None:
     size = "<size><width>6</width><height>4</height></size>"
     line = f"<polygon><tag>{tag}</tag><point><X>1</X><Y>1</Y></point></polygon>"
     Path("a.xml").write_text(f"{start}<annotation>{size}{line}</annotation>")
-    meaning = label_map_for("voc", 2, [])
-    load_watched(lambda: read_annotation(Annotation(Path("a.xml")), (4, 6), ["a", "b"], meaning, 3, 2))
+    spec = LabelSpec((4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2)
+    load_watched(lambda: read_annotation(Scribbles(Path("a.xml")), spec))
 
 
 def clicks_elsewhere() -> None:
     Path("clicks.json").write_text(json.dumps({"../../a": [{"x": 10**30, "y": 1, "cls": 10**30}]}))
     (one,) = find_annotations(Path("clicks.json"), "voc", {"a"}).values()
-    load_watched(lambda: read_annotation(one, (4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2))
+    load_watched(lambda: read_annotation(one, LabelSpec((4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2)))
 
 
 def log(content: str) -> None:

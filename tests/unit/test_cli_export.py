@@ -1,8 +1,10 @@
-"""Merged labels go out to each tool and come back: untouched the same, corrected with the correction winning."""
+"""Pseudo-labels are exported to each tool and imported again: the same without changes, with corrections on top."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import edit_params, run
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -18,62 +20,65 @@ from PIL import Image
 from sesam.artifacts.label_png import read_label, write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_predictions
 from sesam.artifacts.sources import SAM, WEAK, load_pseudo_label
-from sesam.cli.export import EXPORTERS, ImageRegions, labeled_regions
-from sesam.datasets.annotations.reading import find_annotations, read_annotation
+from sesam.cli import export
+from sesam.cli.export import labeled_regions
+from sesam.datasets.annotations.common import ImageRegions, LabelSpec
+from sesam.datasets.annotations.registry import EXPORTERS, find_annotations, read_annotation
 from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
+from stages import prepare, weak_labels
 
 CLASSES = ("road", "car", "tree & bush")
 FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "city/7.json", "coco": "instances.json"}
-SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
-@pytest.mark.parametrize("form", EXPORTERS)
+@pytest.mark.parametrize("tool", EXPORTERS)
+@settings(deadline=None)
 @given(
     labels=arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from((0, 1, 2, 255)))
 )
-def test_what_goes_out_comes_back(tmp_path_factory, form: str, labels: np.ndarray) -> None:
+def test_an_export_without_changes_gives_the_same_label(tmp_path_factory, tool: str, labels: np.ndarray) -> None:
     out = tmp_path_factory.mktemp("out")
-    item = ImageRecord("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
-    found = labeled_regions(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
-    assert all(piece.about == {"source": "SAM", "confidence": 0.8} for piece in found)
-    EXPORTERS[form]([ImageRegions(item, "city/7.jpg", found)], CLASSES, out)
-    if form == "label-studio" and not found:
+    record = ImageRecord("city/7", "x/city/7.jpg", *labels.shape, "0" * 64)
+    regions = labeled_regions(labels, np.full_like(labels, SAM), np.full_like(labels, 204), CLASSES)
+    assert all(region.attributes == {"source": "SAM", "confidence": 0.8} for region in regions)
+    EXPORTERS[tool]([ImageRegions(record, "city/7.jpg", regions)], CLASSES, out)
+    if tool == "label-studio" and not regions:
         return  # it has no size of an image in which nothing is drawn
-    (annotation,) = find_annotations(out / FILES[form], "folder", {"city/7", "8"}).values()
-    back = read_annotation(annotation, labels.shape, CLASSES, label_map_for("folder", 3, [9]), 3, 1)
-    assert np.array_equal(back, labels)
+    (annotation,) = find_annotations(out / FILES[tool], "folder", {"city/7", "8"}).values()
+    spec = LabelSpec(labels.shape, CLASSES, label_map_for("folder", 3, [9]), 3, 1)
+    assert np.array_equal(read_annotation(annotation, spec), labels)
 
 
 def test_labelme_finds_the_file_of_an_image(tmp_path: Path) -> None:
-    """It opens the JSON of the image's own name, which may be longer than the id."""
+    """It opens the JSON with the image's file name, which may be longer than the id."""
     name = "aachen_000000_000019_leftImg8bit"
-    item = ImageRecord("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
-    EXPORTERS["labelme"]([ImageRegions(item, f"{name}.png", [])], CLASSES, tmp_path)
+    record = ImageRecord("aachen_000000_000019", f"x/aachen/{name}.png", 2, 2, "0" * 64)
+    EXPORTERS["labelme"]([ImageRegions(record, f"{name}.png", [])], CLASSES, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]
-    assert list(find_annotations(tmp_path, "cityscapes", {item.id})) == [item.id]
+    assert list(find_annotations(tmp_path, "cityscapes", {record.id})) == [record.id]
 
 
-def test_a_piece_tells_of_its_own_pixels_alone() -> None:
+def test_attributes_of_a_region_are_of_its_pixels_alone() -> None:
     """Not of others in the window around it."""
     labels, confidence = np.array([[0, 1], [0, 0]], np.uint8), np.array([[255, 0], [255, 255]], np.uint8)
     sources = np.where(labels == 0, np.uint8(SAM), np.uint8(WEAK))
-    found = labeled_regions(labels, sources, confidence, CLASSES)
-    assert [piece.about for piece in found] == [
+    regions = labeled_regions(labels, sources, confidence, CLASSES)
+    assert [region.attributes for region in regions] == [
         {"source": "SAM", "confidence": 1.0},
         {"source": "weak label", "confidence": 0.0},
     ]
 
 
-@pytest.mark.parametrize("form", ("cvat", "label-studio"))
-def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("tool", ("cvat", "label-studio"))
+def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, tool: str) -> None:
     labels = np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)
-    item = ImageRecord("7", "7.jpg", *labels.shape, "0" * 64)
-    found = labeled_regions(labels, np.full_like(labels, SAM), None, CLASSES)
+    record = ImageRecord("7", "7.jpg", *labels.shape, "0" * 64)
+    regions = labeled_regions(labels, np.full_like(labels, SAM), None, CLASSES)
 
     def peak(images: int) -> int:
         tracemalloc.start()
-        EXPORTERS[form]((ImageRegions(item, "7.jpg", found) for _ in range(images)), CLASSES, tmp_path)
+        EXPORTERS[tool]((ImageRegions(record, "7.jpg", regions) for _ in range(images)), CLASSES, tmp_path)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -82,13 +87,19 @@ def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, form: str) 
     assert peak(12) < 2 * peak(2)
 
 
+def run_export(*arguments: str) -> None:
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    export.run(parser.parse_args(["r1", "--out", "to_do", *arguments]))
+
+
 @pytest.fixture
-def merged(folder_dataset: Path) -> Path:
-    """A workspace with merged labels of a round, made without a network."""
+def merged(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace, the working folder, with pseudo-labels of a round, made without a network."""
+    monkeypatch.chdir(folder_dataset)
     edit_params(folder_dataset, runtime__num_workers=1)
-    for stage in ("prepare", "weak_labels"):
-        done = run(f"stages.{stage}", cwd=folder_dataset)
-        assert done.returncode == 0, done.stderr
+    prepare.main()
+    weak_labels.main()
     for k in range(3):
         weak = read_label(folder_dataset / f"data/weak/{k}.png")
         labels = np.where(weak == 255, 0, weak).astype(np.uint8)
@@ -101,11 +112,8 @@ def merged(folder_dataset: Path) -> Path:
     return folder_dataset
 
 
-def test_values_that_are_none_are_told_with_the_file_that_has_them(
-    merged: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(merged)
-    item = Dataset.load().train[1]
+def test_unknown_values_are_reported_with_their_file(merged: Path) -> None:
+    record = Dataset.load().train[1]
     for part, wrong, expected, read in (
         ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(load_predictions, "r1")),
         ("fine/train", 9, "0 to 1, and 255 for none", partial(load_fine_label, "train")),
@@ -116,47 +124,44 @@ def test_values_that_are_none_are_told_with_the_file_that_has_them(
         before = read_label(path)
         write_label(path, np.where(before == 1, wrong, before), ((0, 0, 0), (9, 9, 9)))
         with pytest.raises(SesamError, match=rf"{part}/1\.png holds {wrong}; expected are {expected}. Delete it"):
-            read(item, 2)
+            read(record, 2)
         write_label(path, before, ((0, 0, 0), (9, 9, 9)))
     write_label(Path("data/weak/1.png"), np.full((40, 60), 2), ((0, 0, 0), (9, 9, 9)))
     done = run("stages.prompts", "r1", cwd=merged)
     assert done.returncode == 1 and "data/weak/1.png holds 2; expected are 0 to 1" in done.stderr
 
 
-def correct(path: Path, form: str) -> None:
-    """One correction, as a person makes it: the first piece is of the other class."""
-    if form == "cvat":
-        text = path.read_text()
-        first = text.index('label="')
-        other = 'label="right"' if text[first:].startswith('label="left"') else 'label="left"'
-        path.write_text(text[:first] + other + text[text.index('"', first + 7) + 1 :])
+def correct(path: Path, tool: str) -> None:
+    """Give the first region the other class."""
+    other = {"left": "right", "right": "left"}
+    if tool == "cvat":
+        before, label, after = re.split('label="(.*?)"', path.read_text(), maxsplit=1)
+        path.write_text(f'{before}label="{other[label]}"{after}')
         return
     value = json.loads(path.read_text())
-    if form == "label-studio":
+    if tool == "label-studio":
         labels = value[0]["annotations"][0]["result"][0]["value"]["brushlabels"]
-        labels[0] = {"left": "right", "right": "left"}[labels[0]]
-    elif form == "labelme":
-        value["shapes"][0]["label"] = {"left": "right", "right": "left"}[value["shapes"][0]["label"]]
+        labels[0] = other[labels[0]]
+    elif tool == "labelme":
+        value["shapes"][0]["label"] = other[value["shapes"][0]["label"]]
     else:
         value["annotations"][0]["category_id"] = {1: 2, 2: 1}[value["annotations"][0]["category_id"]]
     path.write_text(json.dumps(value))
 
 
-@pytest.mark.parametrize("form", EXPORTERS)
-def test_round_and_round(merged: Path, form: str) -> None:
-    done = run("sesam.cli.export", "r1", "--to", form, "--out", "to_do", "--images", "1", "2", cwd=merged)
-    assert done.returncode == 0, done.stderr
-    assert "export: 2 images in to_do" in done.stdout
+@pytest.mark.parametrize("tool", EXPORTERS)
+def test_a_corrected_export_overrides_weak_labels(merged: Path, tool: str, capsys) -> None:
+    run_export("--format", tool, "--images", "1", "2")
+    assert "export: 2 images in to_do" in capsys.readouterr().out
     files = {**FILES, "labelme": "1.json"}
-    correct(merged / "to_do" / files[form], form)
+    correct(merged / "to_do" / files[tool], tool)
     before = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
     sent = [read_label(merged / f"data/pseudo_labels/r1/labels/{k}.png") for k in range(3)]
     (merged / "data/corrections").mkdir(parents=True)
     for path in (merged / "to_do").iterdir():
         if path.name != "labels.xml":  # Label Studio's labeling interface
             path.rename(merged / "data/corrections" / path.name)
-    done = run("stages.weak_labels", cwd=merged)
-    assert done.returncode == 0, done.stderr
+    weak_labels.main()
     after = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
     assert np.array_equal(after[0], before[0]) and np.array_equal(after[2], sent[2])
     changed = after[1] != sent[1]
@@ -164,30 +169,27 @@ def test_round_and_round(merged: Path, form: str) -> None:
     assert len(np.unique(sent[1][changed])) == len(np.unique(after[1][changed])) == 1
 
 
-def test_the_worst_go_out_first(merged: Path) -> None:
+def test_top_ranked_images_are_exported_first(merged: Path) -> None:
     ranking = merged / "data/pseudo_labels/r1/ranking.csv"
     ranking.write_text("id,score\n2,0.9\n0,0.5\n1,0.1\n")
-    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
-    assert done.returncode == 0, done.stderr
+    run_export("--format", "coco", "--top", "2")
     images = json.loads((merged / "to_do/instances.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["2.png", "0.png"]
     ranking.write_bytes(b"\xff\xfe")
-    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
-    assert done.returncode == 1 and "ranking.csv is no ranking" in done.stderr
+    with pytest.raises(SesamError, match=r"ranking\.csv is no"):
+        run_export("--format", "coco", "--top", "2")
 
 
-def test_what_cannot_be_exported_is_told(merged: Path) -> None:
-    done = run("sesam.cli.export", "r9", "--to", "coco", "--out", "to_do", cwd=merged)
-    assert done.returncode == 1 and "rounds has no entry 'r9'" in done.stderr
-    done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--images", "nobody", cwd=merged)
-    assert done.returncode == 1 and "nobody: no such training image" in done.stderr
+def test_an_unknown_image_is_reported(merged: Path) -> None:
+    with pytest.raises(SesamError, match=r"nobody is not a training image id \(example: 0\)"):
+        run_export("--format", "coco", "--images", "nobody")
     assert not (merged / "to_do").exists()
 
 
-def test_a_correction_with_a_fault_changes_nothing(merged: Path) -> None:
+def test_a_correction_with_an_issue_changes_nothing(merged: Path) -> None:
     (merged / "data/corrections").mkdir(parents=True)
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(merged / "data/corrections/1.png")
     before = (merged / "data/weak/1.png").read_bytes()
-    done = run("stages.weak_labels", cwd=merged)
-    assert done.returncode == 1 and "data/corrections has 1 fault" in done.stderr and "1.png is 5x5" in done.stderr
+    with pytest.raises(SesamError, match=r"data/corrections has 1 issue(.|\n)*1\.png is 5x5"):
+        weak_labels.main()
     assert (merged / "data/weak/1.png").read_bytes() == before

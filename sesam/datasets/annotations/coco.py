@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
+from sesam.artifacts.atomic_io import write_json
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import Entry, Number, Pixels, runs_to_mask
+from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, runs_to_mask
 from sesam.geometry.rle import rle_to_counts
+
+NAME, SUFFIX = "COCO's JSON", ".json"
 
 
 class _Rle(Entry):
@@ -44,43 +49,50 @@ class _Document(Entry):
     categories: list[_Category]
 
 
-def read(value: Any) -> list[tuple[str, Drawing]]:
-    """COCO's JSON: polygons, run lengths, and boxes where there is neither; ValidationError if it is none.
+def matches(file: AnnotationFile) -> bool:
+    return isinstance(file.document, dict) and "categories" in file.document
+
+
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+    """Polygons, run lengths, and boxes where there is neither; ValidationError or ValueError if it is not COCO's.
 
     Keypoints are not read; with a segmentation of the same object they are left out.
     """
-    document = _Document.model_validate(value)
-    names = {one.id: one.name for one in document.categories}
-    shapes: dict[int, list[Shape]] = {one.id: [] for one in document.images}
+    document = _Document.model_validate(file.document)
+    names = {category.id: category.name for category in document.categories}
+    shapes: dict[int, list[Shape]] = {image.id: [] for image in document.images}
     unread: dict[int, tuple[str, ...]] = {}
-    sizes = {one.id: (one.height, one.width) for one in document.images}
+    sizes = {image.id: (image.height, image.width) for image in document.images}
     if len(names) < len(document.categories) or len(sizes) < len(document.images):
         raise ValueError("two images or two categories of one id")
-    for one in document.annotations:
-        if one.image_id not in shapes or one.category_id not in names:
-            raise ValueError(f"an annotation of image {one.image_id} or category {one.category_id}, which it has not")
-        if isinstance(one.segmentation, _Rle) and one.segmentation.size != sizes[one.image_id]:
-            raise ValueError(f"a mask of {one.segmentation.size[1]}x{one.segmentation.size[0]} pixels")
-        if one.keypoints and not one.segmentation:
-            unread[one.image_id] = ("keypoints",)
+    for annotation in document.annotations:
+        image_id, segmentation = annotation.image_id, annotation.segmentation
+        if image_id not in shapes or annotation.category_id not in names:
+            raise ValueError(
+                f"an annotation of image {image_id} or category {annotation.category_id}, which is missing"
+            )
+        if isinstance(segmentation, _Rle) and segmentation.size != sizes[image_id]:
+            raise ValueError(f"a mask of {segmentation.size[1]}x{segmentation.size[0]} pixels")
+        if annotation.keypoints and not segmentation:
+            unread[image_id] = ("keypoints",)
         else:
-            shapes[one.image_id] += _shapes(one, names[one.category_id])
+            shapes[image_id] += _shapes(annotation, names[annotation.category_id])
     return [
-        (one.file_name, Drawing(sizes[one.id], tuple(shapes[one.id]), unread.get(one.id, ())))
-        for one in document.images
+        (image.file_name, Drawing(file.path, sizes[image.id], tuple(shapes[image.id]), unread.get(image.id, ())))
+        for image in document.images
     ]
 
 
-def _shapes(one: _Annotation, name: str) -> list[Shape]:
-    if isinstance(one.segmentation, _Rle):
-        return [Shape(name, "mask", pixels=partial(_mask, one.segmentation))]
-    if one.segmentation:
+def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
+    if isinstance(annotation.segmentation, _Rle):
+        return [Shape(name, "mask", pixels=partial(_mask, annotation.segmentation))]
+    if annotation.segmentation:
         return [
             Shape(name, "polygon", np.array(flat[: len(flat) // 2 * 2], float).reshape(-1, 2))
-            for flat in one.segmentation
+            for flat in annotation.segmentation
         ]
-    if one.bbox:
-        left, top, width, height = one.bbox
+    if annotation.bbox:
+        left, top, width, height = annotation.bbox
         return [Shape(name, "polygon", box_corners(left, top, left + width, top + height))]
     return []
 
@@ -89,3 +101,28 @@ def _mask(rle: _Rle) -> np.ndarray:
     counts = rle_to_counts(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
     return runs_to_mask(counts, width, height).T  # column by column
+
+
+def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
+    """out/instances.json with run lengths; category ids are class ids from 1."""
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(images, 1):
+        size = {"width": image.record.width, "height": image.record.height}
+        records.append({"id": number, "file_name": image.name, **size})
+        for class_name, region, attributes in image.regions:
+            height, width = region.mask.shape
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": classes.index(class_name) + 1,
+                    "segmentation": {"size": list(image.shape), "counts": region.rle(image.shape)},
+                    "area": region.area,
+                    "bbox": [region.left, region.top, width, height],
+                    "iscrowd": 0,
+                    "attributes": attributes,
+                }
+            )
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
+    write_json(out / "instances.json", {"images": records, "annotations": annotations, "categories": categories})

@@ -1,42 +1,125 @@
-"""What the exports of annotation tools have in common: whose image a name means, and what may stand in them."""
+"""What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
 from __future__ import annotations
 
+import json
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Sequence
-from pathlib import PurePosixPath
-from typing import Annotated
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.manifest import ImageRecord
+from sesam.datasets.data_issues import SIZES, DataIssue
+from sesam.datasets.label_maps import LabelMap
+from sesam.errors import SesamError
+from sesam.geometry.regions import Region
+
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e7, le=1e7)]
 Point = tuple[Number, Number]  # x, y
-ENDINGS = ("_leftImg8bit",)  # of image files, where the id is shorter
+ID_SUFFIXES = ("_leftImg8bit",)  # of image files, where the id is shorter
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file
 
 
 class Entry(BaseModel):
-    """A mapping of which more keys are read over."""
+    """A mapping whose other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+@dataclass(frozen=True)
+class AnnotationFile:
+    """A file that may hold annotations. name: what its path calls an image, with folders if ids have them."""
+
+    path: Path
+    name: str
+
+    @cached_property
+    def document(self) -> Any:
+        """The value of JSON, or the root of XML, None if it is not XML; SesamError if it is not JSON."""
+        content = read_bytes(self.path)
+        try:
+            return json.loads(content) if self.path.suffix.lower() == ".json" else ElementTree.fromstring(content)
+        except (ElementTree.ParseError, LookupError):  # LookupError: an unknown encoding
+            return None
+        except (ValueError, RecursionError) as problem:
+            raise SesamError(f"{self.path} cannot be read ({problem}). Export it again.") from None
+
+
+class LabelSpec(NamedTuple):
+    """The label to make of an annotation: its size (H, W), class names, what a label file's values mean.
+
+    thickness: of lines, radius: of points, both pixels.
+    """
+
+    size: tuple[int, int]
+    classes: Sequence[str]
+    label_map: LabelMap
+    thickness: int
+    radius: int
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What annotators made of one image, in a file."""
+
+    path: Path
+
+    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
+        """Labels (H, W) uint8, 255 = unlabeled, and what in it is not a class.
+
+        DataIssue if it cannot be read or has another size.
+        """
+        raise NotImplementedError
+
+    def check_size(self, size: tuple[int, ...], spec: LabelSpec) -> None:
+        """DataIssue if size (H, W) is not the image's."""
+        if tuple(size) != tuple(spec.size):
+            width, height = spec.size[::-1]
+            raise DataIssue(SIZES, f"{self.path} is {size[1]}x{size[0]}, its image {width}x{height} pixels")
+
+
+class LabeledRegion(NamedTuple):
+    """A connected region of a class, to be written. attributes: `source` of most of its pixels, and `confidence`."""
+
+    class_name: str
+    region: Region
+    attributes: dict[str, str | float]
+
+
+class ImageRegions(NamedTuple):
+    """An image with its regions. name: what the tool calls it."""
+
+    record: ImageRecord
+    name: str
+    regions: list[LabeledRegion]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.record.height, self.record.width
+
+
 def match_image_id(name: str, ids: Collection[str]) -> str | None:
-    """Which image a tool's name means: the longest end of its path that is an id; None if there is none."""
-    # an address: what Label Studio serves from its disk stands behind ?d=, a signature behind another ?
+    """The id that a tool's name means: the longest end of its path that is one; None if there is none."""
+    # a URL: what Label Studio serves from its disk is behind ?d=, a signature behind another ?
     path = PurePosixPath(unquote(name).replace("\\", "/").split("?d=")[-1].split("?")[0])
     stem = path.stem
-    for end in ENDINGS:
-        stem = stem.removesuffix(end)
+    for suffix in ID_SUFFIXES:
+        stem = stem.removesuffix(suffix)
     for last in dict.fromkeys((stem, path.stem, path.name)):
         parts = [*path.parent.parts, last]
         for first in range(len(parts)):
             if (candidate := "/".join(parts[first:])) in ids:
                 return candidate
-    uploaded = UPLOADED.sub("", stem)  # into a folder of Label Studio's own
+    uploaded = UPLOADED.sub("", stem)  # into a folder of Label Studio
     return uploaded if uploaded in ids else None
 
 
@@ -45,7 +128,14 @@ def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 
     ValueError if they do not fit that size.
     """
-    # Python's own sum: NumPy's would wrap around to what fits
+    # Python's sum: NumPy's would wrap around to what fits
     if not counts or min(counts) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not fit {width}x{height} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
+
+
+def window_slices(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> tuple[slice, slice]:
+    """The slices of a window in an image of `size` (H, W); ValueError if it reaches out of the image."""
+    if min(left, top, width, height) < 0 or left + width > size[1] or top + height > size[0]:
+        raise ValueError("a mask that reaches out of its image")
+    return slice(top, top + height), slice(left, left + width)

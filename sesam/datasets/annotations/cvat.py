@@ -3,52 +3,89 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import runs_to_mask
+from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, LabeledRegion, runs_to_mask, window_slices
+from sesam.geometry.rle import mask_to_counts
 
+NAME, SUFFIX = "CVAT for images 1.1", ".xml"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "points": "point"}
+READ = (*KINDS, "box", "mask", "tag")
 
 
-def read(root: ElementTree.Element) -> list[tuple[str, Drawing]]:
-    """CVAT for images 1.1: what stands in each <image>, by z_order. ValueError, KeyError or TypeError if it is none."""
+def matches(file: AnnotationFile) -> bool:
+    return file.document is not None and file.document.tag == "annotations"
+
+
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+    """The shapes of each <image>, by z_order; ValueError, KeyError or TypeError if it is not CVAT's."""
+    root: ElementTree.Element = file.document
     if root.find("track") is not None:
         raise ValueError("a video's tracks; export the frames as 'CVAT for images 1.1'")
-    found = []
+    drawings = []
     for image in root.iter("image"):
         size = int(image.attrib["height"]), int(image.attrib["width"])
         if not all(1 <= side <= 1 << 16 for side in size):
             raise ValueError(f"an image of {size[1]}x{size[0]} pixels")
-        drawn = sorted(image, key=lambda one: int(one.get("z_order", "0")))
-        shapes = [shape for one in drawn if (shape := _shape(one, size)) is not None]
-        unread = {one.tag for one in drawn if one.tag not in ("polygon", "polyline", "points", "box", "mask", "tag")}
-        found.append((image.attrib["name"], Drawing(size, tuple(shapes), tuple(sorted(unread)))))
-    return found
+        elements = sorted(image, key=lambda element: int(element.get("z_order", "0")))
+        shapes = tuple(shape for element in elements if (shape := _shape(element, size)) is not None)
+        unread = tuple(sorted({element.tag for element in elements} - set(READ)))
+        drawings.append((image.attrib["name"], Drawing(file.path, size, shapes, unread)))
+    return drawings
 
 
-def _shape(one: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
-    if one.tag in KINDS:
-        points = [tuple(map(float, pair.split(","))) for pair in one.attrib["points"].split(";")]
-        return Shape(one.attrib["label"], KINDS[one.tag], np.array(points, float).reshape(-1, 2))
-    if one.tag == "box":
-        left, top, right, bottom = (float(one.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
-        corners = box_corners(left, top, right, bottom, float(one.get("rotation", "0")))
-        return Shape(one.attrib["label"], "polygon", corners)
-    if one.tag == "mask":
-        counts = [int(number) for number in one.attrib["rle"].split(",")]
-        window = [int(one.attrib[side]) for side in ("left", "top", "width", "height")]
-        return Shape(one.attrib["label"], "mask", pixels=partial(_mask, counts, window, size))
+def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
+    attributes = element.attrib
+    if element.tag in KINDS:
+        points = [tuple(map(float, pair.split(","))) for pair in attributes["points"].split(";")]
+        return Shape(attributes["label"], KINDS[element.tag], np.array(points, float).reshape(-1, 2))
+    if element.tag == "box":
+        left, top, right, bottom = (float(attributes[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        corners = box_corners(left, top, right, bottom, float(attributes.get("rotation", "0")))
+        return Shape(attributes["label"], "polygon", corners)
+    if element.tag == "mask":
+        counts = [int(number) for number in attributes["rle"].split(",")]
+        window = [int(attributes[side]) for side in ("left", "top", "width", "height")]
+        return Shape(attributes["label"], "mask", pixels=partial(_mask, counts, window, size))
     return None
 
 
 def _mask(counts: list[int], window: list[int], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of a window of the image, row by row, the first of no mask."""
     left, top, width, height = window
-    if min(window) < 0 or left + width > size[1] or top + height > size[0]:
-        raise ValueError("a mask that reaches out of its image")
+    slices = window_slices(left, top, width, height, size)  # checked before anything of the window's size is made
     mask = np.zeros(size, bool)
-    mask[top : top + height, left : left + width] = runs_to_mask(counts, height, width)
+    mask[slices] = runs_to_mask(counts, height, width)
     return mask
+
+
+def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
+    """out/annotations.xml. CVAT assigns it to a task's images by their file names."""
+    with atomic_path(out / "annotations.xml") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
+        for number, image in enumerate(images):
+            size = {"width": str(image.record.width), "height": str(image.record.height)}
+            element = ElementTree.Element("image", {"id": str(number), "name": image.name, **size})
+            for region in image.regions:
+                _add_mask(element, region)
+            ElementTree.indent(element)
+            file.write(ElementTree.tostring(element, "unicode") + "\n")
+        file.write("</annotations>\n")
+
+
+def _add_mask(image: ElementTree.Element, labeled: LabeledRegion) -> None:
+    region = labeled.region
+    height, width = region.mask.shape
+    window = {"left": region.left, "top": region.top, "width": width, "height": height}
+    attributes = {"label": labeled.class_name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+    attributes |= {side: str(pixels) for side, pixels in window.items()}
+    attributes["rle"] = ", ".join(map(str, mask_to_counts(region.mask.T)))
+    mask = ElementTree.SubElement(image, "mask", attributes)
+    for name, value in labeled.attributes.items():
+        ElementTree.SubElement(mask, "attribute", name=name).text = str(value)

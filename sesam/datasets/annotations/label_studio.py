@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, TypeAdapter
 
+from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import Entry, Number, Pixels, Point
+from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
+from sesam.geometry.rle import mask_to_counts
+
+NAME, SUFFIX = "Label Studio's JSON", ".json"
 
 
 class _Value(Entry):
@@ -47,50 +55,57 @@ class _Task(Entry):
 READ = ("brushlabels", "polygonlabels", "keypointlabels", "rectanglelabels")
 
 
-def read(value: Any) -> list[tuple[str, Drawing]]:
-    """Label Studio's JSON: the last annotation of each task that was not cancelled; ValidationError if it is none."""
-    found = []
-    for task in TypeAdapter(list[_Task]).validate_python(value):
-        names = [text for key, text in task.data.items() if isinstance(text, str)]
-        name = next((task.data[key] for key in ("image", "img", "url") if isinstance(task.data.get(key), str)), None)
-        done = [one for one in task.annotations if not one.was_cancelled]
-        if not done or (name is None and not names):
+def matches(file: AnnotationFile) -> bool:
+    return isinstance(file.document, list)
+
+
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+    """The last annotation of each task that was not cancelled; ValidationError or ValueError if it is none."""
+    drawings = []
+    for task in TypeAdapter(list[_Task]).validate_python(file.document):
+        fields = [task.data.get(key) for key in ("image", "img", "url")] + list(task.data.values())
+        name = next((text for text in fields if isinstance(text, str)), None)
+        done = [annotation for annotation in task.annotations if not annotation.was_cancelled]
+        if done and name is not None and (drawing := _drawing(file.path, name, done[-1])):
+            drawings.append((name, drawing))
+    return drawings
+
+
+def _drawing(path: Path, name: str, annotation: _Annotation) -> Drawing | None:
+    """What an annotation draws in the image `name`; None if nothing, because then the image's size is unknown."""
+    shapes, unread, sizes = [], set(), set()
+    for result in annotation.result:
+        if result.type not in READ:
+            unread |= {result.type} if result.type.endswith("labels") else set()
             continue
-        shapes, unread, sizes = [], set(), set()
-        for one in done[-1].result:
-            if one.type not in READ:
-                unread |= {one.type} if one.type.endswith("labels") else set()
-                continue
-            if one.original_width is None or one.original_height is None:
-                raise ValueError(f"{one.type} without original_width and original_height")
-            size = one.original_height, one.original_width
-            sizes.add(size)
-            shapes += _shapes(one.type, _Value.model_validate(one.value), size)
-        if len(sizes) > 1:
-            raise ValueError(f"two sizes of the image {name or names[0]}")
-        if sizes:
-            found.append((name or names[0], Drawing(sizes.pop(), tuple(shapes), tuple(sorted(unread)))))
-    return found
+        if result.original_width is None or result.original_height is None:
+            raise ValueError(f"{result.type} without original_width and original_height")
+        size = result.original_height, result.original_width
+        sizes.add(size)
+        shapes += _shapes(result.type, _Value.model_validate(result.value), size)
+    if len(sizes) > 1:
+        raise ValueError(f"two sizes of the image {name}")
+    return Drawing(path, sizes.pop(), tuple(shapes), tuple(sorted(unread))) if sizes else None
 
 
-def _shapes(kind: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
+def _shapes(result_type: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
     scale = np.array(size[::-1]) / 100  # its numbers are percent
-    names = getattr(value, kind) or []
-    if kind == "polygonlabels" and value.points is not None:
+    names = getattr(value, result_type) or []
+    if result_type == "polygonlabels" and value.points is not None:
         points = np.array(value.points, float).reshape(-1, 2) * scale
         return [Shape(name, "polygon", points) for name in names]
-    if kind == "brushlabels" and value.rle is not None:
+    if result_type == "brushlabels" and value.rle is not None:
         content = bytes(value.rle)
         return [Shape(name, "mask", pixels=partial(decode_brush, content, size)) for name in names]
     if value.x is not None and value.y is not None:
         corner = np.array([value.x, value.y]) * scale
-        if kind == "keypointlabels":
+        if result_type == "keypointlabels":
             return [Shape(name, "point", corner[None]) for name in names]
-        if kind == "rectanglelabels" and value.width is not None and value.height is not None:
+        if result_type == "rectanglelabels" and value.width is not None and value.height is not None:
             (left, top), (width, height) = corner, np.array([value.width, value.height]) * scale
             corners = box_corners(left, top, left + width, top + height, value.rotation, about="corner")
             return [Shape(name, "polygon", corners) for name in names]
-    raise ValueError(f"{kind} without its numbers")
+    raise ValueError(f"{result_type} without its numbers")
 
 
 def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -100,28 +115,75 @@ def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
     a bit, whether one value is repeated; 2 bits, which size the length has; the length less one; one value, or so many.
     """
     bits = "".join(f"{byte:08b}" for byte in content)
-    at = 0
+    position = 0
 
-    def read(count: int) -> int:
-        nonlocal at
-        at += count
-        if at > len(bits):
+    def read_bits(count: int) -> int:
+        nonlocal position
+        position += count
+        if position > len(bits):
             raise ValueError("a brush that ends too early")
-        return int(bits[at - count : at], 2)
+        return int(bits[position - count : position], 2)
 
-    total, word = read(32), read(5) + 1
+    total, word = read_bits(32), read_bits(5) + 1
     if total != 4 * size[0] * size[1]:
         raise ValueError(f"a brush of {total // 4} pixels in an image of {size[1]}x{size[0]}")
-    lengths = [read(4) + 1 for _ in range(4)]
+    lengths = [read_bits(4) + 1 for _ in range(4)]
     values = np.zeros(total, np.uint32)
     done = 0
     while done < total:
-        repeated, length = read(1), read(lengths[read(2)]) + 1
+        repeated, length = read_bits(1), read_bits(lengths[read_bits(2)]) + 1
         if done + length > total:
             raise ValueError("a brush whose runs do not fit its image")
         if repeated:
-            values[done : done + length] = read(word)
+            values[done : done + length] = read_bits(word)
         else:
-            values[done : done + length] = [read(word) for _ in range(length)]
+            values[done : done + length] = [read_bits(word) for _ in range(length)]
         done += length
     return values.reshape(*size, 4)[..., 3] > 0
+
+
+def encode_brush(mask: np.ndarray) -> list[int]:
+    """A mask (H, W) bool in the bytes that `decode_brush` reads."""
+    bits = [f"{4 * mask.size:032b}", f"{7:05b}", f"{15:04b}" * 4]
+    for k, length in enumerate(mask_to_counts(mask.T).tolist()):
+        value = f"{255 * (k % 2):08b}"
+        for start in range(0, 4 * length, 1 << 16):
+            bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
+    """out/tasks.json, each with an annotation of brushes, and out/labels.xml, the project's labeling interface."""
+    with atomic_path(out / "tasks.json") as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for k, image in enumerate(images):
+            annotation = {"result": _to_results(image), "was_cancelled": False}
+            task = {"data": {"image": image.name}, "annotations": [annotation]}
+            file.write(",\n" * (k > 0) + json.dumps(task))
+        file.write("]")
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
+    for name in classes:
+        ElementTree.SubElement(labels, "Label", value=name)
+    with atomic_path(out / "labels.xml") as unfinished:
+        ElementTree.ElementTree(view).write(unfinished, encoding="utf-8")
+
+
+def _to_results(image: ImageRegions) -> list[dict[str, Any]]:
+    sides = {"original_width": image.record.width, "original_height": image.record.height, "image_rotation": 0}
+    return [
+        {
+            "id": f"{number}",
+            "type": "brushlabels",
+            "from_name": "labels",
+            "to_name": "image",
+            **sides,
+            **({"score": attributes["confidence"]} if "confidence" in attributes else {}),
+            "meta": {"text": [attributes["source"]]},
+            "value": {"format": "rle", "rle": encode_brush(region.full_mask(image.shape)), "brushlabels": [class_name]},
+        }
+        for number, (class_name, region, attributes) in enumerate(image.regions)
+    ]

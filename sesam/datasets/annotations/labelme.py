@@ -1,17 +1,33 @@
-"""labelme's JSON, a file an image."""
+"""labelme's JSON, a file per image."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
+from sesam.artifacts.atomic_io import write_json
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import Entry, Pixels, Point
+from sesam.datasets.annotations.common import (
+    AnnotationFile,
+    Entry,
+    ImageRegions,
+    LabeledRegion,
+    Pixels,
+    Point,
+    window_slices,
+)
+
+NAME, SUFFIX = "labelme's JSON", ".json"
+KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon"}
+KINDS |= {"line": "line", "linestrip": "line", "point": "point", "points": "point"}
 
 
 class _Shape(Entry):
@@ -23,48 +39,73 @@ class _Shape(Entry):
 
 class _Document(Entry):
     shapes: list[_Shape]
-    imagePath: str
-    imageHeight: Pixels
-    imageWidth: Pixels
+    image_path: str = Field(alias="imagePath")
+    image_height: Pixels = Field(alias="imageHeight")
+    image_width: Pixels = Field(alias="imageWidth")
 
 
-KINDS: dict[str, Kind] = {
-    "polygon": "polygon",
-    "oriented_rectangle": "polygon",
-    "line": "line",
-    "linestrip": "line",
-    "point": "point",
-    "points": "point",
-}
+def matches(file: AnnotationFile) -> bool:
+    return isinstance(file.document, dict) and "shapes" in file.document
 
 
-def read(value: Any) -> list[tuple[str, Drawing]]:
-    """labelme's JSON of one image; ValidationError if it is none."""
-    document = _Document.model_validate(value)
-    size = document.imageHeight, document.imageWidth
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+    """The shapes of its image; ValidationError if it is not labelme's."""
+    document = _Document.model_validate(file.document)
+    size = document.image_height, document.image_width
     shapes, unread = [], set()
-    for one in document.shapes:
-        points = np.array(one.points, float).reshape(-1, 2)
-        if one.shape_type in KINDS:
-            shapes.append(Shape(one.label, KINDS[one.shape_type], points))
-        elif one.shape_type == "rectangle" and len(points) == 2:
-            shapes.append(Shape(one.label, "polygon", box_corners(*points.min(0), *points.max(0))))
-        elif one.shape_type == "mask" and one.mask is not None and len(points):
-            shapes.append(Shape(one.label, "mask", pixels=partial(_mask, one.mask, points[0], size)))
+    for shape in document.shapes:
+        points = np.array(shape.points, float).reshape(-1, 2)
+        if shape.shape_type in KINDS:
+            shapes.append(Shape(shape.label, KINDS[shape.shape_type], points))
+        elif shape.shape_type == "rectangle" and len(points) == 2:
+            shapes.append(Shape(shape.label, "polygon", box_corners(*points.min(0), *points.max(0))))
+        elif shape.shape_type == "mask" and shape.mask is not None and len(points):
+            shapes.append(Shape(shape.label, "mask", pixels=partial(_mask, shape.mask, points[0], size)))
         else:
-            unread.add(one.shape_type)
-    return [(document.imagePath, Drawing(size, tuple(shapes), tuple(sorted(unread))))]
+            unread.add(shape.shape_type)
+    photograph = file.path.parent / document.image_path  # beside the file, if it is a name alone
+    return [(document.image_path, Drawing(file.path, size, tuple(shapes), tuple(sorted(unread)), photograph))]
 
 
 def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",)) as image:
-            part = np.array(image.convert("L")) > 0
+            window = np.array(image.convert("L")) > 0
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ValueError(f"a mask that is no PNG ({problem})") from None
+        raise ValueError(f"a mask that is not a PNG ({problem})") from None
     left, top = np.round(corner).astype(int)  # as labelme draws it
-    if left < 0 or top < 0 or top + part.shape[0] > size[0] or left + part.shape[1] > size[1]:
-        raise ValueError("a mask that reaches out of its image")
+    height, width = window.shape
     mask = np.zeros(size, bool)
-    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    mask[window_slices(left, top, width, height, size)] = window
     return mask
+
+
+def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
+    """A file with the image's name, in the folders of its id. labelme opens it, and expects the image beside it."""
+    for image in images:
+        document: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "imageData": None,
+            "imagePath": Path(image.name).name,
+            "imageHeight": image.record.height,
+            "imageWidth": image.record.width,
+            "shapes": [_to_shape(region) for region in image.regions],
+        }
+        name = PurePosixPath(image.record.id).with_name(Path(image.record.image).stem + ".json")
+        write_json(out / name, document)
+
+
+def _to_shape(labeled: LabeledRegion) -> dict[str, Any]:
+    file, region = BytesIO(), labeled.region
+    Image.fromarray(region.mask.astype(np.uint8)).save(file, "PNG")
+    height, width = region.mask.shape
+    return {
+        "label": labeled.class_name,
+        "points": [[region.left, region.top], [region.left + width - 1, region.top + height - 1]],
+        "group_id": None,
+        "description": ", ".join(f"{key} {value}" for key, value in labeled.attributes.items()),
+        "shape_type": "mask",
+        "flags": {},
+        "mask": base64.b64encode(file.getvalue()).decode(),
+    }

@@ -1,0 +1,33 @@
+"""PNGs in the data set's label values, named by the image's id."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec
+from sesam.datasets.data_issues import UNREADABLE, DataIssue
+from sesam.datasets.label_maps import read_values
+from sesam.errors import SesamError
+
+NAME, SUFFIX = "PNG", ".png"
+
+
+class LabelPng(Annotation):
+    """A label file."""
+
+    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
+        try:
+            labels, unknown = spec.label_map.class_ids(read_values(self.path, spec.label_map))
+        except SesamError as problem:
+            raise DataIssue(UNREADABLE, str(problem)) from None
+        self.check_size(labels.shape, spec)
+        return labels, unknown
+
+
+def matches(file: AnnotationFile) -> bool:
+    return True
+
+
+def read(file: AnnotationFile) -> list[tuple[str, LabelPng]]:
+    """The image that the file is named by; its pixels are read later."""
+    return [(file.name, LabelPng(file.path))]
