@@ -21,8 +21,8 @@ from PIL import Image
 from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256, write_json
 from sesam.artifacts.label_png import SOURCE_DIGEST, full_palette, open_image, read_image, write_label
 from sesam.datasets.layouts import images_below
-from sesam.errors import ErrorCollector, SesamError, run_main
-from sesam.execution.parallel import progress_bar, try_item
+from sesam.errors import ErrorCollector, SesamError, run_main, try_item
+from sesam.execution.parallel import progress_bar
 from sesam.geometry.tiling import check_overlap, tile_slices
 
 MADE_BY = "made_by.json"

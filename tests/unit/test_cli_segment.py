@@ -126,7 +126,7 @@ def test_images_that_cannot_be_read_are_told_when_the_others_are_done(
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save("in/c.jpg", exif=exif)
-    with pytest.raises(SesamError, match=r"2 images failed:\n.*in/a\.png cannot be.*\n.*in/c\.jpg is stored turned"):
+    with pytest.raises(SesamError, match=r"2 images failed:\n.*in/a\.png cannot be.*\n.*in/c\.jpg is stored rotated"):
         segment.main(("in", "--model", str(trained), "--out", "out"))
     assert {path.name for path in Path("out/labels").iterdir()} == {"b.png", "d.png"}
 

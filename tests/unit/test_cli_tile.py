@@ -117,7 +117,7 @@ def test_what_cannot_be_cut_or_joined_is_told(tmp_path: Path) -> None:
     turned[0x0112] = 6
     (tmp_path / "whole/one.jpg").unlink()
     Image.new("RGB", (4, 4)).save(tmp_path / "whole/two.jpg", exif=turned)
-    told(cut, "two.jpg is stored turned or mirrored")
+    told(cut, "two.jpg is stored rotated or mirrored")
     assert not (tmp_path / "cut").exists()
     Image.new("CMYK", (4, 4)).save(tmp_path / "whole/two.jpg")
     tiles.main(cut)
