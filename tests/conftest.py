@@ -50,6 +50,7 @@ PIPELINE = (
     "dvc.yaml",
     "data/corrections",
     "models/bundled_sam.pth",
+    "models/none",
     "presets",
     "sesam",
     "stages",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -72,30 +73,22 @@ def full_palette(palette: Palette) -> np.ndarray:
     return colors
 
 
-class open_image:
-    """Context manager that opens and decodes an image file; SesamError for any failure."""
-
-    def __init__(self, path: Path, content: bytes | None = None) -> None:
-        self.path, self.content = path, content
-
-    def __enter__(self) -> Image.Image:
-        content = read_bytes(self.path) if self.content is None else self.content
-        try:
-            Image.open(BytesIO(content), formats=FORMATS).verify()  # a PNG's checksums, which decoding ignores
-            self.image = Image.open(BytesIO(content), formats=FORMATS)
-            raw_modes = [str(tile[-1]) for tile in self.image.tile]  # Pillow's names of the layouts in the file
-            deep = self.image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
-            packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
-            self.image.load()
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
-            raise SesamError(
-                f"{self.path} cannot be read as an image ({problem}). Replace it with an intact copy."
-            ) from None
-        if deep:  # Pillow would reduce it to 8 bits silently
-            raise SesamError(f"{self.path} has more than 8 bits per channel. Convert it to 8.")
-        if packed:  # Pillow would scale the values: with 4 bits, class 1 becomes 17
-            raise SesamError(f"{self.path} is gray with less than 8 bits per pixel. Convert it without scaling values.")
-        return self.image
-
-    def __exit__(self, *_: object) -> None:
-        self.image.close()
+@contextmanager
+def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open and decode an image file; SesamError for any failure. content: the file's bytes, if known."""
+    content = read_bytes(path) if content is None else content
+    try:
+        Image.open(BytesIO(content), formats=FORMATS).verify()  # a PNG's checksums, which decoding ignores
+        image = Image.open(BytesIO(content), formats=FORMATS)
+        raw_modes = [str(tile[-1]) for tile in image.tile]  # Pillow's names of the layouts in the file
+        deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
+        packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
+        image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
+        raise SesamError(f"{path} cannot be read as an image ({problem}). Replace it with an intact copy.") from None
+    if deep:  # Pillow would reduce it to 8 bits silently
+        raise SesamError(f"{path} has more than 8 bits per channel. Convert it to 8.")
+    if packed:  # Pillow would scale the values: with 4 bits, class 1 becomes 17
+        raise SesamError(f"{path} is gray with less than 8 bits per pixel. Convert it to 8 with equal values.")
+    with closing(image):
+        yield image

@@ -19,12 +19,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_images(function: Callable[[Item], Result], items: Sequence[Item], runtime: Runtime, title: str) -> list[Result]:
+def map_images(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    runtime: Runtime,
+    title: str,
+    collect: Callable[[Result], object] | None = None,
+) -> list[Result]:
     """[function(item) for item in items] in worker processes, local ones or Ray's; results in the items' order.
 
     `function` must be picklable (a top-level function or a functools.partial of one). A SesamError does not stop the
     other items: one SesamError lists all of them at the end. A DiskError or any other exception is raised at once;
     SesamError if a worker is killed.
+
+    collect: takes each result instead of the list, so that many large ones can be summed.
     """
     guarded = partial(try_item, function)
     if runtime.backend == "ray":
@@ -32,7 +40,7 @@ def map_images(function: Callable[[Item], Result], items: Sequence[Item], runtim
     else:
         outcomes = map_in_processes(guarded, items, runtime.num_workers, title)
     results: list[Result] = []
-    collect_results(outcomes, len(items), title, results.append)
+    collect_results(outcomes, len(items), title, collect or results.append)
     return results
 
 

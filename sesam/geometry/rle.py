@@ -58,5 +58,5 @@ def to_coco_rle(rle: str, shape: tuple[int, int]) -> dict[str, Any]:
 
 
 def largest_first(components: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> list[Mapping[str, Any]]:
-    """Components by decreasing area of their `rle`: painted in this order, small objects are on top."""
+    """Components by the area of their `rle`: painted in this order, small objects end on top."""
     return sorted(components, key=lambda component: -int(coco.area(to_coco_rle(component["rle"], shape))))
