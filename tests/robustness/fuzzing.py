@@ -51,7 +51,7 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge
 from sesam.params import Params, load_params
-from sesam.presets import load_preset
+from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData
@@ -310,7 +310,7 @@ def targets(folder: Path) -> list[Target]:
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
-    presets = tuple(path.read_bytes() for path in sorted((ROOT / "presets").glob("*.yaml")))
+    presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
     found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
     regions = [
@@ -330,7 +330,7 @@ def targets(folder: Path) -> list[Target]:
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),
         Target("selected", "selected.json", (of_json(size | {"components": found}),), selected, 2),
-        Target("params", "params.yaml", presets, params, 2),
+        Target("params", "params.yaml", tuple(render_params(preset).encode() for preset in presets), params, 2),
         Target("network", "network/network.json", (content["network.json"],), network, 0.3),
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
