@@ -8,7 +8,7 @@ import sys
 
 from conftest import ROOT
 
-QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels", "summarize")
+QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels")
 
 
 def test_faults_are_survived() -> None:
