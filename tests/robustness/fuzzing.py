@@ -50,7 +50,7 @@ from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge
-from sesam.params import Params, load_params
+from sesam.params import load_params
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
@@ -128,8 +128,8 @@ def label(path: Path, original: bytes) -> None:
 
 
 def image(path: Path, original: bytes) -> None:
-    found = read_image(path)
-    assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
+    pixels = read_image(path)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
 def annotated(path: Path, original: bytes) -> None:
@@ -141,15 +141,15 @@ def annotated(path: Path, original: bytes) -> None:
 
 def clicks(path: Path, original: bytes) -> None:
     meaning = label_map_for("voc", len(NAMES), [])
-    for one in find_annotations(path, "voc", {"a", "b"}).values():
-        drawn = read_annotation(one, SHAPE, NAMES, meaning, 3, 2)
+    for annotation in find_annotations(path, "voc", {"a", "b"}).values():
+        drawn = read_annotation(annotation, SHAPE, NAMES, meaning, 3, 2)
         assert drawn.shape == SHAPE and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
 def exported(path: Path, original: bytes) -> None:
     meaning = label_map_for("folder", len(NAMES), [9])
-    for one in find_annotations(path, "folder", {"7"}).values():
-        drawn = read_annotation(one, (40, 60), ("left", "right", "dot"), meaning, 3, 1)
+    for annotation in find_annotations(path, "folder", {"7"}).values():
+        drawn = read_annotation(annotation, (40, 60), ("left", "right", "dot"), meaning, 3, 1)
         assert drawn.shape == (40, 60) and set(np.unique(drawn)) <= {0, 1, 2, IGNORE_INDEX}
 
 
@@ -193,14 +193,13 @@ def selected(path: Path, original: bytes) -> None:
 
 
 def params(path: Path, original: bytes) -> None:
-    found: Params = load_params(path)
-    assert all(math.isfinite(one) for one in numbers(found.model_dump()))
+    assert all(map(math.isfinite, numbers(load_params(path).model_dump())))
 
 
 def numbers(value: Any) -> Iterator[float]:
     if isinstance(value, dict | list | tuple):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from numbers(one)
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from numbers(child)
     elif isinstance(value, int | float):
         yield value
 
@@ -214,9 +213,9 @@ def network(path: Path, original: bytes) -> None:
 
 
 def embedding(path: Path, original: bytes) -> None:
-    found = EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
+    loaded = EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
     with np.load(io.BytesIO(original)) as archive:
-        assert found is None or np.array_equal(found.numpy(), archive["embedding"]), "another embedding"
+        assert loaded is None or np.array_equal(loaded.numpy(), archive["embedding"]), "another embedding"
 
 
 PACKED = {"a.json": b"{}" * 40, "b c/d.json": bytes(range(256))}
@@ -240,16 +239,16 @@ def log(path: Path, original: bytes) -> None:
     assert all(isinstance(step, int) and isinstance(loss, float) for step, loss in loss_curve(path.parents[2]))
 
 
-def network_judged(path: Path, original: bytes) -> None:
-    drawn(read_network_metrics(path, NAMES), JUDGED)
+def network_metrics_file(path: Path, original: bytes) -> None:
+    drawn(read_network_metrics(path, NAMES), LABEL_METRICS)
 
 
-def labels_judged(path: Path, original: bytes) -> None:
-    found = read_label_metrics(path, NAMES)
-    drawn(NETWORK_JUDGED, found)
+def label_metrics_file(path: Path, original: bytes) -> None:
+    metrics = read_label_metrics(path, NAMES)
+    drawn(NETWORK_METRICS, metrics)
     data = Dataset("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
-    facts = CardData(data, "r1", PARAMS, found, "", "")
-    assert readme(facts) and croissant(facts)
+    card = CardData(data, "r1", PARAMS, metrics, "", "")
+    assert readme(card) and croissant(card)
 
 
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
@@ -259,7 +258,7 @@ def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
     summary({"r1": network}, {"r1": labels}, None, None)
 
 
-def judged() -> tuple[dict[str, Any], dict[str, Any]]:
+def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
     """A network's metrics as `evaluate` writes them, and a round's as `evaluate_labels` does."""
     matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
     found = {"matrices": dict.fromkeys(LabelSets._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
@@ -267,7 +266,7 @@ def judged() -> tuple[dict[str, Any], dict[str, Any]]:
     return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
 
 
-NETWORK_JUDGED, JUDGED = judged()
+NETWORK_METRICS, LABEL_METRICS = sample_metrics()
 
 
 def targets(folder: Path) -> list[Target]:
@@ -335,8 +334,8 @@ def targets(folder: Path) -> list[Target]:
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
         Target("embedding", f"{'e' * 16}/{'0' * 64}.npz", (array.getvalue(),), embedding),
-        Target("judged", "judged.json", (of_json(NETWORK_JUDGED),), network_judged),
-        Target("labels judged", "labels_judged.json", (of_json(JUDGED),), labels_judged),
+        Target("network metrics", "network_metrics.json", (of_json(NETWORK_METRICS),), network_metrics_file),
+        Target("label metrics", "label_metrics.json", (of_json(LABEL_METRICS),), label_metrics_file),
         Target("log", "log/plots/metrics/loss.tsv", (b"step\tloss\n10\t1.5\n20\t0.5\n",), log),
     ]  # fmt: skip
 
