@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-MAX_SHOWN = 20  # of many bad items
+MAX_SHOWN = 20  # errors listed in one message
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class SesamError(Exception):
@@ -16,28 +20,38 @@ class SesamError(Exception):
 
 
 class DiskError(SesamError):
-    """Nothing more can be written, of this item or another."""
+    """The disk is full or read-only: no further item can be written either."""
 
 
 class ErrorCollector:
-    """Those of many that failed, to be told together when the others are done."""
+    """The errors of single items, raised as one when the other items are done."""
 
     def __init__(self) -> None:
-        self.first: list[SesamError] = []
-        self.number = 0
+        self.errors: list[SesamError] = []
+        self.count = 0
 
-    def add(self, problem: SesamError) -> None:
-        self.number += 1
-        if self.number <= MAX_SHOWN:
-            self.first.append(problem)
+    def add(self, error: SesamError) -> None:
+        self.count += 1
+        if self.count <= MAX_SHOWN:
+            self.errors.append(error)
 
     def raise_if_any(self) -> None:
-        """SesamError with what was added, if anything was."""
-        if self.number == 1:
-            raise self.first[0]
-        if self.number:
-            rest = [f"and {self.number - MAX_SHOWN} more"] if self.number > MAX_SHOWN else []
-            raise SesamError("\n  ".join([f"{self.number} images failed:", *map(str, self.first), *rest]))
+        """SesamError that lists what was added, if anything was."""
+        if self.count == 1:
+            raise self.errors[0]
+        if self.count:
+            rest = [f"and {self.count - MAX_SHOWN} more"] if self.count > MAX_SHOWN else []
+            raise SesamError("\n  ".join([f"{self.count} images failed:", *map(str, self.errors), *rest]))
+
+
+def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
+    """What the function returns, or the SesamError that it raises; a DiskError is raised."""
+    try:
+        return function(item)
+    except DiskError:
+        raise
+    except SesamError as error:
+        return error
 
 
 def describe_validation_error(problem: ValidationError, renamed: Mapping[str, str] | None = None) -> list[str]:
@@ -63,11 +77,11 @@ def run_main(main: Callable[[], None]) -> None:
     """Run a stage's main(): a SesamError ends it with its message alone and exit code 1."""
     spec = sys.modules["__main__"].__spec__
     if main.__module__ == "__main__" and spec is not None:
-        # other processes, Ray's too, find the stage's functions by their module's name, which is not __main__ there
+        # worker processes, Ray's too, find a stage's functions by their module's name; __main__ is another module there
         main = getattr(import_module(spec.name), main.__name__)
     try:
         main()
     except SesamError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; run again to go on")
+        sys.exit("stopped; run again to resume")

@@ -1,4 +1,4 @@
-"""Where artifacts lie, as dvc.yaml names them."""
+"""Paths of the artifacts, as in dvc.yaml."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ WEAK_LABELS = Path("data/weak")
 EMBEDDINGS = Path("data/embeddings")
 METRICS = Path("metrics")
 GALLERY = METRICS / "gallery"
-RANKING = "ranking.csv"  # of a round's pseudo-labels, beside them
+RANKING = "ranking.csv"  # in a round's pseudo_label_dir
 
 
-def round_dir(name: str, part: str) -> Path:
+def round_dir(round_name: str, artifact: str) -> Path:
     """A round's predictions, prompts, masks or selected."""
-    return Path("data/rounds", name, part)
+    return Path("data/rounds", round_name, artifact)
 
 
-def pseudo_label_dir(name: str) -> Path:
+def pseudo_label_dir(round_name: str) -> Path:
     """A round's data set: labels, sources, the card and the ranking."""
-    return Path("data/pseudo_labels", name)
+    return Path("data/pseudo_labels", round_name)
 
 
 def network_dir(name: str) -> Path:
-    """A trained network: "teacher", of the weak labels, or the student of the round `name`."""
+    """A trained network: "teacher", trained on the weak labels, or a round's student, by the round's name."""
     return Path("models", name)
 
 
 def training_log_dir(name: str) -> Path:
-    """What was logged while `network_dir(name)` was trained."""
+    """The training log of `network_dir(name)`."""
     return METRICS / "training" / name

@@ -1,4 +1,4 @@
-"""Seeds that depend on names and numbers alone, never on the order of the work."""
+"""Seeds that depend on names and numbers only, never on the order of the work."""
 
 from __future__ import annotations
 

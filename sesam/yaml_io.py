@@ -1,4 +1,4 @@
-"""YAML as a person would read it: what PyYAML takes in silence, and what only an attacker writes, is refused."""
+"""YAML without the ambiguities that PyYAML accepts, and without what only an attacker writes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ MAX_BYTES = 1_000_000
 
 
 class _Loader(yaml.SafeLoader):
-    """No key twice in a mapping, and no aliases: a few lines of them expand to more than any memory holds."""
+    """No duplicate keys, and no aliases: a few lines of them expand to more than any memory holds."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read: write the value out", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed; copy the value", problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} stands here twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value}", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file; SesamError if it is no readable YAML, or has a key twice, aliases or over 1 MB."""
+    """The value in a YAML file; SesamError if it is not valid YAML, has duplicate keys or aliases, or exceeds 1 MB."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise SesamError(f"{path} has {path.stat().st_size} bytes, more than any params need ({MAX_BYTES}).")
+            raise SesamError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except RecursionError:
         raise SesamError(f"{path} cannot be read: it is nested too deep.") from None

@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
 
 from sesam.demo.scenes import draw_scene
@@ -20,12 +22,14 @@ from sesam.presets import load_preset, render_params
 SLOWEST = ("dag", "docs", "launch", "ray_backend", "segmentation", "sam_stages", "fault_injection")
 ROOT = Path(__file__).parent.parent
 os.environ["PYTHONPATH"] = str(ROOT)  # workers import this tree too, not an installed package
+settings.register_profile("default", deadline=None)  # on a busy machine an example may take any time
+settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first, so that no worker has one left alone at the end."""
-    longest = [f"test_{name}.py" for name in SLOWEST]
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    """The slowest files first, so that no worker of xdist runs one alone at the end."""
+    slowest = [f"test_{name}.py" for name in SLOWEST]
+    items.sort(key=lambda item: slowest.index(item.path.name) if item.path.name in slowest else len(slowest))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,7 @@ def scene():
     return draw_scene(11)
 
 
-# what a checkout has of the pipeline, but nothing that its user sets: params, data, remote, where the cache lies
+# a checkout's pipeline without its user's settings: params, data, remote, cache directory
 PIPELINE = (
     ".dvc/.gitignore",
     ".dvcignore",
@@ -53,7 +57,7 @@ PIPELINE = (
 
 
 def checked_out(folder: Path) -> Path:
-    """A copy of this checkout's pipeline, with what is not committed."""
+    """A copy of this checkout's pipeline, including uncommitted files."""
     folder.mkdir()
     for name in sh("git", "ls-files", "-co", "--exclude-standard", "--", *PIPELINE, cwd=ROOT).splitlines():
         if (ROOT / name).is_file():
@@ -64,7 +68,7 @@ def checked_out(folder: Path) -> Path:
 
 
 def sh(*command: str, cwd: Path, code: int = 0) -> str:
-    """Run a command with this interpreter's folder first on the path; its output."""
+    """The output of a command, which must end with this exit code; this interpreter's folder is first on its PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     git = {f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = os.environ | git | {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONWARNINGS": "ignore"}
@@ -74,7 +78,7 @@ def sh(*command: str, cwd: Path, code: int = 0) -> str:
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run a stage module in a folder of its own, with this checkout's code."""
+    """Run a module of this checkout in another folder."""
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
@@ -90,10 +94,7 @@ def edit_params(folder: Path, **changes: object) -> None:
     raw = yaml.safe_load((folder / "params.yaml").read_text())
     for key, value in changes.items():
         *groups, last = key.split("__")
-        group = raw
-        for part in groups:
-            group = group[part]
-        group[last] = value
+        reduce(dict.__getitem__, groups, raw)[last] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
 

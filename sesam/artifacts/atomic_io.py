@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes: a file or folder appears complete or not at all. And reading, with messages for people."""
 
 from __future__ import annotations
 
@@ -19,76 +19,76 @@ from zipfile import ZipFile
 from sesam.artifacts.archives import pack, path_to_delete, read_packed
 from sesam.errors import DiskError, SesamError
 
-MULTI_NODE = "SESAM_SEVERAL_MACHINES"  # set where processes of other machines may write to the same folders
-TMP_PREFIX = ".unfinished-"  # how the names of files that are being written begin
+MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
+TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def reraise_disk_errors(path: Path) -> Iterator[None]:
-    """A full, read-only or forbidden disk as a DiskError that names `path`."""
+    """DiskError that names `path` where the disk is full, read-only or forbidden."""
     try:
         yield
     except OSError as problem:
         if problem.errno is not None and problem.errno not in DISK_ERRNOS:
-            raise  # np.save's on a full disk has no number
+            raise  # NumPy's error on a full disk has no number
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
         raise DiskError(
-            f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. Nothing of "
-            "it was written. Make room, or let this user write there, and run again."
+            f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. No part of "
+            "it was written. Free some space, or give this user write permission, and run again."
         ) from None
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved onto `path` when the block ends without error.
+    """A path beside `path` to write to; moved to `path` when the block ends without error.
 
-    SesamError if the disk is full or may not be written to.
+    DiskError if the disk is full or may not be written to.
     """
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
-        unfinished = path.parent / f"{TMP_PREFIX}{uuid4().hex}{path.suffix}"
-        # a new file has the mode that the umask leaves; mkstemp makes private ones
-        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        tmp = path.parent / f"{TMP_PREFIX}{uuid4().hex}{path.suffix}"
+        # the file gets the umask's mode; mkstemp's are private
+        descriptor = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _LOCKS.add(descriptor)
         try:
             with suppress(OSError):  # network file systems may have no locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield unfinished
-            with unfinished.open("rb") as file:
+            yield tmp
+            with tmp.open("rb") as file:
                 os.fsync(file.fileno())
-            unfinished.replace(path)
+            tmp.replace(path)
         finally:
             _LOCKS.discard(descriptor)
             os.close(descriptor)
-            with suppress(OSError):  # it cannot be told what would hide why it was not written
-                unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # would hide why the file was not written
+                tmp.unlink(missing_ok=True)
 
 
-@cache  # once in a process
+@cache  # once per process
 def remove_stale_tmp(folder: Path) -> None:
-    """Remove the unfinished files that killed processes left in a folder; those of living ones are locked."""
-    if MULTI_NODE in os.environ:  # a lock may not be seen on another one
+    """Remove the temporary files of killed processes in a folder; those of running ones are locked."""
+    if MULTI_NODE in os.environ:  # locks of another machine may be invisible
         return
-    for left in folder.glob(f"{TMP_PREFIX}*"):
-        with suppress(OSError), left.open("rb") as file:
+    for tmp in folder.glob(f"{TMP_PREFIX}*"):
+        with suppress(OSError), tmp.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            tmp.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
 def find_corruption(file: Path | BinaryIO) -> str | None:
-    """What check sums tell to be damaged in a file that torch.save wrote, over which torch reads; None if nothing."""
+    """What is corrupt in a file that torch.save wrote, by its checksums, which torch ignores; None if nothing is."""
     try:
         with ZipFile(file) as archive:
             member = archive.testzip()
-    except Exception as problem:  # of many kinds, for the file may hold anything
+    except Exception as problem:  # of any kind, because the file may hold anything
         return str(problem) or type(problem).__name__
     return None if member is None else f"{member} in it is damaged"
 
@@ -98,18 +98,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds, also one that was packed with its artifact.
+    """The content of a file, also of one that was packed with its artifact.
 
-    SesamError if it is missing, cannot be read, or is no file (a pipe would never end).
+    SesamError if it is missing, unreadable, or not a regular file (a pipe would never end).
     """
     try:
         if path.exists() and not path.is_file():
-            raise SesamError(f"{path} is no file. Remove it, and put the file there.")
+            raise SesamError(f"{path} is not a regular file. Replace it with one.")
         return path.read_bytes()
     except FileNotFoundError:
         if (packed := read_packed(path)) is not None:
             return packed
-        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.") from None
+        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has pushed it.") from None
     except OSError as problem:
         raise SesamError(f"{path} cannot be read ({problem.strerror}).") from None
 
@@ -135,38 +135,38 @@ def sha256(path: Path) -> str:
 
 
 def json_digest(*parts: Any) -> str:
-    """Hex digest of JSON-serializable parts: equal parts, equal fingerprint."""
+    """Hex SHA-256 of JSON-serializable parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint_file(folder: Path) -> Path:
-    """Where it stands what an unfinished folder is made of: beside it, for the folder becomes the artifact."""
-    return folder.with_name(f"{folder.name}.made_of.partial")
+    """The file with the fingerprint of an unfinished folder: beside it, because the folder becomes the artifact."""
+    return folder.with_name(f"{folder.name}.fingerprint.partial")
 
 
-def resume_or_reset(folder: Path, made_of: Mapping[str, str]) -> None:
-    """Keep what an interrupted run left in `folder` if it was made of the same; else empty it, saying what changed.
+def resume_or_reset(folder: Path, fingerprint: Mapping[str, str]) -> None:
+    """Keep what an interrupted run left in `folder` if its fingerprint was the same; else empty it.
 
-    made_of: of each thing that decides the result a digest, see `sesam.artifacts.fingerprint`.
+    fingerprint: a digest per input that decides the result, see `sesam.artifacts.fingerprint`.
     """
-    mark = fingerprint_file(folder)
-    if mark.exists():
-        before = read_json(mark)
-        if before == made_of:
+    file = fingerprint_file(folder)
+    if file.exists():
+        before = read_json(file)
+        if before == fingerprint:
             return
-        changed = [name for name in {**before, **made_of} if before.get(name) != made_of.get(name)]
-        print(f"{folder} begins anew: since it was interrupted, {', '.join(changed)} changed", flush=True)
-        mark.unlink()  # first: what is half removed is not to be gone on with
+        changed = [key for key in {**before, **fingerprint} if before.get(key) != fingerprint.get(key)]
+        print(f"{folder}: restarting from scratch: {', '.join(changed)} changed since the interruption", flush=True)
+        file.unlink()  # first: a half-emptied folder must not be resumed
     _empty(folder)
-    write_json(mark, made_of)
+    write_json(file, fingerprint)
 
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """`folder`, made if it is not there, for this process alone; SesamError if another has it.
+    """Create `folder` if needed and lock it for this process; SesamError if another process holds it.
 
-    The lock is the system's, on the folder itself: it ends with the process, however that ends. Where the file system
-    has no such locks, nothing is locked.
+    The lock is the system's, on the folder itself: it ends with the process, however that ends. File systems without
+    locks lock nothing.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,13 +176,13 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             os.close(descriptor)
             raise SesamError(
-                f"{folder} is being filled by another process. Wait until that has ended, or stop it, and run again."
+                f"{folder} is being written by another process. Wait for that, or stop it, and run again."
             ) from None
-        except OSError:  # network file systems lock no folder: there two at once go unnoticed
+        except OSError:  # network file systems do not lock folders
             break
         if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
             break
-        os.close(descriptor)  # another process had just finished it, and moved it to its place
+        os.close(descriptor)  # another process has just finished the folder and moved it
     _LOCKS.add(descriptor)
     try:
         yield
@@ -195,7 +195,7 @@ _LOCKS: set[int] = set()
 
 
 def _release_in_child() -> None:
-    """A forked worker that outlives a killed parent would hold its lock."""
+    """Otherwise a forked worker that outlives a killed parent keeps its lock."""
     for descriptor in _LOCKS:
         os.close(descriptor)
     _LOCKS.clear()
@@ -205,8 +205,8 @@ os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _remove_tmp(folder: Path) -> None:
-    for left in folder.rglob(f"{TMP_PREFIX}*"):
-        left.unlink()
+    for tmp in folder.rglob(f"{TMP_PREFIX}*"):
+        tmp.unlink()
 
 
 def _empty(folder: Path) -> None:
@@ -218,38 +218,42 @@ def _empty(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_directory(path: Path, made_of: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
-    """A folder beside `path` to fill; takes the place of `path` when the block ends without error.
+def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
+    """A folder beside `path` to fill; replaces `path` when the block ends without error.
 
-    packed: its files in a few archives, out of which `read_bytes` reads them.
-
-    Empty, unless an interrupted call with the same fingerprint left its files in it: see `resume_or_reset`. SesamError
-    if another process fills it.
+    It is empty, unless an interrupted call with the same fingerprint left files in it: see `resume_or_reset`.
+    packed: store its files in a few archives, from which `read_bytes` reads them. SesamError if another process
+    writes it.
     """
-    unfinished, before = path.parent / f".{path.name}.partial", path.parent / f".{path.name}.before.partial"
-    with reraise_disk_errors(path), exclusive_lock(unfinished):
-        if made_of is None:
-            _empty(unfinished)
+    tmp = path.parent / f".{path.name}.partial"
+    with reraise_disk_errors(path), exclusive_lock(tmp):
+        if fingerprint is None:
+            _empty(tmp)
         else:
-            resume_or_reset(unfinished, made_of)
-        _remove_tmp(unfinished)  # by a killed process
+            resume_or_reset(tmp, fingerprint)
+        _remove_tmp(tmp)  # of a killed process
         try:
-            yield unfinished
-            _remove_tmp(unfinished)  # by workers that were killed and replaced
-            done = unfinished
-            if packed:
-                done = path.parent / f".{path.name}.packed.partial"
-                shutil.rmtree(done, ignore_errors=True)
-                done.mkdir()
-                pack(unfinished, done)
-            shutil.rmtree(before, ignore_errors=True)
-            if path.exists():
-                path.replace(before)  # killed while it removes thousands of files, it would leave half of them
-            done.replace(path)
-            fingerprint_file(unfinished).unlink(missing_ok=True)  # not earlier: it is what lets a killed run go on
-            shutil.rmtree(before, ignore_errors=True)
-            if packed:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            yield tmp
+            _remove_tmp(tmp)  # of workers that were killed and replaced
+            _publish(tmp, path, packed)
         finally:
-            if made_of is None:
-                shutil.rmtree(unfinished, ignore_errors=True)
+            if fingerprint is None:
+                shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _publish(tmp: Path, path: Path, packed: bool) -> None:
+    """Move the folder `tmp`, or the archives of its files, to `path`."""
+    done, previous = tmp, path.parent / f".{path.name}.previous.partial"
+    if packed:
+        done = path.parent / f".{path.name}.packed.partial"
+        shutil.rmtree(done, ignore_errors=True)
+        done.mkdir()
+        pack(tmp, done)
+    shutil.rmtree(previous, ignore_errors=True)
+    if path.exists():
+        path.replace(previous)  # removing it in place could be interrupted, and leave half of it
+    done.replace(path)
+    fingerprint_file(tmp).unlink(missing_ok=True)  # not earlier: an interrupted run resumes with it
+    shutil.rmtree(previous, ignore_errors=True)
+    if packed:
+        shutil.rmtree(tmp, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What decides an artifact: the same list for DVC, for resuming, and for SAM's embeddings."""
+"""What decides an artifact, as dvc.yaml lists it: for resuming, and for SAM's embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sesam.artifacts.atomic_io import json_digest, sha256
 from sesam.errors import SesamError
 
 ROOT = Path(__file__).parents[2]  # of the code
-LIBRARIES = (  # they compute
+LIBRARIES = (  # their versions may change a result
     "torch",
     "onedl-mmsegmentation",
     "onedl-mmengine",
@@ -32,9 +32,9 @@ LIBRARIES = (  # they compute
 
 
 def stage_fingerprint(stage: str, key: str | None = None) -> dict[str, str]:
-    """What dvc.yaml lists for a stage, and the libraries: of each dependency its digest.
+    """A digest per dependency and param that dvc.yaml lists for a stage, and the versions of the libraries.
 
-    key: of a stage that is repeated, the round. SesamError if a dependency is missing.
+    key: the round, of a stage with foreach. SesamError if a dependency is missing.
     """
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     entry = _stages()[stage]
@@ -43,26 +43,26 @@ def stage_fingerprint(stage: str, key: str | None = None) -> dict[str, str]:
         rounds = _interpolate(entry["foreach"], scope)
         scope |= {"key": key, "item": rounds[key]}
         entry = entry["do"]
-    found = {path: path_digest(Path(path)) for path in (_interpolate(path, scope) for path in entry["deps"])}
-    for name in (_interpolate(name, scope) for name in entry.get("params", ())):
-        found[f"params.yaml: {name}"] = json_digest(reduce(lambda group, part: group[part], name.split("."), params))
-    return found | library_versions()
+    digests = {path: path_digest(Path(path)) for path in (_interpolate(path, scope) for path in entry["deps"])}
+    for key in (_interpolate(key, scope) for key in entry.get("params", ())):
+        digests[f"params.yaml: {key}"] = json_digest(_look_up(key, params))
+    return digests | library_versions()
 
 
 def code_fingerprint(stage: str, folder: str) -> dict[str, str]:
-    """Of each of the stage's dependencies in a folder of code its digest."""
+    """A digest per dependency of the stage in a folder of code."""
     entry = _stages()[stage]
     paths = entry.get("do", entry)["deps"]
     return {path: path_digest(Path(path)) for path in paths if path.startswith(folder)}
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of the libraries that are installed; timm and transformers may not be."""
-    found = {}
-    for name in LIBRARIES:
+    """The versions of the installed libraries; timm and transformers are optional."""
+    versions = {}
+    for library in LIBRARIES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[library] = version(library)
+    return versions
 
 
 def path_digest(path: Path) -> str:
@@ -72,7 +72,7 @@ def path_digest(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         return json_digest([(file.relative_to(path).as_posix(), sha256(file)) for file in files])
     if not path.exists():
-        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has made it.")
+        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has pushed it.")
     return sha256(path)
 
 
@@ -80,12 +80,12 @@ def _stages() -> Mapping[str, Any]:
     return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
+def _look_up(dotted: str, scope: Mapping[str, Any]) -> Any:
+    return reduce(lambda group, key: group[key], dotted.split("."), scope)
+
+
 def _interpolate(text: str, scope: Mapping[str, Any]) -> Any:
-    """A text of dvc.yaml with its ${a.b} filled in, as DVC does; the value itself where it is nothing else."""
-
-    def look_up(match: re.Match[str]) -> Any:
-        return reduce(lambda group, part: group[part], match[1].split("."), scope)
-
+    """Fill in each ${a.b} of dvc.yaml as DVC does; the value itself if `text` is nothing else."""
     if whole := re.fullmatch(r"\$\{([\w.]+)\}", text):
-        return look_up(whole)
-    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(look_up(match)), text)
+        return _look_up(whole[1], scope)
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(_look_up(match[1], scope)), text)

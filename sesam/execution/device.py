@@ -1,4 +1,4 @@
-"""Which processor the networks run on."""
+"""The device that the networks run on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sesam.params import Runtime
 
 
 def resolve_device(runtime: Runtime) -> torch.device:
-    """The device that runtime.device names; `auto` takes a GPU where there is one."""
+    """The device of runtime.device; `auto` is a GPU if there is one. SesamError if cuda is not available."""
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise SesamError(
             "runtime.device is cuda, but PyTorch finds no CUDA GPU. Set it to auto or cpu, or install a CUDA build."

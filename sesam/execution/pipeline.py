@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time."""
+"""Reading, computing and writing at the same time, here or, if runtime.backend is ray, in Ray's workers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sesam.errors import ErrorCollector, SesamError
+from sesam.errors import SesamError, try_item
+from sesam.execution import ray_backend
 from sesam.execution.device import resolve_device
-from sesam.execution.parallel import (
+from sesam.execution.parallel import collect_results
+from sesam.execution.workers import (
     exit_on_queue_error,
     exit_with_parent,
     forkserver_context,
-    progress_bar,
     translate_dataloader_errors,
-    try_item,
+    worker_killed,
 )
 from sesam.params import Runtime
 
@@ -27,7 +29,7 @@ Batch = Sequence[Any]
 
 
 class PipelineSteps(NamedTuple):
-    """What becomes of a batch of items: write(*what) for what in compute([read(item) for item in batch]).
+    """A batch of items goes through `for row in compute([read(item) for item in batch]): write(*row)`.
 
     On a GPU worker processes read and write: `read` and `write` must be picklable.
     """
@@ -38,30 +40,24 @@ class PipelineSteps(NamedTuple):
     device: torch.device
 
 
-StepsFactory = Callable[
-    [], PipelineSteps
-]  # with a model on this process's device; picklable where Ray's workers call it
+# loads a model on this process's device; picklable, because Ray's workers call it
+StepsFactory = Callable[[], PipelineSteps]
 
 
-def pending_batches(items: Sequence[Any], wanted: Callable[[Any], bool], size: int) -> list[Batch]:
-    """`items` in batches of `size`, of those batches in which any item is wanted.
+def pending_batches(items: Sequence[Any], pending: Callable[[Any], bool], size: int) -> list[Batch]:
+    """The batches of `size` items in which any item is pending.
 
-    An interrupted run goes on with the batches of an uninterrupted one: on a GPU a sum's
-    last bit may depend on what else is in its batch.
+    A resumed run has the batches of an uninterrupted one: on a GPU the last bit of a sum may depend on the rest of the
+    batch.
     """
     batches = [items[k : k + size] for k in range(0, len(items), size)]
-    return [batch for batch in batches if any(map(wanted, batch))]
+    return [batch for batch in batches if any(map(pending, batch))]
 
 
 def batch_size(runtime: Runtime) -> int:
     """Images that SAM encodes together: `runtime.encoder_batch_size` on a GPU, one on a CPU."""
-    if runtime.backend == "ray":
-        from sesam.execution import ray_backend as on_ray
-
-        gpu = on_ray.has_gpus(runtime)
-    else:
-        gpu = resolve_device(runtime).type == "cuda"
-    return runtime.encoder_batch_size if gpu else 1
+    on_gpu = ray_backend.has_gpus(runtime) if runtime.backend == "ray" else resolve_device(runtime).type == "cuda"
+    return runtime.encoder_batch_size if on_gpu else 1
 
 
 def run_pipeline(
@@ -69,50 +65,46 @@ def run_pipeline(
     load: StepsFactory,
     runtime: Runtime,
     title: str,
-    collect: Callable[[Any], object] | None = None,
+    collect: Callable[[Any], object] = lambda result: None,
 ) -> None:
-    """Take every batch of items through the steps that `load_trace` makes, here or on Ray's workers.
+    """Read, compute and write every batch with the steps that `load` returns, here or in Ray's workers.
 
     What `write` returns goes to `collect`, in this process, one after the other in the items' order. An item that
-    cannot be read leaves the others as they are: all that cannot are told in one SesamError when the rest is done. Any
-    other error is raised when what had begun is done.
+    cannot be read does not stop the others: one SesamError lists all of them at the end. Any other error is raised
+    when the batches in progress are done.
     """
-    bad = ErrorCollector()
-    with progress_bar(sum(map(len, batches)), title) as bar:
-        if runtime.backend == "ray":
-            from sesam.execution import ray_backend as on_ray
+    if runtime.backend == "ray":
+        outcomes = ray_backend.run_on_ray(partial(_load_runner, load), batches, runtime)
+    else:
+        outcomes = iter_results(batches, load(), runtime.num_workers) if batches else iter(())
+    collect_results(outcomes, sum(map(len, batches)), title, collect)
 
-            results = on_ray.iter_results(batches, load, runtime)
-        else:
-            results = iter_results(batches, load(), runtime.num_workers) if batches else iter(())
-        for result in results:
-            if isinstance(result, SesamError):
-                bad.add(result)
-            elif collect:
-                collect(result)
-            bar.update()
-    bad.raise_if_any()
+
+def _load_runner(load: StepsFactory, workers: int) -> Callable[[Sequence[Batch]], list[Any]]:
+    """The function that a worker of Ray calls again and again, with its model loaded."""
+    steps = load()
+    return lambda batches: list(iter_results(batches, steps, workers))
 
 
 def iter_results(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
-    """For every item what `write` returned, or the SesamError of an item that cannot be read.
+    """Per item what `write` returned, or the SesamError of an item that cannot be read.
 
-    On a GPU worker processes read and write while this one computes. On a CPU every core works on a batch of its own
-    from reading to writing, which keeps it busier than all cores on one batch.
+    On a GPU worker processes read and write while this one computes. On a CPU every core takes its own batch from
+    reading to writing, which keeps it busier than all cores on one batch.
     """
     return (_with_workers if steps.device.type == "cuda" else _with_threads)(batches, steps, workers)
 
 
 def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
-    def whole(batch: Batch) -> list[Any]:
-        loaded, bad = split_errors([try_item(steps.read, item) for item in batch])
-        return [*bad, *(steps.write(*what) for what in (steps.compute(loaded) if loaded else ()))]
+    def run_batch(batch: Batch) -> list[Any]:
+        loaded, errors = split_errors([try_item(steps.read, item) for item in batch])
+        return [*errors, *(steps.write(*row) for row in (steps.compute(loaded) if loaded else ()))]
 
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for several in _finished(pool, (pool.submit(whole, batch) for batch in batches), 2 * workers):
-                yield from several
+            for results in _finished(pool, (pool.submit(run_batch, batch) for batch in batches), 2 * workers):
+                yield from results
     finally:
         torch.set_num_threads(threads)
 
@@ -128,13 +120,13 @@ def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) 
     )
 
     def submitted() -> Iterator[Future[Any]]:
-        for several in loader:
-            loaded, bad = split_errors(several)
-            for problem in bad:
-                told: Future[Any] = Future()
-                told.set_result(problem)
-                yield told
-            yield from (pool.submit(steps.write, *what) for what in (steps.compute(loaded) if loaded else ()))
+        for outcomes in loader:
+            loaded, errors = split_errors(outcomes)
+            for error in errors:
+                failed: Future[Any] = Future()
+                failed.set_result(error)
+                yield failed
+            yield from (pool.submit(steps.write, *row) for row in (steps.compute(loaded) if loaded else ()))
 
     with (
         translate_dataloader_errors(workers),
@@ -143,30 +135,27 @@ def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) 
         try:
             yield from _finished(pool, submitted(), 16 * workers)
         except BrokenProcessPool:
-            raise SesamError(
-                "A process that writes files was killed, perhaps for want of memory. Run again, with fewer than "
-                f"{workers} runtime.num_workers."
-            ) from None
+            raise worker_killed("writing files", workers) from None
 
 
 def _finished(
-    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[Any]], most: int
+    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[Any]], max_pending: int
 ) -> Iterator[Any]:
-    """The futures' results; never more than `most` are waited for."""
-    waiting: deque[Future[Any]] = deque()
+    """The futures' results in order; at most `max_pending` futures are in flight."""
+    pending: deque[Future[Any]] = deque()
     try:
         for future in futures:
-            waiting.append(future)
-            while len(waiting) > most or (waiting and waiting[0].done()):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(future)
+            while len(pending) > max_pending or (pending and pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 class _ReadDataset(Dataset[list[Any]]):
-    """A DataLoader's data set: batch by batch, what `read` makes of its items, or the SesamError that it raised."""
+    """Per batch what `read` returns of its items, or the SesamError that it raised."""
 
     def __init__(self, batches: Sequence[Batch], read: Callable[[Any], Any]) -> None:
         self.batches, self.read = batches, read
@@ -178,7 +167,7 @@ class _ReadDataset(Dataset[list[Any]]):
         return [try_item(self.read, item) for item in self.batches[k]]
 
 
-def split_errors(several: list[Any]) -> tuple[list[Any], list[SesamError]]:
-    """What was read, and what could not be."""
-    bad = [one for one in several if isinstance(one, SesamError)]
-    return [one for one in several if not isinstance(one, SesamError)], bad
+def split_errors(outcomes: list[Any]) -> tuple[list[Any], list[SesamError]]:
+    """What was read, and the errors of what could not be."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, SesamError)]
+    return [outcome for outcome in outcomes if not isinstance(outcome, SesamError)], errors

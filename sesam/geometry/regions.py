@@ -1,4 +1,4 @@
-"""Connected regions, each handled in its own bounding box."""
+"""Connected regions, each cropped to its bounding box."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from skimage.morphology import skeletonize
 from sesam.geometry.rle import counts_to_rle
 from sesam.labels import IGNORE_INDEX
 
-MAX_THINNED_DISTANCE = 16  # grid cells between a region's edge and its middle, at least, when it is thinned
+MAX_THINNED_DISTANCE = 16  # grid cells; a thinned region's largest distance is below twice this
 
 
 @dataclass(frozen=True)
 class Region:
-    """A mask in its bounding box: `mask` (h, w) bool, whose corner lies at (top, left) of the image."""
+    """A mask in its bounding box: `mask` (h, w) bool, whose upper left corner is at (top, left) of the image."""
 
     top: int
     left: int
@@ -42,9 +42,9 @@ class Region:
         The border of the image counts as outside.
         """
         padded = np.pad(self.mask.astype(np.uint8), 1)
-        depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-        # squared, distances are whole numbers; OpenCV's last bit differs from one call to the next
-        return np.sqrt(np.rint(depth * depth))
+        distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        # squared distances are integers; OpenCV's last bit differs between calls
+        return np.sqrt(np.rint(distance * distance))
 
     def full_mask(self, shape: tuple[int, int]) -> np.ndarray:
         """The mask in an image of `shape`, (H, W) bool."""
@@ -53,13 +53,13 @@ class Region:
         return image
 
     def rle(self, shape: tuple[int, int]) -> str:
-        """The mask in an image of `shape` as COCO compressed run lengths: what `encode_mask` makes of `atomic_path`."""
+        """The RLE of `full_mask(shape)`."""
         height, width = shape
-        # columns as rows; each begins and ends outside, so its edges are starts and ends in turn
+        # columns as rows; each begins and ends in the background, so edges alternate between starts and ends
         edges = np.diff(np.pad(self.mask.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
         x, y = np.nonzero(edges)
         at = (self.left + x) * height + self.top + y
-        joined = np.flatnonzero(at[1:-1:2] == at[2::2])  # a run down to the last row goes on in the next column
+        joined = np.flatnonzero(at[1:-1:2] == at[2::2])  # a run to the last row continues in the next column
         at = np.delete(at, np.concatenate([2 * joined + 1, 2 * joined + 2]))
         counts = np.diff(at, prepend=0, append=height * width)
         return counts_to_rle(counts if counts[-1] else counts[:-1], shape)
@@ -72,21 +72,21 @@ class Skeleton(NamedTuple):
     pixels: np.ndarray
 
 
-def skeleton(depth: np.ndarray) -> Skeleton:
-    """The topological skeleton (Zhang and Suen 1984) of the pixels of positive depth, (h, w) float32.
+def skeleton(distance: np.ndarray) -> Skeleton:
+    """The topological skeleton (Zhang and Suen 1984) of the pixels of positive distance, (h, w) float32.
 
-    What is deeper than 2 THINNED_DEPTH pixels is thinned on a coarser grid, whose cells are at most a
-    THINNED_DEPTH-th of the greatest depth wide: thinning takes time with the depth times the area. A cell is
-    inside if any pixel of it is, so what is thin stays, and stands for its deepest pixel.
+    Regions with distances of 2 MAX_THINNED_DISTANCE and more are thinned on a coarser grid, because the time grows
+    with the distance times the area. A cell is inside if any of its pixels is, so that thin parts stay; its pixel is
+    the one of the largest distance.
     """
-    step = max(1, int(depth.max()) // MAX_THINNED_DISTANCE)
-    height, width = depth.shape
-    padded = np.pad(depth, ((0, -height % step), (0, -width % step)))
+    step = max(1, int(distance.max()) // MAX_THINNED_DISTANCE)
+    height, width = distance.shape
+    padded = np.pad(distance, ((0, -height % step), (0, -width % step)))
     blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
     cells = skeletonize(np.pad(blocks.max(axis=(1, 3)) > 0, 1))[1:-1, 1:-1]
     rows, columns = np.nonzero(cells)
-    deepest_of_cell = blocks[rows, :, columns, :].reshape(len(rows), step * step).argmax(axis=1)
-    y, x = np.divmod(deepest_of_cell, step)
+    innermost = blocks[rows, :, columns, :].reshape(len(rows), step * step).argmax(axis=1)
+    y, x = np.divmod(innermost, step)
     return Skeleton(cells, np.stack([columns * step + x, rows * step + y], axis=1))
 
 
@@ -95,18 +95,18 @@ def connected_regions(
 ) -> list[tuple[int, Region]]:
     """(class, region) of every 8- or 4-connected region of a label map (H, W) uint8, by class, then in scan order.
 
-    Only regions of at least `min_area` pixels, and those that hold a pixel of `marked` (H, W) bool.
+    Only regions of at least `min_area` pixels, and those that contain a pixel of `marked` (H, W) bool.
     """
     ids = label(labels, background=IGNORE_INDEX, connectivity={4: 1, 8: 2}[connectivity])
     kept = np.bincount(ids.ravel()) >= min_area
     if marked is not None:
         kept[ids[marked]] = True
-    found = []
-    for k, window in enumerate(find_objects(ids), 1):
+    regions = []
+    for k, slices in enumerate(find_objects(ids), 1):
         if kept[k]:
-            region = Region(window[0].start, window[1].start, ids[window] == k)
-            found.append((int(labels[window][region.mask][0]), region))
-    return sorted(found, key=lambda one: one[0])
+            region = Region(slices[0].start, slices[1].start, ids[slices] == k)
+            regions.append((int(labels[slices][region.mask][0]), region))
+    return sorted(regions, key=lambda pair: pair[0])
 
 
 def region_from_mask(mask: np.ndarray) -> Region:
@@ -115,7 +115,7 @@ def region_from_mask(mask: np.ndarray) -> Region:
     return Region(top, left, mask[top : top + height, left : left + width])
 
 
-def innermost_pixel(depth: np.ndarray) -> tuple[int, int]:
-    """(x, y) of the pixel farthest from the outside; the first in scan order of several."""
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+def innermost_pixel(distance: np.ndarray) -> tuple[int, int]:
+    """(x, y) of the first pixel in scan order with the largest distance, (h, w) float32."""
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
     return int(x), int(y)

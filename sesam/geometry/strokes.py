@@ -1,4 +1,4 @@
-"""Lines of a width, as people draw them."""
+"""Strokes: lines with a width."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 
 
 def draw_stroke(shape: tuple[int, int], line: np.ndarray, thickness: int) -> np.ndarray:
-    """A line through points (n, 2) int, x and y, drawn with a disc `thickness` pixels wide: (H, W) bool.
+    """Mask (H, W) bool of a line through points (n, 2) int, x and y, drawn with a disc `thickness` pixels wide.
 
-    Not by OpenCV's own thickness: how many pixels that covers depends on its version (5.0 makes five of three).
+    OpenCV's own thickness depends on its version (5.0 draws five pixels for three).
     """
     drawn = np.zeros(shape, np.uint8)
-    ended = np.concatenate([line, line[-1:]])  # of one point OpenCV draws nothing
-    cv2.polylines(drawn, [ended.reshape(-1, 1, 2).astype(np.int32)], False, 1, 1)
+    points = np.concatenate([line, line[-1:]])  # OpenCV does not draw a single point
+    cv2.polylines(drawn, [points.reshape(-1, 1, 2).astype(np.int32)], False, 1, 1)
     from_center = np.arange(thickness) - (thickness - 1) / 2
     disc = np.hypot(from_center, from_center[:, None]) <= thickness / 2
     return cv2.dilate(drawn, disc.astype(np.uint8)).astype(bool)

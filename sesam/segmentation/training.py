@@ -33,7 +33,7 @@ from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
-from sesam.execution.parallel import exit_on_queue_error, translate_dataloader_errors
+from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
 from sesam.params import LossWeights, Params, Precision, Schedule
 from sesam.paths import network_dir, training_log_dir
 from sesam.seeds import seed_of

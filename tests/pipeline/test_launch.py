@@ -93,7 +93,7 @@ def kill_the_stage(self, runner, batch_idx, data_batch=None):
     if batch_idx == 13:
         if os.environ["RANK"] == "0":
             os.kill(int(os.environ["STAGE"]), signal.SIGKILL)
-        time.sleep(60)
+        time.sleep(3600)
     seed(self, runner, batch_idx, data_batch)
 def noted(self, t):
     with Path("seen-" + os.environ["RANK"]).open("a") as file:
@@ -113,8 +113,8 @@ else:
 
 
 def ended(process: int) -> bool:
-    """Whether a process ends within half a minute; what has ended and nobody has asked for has."""
-    for _ in range(300):
+    """Whether a process ends within five minutes; a zombie has ended."""
+    for _ in range(3000):
         state = Path(f"/proc/{process}/stat")
         if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
             return True

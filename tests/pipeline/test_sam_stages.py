@@ -108,7 +108,7 @@ def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch)
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert moved or list((workspace / "data").rglob(".unfinished-*"))
+        assert moved or list((workspace / "data").rglob(".tmp-*"))
         assert outputs(workspace, UNFINISHED).items() <= expected.items()  # whole files only
         assert not (workspace / "data/rounds/r1/masks").exists()
         assert written.items() <= times(workspace).items()  # and what was finished is not made again
@@ -118,7 +118,7 @@ def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch)
     process.start()
     process.join()
     assert outputs(workspace) == expected
-    leftovers = list((workspace / "data").rglob(".unfinished-*"))
+    leftovers = list((workspace / "data").rglob(".tmp-*"))
     assert leftovers == []
 
 

@@ -1,11 +1,11 @@
-"""Fuzzing: every file that comes from a data set or a colleague, damaged in every way, is read rightly or refused.
+"""Fuzzing: every kind of file from a data set or a colleague, damaged in many ways, is read correctly or refused.
 
     make fuzzing                              # 20,000 cases, some minutes
     python -m tests.robustness.fuzzing --cases 500 --seed 1
 
-A case is a good file, mutated: bits, blocks and lengths of any file, values and keys of JSON and YAML. It passes if the
-reader raises SesamError, or returns what stands up to the target's own check. A traceback, a hang, a crash, a started
-program and a file written are all found. Cases run in a fork, so that a crash is found too; --show CASE prints one.
+A case is a valid file, mutated: bits, blocks and lengths of any file, values and keys of JSON and YAML. It passes if
+the reader raises SesamError, or returns what passes the target's own check. Tracebacks, hangs, crashes, started
+programs and written files are failures. Cases run in a fork, which may crash; --show CASE prints a case's file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import reduce
 from multiprocessing import Value
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,8 @@ from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge
-from sesam.params import Params, load_params
-from sesam.presets import load_preset
+from sesam.params import load_params
+from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData
@@ -70,12 +72,12 @@ from sesam.segmentation.network import load_network, network_config, save_networ
 from sesam.selection import select_candidate, weak_rles
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # for what tests make
+sys.path.insert(0, str(ROOT / "tests"))  # for its helpers
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
 ITEM = ImageRecord("a/b", "a/b.png", *SHAPE, "0" * 64)
 NAMES = ("left", "right", "other")
-SECONDS = 10  # a reader that takes longer hangs
+SECONDS = 300  # a reader that takes longer hangs, on a machine however busy
 NASTY: list[Any] = [
     None, True, False, 0, -1, 1, 255, 256, 300, 10**6, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.5, 0.5, math.nan,
     math.inf, "", "a", "0", "..", "../../x", "/etc/passwd", "~/x", "\0", "\u202e", "x" * 10_000, "os.system",
@@ -85,13 +87,13 @@ NASTY: list[Any] = [
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of file. read: what is called with the file's path, and checks what it returns, if that is no error."""
+    """A kind of file. read: reads the file, and checks what it got; called with its path and the valid content."""
 
     name: str
     path: str
     samples: tuple[bytes, ...]
     read: Callable[[Path, bytes], None]
-    weight: float = 1.0  # its share of the cases
+    weight: float = 1.0  # relative number of cases
 
 
 # --- the files and their readers ----------------------------------------------------------------------------------
@@ -121,16 +123,16 @@ def of_json(value: Any) -> bytes:
 
 
 def label(path: Path, original: bytes) -> None:
-    """PNG's own check sums tell every damage of the pixels: what is accepted is what was written."""
+    """A PNG's checksums reveal all damage to the pixels: what is accepted is what was written."""
     values = read_label(path)
     assert values.dtype == np.uint8 and values.ndim == 2
-    if path.read_bytes()[8:33] == original[8:33]:  # of a size and form of its own, it is another picture
+    if path.read_bytes()[8:33] == original[8:33]:  # another header is another image
         assert np.array_equal(values, np.array(Image.open(io.BytesIO(original)))), "another label"
 
 
 def image(path: Path, original: bytes) -> None:
-    found = read_image(path)
-    assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
+    pixels = read_image(path)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
 def annotated(path: Path, original: bytes) -> None:
@@ -156,8 +158,8 @@ def exported(path: Path, original: bytes) -> None:
 
 
 def exports() -> Iterator[tuple[str, bytes]]:
-    """What annotation tools export, as tests/test_tools.py has it."""
-    from test_tools import FILES
+    """What annotation tools export."""
+    from tests.unit.test_annotations import FILES
 
     for name, make in FILES.items():
         content = make()
@@ -195,14 +197,13 @@ def selected(path: Path, original: bytes) -> None:
 
 
 def params(path: Path, original: bytes) -> None:
-    found: Params = load_params(path)
-    assert all(math.isfinite(one) for one in numbers(found.model_dump()))
+    assert all(map(math.isfinite, numbers(load_params(path).model_dump())))
 
 
 def numbers(value: Any) -> Iterator[float]:
     if isinstance(value, dict | list | tuple):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from numbers(one)
+        for child in value.values() if isinstance(value, dict) else value:
+            yield from numbers(child)
     elif isinstance(value, int | float):
         yield value
 
@@ -216,9 +217,9 @@ def network(path: Path, original: bytes) -> None:
 
 
 def embedding(path: Path, original: bytes) -> None:
-    found = EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
+    loaded = EmbeddingCache("e" * 16, path.parent.parent).load(ITEM)
     with np.load(io.BytesIO(original)) as archive:
-        assert found is None or np.array_equal(found.numpy(), archive["embedding"]), "another embedding"
+        assert loaded is None or np.array_equal(loaded.numpy(), archive["embedding"]), "another embedding"
 
 
 PACKED = {"a.json": b"{}" * 40, "b c/d.json": bytes(range(256))}
@@ -242,38 +243,38 @@ def log(path: Path, original: bytes) -> None:
     assert all(isinstance(step, int) and isinstance(loss, float) for step, loss in loss_curve(path.parents[2]))
 
 
-def network_judged(path: Path, original: bytes) -> None:
-    drawn(read_network_metrics(path, NAMES), JUDGED)
+def network_metrics_file(path: Path, original: bytes) -> None:
+    drawn(read_network_metrics(path, NAMES), LABEL_METRICS)
 
 
-def labels_judged(path: Path, original: bytes) -> None:
-    found = read_label_metrics(path, NAMES)
-    drawn(NETWORK_JUDGED, found)
+def label_metrics_file(path: Path, original: bytes) -> None:
+    metrics = read_label_metrics(path, NAMES)
+    drawn(NETWORK_METRICS, metrics)
     data = Dataset("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
-    facts = CardData(data, "r1", PARAMS, found, "", "")
-    assert readme(facts) and croissant(facts)
+    card = CardData(data, "r1", PARAMS, metrics, "", "")
+    assert readme(card) and croissant(card)
 
 
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
-    """What `summarize` and `label_metrics` make of them."""
+    """Runs what `summarize` and `report` run."""
     made = tables({"r1": network}, {"r1": labels}, NAMES)
     assert all(as_html(chart, "a") for chart in charts(made, 1.0, {"r1": network["mIoU"]}))
     summary({"r1": network}, {"r1": labels}, None, None)
 
 
-def judged() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `evaluate` finds of a network, and `evaluate_labels` of a round."""
+def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A network's metrics as `evaluate` writes them, and a round's as `evaluate_labels` does."""
     matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
     found = {"matrices": dict.fromkeys(LabelSets._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
     found |= {"claims": Counter(right=3), "sources": (1, 2, 3, 4), "doubts": [], "errors": []}
     return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
 
 
-NETWORK_JUDGED, JUDGED = judged()
+NETWORK_METRICS, LABEL_METRICS = sample_metrics()
 
 
 def targets(folder: Path) -> list[Target]:
-    """Every kind of file with its samples, and around each what its reader needs beside it."""
+    """Every kind of file with its samples; writes what its reader needs besides it."""
     prompted = image_prompts(
         WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), np.zeros(SHAPE, np.uint8), PARAMS, ("r1", "a")
     )
@@ -284,8 +285,8 @@ def targets(folder: Path) -> list[Target]:
         "name": "x",
         "classes": NAMES,
         "palette": [[0, 0, 0], [9, 9, 9], [7, 7, 7]],
-        "kind": "folder",
-        "ignore": [9],
+        "format": "folder",
+        "ignore_values": [9],
     }
     for name, value in (("classes", classes), ("train", [item]), ("val", [])):
         for at in ("manifest", "classes"):
@@ -312,7 +313,7 @@ def targets(folder: Path) -> list[Target]:
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
-    presets = tuple(path.read_bytes() for path in sorted((ROOT / "presets").glob("*.yaml")))
+    presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
     found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
     regions = [
@@ -332,13 +333,13 @@ def targets(folder: Path) -> list[Target]:
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),
         Target("selected", "selected.json", (of_json(size | {"components": found}),), selected, 2),
-        Target("params", "params.yaml", presets, params, 2),
+        Target("params", "params.yaml", tuple(render_params(preset).encode() for preset in presets), params, 2),
         Target("network", "network/network.json", (content["network.json"],), network, 0.3),
         Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
         Target("embedding", f"{'e' * 16}/{'0' * 64}.npz", (array.getvalue(),), embedding),
-        Target("judged", "judged.json", (of_json(NETWORK_JUDGED),), network_judged),
-        Target("labels judged", "labels_judged.json", (of_json(JUDGED),), labels_judged),
+        Target("network metrics", "network_metrics.json", (of_json(NETWORK_METRICS),), network_metrics_file),
+        Target("label metrics", "label_metrics.json", (of_json(LABEL_METRICS),), label_metrics_file),
         Target("log", "log/plots/metrics/loss.tsv", (b"step\tloss\n10\t1.5\n20\t0.5\n",), log),
     ]  # fmt: skip
 
@@ -351,80 +352,68 @@ def mutated_bytes(content: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 8))):
         at = rng.randrange(len(data) + 1)
         length = rng.choice((1, 1, 2, 4, 16, 100))
-        how = rng.randrange(7)
-        if how == 0 and data:
-            data[at % len(data)] ^= 1 << rng.randrange(8)
-        elif how == 1:
-            del data[at : at + length]
-        elif how == 2:
-            data[at:at] = rng.randbytes(length)
-        elif how == 3:
-            del data[at:]
-        elif how == 4:
-            start = rng.randrange(len(data) + 1)
-            data[at:at] = data[start : start + length]
-        elif how == 5:
-            data[at : at + length] = bytes([rng.choice((0, 255, 127, 128))]) * length
-        else:
-            data[at : at + 8] = rng.choice(
-                (b"0", b"-1", b"99999999", b"\xff\xff\xff\xff", b"null", b"1e999", b"\n", b"[")
+        start = rng.randrange(len(data) + 1)
+        stop, replacement = rng.choice(
+            (
+                (at, rng.randbytes(length)),  # inserted
+                (at, data[start : start + length]),  # copied
+                (at + length, b""),  # removed
+                (len(data), b""),  # cut off
+                (at + length, bytes([rng.choice((0, 255, 127, 128))]) * length),
+                (at + 8, rng.choice((b"0", b"-1", b"99999999", b"\xff\xff\xff\xff", b"null", b"1e999", b"\n", b"["))),
+                (at + 1, bytes(byte ^ 1 << rng.randrange(8) for byte in data[at : at + 1])),  # one bit
             )
+        )
+        data[at:stop] = replacement
     return bytes(data)
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths to every value in nested lists and mappings."""
+    """The paths of all values in nested lists and mappings."""
     yield above
-    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from places(one, (*above, key))
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from places(child, (*above, key))
 
 
 def mutated_value(value: Any, rng: random.Random) -> Any:
-    """A value changed, removed, added, doubled or exchanged, at one or a few places."""
+    """A value changed, removed, added, duplicated or replaced, at one or a few places."""
     value = deepcopy(value)
-
-    def nasty() -> Any:
-        return deepcopy(rng.choice(NASTY))
-
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        every = list(places(value))
-        *above, last = rng.choice(every) or [None]
+        paths = list(places(value))
+        *above, last = rng.choice(paths) or [None]
         if last is None:
             if rng.random() < 0.2:
-                return nasty()
+                return deepcopy(rng.choice(NASTY))
             continue
-        holder = value
-        for key in above:
-            holder = holder[key]
-        how = rng.randrange(5)
-        if how == 0:
-            del holder[last]
-        elif how == 1 and isinstance(holder, dict):
-            holder[rng.choice(("type", "", "id", "../x", "_delete_", "0"))] = nasty()
-        elif how == 1:
-            holder.insert(last, rng.choice((holder[last], nasty())))
-        elif how == 2 and isinstance(holder[last], int | float) and not isinstance(holder[last], bool):
-            holder[last] = rng.choice((holder[last] + 1, -holder[last], holder[last] * 1000, float(holder[last])))
-        elif how == 2 and isinstance(holder[last], str):
-            text = bytearray(holder[last], "utf-8") or bytearray(b" ")
-            text[rng.randrange(len(text))] = rng.randrange(32, 127)
-            holder[last] = text.decode(errors="replace")
-        elif how == 3:
-            other = value
-            for key in rng.choice(every):
-                if not isinstance(other, dict | list) or (
-                    key not in other if isinstance(other, dict) else key >= len(other)
-                ):
-                    break
-                other = other[key]
-            holder[last] = deepcopy(other)
-        else:
-            holder[last] = nasty()
+        mutate_entry(reduce(getitem, above, value), last, value, paths, rng)
     return value
 
 
+def mutate_entry(parent: Any, key: Any, value: Any, paths: list[tuple[Any, ...]], rng: random.Random) -> None:
+    """Change parent[key] within `value`, whose places are `paths`."""
+    how, nasty = rng.randrange(5), deepcopy(rng.choice(NASTY))
+    old = parent[key]
+    if how == 0:
+        del parent[key]
+    elif how == 1 and isinstance(parent, dict):
+        parent[rng.choice(("type", "", "id", "../x", "_delete_", "0"))] = nasty
+    elif how == 1:
+        parent.insert(key, rng.choice((old, nasty)))
+    elif how == 2 and isinstance(old, int | float) and not isinstance(old, bool):
+        parent[key] = rng.choice((old + 1, -old, old * 1000, float(old)))
+    elif how == 2 and isinstance(old, str):
+        text = bytearray(old, "utf-8") or bytearray(b" ")
+        text[rng.randrange(len(text))] = rng.randrange(32, 127)
+        parent[key] = text.decode(errors="replace")
+    elif how == 3:
+        parent[key] = deepcopy(reduce(getitem, rng.choice(paths), value))
+    else:
+        parent[key] = nasty
+
+
 def mutated(target: Target, rng: random.Random) -> tuple[bytes, bytes]:
-    """A sample and what became of it."""
+    """A sample, and its mutation."""
     sample = rng.choice(target.samples)
     if rng.random() < 0.6 and target.path.endswith((".json", ".yaml")):
         if target.path.endswith(".json"):
@@ -440,36 +429,36 @@ STARTED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Pop
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-class Found(Exception):
-    """What got through."""
+class FuzzingError(Exception):
+    """What a reader should not do."""
 
 
 def watch() -> dict[str, bool]:
-    """Have every started program, connection and written file raise Found while the returned switch is on."""
+    """Have every started program, connection and written file raise FuzzingError while the returned switch is on."""
     switch = {"on": False}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if not switch["on"]:
             return
         if event in STARTED:
-            raise Found(f"{event} {arguments!r:.200}")
+            raise FuzzingError(f"{event} {arguments!r:.200}")
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
         if writes and arguments[0] != os.devnull:
-            raise Found(f"writes {arguments[0]!r}")
+            raise FuzzingError(f"writes {arguments[0]!r}")
 
     sys.addaudithook(hook)
     return switch
 
 
 def try_case(target: Target, folder: Path, rng: random.Random, switch: dict[str, bool]) -> str:
-    """ "refused" or "accepted"; Found for anything else."""
+    """ "refused" or "accepted"; FuzzingError for anything else."""
     sample, content = mutated(target, rng)
     path = folder / target.path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
     def hangs(*_: object) -> None:
-        raise Found(f"takes more than {SECONDS} s")
+        raise FuzzingError(f"takes more than {SECONDS} s")
 
     signal.signal(signal.SIGALRM, hangs)
     signal.alarm(SECONDS)
@@ -480,13 +469,53 @@ def try_case(target: Target, folder: Path, rng: random.Random, switch: dict[str,
     except (SesamError, DataIssue) as problem:
         assert str(problem), "no message"
         return "refused"
-    except Found:
+    except FuzzingError:
         raise
     except BaseException:
-        raise Found(traceback.format_exc()) from None
+        raise FuzzingError(traceback.format_exc()) from None
     finally:
         switch["on"] = False
         signal.alarm(0)
+
+
+def run_cases(
+    case: Callable[[int], tuple[Target, random.Random]], numbers: range, folder: Path, at: Any
+) -> Counter[str]:
+    """Runs in a fork; `at` is the number of the case that runs."""
+    switch, counts = watch(), Counter[str]()
+    for number in numbers:
+        at.value = number
+        target, rng = case(number)
+        try:
+            outcome = try_case(target, folder, rng, switch)
+        except FuzzingError as problem:
+            outcome = "failed"
+            print(f"case {number}, {target.name}: {problem}", file=sys.stderr, flush=True)
+        counts[f"{target.name} {outcome}"] += 1
+    return counts
+
+
+def run_in_forks(case: Callable[[int], tuple[Target, random.Random]], cases: int, folder: Path) -> Counter[str]:
+    """Outcomes of all cases; a fork that crashes is followed by one for the rest."""
+    at, first, counts = Value("l", 0), 0, Counter[str]()
+    while first < cases:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(run_cases(case, range(first, cases), folder, at), pipe)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            output = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return counts + Counter(json.loads(output))
+        target, _ = case(at.value)
+        print(f"case {at.value}, {target.name}: the reader crashed ({status})", file=sys.stderr, flush=True)
+        counts[f"{target.name} failed"] += 1
+        first = at.value + 1
+    return counts
 
 
 def main() -> None:
@@ -494,57 +523,28 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="a target")
-    parser.add_argument("--show", type=int, metavar="CASE", help="print what a case is made of")
+    parser.add_argument("--show", type=int, metavar="CASE", help="print a case's file")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
-        every = targets(Path(name))
-        every = [one for one in every if options.only in (None, one.name)]
+        chosen = [target for target in targets(Path(name)) if options.only in (None, target.name)]
 
         def case(number: int) -> tuple[Target, random.Random]:
             rng = random.Random(f"{options.seed} {number}")
-            return rng.choices(every, [one.weight for one in every])[0], rng
+            return rng.choices(chosen, [target.weight for target in chosen])[0], rng
 
         if options.show is not None:
             sys.stdout.buffer.write(mutated(*case(options.show))[1])
             return
-        started, counts, wrong, first = time.monotonic(), Counter[str](), 0, 0
-        at = Value("l", 0)
-        while first < options.cases:
-            reading, writing = os.pipe()
-            child = os.fork()
-            if not child:
-                switch, mine = watch(), Counter[str]()
-                with os.fdopen(writing, "w") as pipe:
-                    for number in range(first, options.cases):
-                        at.value = number
-                        target, rng = case(number)
-                        try:
-                            outcome = try_case(target, Path(name), rng, switch)
-                        except Found as problem:
-                            outcome = "found"
-                            print(f"case {number}, {target.name}: {problem}", file=sys.stderr, flush=True)
-                        mine[f"{target.name} {outcome}"] += 1
-                    json.dump(mine, pipe)
-                os._exit(0)
-            os.close(writing)
-            with os.fdopen(reading) as pipe:
-                said = pipe.read()
-            _, status = os.waitpid(child, 0)
-            if status == 0:
-                counts.update(json.loads(said))
-                break
-            target, _ = case(at.value)
-            print(f"case {at.value}, {target.name}: the reader crashed ({status})", file=sys.stderr, flush=True)
-            wrong += 1
-            first = at.value + 1
+        counts = run_in_forks(case, options.cases, Path(name))
         os.chdir("/")
-    wrong += sum(number for outcome, number in counts.items() if outcome.endswith("found"))
     for name in sorted({outcome.rsplit(" ", 1)[0] for outcome in counts}):
-        print(f"{name:12}", ", ".join(f"{counts[f'{name} {how}']} {how}" for how in ("refused", "accepted", "found")))
-    print(f"{options.cases} cases in {time.monotonic() - started:.0f} s, {wrong} got through")
-    sys.exit(1 if wrong else 0)
+        print(f"{name:12}", ", ".join(f"{counts[f'{name} {how}']} {how}" for how in ("refused", "accepted", "failed")))
+    failures = sum(number for outcome, number in counts.items() if outcome.endswith("failed"))
+    print(f"{options.cases} cases in {time.monotonic() - started:.0f} s, {failures} failed")
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

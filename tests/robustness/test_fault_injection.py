@@ -1,4 +1,4 @@
-"""A few of the injected faults; `make fault-injection` tries thousands."""
+"""A few injected faults; `make fault-injection` tries thousands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 from conftest import ROOT
 
-QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels", "summarize")
+QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels")
 
 
 def test_faults_are_survived() -> None:
-    """In a process of its own, for its stages run in forks, which may have no threads of their parent."""
+    """In a separate process: its stages run in forks, which do not have their parent's threads."""
     command = [sys.executable, "-m", "tests.robustness.fault_injection", "--cases", "10", "--stages", *QUICK]
     env = os.environ | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)

@@ -1,58 +1,62 @@
-"""What dvc.yaml lists as code is what can change a result, for every stage."""
+"""Every stage of dvc.yaml lists the code that can change its result, and no other; params.yaml has every value."""
 
 from __future__ import annotations
 
 import ast
 from copy import deepcopy
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, write_params
 
-# Modules that no stage lists, for they cannot change a result: a changed word in them reruns nothing
+from sesam import params
+from sesam.errors import SesamError
+
+# Modules that no stage lists, because they cannot change a result: editing them reruns nothing
 NEVER_LISTED = {
-    "sesam/__init__.py": "a setting of PyTorch's memory",
+    "sesam/__init__.py": "a setting of PyTorch's allocator",
     "sesam/segmentation/__init__.py": "imports mmsegmentation without its messages",
     "sesam/errors.py": "messages",
-    "sesam/artifacts/atomic_io.py": "whole files and folders, or none",
-    "sesam/artifacts/archives.py": "many files in few, and out of them again",
-    "sesam/paths.py": "where artifacts lie; dvc.yaml says the same",
-    "sesam/artifacts/label_png.py": "reads and writes pixels as they are",
-    "sesam/artifacts/manifest.py": "hands on what stands in the manifest and the label files",
-    "sesam/command_line.py": "which round",
-    "sesam/artifacts/ranking.py": "hands on what stands in a ranking",
-    "sesam/yaml_io.py": "hands on what stands in params.yaml",
-    "sesam/artifacts/component_records.py": "hands on what stands in the components' files",
-    "sesam/artifacts/invariants.py": "looks at what was written, and changes nothing",
-    "sesam/params.py": "checks params.yaml, and has no value of its own",
-    "sesam/execution/parallel.py": "worker processes and progress bars",
-    "sesam/execution/device.py": "which processor",
-    "sesam/artifacts/fingerprint.py": "what is listed, for resuming",
-    "sesam/sam/cache.py": "keeps embeddings",
-    "sesam/execution/ray_backend.py": "worker processes on Ray",
+    "sesam/paths.py": "paths of artifacts, as in dvc.yaml",
+    "sesam/params.py": "validates params.yaml, which has every value",
+    "sesam/yaml_io.py": "parses params.yaml",
+    "sesam/artifacts/archives.py": "packs files and reads them",
+    "sesam/artifacts/atomic_io.py": "writes complete files and folders or none",
+    "sesam/artifacts/component_records.py": "reads and validates the components' JSON",
+    "sesam/artifacts/fingerprint.py": "decides whether to resume",
+    "sesam/artifacts/invariants.py": "checks what was written",
+    "sesam/artifacts/label_png.py": "reads and writes pixels unchanged",
+    "sesam/artifacts/manifest.py": "reads the manifest and label files",
+    "sesam/artifacts/ranking.py": "reads a ranking",
+    "sesam/execution/device.py": "chooses the device",
+    "sesam/execution/parallel.py": "chooses the backend, draws progress bars",
     "sesam/execution/pipeline.py": "reads, computes and writes at the same time",
-    "sesam/sam/oom_batching.py": "how much at once on a GPU",
-    "sesam/sam/checkpoints.py": "files that are checked by their SHA-256",
+    "sesam/execution/ray_backend.py": "worker processes on Ray",
+    "sesam/execution/workers.py": "worker processes",
+    "sesam/sam/cache.py": "keeps embeddings",
+    "sesam/sam/checkpoints.py": "loads files that are checked by their SHA-256",
+    "sesam/sam/oom_batching.py": "number of images at once on a GPU",
 }
-# Modules that a stage imports for something other than its result
+# Modules that a stage imports without an effect on its result
 NOT_ITS_RESULT = {
     "prepare": {
-        "sesam/sam/registry.py": "the size of an embedding, to print it",
-        "sesam/geometry/regions.py": "counts components, to print their number",
+        "sesam/sam/registry.py": "size of an embedding, only printed",
+        "sesam/geometry/regions.py": "number of components, only printed",
     },
     "embed": {
-        "sesam/sam/decoder.py": "decodes, which this stage does not",
-        "sesam/sam/upscaling.py": "scales masks, which this stage does not make",
-        "sesam/geometry/rle.py": "run lengths of masks, which this stage does not make",
+        "sesam/sam/decoder.py": "not called: this stage does not decode",
+        "sesam/sam/upscaling.py": "not called: this stage has no masks",
+        "sesam/geometry/rle.py": "not called: this stage has no masks",
     },
 }
 
 
-def imported(path: str) -> set[str]:
-    """The project's modules that a module imports, wherever in it, as paths; also the packages that this runs."""
-    found: set[str] = set()
+def imported_modules(path: str) -> set[str]:
+    """The paths of the project's modules that a module imports anywhere, and of their packages."""
+    paths: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -61,45 +65,46 @@ def imported(path: str) -> set[str]:
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             parts = name.split(".")
+            packages = [Path(*parts[:k], "__init__.py") for k in range(1, len(parts) + 1)]
             if parts[0] in ("sesam", "stages"):
-                packages = [Path(*parts[:k], "__init__.py") for k in range(1, len(parts) + 1)]
-                found |= {str(one) for one in (Path(*parts).with_suffix(".py"), *packages) if (ROOT / one).is_file()}
-    return found
+                paths |= {str(p) for p in (Path(*parts).with_suffix(".py"), *packages) if (ROOT / p).is_file()}
+    return paths
 
 
-def decides(stage: str, module: str) -> set[str]:
-    """The modules that can change what a stage makes: those that it imports, and they, but for the exceptions."""
-    spared = NEVER_LISTED.keys() | NOT_ITS_RESULT.get(stage, {}).keys()
-    found, todo = set(), [module]
+def decisive_modules(stage: str, module: str) -> set[str]:
+    """The modules that can change a stage's result: what it imports, directly or not, without the exceptions."""
+    excepted = NEVER_LISTED.keys() | NOT_ITS_RESULT.get(stage, {}).keys()
+    decisive, todo = set(), [module]
     while todo:
         path = todo.pop()
-        if path not in found and path not in spared:
-            found.add(path)
-            todo += imported(path)
-    return found
+        if path not in decisive and path not in excepted:
+            decisive.add(path)
+            todo += imported_modules(path)
+    return decisive
 
 
 def stages() -> dict[str, Any]:
-    return {name: one.get("do", one) for name, one in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()}
+    entries = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: entry.get("do", entry) for name, entry in entries.items()}
 
 
-def faults(stages: dict[str, Any]) -> list[str]:
-    """Code that decides and is not listed, and code that is listed and does not."""
-    found = []
+def dependency_faults(stages: dict[str, Any]) -> list[str]:
+    """Decisive code that is not listed, and code that is listed without being decisive."""
+    faults = []
     for name, stage in stages.items():
         module = stage["cmd"].split()[2].replace(".", "/") + ".py"
-        needed = {one for one in decides(name, module) if not one.endswith("__init__.py")}
-        listed = [one for one in stage["deps"] if one.startswith(("sesam/", "stages/"))]
-        covered = {one for one in needed for path in listed if one == path or one.startswith(f"{path}/")}
-        found += [f"{name} does not list {one}" for one in sorted(needed - covered)]
-        code = [path for path in listed if not path.endswith(".html")]
-        useless = [path for path in code if not any(one == path or one.startswith(f"{path}/") for one in needed)]
-        found += [f"{name} lists {one} for nothing" for one in useless]
-    return found
+        decisive = {path for path in decisive_modules(name, module) if not path.endswith("__init__.py")}
+        listed = [path for path in stage["deps"] if path.startswith(("sesam/", "stages/"))]
+        covered = {path for path in decisive for dep in listed if path == dep or path.startswith(f"{dep}/")}
+        faults += [f"{name} does not list {path}" for path in sorted(decisive - covered)]
+        code = [dep for dep in listed if not dep.endswith(".html")]
+        useless = [dep for dep in code if not any(path == dep or path.startswith(f"{dep}/") for path in decisive)]
+        faults += [f"{name} lists {path} for nothing" for path in useless]
+    return faults
 
 
-def test_dvc_lists_the_code_that_decides() -> None:
-    assert faults(stages()) == []
+def test_stages_list_the_code_that_decides() -> None:
+    assert dependency_faults(stages()) == []
 
 
 @pytest.mark.parametrize(
@@ -110,22 +115,34 @@ def test_dvc_lists_the_code_that_decides() -> None:
         ("embed", "sesam/sam/encoder.py"),
     ],
 )
-def test_a_dependency_taken_out_is_noticed(stage: str, path: str) -> None:
+def test_a_missing_dependency_is_found(stage: str, path: str) -> None:
     less = deepcopy(stages())
     less[stage]["deps"].remove(path)
-    assert faults(less) == [f"{stage} does not list {path}"]
+    assert dependency_faults(less) == [f"{stage} does not list {path}"]
 
 
 def test_the_exceptions_exist() -> None:
-    for path in (*NEVER_LISTED, *(path for one in NOT_ITS_RESULT.values() for path in one)):
+    for path in (*NEVER_LISTED, *(path for paths in NOT_ITS_RESULT.values() for path in paths)):
         assert (ROOT / path).is_file(), path
 
 
-def test_no_param_has_a_value_outside_params_yaml() -> None:
-    from pydantic import BaseModel
+@pytest.mark.parametrize("key", ["seed", "sampling.num_points", "schedule.lr", "rounds.r1.teacher", "runtime"])
+def test_params_must_hold_every_key(tmp_path: Path, key: str) -> None:
+    """Otherwise DVC would not see the value."""
+    write_params(tmp_path)
+    raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    *groups, last = key.split(".")
+    del reduce(dict.__getitem__, groups, raw)[last]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(SesamError, match=rf"params\.yaml .*\n  {key}"):
+        params.load_params(tmp_path / "params.yaml")
 
-    from sesam import params
 
-    for model in vars(params).values():
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            assert all(field.is_required() for field in model.model_fields.values()), model
+def test_every_key_has_a_description_and_a_default() -> None:
+    groups = [model for model in vars(params).values() if isinstance(model, type) and issubclass(model, params.Group)]
+    fields = {f"{group.__name__}.{key}": field for group in groups for key, field in group.model_fields.items()}
+    required = {key for key, field in fields.items() if field.is_required()}
+    assert required == {"Params.dataset"}  # its classes cannot have a default
+    overrides = params.ScheduleOverride.model_fields.keys()  # described in Schedule
+    undescribed = {key for key, field in fields.items() if not field.description and field.annotation not in groups}
+    assert {key for key in undescribed if key.split(".")[1] not in overrides} == {"Params.rounds"}  # a group per name

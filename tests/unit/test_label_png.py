@@ -32,7 +32,7 @@ def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_gray_of_few_bits_is_refused_and_a_palette_is_not(bits: int, tmp_path: Path) -> None:
+def test_gray_below_8_bits_is_refused(bits: int, tmp_path: Path) -> None:
     png(tmp_path / "gray.png", bits, 0)
     with pytest.raises(SesamError, match=r"gray\.png is gray with less than 8 bits"):
         read_label(tmp_path / "gray.png")
@@ -43,31 +43,31 @@ def test_gray_of_few_bits_is_refused_and_a_palette_is_not(bits: int, tmp_path: P
 
 
 @pytest.mark.parametrize("orientation, accepted", [(1, True), (3, False), (6, False)])
-def test_a_turned_photograph_is_refused(orientation: int, accepted: bool, tmp_path: Path) -> None:
+def test_a_rotated_photograph_is_refused(orientation: int, accepted: bool, tmp_path: Path) -> None:
     image, exif = Image.new("RGB", (6, 4)), Image.Exif()
     exif[ORIENTATION] = orientation
     image.save(tmp_path / "a.jpg", exif=exif)
     if accepted:
         assert read_image(tmp_path / "a.jpg").shape == (4, 6, 3)
     else:
-        with pytest.raises(SesamError, match=r"a\.jpg is stored turned"):
+        with pytest.raises(SesamError, match=r"a\.jpg is stored rotated"):
             read_image(tmp_path / "a.jpg")
 
 
-def test_exif_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_exif_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0garbage")
-    with pytest.raises(SesamError, match=r"a\.png has EXIF data that cannot be read .*Store it without"):
+    with pytest.raises(SesamError, match=r"a\.png has unreadable EXIF data .*Save it without"):
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("format", ["EPS", "GIF", "TIFF", "PPM"])
-def test_another_format_under_the_name_of_a_png(format: str, tmp_path: Path) -> None:
-    Image.new("RGB", (6, 4)).save(tmp_path / "a.png", format=format)
+@pytest.mark.parametrize("image_format", ["EPS", "GIF", "TIFF", "PPM"])
+def test_other_formats_named_png_are_refused(image_format: str, tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png", format=image_format)
     with pytest.raises(SesamError, match=r"a\.png cannot be read as an image"):
         read_image(tmp_path / "a.png")
 
 
-def test_two_labels_of_one_image(tmp_path: Path) -> None:
+def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:
     for kind, name in (("images", "z.png"), ("labels", "z.png"), ("labels", "z.PNG")):
         (tmp_path / kind / "train").mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / kind / "train" / name, format="PNG")

@@ -407,7 +407,7 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     digest = made_of.path_digest
     monkeypatch.setattr(made_of, "digest_of", lambda path: "other" if path.name == "seeds.py" else digest(path))
     assert starts_at() == 0
-    assert "begins anew: since it was interrupted, sesam/seeds.py changed" in capsys.readouterr().out
+    assert "restarting from scratch: sesam/seeds.py changed since the interruption" in capsys.readouterr().out
     interrupted()
     item = data.train[0]
     write_label(LABELS / f"{item.id}.png", np.zeros((item.height, item.width), np.uint8), PALETTE)

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, json_digest, sha256
 from sesam.demo import canvas, classes, objects, scenes
 from sesam.errors import SesamError, run_main
-from sesam.execution.parallel import exit_on_queue_error
+from sesam.execution.workers import exit_on_queue_error
 from sesam.geometry import regions
 from sesam.sam import bundled as embedded
 from sesam.sam import decoder
