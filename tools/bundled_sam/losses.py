@@ -1,4 +1,4 @@
-"""Losses of the embedded SAM's training, and the IoU that its quality head learns to predict."""
+"""Losses of the bundled SAM's training, and the IoU that its quality head learns to predict."""
 
 from __future__ import annotations
 
