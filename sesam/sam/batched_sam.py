@@ -117,12 +117,14 @@ class SamSegmenter:
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        resized = self.resize.get_preprocess_shape(*size, self.side)
         num_logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-        rows, columns = (
-            make_axis(n, self.side, r, s, self.device) for n, r, s in zip(num_logits, resized, size, strict=True)
-        )
+        axes = zip(num_logits, self._resized(size), size, strict=True)
+        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in axes)
         return rows, columns
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image in the model's input, without the padding."""
+        return self.resize.get_preprocess_shape(*size, self.side)
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         encode = self.sam.prompt_encoder
@@ -141,8 +143,7 @@ class SamSegmenter:
         return sparse, dense[:1]  # without a mask prompt it is the same for all
 
     def _downsample(self, mask: np.ndarray) -> Tensor:
-        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
-        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
+        return downsample_mask(mask, self._resized(mask.shape), self.side, self.sam.prompt_encoder.mask_input_size)
 
 
 class _Autocast(nn.Module):
