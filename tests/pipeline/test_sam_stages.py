@@ -20,7 +20,7 @@ import torch
 from conftest import ROOT, edit_params, write_params
 from PIL import Image
 
-from sesam.artifacts.atomic_io import read_json, sha256, write_json
+from sesam.artifacts.atomic_io import TMP_PREFIX, read_json, sha256, write_json
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
@@ -115,14 +115,14 @@ def test_killed_runs_are_resumed(workspace: Path, monkeypatch: pytest.MonkeyPatc
     moments, written = [(file, moved) for file in range(1, 5) for moved in (False, True)], {}
     for file, moved in np.random.default_rng(0).permutation(moments):
         assert run(workspace, file, moved) == -signal.SIGKILL
-        assert moved or list((workspace / "data").rglob(".unfinished-*"))
+        assert moved or list((workspace / "data").rglob(f"{TMP_PREFIX}*"))
         assert outputs(workspace, UNFINISHED).items() <= expected.items()  # complete files only
         assert not (workspace / "data/rounds/r1/masks").exists()
         assert written.items() <= written_at(workspace).items()  # finished files are not written again
         written = written_at(workspace)
     assert 0 < len(written) < IMAGES
     assert run(workspace) == 0 and outputs(workspace) == expected
-    assert list((workspace / "data").rglob(".unfinished-*")) == []
+    assert list((workspace / "data").rglob(f"{TMP_PREFIX}*")) == []
 
 
 def test_embeddings_larger_than_the_cache_are_not_kept(workspace: Path, capsys: pytest.CaptureFixture) -> None:
