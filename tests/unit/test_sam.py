@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from dataset_factories import connected
 from hypothesis import assume, given, settings
@@ -122,9 +123,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
         np.testing.assert_allclose(candidates.iou, quality, rtol=1e-4, atol=1e-5)
         assert nearly_equal(to_masks(candidates, size), logits > 0)
         low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
-        low = torch.nn.functional.pad(
-            low, (0, side - low.shape[3], 0, side - low.shape[2])
-        )  # the image's part of the grid
+        low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
         full = sam.postprocess_masks(low, segmenter._resized(size), size)[0].numpy()
         assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
