@@ -1,6 +1,6 @@
-"""A SAM that never errs: it answers a prompt with the fine label's connected component under most of it.
+"""A SAM that never errs: its mask is the connected component of the fine label under most of the prompt.
 
-A pipeline that loses labels with it loses them by its own rules.
+Labels that a pipeline loses with it are lost by the pipeline's own rules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sesam.sam.segmenter import Candidates, Prompt
 class OracleSam:
     """A Segmenter that knows the fine labels of some images.
 
-    Its first candidate is right; beside it lie the whole image and nothing, with lower predicted IoU.
+    The first candidate is correct; the others are the whole image and nothing, with lower predicted IoU.
     """
 
     device = torch.device("cpu")
@@ -39,10 +39,12 @@ class OracleSam:
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
         known = [self.components[int(embedding)] for embedding in embeddings]
-        return [[self.answer(ids, prompt) for prompt in several] for ids, several in zip(known, prompts, strict=True)]
+        return [
+            [self.candidates(ids, prompt) for prompt in of_image] for ids, of_image in zip(known, prompts, strict=True)
+        ]
 
     @staticmethod
-    def answer(ids: np.ndarray, prompt: Prompt) -> Candidates:
+    def candidates(ids: np.ndarray, prompt: Prompt) -> Candidates:
         if prompt.points is not None:
             x, y = prompt.points.T
             touched = ids[y, x]
@@ -51,7 +53,7 @@ class OracleSam:
             touched = ids[top:bottom, left:right].ravel()
         else:
             touched = ids[rle_to_mask(prompt.mask, ids.shape)]
-        found = int(np.bincount(touched).argmax())
-        right = (ids == found) if found else np.zeros(ids.shape, bool)
-        masks = (right, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
+        component = int(np.bincount(touched).argmax())
+        correct = (ids == component) if component else np.zeros(ids.shape, bool)
+        masks = (correct, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
         return Candidates([mask_to_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))

@@ -23,7 +23,8 @@ from sesam.artifacts.label_png import SOURCE_DIGEST, Palette, full_palette, open
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import images_below
 from sesam.errors import ErrorCollector, SesamError
-from sesam.execution.parallel import progress_bar, try_item
+from sesam.errors import try_item
+from sesam.execution.parallel import progress_bar
 from sesam.geometry.tiling import check_overlap, tile_slices
 
 MADE_BY = "made_by.json"

@@ -14,7 +14,7 @@ import torch
 from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.utils.transforms import ResizeLongestSide
-from torch import Tensor, nn
+from torch import Tensor
 
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
@@ -49,18 +49,16 @@ class SamSegmenter:
         self, sam: Sam, device: torch.device, precision: Precision = "float32", runtime: Runtime | None = None
     ):
         """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
-        dtype, encoder = getattr(torch, precision), sam.image_encoder
-        self.sam = sam.to(device).eval()
-        self.encoder: Callable[[Tensor], Tensor]
-        if isinstance(encoder, ImageEncoderViT):
+        self.sam, self.device, self.dtype = sam.to(device).eval(), device, getattr(torch, precision)
+        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
+        self.autocast = self.dtype != torch.float32
+        if isinstance(sam.image_encoder, ImageEncoderViT):
+            self.autocast = False  # ViTEncoder keeps its norms and residuals in float32
             # older GPUs have no fused attention in bfloat16
             ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-            fused = ampere and dtype == torch.bfloat16
-            vit = ViTEncoder(encoder, dtype, fused).to(device).eval()
+            fused = ampere and self.dtype == torch.bfloat16
+            vit = ViTEncoder(sam.image_encoder, self.dtype, fused).to(device).eval()
             self.encoder = Compiled(vit) if fused and runtime and runtime.compile else vit
-        else:
-            self.encoder = _Autocast(encoder, dtype).to(device).eval()
-        self.device = device
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
@@ -75,8 +73,9 @@ class SamSegmenter:
         batch = [self.sam.preprocess(image.to(self.device, non_blocking=True).permute(2, 0, 1)) for image in images]
         # always full: another shape would be compiled again, and might round differently
         batch += [torch.zeros_like(batch[0])] * (self.image_batcher.batch_size - len(batch))
-        # float16 here and not only in the cache, so that the cache changes nothing
-        return list(self.encoder(torch.stack(batch))[: len(images)].half().cpu())
+        with torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
+            features = self.encoder(torch.stack(batch))[: len(images)]
+        return list(features.half().cpu())  # not only in the cache, so that the cache changes nothing
 
     @torch.inference_mode()
     def decode(
@@ -117,12 +116,14 @@ class SamSegmenter:
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        resized = self.resize.get_preprocess_shape(*size, self.side)
         num_logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-        rows, columns = (
-            make_axis(n, self.side, r, s, self.device) for n, r, s in zip(num_logits, resized, size, strict=True)
-        )
+        axes = zip(num_logits, self._resized(size), size, strict=True)
+        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in axes)
         return rows, columns
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image in the model's input, without the padding."""
+        return self.resize.get_preprocess_shape(*size, self.side)
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         encode = self.sam.prompt_encoder
@@ -141,20 +142,7 @@ class SamSegmenter:
         return sparse, dense[:1]  # without a mask prompt it is the same for all
 
     def _downsample(self, mask: np.ndarray) -> Tensor:
-        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
-        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
-
-
-class _Autocast(nn.Module):
-    """An encoder other than SAM's ViT, its convolutions and matrix products in `dtype`."""
-
-    def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.encoder, self.dtype = encoder, dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.encoder(images).float()
+        return downsample_mask(mask, self._resized(mask.shape), self.side, self.sam.prompt_encoder.mask_input_size)
 
 
 def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBatcher, OomBatcher]:

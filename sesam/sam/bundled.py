@@ -1,7 +1,7 @@
-"""The embedded SAM: segment-anything's prompt encoder and mask decoder around EfficientNet-Lite0.
+"""The bundled SAM: segment-anything's prompt encoder and mask decoder around EfficientNet-Lite0.
 
-Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained by `python -m tools.bundled_sam.train` on
-photographs and drawn scenes. models/bundled_sam.md is its model card.
+Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained with `python -m tools.bundled_sam.train` on
+photographs and drawn scenes. Its model card is bundled_sam.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WIDTH = 128
 
 
 def build_bundled_sam() -> Sam:
-    """The embedded SAM with fresh weights, in train mode."""
+    """The bundled SAM with new weights, in train mode."""
     grid = IMAGE_SIZE // STRIDE
     return Sam(
         image_encoder=PyramidEncoder(),
@@ -41,20 +41,20 @@ def build_bundled_sam() -> Sam:
 
 
 class PyramidEncoder(nn.Module):
-    """(B, 3, 320, 320) float, normalized, to (B, 128, 40, 40) float: features of strides 4 to 32, all brought to 8."""
+    """(B, 3, 320, 320) float, normalized, to (B, 128, 40, 40) float: features of strides 4 to 32, resampled to 8."""
 
     img_size = IMAGE_SIZE  # read by Sam.preprocess and SamPredictor
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = EfficientNetLite0()
-        four, eight, sixteen, thirty_two = EfficientNetLite0.CHANNELS
-        inputs = (4 * four, eight, sixteen, thirty_two)
+        stride4, *others = EfficientNetLite0.CHANNELS
+        inputs = (4 * stride4, *others)
         self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in inputs)
         self.layers = nn.Sequential(
             *(_Block(WIDTH, dilation) for dilation in (1, 2, 1)),
             nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
-            LayerNorm2d(WIDTH),  # as SAM's own encoder ends
+            LayerNorm2d(WIDTH),  # as in SAM's encoder
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -71,8 +71,8 @@ class PyramidEncoder(nn.Module):
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6) up to its last stage.
 
-    Its tensors come in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32,
-    of CHANNELS channels.
+    Its tensors are in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32
+    with CHANNELS channels.
     """
 
     CHANNELS = (24, 40, 112, 320)
@@ -91,14 +91,12 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         channels = 32
         self.stem = nn.Sequential(*_same(3, 3, channels, 2), _norm(channels), nn.ReLU6(inplace=True))
-        stages = []
-        for expansion, kernel, stride, outputs, blocks in self.STAGES:
-            several = []
-            for k in range(blocks):
-                several.append(_InvertedResidual(channels, outputs, expansion, kernel, stride if k == 0 else 1))
-                channels = outputs
-            stages.append(nn.Sequential(*several))
-        self.stages = nn.ModuleList(stages)
+        self.stages = nn.ModuleList()
+        for expansion, kernel, stride, outputs, num_blocks in self.STAGES:
+            blocks = [_InvertedResidual(channels, outputs, expansion, kernel, stride)]
+            blocks += [_InvertedResidual(outputs, outputs, expansion, kernel, 1) for _ in range(num_blocks - 1)]
+            self.stages.append(nn.Sequential(*blocks))
+            channels = outputs
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x, features = self.stem(images), []
@@ -110,7 +108,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class _InvertedResidual(nn.Module):
-    """Widened, convolved channel by channel, narrowed (Sandler et al. 2018)."""
+    """Expansion, depthwise convolution, projection (Sandler et al. 2018)."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -127,7 +125,7 @@ class _InvertedResidual(nn.Module):
 
 
 def _same(kernel: int, inputs: int, outputs: int, stride: int, groups: int = 1) -> list[nn.Module]:
-    """A convolution padded as TensorFlow does, where the published weights were trained: more at the far edges."""
+    """A convolution with TensorFlow's padding, as the published weights were trained: more at the far edges."""
     pad = kernel - stride
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
     return [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2), convolution]

@@ -1,8 +1,8 @@
 """SAM's mask decoder (Kirillov et al. 2023, appendix A) for the prompts of several images in one batch.
 
-Weights and mathematics are those of segment-anything's `MaskDecoder`. What differs: tokens stay
-rows of one matrix from end to end, what the first layer reads from an image is computed once for
-all of its prompts, and only the part of the grid that holds image is scaled up.
+Weights and mathematics are those of segment-anything's `MaskDecoder`. Differences: tokens stay rows of one matrix from
+end to end, the first layer's projections of an image are computed once for all of its prompts, and only the part of the
+grid with image content is upscaled.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from segment_anything.modeling import Sam
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-MASK_LOGIT = 8.0  # what a mask prompt says inside the mask; minus that outside
+MASK_LOGIT = 8.0  # of a mask prompt inside the mask; its negative outside
 
 
 def downsample_mask(mask: np.ndarray, resized: tuple[int, int], side: int, cells: tuple[int, int]) -> Tensor:
-    """A mask (H, W) bool as a prompt encoder takes it, `cells` bool; any pixel of a cell counts, so thin parts stay.
+    """A mask (H, W) bool as a prompt encoder takes it, `cells` bool; one pixel sets its cell, so that thin parts stay.
 
     resized: (height, width) of the image in the model's input of `side` pixels; the rest is padding.
     """
@@ -33,14 +33,14 @@ def mask_prompt(masks: Tensor) -> Tensor:
 
 
 class Decoder:
-    """`sam`'s decoder, in float32 on the device where its weights are."""
+    """`sam`'s decoder, in float32 on the device of its weights."""
 
     @torch.no_grad()
     def __init__(self, sam: Sam) -> None:
         self.decoder = decoder = sam.mask_decoder
         transformer = decoder.transformer
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        self.place = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)[0]
+        self.position = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)[0]
         self.layers = [
             (layer, self._projection(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token))
             for layer in transformer.layers
@@ -52,13 +52,13 @@ class Decoder:
     ) -> tuple[Tensor, Tensor]:
         """Candidate masks as logits at a quarter of the model's resolution, and their predicted IoU.
 
-        embeddings: (I, C, h, w), one an image. image: (P,) int64, each prompt's image.
-        sparse: (P, T, C) and dense: (P, C, h, w), a prompt's embeddings; dense may be (1, C, h, w),
-        the same for all. grid: how many rows and columns of the embedding are wanted.
+        embeddings: (I, C, h, w), one per image. image: (P,) int64, each prompt's image. sparse: (P, T, C) and
+        dense: (P, C, h, w), each prompt's embeddings; dense may be (1, C, h, w), the same for all.
+        grid: rows and columns of the embedding to upscale.
         Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
         """
         tokens = torch.cat([self.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
-        own_image = len(dense) == len(sparse) > 1  # mask prompts: no two see the same image
+        own_image = len(dense) == len(sparse) > 1  # mask prompts change the image's tokens
         keys = _rows((embeddings[image] if own_image else embeddings) + dense)
         owner = None if own_image else image
 
@@ -68,8 +68,8 @@ class Decoder:
             if layer.skip_first_layer_pe:
                 queries = layer.norm1(layer.self_attn(queries, queries, queries))
             else:
-                placed = queries + tokens
-                queries = layer.norm1(queries + layer.self_attn(placed, placed, queries))
+                positioned = queries + tokens
+                queries = layer.norm1(queries + layer.self_attn(positioned, positioned, queries))
             to_image = layer.cross_attn_token_to_image
             attended = _attend(
                 to_image, to_image.q_proj(queries + tokens), expand_to_prompts(k, owner), expand_to_prompts(v, owner)
@@ -89,8 +89,8 @@ class Decoder:
         queries = transformer.norm_final_attn(queries + _attend(to_image, to_image.q_proj(queries + tokens), k, v))
 
         rows, columns = grid
-        kept = keys.unflatten(1, embeddings.shape[2:])[:, :rows, :columns]
-        return self._masks(kept, queries[:, 2:5]), self.decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+        image_tokens = keys.unflatten(1, embeddings.shape[2:])[:, :rows, :columns]
+        return self._masks(image_tokens, queries[:, 2:5]), self.decoder.iou_prediction_head(queries[:, 0])[:, 1:]
 
     def _masks(self, image: Tensor, states: Tensor) -> Tensor:
         """Image tokens (P, h, w, C) and the three mask tokens' states (P, 3, C) to logits (P, 3, 4h, 4w)."""
@@ -103,14 +103,14 @@ class Decoder:
         return logits.view(p, h, w, 2, 2, 2, 2, 3).permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(p, 3, 4 * h, 4 * w)
 
     def _projection(self, to_image: Attention, to_tokens: Attention | None = None) -> tuple[Tensor, Tensor]:
-        """All that attention layers read from the image's tokens as one matrix, and what it adds at each place.
+        """The attention layers' projections of the image's tokens as one matrix, and its offset at each position.
 
-        `to_image` takes keys (with the place embedding) and values, `to_tokens` queries (with it).
+        `to_image` takes keys (with the position embedding) and values, `to_tokens` queries (with it).
         """
-        parts = [(to_image.k_proj, True), (to_image.v_proj, False)]
-        parts += [(to_tokens.q_proj, True)] if to_tokens else []
-        offset = [F.linear(self.place * placed, part.weight, part.bias) for part, placed in parts]
-        return torch.cat([part.weight for part, _ in parts]), torch.cat(offset, dim=-1)
+        layers = [(to_image.k_proj, True), (to_image.v_proj, False)]
+        layers += [(to_tokens.q_proj, True)] if to_tokens else []
+        offset = [F.linear(self.position * has_position, x.weight, x.bias) for x, has_position in layers]
+        return torch.cat([x.weight for x, _ in layers]), torch.cat(offset, dim=-1)
 
 
 def upsample2x(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -126,10 +126,10 @@ def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend_few(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`_attend` for many queries and few keys: with the queries as columns every step runs along them."""
+    """`_attend` for many queries and few keys: queries are columns, so that every step runs along them."""
     q, k, v = (_heads(layer, x).mT for x in (q, k, v))
-    share = (k.mT @ q * q.shape[2] ** -0.5).softmax(dim=2)  # (P, heads, keys, queries)
-    return layer.out_proj((v @ share).flatten(1, 2).mT)
+    scores = (k.mT @ q * q.shape[2] ** -0.5).softmax(dim=2)  # (P, heads, keys, queries)
+    return layer.out_proj((v @ scores).flatten(1, 2).mT)
 
 
 def _heads(layer: Attention, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The null hypothesis: regions of similar color in the place of SAM's masks, without any training.
+"""The baseline without training: regions of similar color instead of SAM's masks.
 
-Superpixels (SLIC, Achanta et al. 2012) are merged step by step, the two neighbors of nearest mean color
-first (scikit-image's region adjacency graph); three distances at which merging stops give the three
-candidates. What a pipeline gains with it, it owes to its own rules and not to SAM.
+Superpixels (SLIC, Achanta et al. 2012) are merged step by step, neighbors with the nearest mean colors first
+(scikit-image's region adjacency graph), up to three distances, for three candidates. A pipeline's gain with this
+baseline comes from its rules and not from SAM.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def merge_superpixels(image: np.ndarray) -> np.ndarray:
     lab = rgb2lab(image)
     labels, maps = slic(image, SUPERPIXELS, start_label=0), []
     for scale in SCALES:
-        if labels.max() == 0:  # one region, of which no graph can be made
+        if labels.max() == 0:  # one region has no graph
             maps.append(labels)
             continue
         graph = rag_mean_color(lab, labels)
@@ -44,7 +44,7 @@ def merge_superpixels(image: np.ndarray) -> np.ndarray:
 
 
 def _pool(graph: RAG, source: int, target: int) -> None:
-    """Before `source` becomes part of `target`: the mean color of both."""
+    """Called before `source` is merged into `target`: the mean color of both."""
     into, node = graph.nodes[target], graph.nodes[source]
     into["total color"] += node["total color"]
     into["pixel count"] += node["pixel count"]
@@ -52,45 +52,45 @@ def _pool(graph: RAG, source: int, target: int) -> None:
 
 
 def _distance(graph: RAG, source: int, target: int, neighbor: int) -> dict[str, float]:
-    apart = graph.nodes[target]["mean color"] - graph.nodes[neighbor]["mean color"]
-    return {"weight": float(np.linalg.norm(apart))}
+    difference = graph.nodes[target]["mean color"] - graph.nodes[neighbor]["mean color"]
+    return {"weight": float(np.linalg.norm(difference))}
 
 
 def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
-    """At each scale the regions (3, h, w) that a prompt in an image of `size` (height, width) touches.
+    """Per scale the union of the regions, of (3, h, w), that a prompt in an image of `size` (height, width) selects.
 
-    Points touch the regions that they lie in; a box or mask those of which it holds more than half. The
-    predicted IoU is the share of the touched pixels that lie in one region, a little less at coarser scales.
+    Points select the regions that they are in; a box or mask those that it covers by more than half. The predicted IoU
+    is the largest share of one region in the prompt's pixels, a little less at coarser scales.
     """
     height, width = regions.shape[1:]
     scale, last = np.array([width / size[1], height / size[0]]), np.array([width - 1, height - 1])
-    at = np.zeros((height, width), bool)
+    prompted = np.zeros((height, width), bool)
     if prompt.points is not None:
         x, y = np.minimum((prompt.points * scale).astype(int), last).T
-        at[y, x] = True
+        prompted[y, x] = True
     elif prompt.box is not None:  # at least one pixel, however small the box
         left, top = np.minimum((prompt.box[:2] * scale).round().astype(int), last)
         right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
-        at[top:bottom, left:right] = True
-    elif prompt.mask is not None:  # a pixel that the mask touches at all, so that thin parts stay
-        mask = rle_to_mask(prompt.mask, size).astype(np.float32)
-        at = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0
+        prompted[top:bottom, left:right] = True
+    elif prompt.mask is not None:  # one pixel of the mask is enough, so that thin parts stay
+        full = rle_to_mask(prompt.mask, size).astype(np.float32)
+        prompted = cv2.resize(full, (width, height), interpolation=cv2.INTER_AREA) > 0
     counts, iou = [], []
     for k, ids in enumerate(regions):
-        inside, every = np.bincount(ids[at], minlength=ids.max() + 1), np.bincount(ids.ravel())
-        touched = inside > 0 if prompt.points is not None else inside > 0.5 * every
-        answered = cv2.resize(touched[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        counts.append(mask_to_counts(answered))
+        inside, area = np.bincount(ids[prompted], minlength=ids.max() + 1), np.bincount(ids.ravel())
+        selected = inside > 0 if prompt.points is not None else inside > 0.5 * area
+        mask = cv2.resize(selected[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        counts.append(mask_to_counts(mask))
         iou.append(inside.max() / inside.sum() - 0.01 * k)
     return Candidates(counts, np.array(iou, np.float32))
 
 
 class Superpixels:
-    """A Segmenter whose embedding of an image is its hierarchy."""
+    """A Segmenter whose embedding of an image is its maps of merged superpixels."""
 
     def __init__(self) -> None:
         self.preprocess = partial(preprocess, side=SIDE)
-        self.device = torch.device("cpu")  # nothing here runs on a GPU
+        self.device = torch.device("cpu")  # it has no code for a GPU
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [torch.from_numpy(merge_superpixels(image.numpy())).half() for image in images]
@@ -100,6 +100,6 @@ class Superpixels:
     ) -> list[list[Candidates]]:
         maps = [embedding.numpy().astype(int) for embedding in embeddings]
         return [
-            [candidates_for(regions, prompt, size) for prompt in several]
-            for regions, size, several in zip(maps, sizes, prompts, strict=True)
+            [candidates_for(regions, prompt, size) for prompt in of_image]
+            for regions, size, of_image in zip(maps, sizes, prompts, strict=True)
         ]

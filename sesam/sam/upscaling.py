@@ -43,12 +43,6 @@ class Axis:
         """(tiles, K) int64: the logits of each tile."""
         return self.start[:, None] + torch.arange(self.weight.shape[2], device=self.start.device)
 
-    def matrix(self, num_logits: int) -> Tensor:
-        """(size, num_logits) float32: all tiles at once."""
-        dense = torch.zeros(*self.weight.shape[:2], num_logits, device=self.weight.device)
-        columns = self.logits[:, None].expand(-1, TILE, -1)
-        return dense.scatter_(2, columns, self.weight).flatten(0, 1)[: self.size]
-
 
 @lru_cache(256)
 def make_axis(num_logits: int, model: int, resized: int, size: int, device: torch.device) -> Axis:

@@ -1,13 +1,15 @@
-"""The stages embed and sam_masks: killed and resumed, with worker processes as on a GPU, without a cache."""
+"""The stages embed and sam_masks: killed and resumed, with worker processes, without a cache, without SAM."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
+from functools import partial
 from itertools import count
 from pathlib import Path
 from zipfile import ZipFile
@@ -18,24 +20,25 @@ import torch
 from conftest import ROOT, edit_params, write_params
 from PIL import Image
 
-from sesam.artifacts.atomic_io import read_json, sha256, write_json
+from sesam.artifacts.atomic_io import TMP_PREFIX, read_json, sha256, write_json
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.execution import pipeline
 from sesam.geometry.rle import mask_to_rle
+from sesam.sam import checkpoints, inference
+from sesam.sam.registry import MODELS
+from sesam.sam.segmenter import Segmenter
 from stages import embed, sam_masks
 
-IMAGES = 16
+IMAGES = 12
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A folder with IMAGES scenes and for each four prompts, ready for sam_masks r1."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with IMAGES scenes and four prompts per image, ready for embed and sam_masks r1."""
     write_params(tmp_path, "demo")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/bundled_sam.pth").symlink_to(ROOT / "models/bundled_sam.pth")
-    rng, items = np.random.default_rng(0), []
+    rng, records = np.random.default_rng(0), []
     scene = draw_scene(3).image
     for k in range(IMAGES):
         image = np.roll(scene, 5 * k, axis=1)
@@ -44,17 +47,19 @@ def workspace(tmp_path: Path) -> Path:
         height, width = image.shape[:2]
         points = [rng.integers(0, (width, height), (5, 2)).tolist() for _ in range(4)]
         rle = mask_to_rle(np.ones((height, width), bool))
-        components = [{"number": n, "class": 0, "rle": rle, "points": several} for n, several in enumerate(points, 1)]
+        components = [{"number": n, "class": 0, "rle": rle, "points": p} for n, p in enumerate(points, 1)]
         document = {"id": str(k), "height": height, "width": width, "prompt": "points", "components": components}
         write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
-        items.append(ImageRecord(str(k), path.name, height, width, sha256(path)))
-    write_json(tmp_path / "data/embeddings.json", {})  # as sam_masks depends on it; embed would write it
-    Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(items), ()).save(tmp_path / "data/dataset")
+        records.append(ImageRecord(str(k), path.name, height, width, sha256(path)))
+    write_json(tmp_path / "data/embeddings.json", {})  # a dependency of sam_masks
+    Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(records), ()).save(tmp_path / "data/dataset")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
     return tmp_path
 
 
-def masks_in(folder: Path, file: int = 0, moved: bool = False) -> None:
-    """The stage in a process of its own, killed at its `file`-th file: just before that has its name, or just after."""
+def run_and_die(folder: Path, file: int = 0, moved: bool = False) -> None:
+    """Run sam_masks; SIGKILL just before its `file`-th file is moved to its place, or just after."""
     lock, number, replace = threading.Lock(), count(1), Path.replace
 
     def replace_or_die(path: Path, target: Path) -> Path:
@@ -65,7 +70,7 @@ def masks_in(folder: Path, file: int = 0, moved: bool = False) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return replace(path, target)
 
-    Path.replace = replace_or_die  # in this process alone
+    Path.replace = replace_or_die  # in this process only
     os.chdir(folder)
     sys.argv = ["sam_masks", "r1"]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -76,63 +81,57 @@ UNFINISHED = ".masks.partial"
 
 
 def outputs(folder: Path, name: str = "masks") -> dict[str, bytes]:
-    made = folder / "data/rounds/r1" / name
-    if name == UNFINISHED or not made.exists():
-        return {path.name: path.read_bytes() for path in made.glob("[0-9]*.json")}
-    with ZipFile(made / "files-0000.zip") as archive:
+    out = folder / "data/rounds/r1" / name
+    if name == UNFINISHED or not out.exists():
+        return {path.name: path.read_bytes() for path in out.glob("[0-9]*.json")}
+    with ZipFile(out / "files-0000.zip") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def times(folder: Path) -> dict[str, int]:
-    """When each of the unfinished outputs was made."""
-    found = outputs(folder, UNFINISHED)
-    return {name: (folder / "data/rounds/r1" / UNFINISHED / name).stat().st_mtime_ns for name in found}
+def written_at(folder: Path) -> dict[str, int]:
+    """Modification times of the unfinished outputs."""
+    unfinished = folder / "data/rounds/r1" / UNFINISHED
+    return {path.name: path.stat().st_mtime_ns for path in unfinished.glob("[0-9]*.json")}
 
 
-def test_killed_at_ten_moments(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_runs_are_resumed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    context = multiprocessing.get_context("forkserver")  # imports once, then forks in no time
+    context = multiprocessing.get_context("forkserver")  # imports once, then forks
     context.set_forkserver_preload(["stages.sam_masks"])
-    uninterrupted = workspace.parent / "uninterrupted"
-    shutil.copytree(workspace, uninterrupted, symlinks=True)
-    process = context.Process(target=masks_in, args=(uninterrupted,))
-    process.start()
-    process.join()
-    expected = outputs(uninterrupted)
-    assert process.exitcode == 0 and len(expected) == IMAGES
 
-    # files that the ten begin and finish: 25 of 33, an embedding and masks for each image, and what they are made of
-    moments, written = [(file, moved) for file in range(1, 6) for moved in (False, True)], {}
-    for file, moved in np.random.default_rng(0).permutation(moments):
-        process = context.Process(target=masks_in, args=(workspace, file, moved))
+    def run(*arguments: object) -> int:
+        process = context.Process(target=run_and_die, args=arguments)
         process.start()
         process.join()
-        assert process.exitcode == -signal.SIGKILL
-        assert moved or list((workspace / "data").rglob(".tmp-*"))
-        assert outputs(workspace, UNFINISHED).items() <= expected.items()  # whole files only
+        return process.exitcode
+
+    uninterrupted = workspace.parent / "uninterrupted"
+    shutil.copytree(workspace, uninterrupted)
+    assert run(uninterrupted) == 0
+    expected = outputs(uninterrupted)
+    assert len(expected) == IMAGES
+
+    # together they finish 16 of 25 files: an embedding and masks per image, and the fingerprint
+    moments, written = [(file, moved) for file in range(1, 5) for moved in (False, True)], {}
+    for file, moved in np.random.default_rng(0).permutation(moments):
+        assert run(workspace, file, moved) == -signal.SIGKILL
+        assert moved or list((workspace / "data").rglob(f"{TMP_PREFIX}*"))
+        assert outputs(workspace, UNFINISHED).items() <= expected.items()  # complete files only
         assert not (workspace / "data/rounds/r1/masks").exists()
-        assert written.items() <= times(workspace).items()  # and what was finished is not made again
-        written = times(workspace)
+        assert written.items() <= written_at(workspace).items()  # finished files are not written again
+        written = written_at(workspace)
     assert 0 < len(written) < IMAGES
-    process = context.Process(target=masks_in, args=(workspace,))
-    process.start()
-    process.join()
-    assert outputs(workspace) == expected
-    leftovers = list((workspace / "data").rglob(".tmp-*"))
-    assert leftovers == []
+    assert run(workspace) == 0 and outputs(workspace) == expected
+    assert list((workspace / "data").rglob(f"{TMP_PREFIX}*")) == []
 
 
-def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
+def test_embeddings_larger_than_the_cache_are_not_kept(workspace: Path, capsys: pytest.CaptureFixture) -> None:
     edit_params(workspace, runtime__embedding_cache_gb=0.001)
     embed.main()
-    assert (
-        "16 embeddings of 0.41 MB, 0.0066 GB, are more than runtime.embedding_cache_gb (0.001)"
-        in capsys.readouterr().out
-    )
+    line = "12 embeddings of 0.41 MB, 0.0049 GB, are more than runtime.embedding_cache_gb (0.001)"
+    assert line in capsys.readouterr().out
     sam_masks.main()
-    without = outputs(workspace)
+    without_cache = outputs(workspace)
     assert list((workspace / "data/embeddings").rglob("*.npz")) == []
 
     edit_params(workspace, runtime__embedding_cache_gb=1)
@@ -140,45 +139,63 @@ def test_no_room_for_embeddings(workspace: Path, monkeypatch: pytest.MonkeyPatch
     embed.main()
     assert len(list((workspace / "data/embeddings").rglob("*.npz"))) == IMAGES
     sam_masks.main()
-    assert outputs(workspace) == without
+    assert outputs(workspace) == without_cache
     assert read_json(Path("data/embeddings.json"))["images"].keys() == {str(k) for k in range(IMAGES)}
 
 
-def in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of five."""
-    load = sam_masks.load_segmenter
+def test_without_sam_no_model_is_loaded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(inference, "load_segmenter")
+    monkeypatch.delattr(checkpoints, "download")
+    edit_params(workspace, sam__enabled=False, sam__model="vit_h")
+    embed.main()
+    sam_masks.main()
+    assert read_json(Path("data/embeddings.json")) == {"engine": "", "weights": "", "images": {}}
+    masks = [json.loads(document) for document in outputs(workspace).values()]
+    assert len(masks) == IMAGES and all(document["components"] == [] for document in masks)
+    assert not Path("data/embeddings").exists()
 
-    def segmenter(params):
-        made = load(params)
-        made.images.number = 5
-        return made
 
-    monkeypatch.setattr(sam_masks, "load_segmenter", segmenter)
+def test_a_checkpoint_is_hashed_once_per_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = workspace / "custom.pth"
+    shutil.copy(MODELS["bundled"].url, weights)
+    edit_params(workspace, sam__checkpoint=str(weights), sam__sha256=sha256(weights))
+    hashed = []
+    monkeypatch.setattr(checkpoints, "sha256", lambda path: hashed.append(path) or sha256(path))
+    embed.main()
+    sam_masks.main()
+    assert hashed == [weights, weights]
+
+
+def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps(*arguments: object, device: str) -> pipeline.PipelineSteps:
+        return mask_steps(*arguments)._replace(device=torch.device(device))  # "cuda": with worker processes
+
+    def segmenter(*arguments: object) -> Segmenter:
+        loaded = load(*arguments)
+        loaded.image_batcher.batch_size = 5
+        return loaded
+
+    mask_steps, load = inference.mask_steps, inference.load_segmenter
+    monkeypatch.setattr(inference, "load_segmenter", segmenter)
     monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
-
-
-def test_worker_processes_and_batches(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workspace)
-    monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
-    in_batches(monkeypatch)
+    monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device="cuda"))
     edit_params(workspace, runtime__num_workers=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_with_threads", pipeline._with_workers)
-        sam_masks.main()
+    sam_masks.main()
     expected = outputs(workspace)
     assert len(expected) == IMAGES
     shutil.rmtree(workspace / "data/rounds/r1/masks")
     edit_params(workspace, runtime__num_workers=2)
+    monkeypatch.setattr(sam_masks, "mask_steps", mask_steps)
     sam_masks.main()
     assert outputs(workspace) == expected
 
     shutil.rmtree(workspace / "data/embeddings")
     (workspace / "5.png").write_bytes(b"torn")
-    for way in (pipeline._with_threads, pipeline._with_workers):
-        monkeypatch.setattr(pipeline, "_with_threads", way)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
         with pytest.raises(SesamError, match=r"5\.png"):
             sam_masks.main()
-        assert outputs(workspace) == expected  # what stood there before stays
+        assert outputs(workspace) == expected  # the earlier artifact stays
 
 
 def killed_at_three(k: int) -> int:
@@ -187,13 +204,13 @@ def killed_at_three(k: int) -> int:
     return k
 
 
-def test_a_reader_that_is_killed_is_told() -> None:
-    steps = pipeline.PipelineSteps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cpu"))
-    with pytest.raises(SesamError, match=r"reads files has ended.*fewer than 2 runtime\.workers"):
-        list(pipeline._with_workers([[k] for k in range(6)], steps, 2))
+def test_a_killed_reader_is_reported() -> None:
+    steps = pipeline.PipelineSteps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cuda"))
+    with pytest.raises(SesamError, match=r"fewer than 2 runtime\.num_workers"):
+        list(pipeline.iter_results([[k] for k in range(6)], steps, 2))
 
 
-def test_the_first_error_ends_the_work() -> None:
+def test_an_error_stops_the_pipeline() -> None:
     def compute(items: list[int]) -> list[tuple]:
         if 3 in items:
             raise SesamError("three")

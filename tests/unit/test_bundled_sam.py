@@ -1,4 +1,4 @@
-"""The training of the embedded SAM: what it reads, what it draws, that it goes on where it was."""
+"""Training the bundled SAM: its examples, its samples, and that it resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_n
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Six photographs of two sets, each with a left and a right region; of the first set two people drew."""
+    """Six photographs in two sets, each with a left and a right region; two annotators drew the first set."""
     rng = np.random.default_rng(0)
     for name in ("streets", "horses"):
         for kind in ("images", "regions"):
@@ -35,22 +35,19 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_photographs_and_their_maps(photographs: Path) -> None:
-    found = find_photographs(photographs)
-    assert {name: [len(one.maps) for one in several] for name, several in found.items()} == {
-        "horses": [1, 1, 1],
-        "streets": [2, 2, 2],
-    }
-    example = found["streets"][0].read(np.random.default_rng(0))
+    sets = find_photographs(photographs)
+    assert [len(photo.maps) for name in ("horses", "streets") for photo in sets[name]] == [1, 1, 1, 2, 2, 2]
+    example = sets["streets"][0].read(np.random.default_rng(0))
     assert example.image.shape == (60, 90, 3) and set(np.unique(example.maps[0])) == {0, 1, 2}
     many = np.full((60, 90), 1000, np.uint16)
     Image.fromarray(many).save(photographs / "regions/horses/1.png")
-    assert found["horses"][1].read(np.random.default_rng(0)).maps[0].max() == 1000  # 16 bits
+    assert sets["horses"][1].read(np.random.default_rng(0)).maps[0].max() == 1000  # 16 bits
     Image.new("RGB", (90, 60)).save(photographs / "regions/horses/2.png")
     with pytest.raises(SesamError, match=r"2\.png has mode RGB"):
-        found["horses"][2].read(np.random.default_rng(0))
+        sets["horses"][2].read(np.random.default_rng(0))
     Image.new("L", (9, 9)).save(photographs / "regions/horses/0.png")
     with pytest.raises(SesamError, match=r"0\.png is \(9, 9\), its photograph \(90, 60\) pixels"):
-        found["horses"][0].read(np.random.default_rng(0))
+        sets["horses"][0].read(np.random.default_rng(0))
     (photographs / "regions/horses/0.png").unlink()
     with pytest.raises(SesamError, match="has no regions"):
         find_photographs(photographs)
@@ -58,7 +55,7 @@ def test_photographs_and_their_maps(photographs: Path) -> None:
         find_photographs(photographs / "regions")
 
 
-def test_a_batch_is_a_function_of_its_number(photographs: Path) -> None:
+def test_batches_are_a_function_of_their_index(photographs: Path) -> None:
     drawn = [draw_example((1, 2, 3))]
     batches = Batches([Plan(4, 3, 5)] * 6, drawn, find_photographs(photographs), 0.3)
     for t in range(6):
@@ -71,7 +68,7 @@ def test_a_batch_is_a_function_of_its_number(photographs: Path) -> None:
     assert not torch.equal(batches[0].images, batches[1].images)
 
 
-def test_no_two_pictures_of_a_canvas_share_a_region(photographs: Path) -> None:
+def test_region_numbers_of_a_canvas_are_unique(photographs: Path) -> None:
     batches = Batches([], [], find_photographs(photographs), 0.0)
     sizes = set()
     for seed in range(12):
@@ -81,20 +78,20 @@ def test_no_two_pictures_of_a_canvas_share_a_region(photographs: Path) -> None:
         half = SIZE // 2
         quarters = [set(np.unique(numbers[y : y + half, x : x + half])) - {0} for y in (0, half) for x in (0, half)]
         sizes.add(len(set.union(*quarters)))
-    assert max(sizes) > 2  # four pictures
+    assert max(sizes) > 2  # four crops
 
 
-def test_a_whole_of_neighbors() -> None:
+def test_regions_are_joined_with_neighbors() -> None:
     numbers = np.zeros((20, 40), int)
     numbers[:, :10], numbers[:, 10:20], numbers[:, 30:] = 1, 2, 3
     for seed in range(8):
-        whole = with_neighbors(numbers == 1, numbers, np.random.default_rng(seed))
-        assert set(np.unique(numbers[whole])) == {1, 2}  # the third does not touch them
+        joined = with_neighbors(numbers == 1, numbers, np.random.default_rng(seed))
+        assert set(np.unique(numbers[joined])) == {1, 2}  # the third does not touch them
     alone = with_neighbors(numbers == 3, numbers, np.random.default_rng(0))
     assert (alone == (numbers == 3)).all()
 
 
-def test_points_lie_in_their_region() -> None:
+def test_points_are_in_their_region() -> None:
     mask = np.zeros((60, 80), bool)
     mask[10:50, 20:28] = mask[42:50, 20:70] = True
     close = 0
@@ -105,10 +102,10 @@ def test_points_lie_in_their_region() -> None:
     assert 0 < close < 20  # now and then a dot
 
 
-def test_to_judge_on(tmp_path: Path) -> None:
+def test_labeled_images_are_checked(tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         (tmp_path / kind / "val").mkdir(parents=True)
-    with pytest.raises(SesamError, match="to judge on"):
+    with pytest.raises(SesamError, match="to evaluate on"):
         read_labeled(tmp_path, [255])
     Image.fromarray(np.array([[0, 7], [1, 255]], np.uint8)).save(tmp_path / "labels/val/a.png")
     with pytest.raises(SesamError, match="has no image"):
@@ -126,14 +123,14 @@ def test_to_judge_on(tmp_path: Path) -> None:
         read_labeled(tmp_path, [7])
 
 
-def test_a_training_goes_on_where_it_was(
+def test_interrupted_training_resumes(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backbone = tmp_path / "lite0.pth"
     torch.manual_seed(3)
     torch.save({f"_{k}": value for k, value in enumerate(EfficientNetLite0().state_dict().values())}, backbone)
-    monkeypatch.setattr(train.score, "drawn", lambda count: [])
-    monkeypatch.setattr(train.score, "score", lambda segmenter, pictures: {})
+    monkeypatch.setattr(train.score, "draw_labeled", lambda count: [])
+    monkeypatch.setattr(train.score, "score", lambda segmenter, pairs: {})
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
     options = f"--steps 4 --shared-steps 2 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
 
@@ -142,37 +139,37 @@ def test_a_training_goes_on_where_it_was(
         train.main()
         return torch.load(tmp_path / name, weights_only=True)
 
-    whole = run("whole.pth")
-    computed = train.compute_loss
+    uninterrupted = run("whole.pth")
+    compute_loss = train.compute_loss
 
-    def killed(sam, batch, step, shared):
+    def interrupt(sam, batch, step, shared):
         if step == 3:
             raise KeyboardInterrupt
-        return computed(sam, batch, step, shared)
+        return compute_loss(sam, batch, step, shared)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "compute_loss", killed)
+        patch.setattr(train, "compute_loss", interrupt)
         run("parts.pth")
     assert (tmp_path / "parts.state").exists()
     options[1] = "2"
-    with pytest.raises(SesamError, match=r"parts\.state has 2 steps behind it: --steps must be more"):
+    with pytest.raises(SesamError, match=r"parts\.state is after 2 steps: give more --steps"):
         run("parts.pth")
     options[1] = "4"
-    parts = run("parts.pth")
+    resumed = run("parts.pth")
     assert not (tmp_path / "parts.state").exists()
-    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert all(torch.equal(value, resumed[key]) for key, value in uninterrupted.items())
     first = next(iter(torch.load(backbone, weights_only=True).values()))
-    assert not torch.equal(whole["image_encoder.backbone.stem.1.weight"].float(), first)  # it was trained
-    assert sum(value.numel() for value in whole.values()) * 2 < 12e6  # bytes in float16
+    assert not torch.equal(uninterrupted["image_encoder.backbone.stem.1.weight"].float(), first)  # it is trained
+    assert sum(value.numel() for value in uninterrupted.values()) * 2 < 12e6  # bytes in float16
     options += ["--start", str(tmp_path / "whole.pth")]
     further = run("further.pth")
     weights = [key for key, value in further.items() if value.is_floating_point() and "running" not in key]
-    moved = max(float((further[key] - whole[key]).abs().max()) for key in weights)
-    assert 0 < moved < 0.01  # from where that one ended: learning rates begin small
+    moved = max(float((further[key] - uninterrupted[key]).abs().max()) for key in weights)
+    assert 0 < moved < 0.01  # starts from --start: learning rates begin small
     options += ["--average"]
     mean = run("mean.pth")
     for key in weights:
-        torch.testing.assert_close(mean[key], (whole[key] + further[key]) / 2, atol=2e-3, rtol=2e-3)
+        torch.testing.assert_close(mean[key], (uninterrupted[key] + further[key]) / 2, atol=2e-3, rtol=2e-3)
     assert not torch.equal(mean[weights[0]], further[weights[0]])
     options = options[:-3]
     torch.save({"a": torch.zeros(3)}, backbone)

@@ -1,4 +1,4 @@
-"""SAM 2.1, HQ-SAM and SAM 3's tracker, small and random, against what transformers itself makes of the same prompts."""
+"""SAM 2.1, HQ-SAM and SAM 3's tracker, small and random, against transformers with the same prompts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    Sam2Config,
-    Sam2Model,
-    Sam2Processor,
-    Sam3TrackerConfig,
-    Sam3TrackerModel,
-    Sam3TrackerProcessor,
-    SamHQConfig,
-    SamHQModel,
-    SamHQProcessor,
-)
+import transformers
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.demo.scenes import draw_scene
@@ -26,91 +16,66 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle
 from sesam.params import SamParams
 from sesam.sam.checkpoints import resolve_weights
-from sesam.sam.huggingface import FAMILIES
+from sesam.sam.huggingface import FAMILIES, HuggingFaceSegmenter
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt
 
 CPU = torch.device("cpu")
 
 
-def small_sam2() -> Sam2Model:
+DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "window_size": 4,
+    "global_attn_indexes": [1],
+}
+
+
+def small_sam2() -> transformers.Sam2Model:
     side, dims = 128, [8, 16, 32, 64]
-    backbone = {
-        "model_type": "sam2_hiera_det_model",
-        "hidden_size": 8,
-        "image_size": [side, side],
-        "blocks_per_stage": [1, 1, 2, 1],
-        "embed_dim_per_stage": dims,
-        "num_attention_heads_per_stage": [1, 1, 2, 2],
-        "window_size_per_stage": [4, 4, 4, 4],
-        "global_attention_blocks": [3],
-    }
-    vision = {
-        "backbone_config": backbone,
-        "backbone_channel_list": dims[::-1],
-        "backbone_feature_sizes": [[side // k, side // k] for k in (4, 8, 16)],
-        "fpn_hidden_size": 32,
-    }
-    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [side, side]}
+    backbone |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": dims, "window_size_per_stage": [4, 4, 4, 4]}
+    backbone |= {"num_attention_heads_per_stage": [1, 1, 2, 2], "global_attention_blocks": [3]}
+    vision = {"backbone_config": backbone, "backbone_channel_list": dims[::-1], "fpn_hidden_size": 32}
+    vision |= {"backbone_feature_sizes": [[side // k, side // k] for k in (4, 8, 16)]}
     prompts = {"hidden_size": 32, "image_size": side}
-    return Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
+    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=DECODER)
+    return transformers.Sam2Model(config)
 
 
-def small_hq() -> SamHQModel:
-    side = 128
-    vision = {
-        "hidden_size": 32,
-        "output_channels": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": side,
-        "patch_size": 16,
-        "global_attn_indexes": [1],
-        "window_size": 4,
-        "num_pos_feats": 16,
-    }
-    prompts = {"hidden_size": 32, "image_size": side, "patch_size": 16}
-    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32, "vit_dim": 32}
-    return SamHQModel(SamHQConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder))
-
-
-def small_sam3() -> Sam3TrackerModel:
-    side = 112
-    backbone = {
-        "model_type": "sam3_vit_model",
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": side,
-        "pretrain_image_size": side,
-        "patch_size": 14,
-        "window_size": 4,
-        "global_attn_indexes": [1],
-    }
-    vision = {
-        "model_type": "sam3_vision_model",
-        "backbone_config": backbone,
-        "fpn_hidden_size": 32,
-        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-    }
-    decoder = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
-    prompts = {"hidden_size": 32, "image_size": side, "patch_size": 14}
-    return Sam3TrackerModel(
-        Sam3TrackerConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+def small_hq() -> transformers.SamHQModel:
+    vision = {**VIT, "output_channels": 32, "image_size": 128, "patch_size": 16, "num_pos_feats": 16}
+    prompts = {"hidden_size": 32, "image_size": 128, "patch_size": 16}
+    config = transformers.SamHQConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config={**DECODER, "vit_dim": 32}
     )
+    return transformers.SamHQModel(config)
+
+
+def small_sam3() -> transformers.Sam3TrackerModel:
+    backbone = {**VIT, "model_type": "sam3_vit_model", "intermediate_size": 32, "patch_size": 14}
+    backbone |= {"image_size": 112, "pretrain_image_size": 112}
+    vision = {"model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32}
+    vision |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]]}
+    prompts = {"hidden_size": 32, "image_size": 112, "patch_size": 14}
+    config = transformers.Sam3TrackerConfig(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=DECODER
+    )
+    return transformers.Sam3TrackerModel(config)
 
 
 SMALL = {
-    "sam2": (small_sam2, Sam2Processor),
-    "sam_hq_b": (small_hq, SamHQProcessor),
-    "sam3_tracker": (small_sam3, Sam3TrackerProcessor),
+    "sam2": (small_sam2, transformers.Sam2Processor),
+    "sam_hq_b": (small_hq, transformers.SamHQProcessor),
+    "sam3_tracker": (small_sam3, transformers.Sam3TrackerProcessor),
 }
 
 
 @pytest.fixture(scope="module", params=SMALL)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A small model with weights that make masks of many shapes, in a folder as its maker ships it."""
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, SamParams]:
+    """A small model with weights that make masks of many shapes, in a folder as published, and its params."""
     torch.manual_seed(0)
     build, _ = SMALL[request.param]
     model = build().eval()
@@ -119,85 +84,77 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             torch.nn.init.normal_(value, std=0.3)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
-    return request.param, folder
-
-
-def params_of(name: str, folder: Path) -> SamParams:
     weights = folder / "model.safetensors"
-    return SamParams(model=name, checkpoint=str(weights), sha256=sha256(weights), precision="float32")
+    sam = SamParams(model=request.param, checkpoint=str(weights), sha256=sha256(weights), precision="float32")
+    return request.param, folder, sam
 
 
-def test_as_transformers_itself(saved: tuple[str, Path]) -> None:
-    name, folder = saved
-    sam = params_of(name, folder)
-    segmenter = MODELS[name].load(resolve_weights(sam)[0], CPU, sam, None)
+@pytest.fixture
+def segmenter(saved: tuple[str, Path, SamParams]) -> HuggingFaceSegmenter:
+    name, _, sam = saved
+    return MODELS[name].load(resolve_weights(sam).path, CPU, sam, None)
+
+
+def test_masks_equal_those_of_transformers(saved: tuple, segmenter: HuggingFaceSegmenter) -> None:
     images = [draw_scene(k).image[: 200 - 60 * k, : 256 - 30 * k] for k in range(2)]
     rng = np.random.default_rng(0)
     sizes = [image.shape[:2] for image in images]
-    points = [[rng.integers(0, (w, h), (n, 2)) for n in (5, 2, 5)] for h, w in sizes]
+    points = [[Prompt(points=rng.integers(0, (w, h), (n, 2))) for n in (5, 2, 5)] for h, w in sizes]
     boxes = [np.array([10, 20, 60, 90]), np.array([0, 5, 100, 120])]
-    prompts = [
-        [*(Prompt(points=one) for one in several), Prompt(box=box)] for several, box in zip(points, boxes, strict=True)
-    ]
+    prompts = [[*of_image, Prompt(box=box)] for of_image, box in zip(points, boxes, strict=True)]
     embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
-    assert all(one.dtype == torch.float16 for one in embeddings)
-    found = segmenter.decode(embeddings, sizes, prompts)
+    assert all(embedding.dtype == torch.float16 for embedding in embeddings)
+    decoded = segmenter.decode(embeddings, sizes, prompts)
 
-    model, processor = segmenter.model, SMALL[name][1](image_processor=segmenter.processor)
+    model, processor = segmenter.model, SMALL[saved[0]][1](image_processor=segmenter.processor)
     processor.target_size = segmenter.side
-    wrong, all_pixels, seen = 0, 0, []
-    for image, size, several, answers in zip(images, sizes, prompts, found, strict=True):
-        for prompt, answer in zip(several, answers, strict=True):
-            given = (
-                {"input_points": [[prompt.points.tolist()]], "input_labels": [[[1] * len(prompt.points)]]}
-                if prompt.points is not None
-                else {"input_boxes": [[prompt.box.tolist()]]}
-            )
-            inputs = processor(images=image, return_tensors="pt", **given)
-            with torch.inference_mode():
-                out = model(
-                    **{key: value for key, value in inputs.items() if key in ("pixel_values", *given)},
-                    multimask_output=True,
-                )
-            resized = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
-            (masks,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], *resized)
-            assert np.allclose(out.iou_scores.flatten().numpy(), answer.iou, atol=0.02)  # embeddings are float16
-            for mask, counts in zip(masks.flatten(0, 1).numpy(), answer.counts, strict=True):
-                assert counts.sum() == size[0] * size[1]
-                own = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
-                assert mask_to_rle(own) == counts_to_rle(counts, size)
-                wrong, all_pixels = wrong + (own != mask).sum(), all_pixels + mask.size
-                seen.append(mask)
-    telling = {mask.tobytes() for mask in seen if 0.02 < mask.mean() < 0.98}  # not empty or all, and a prompt's own
-    assert len(telling) > len(seen) / 2
-    assert wrong <= 2e-3 * all_pixels
+    num_different, all_masks = 0, []
+    cases = [(k, *case) for k in range(2) for case in zip(prompts[k], decoded[k], strict=True)]
+    for k, prompt, candidates in cases:
+        if prompt.points is not None:
+            arguments = {"input_points": [[prompt.points.tolist()]], "input_labels": [[[1] * len(prompt.points)]]}
+        else:
+            arguments = {"input_boxes": [[prompt.box.tolist()]]}
+        inputs = processor(images=images[k], return_tensors="pt", **arguments)
+        model_inputs = {key: value for key, value in inputs.items() if key in ("pixel_values", *arguments)}
+        with torch.inference_mode():
+            out = model(**model_inputs, multimask_output=True)
+        resized = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
+        (masks,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], *resized)
+        assert np.allclose(out.iou_scores.flatten().numpy(), candidates.iou, atol=0.02)  # embeddings are float16
+        for expected, counts in zip(masks.flatten(0, 1).numpy(), candidates.counts, strict=True):
+            mask = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(sizes[k][::-1]).T
+            assert mask_to_rle(mask) == counts_to_rle(counts, sizes[k])
+            num_different += (mask != expected).sum()
+            all_masks.append(expected)
+    informative = {mask.tobytes() for mask in all_masks if 0.02 < mask.mean() < 0.98}
+    assert len(informative) > len(all_masks) / 2  # neither empty nor full, and different for each prompt
+    assert num_different <= 2e-3 * sum(mask.size for mask in all_masks)
 
 
-def test_neither_neighbors_nor_order_matter(saved: tuple[str, Path]) -> None:
-    name, folder = saved
-    sam = params_of(name, folder)
-    segmenter = MODELS[name].load(resolve_weights(sam)[0], CPU, sam, None)
-    (embedding,) = segmenter.encode([segmenter.preprocess(draw_scene(3).image)])
-    size = draw_scene(3).image.shape[:2]
+def test_prompts_are_independent_of_each_other(segmenter: HuggingFaceSegmenter) -> None:
+    image = draw_scene(3).image
+    size = image.shape[:2]
+    (embedding,) = segmenter.encode([segmenter.preprocess(image)])
+
+    def decode(*prompts: Prompt) -> list[list[list[int]]]:
+        (decoded,) = segmenter.decode([embedding], [size], [prompts])
+        return [[counts.tolist() for counts in candidates.counts] for candidates in decoded]
+
     mask = np.zeros(size, bool)
     mask[30:90, 40:200] = True
-    prompts = [
-        Prompt(points=np.array([[40, 50], [60, 70]])),
-        Prompt(mask=mask_to_rle(mask)),
-        Prompt(points=np.array([[9, 9]])),
-    ]
-    (together,) = segmenter.decode([embedding], [size], [prompts])
-    alone = [segmenter.decode([embedding], [size], [[prompt]])[0][0] for prompt in prompts]
-    for one, other in zip(together, alone, strict=True):
-        assert [counts.tolist() for counts in one.counts] == [counts.tolist() for counts in other.counts]
-    (elsewhere,) = segmenter.decode([embedding], [size], [[Prompt(mask=mask_to_rle(~mask))]])
-    assert [counts.tolist() for counts in elsewhere[0].counts] != [counts.tolist() for counts in together[1].counts]
-    assert segmenter.decode([embedding], [size], [[]]) == [[]]
+    points = [Prompt(points=np.array([[40, 50], [60, 70]])), Prompt(points=np.array([[9, 9]]))]
+    prompts = [points[0], Prompt(mask=mask_to_rle(mask)), points[1]]
+    together = decode(*prompts)
+    assert together == [decode(prompt)[0] for prompt in prompts]
+    assert decode(Prompt(mask=mask_to_rle(~mask)))[0] != together[1]
+    assert decode() == []
 
 
-def test_an_embedding_takes_as_much_as_is_said() -> None:
-    """Of the published sizes, whose shapes are told by the configs that transformers has for them."""
-    sam2, sam3, hq = Sam2Config().vision_config, Sam3TrackerConfig().vision_config, SamHQConfig().vision_config
+def test_embedding_bytes_are_those_of_the_published_sizes() -> None:
+    """transformers' default configs are those of the published models."""
+    sam2, sam3 = transformers.Sam2Config().vision_config, transformers.Sam3TrackerConfig().vision_config
+    hq = transformers.SamHQConfig().vision_config
     for name, vision in (("sam2", sam2), ("sam3_tracker", sam3)):
         channels = (vision.fpn_hidden_size // 8, vision.fpn_hidden_size // 4, vision.fpn_hidden_size)
         values = sum(c * h * w for c, (h, w) in zip(channels, vision.backbone_feature_sizes, strict=True))
@@ -206,11 +163,10 @@ def test_an_embedding_takes_as_much_as_is_said() -> None:
     assert MODELS["sam_hq_b"].embedding_bytes == 2 * grid**2 * (hq.output_channels + hq.hidden_size)
 
 
-def test_weights_that_are_not_there_are_told(saved: tuple[str, Path], tmp_path: Path) -> None:
-    name, folder = saved
+def test_missing_and_damaged_weights_are_reported(saved: tuple, tmp_path: Path) -> None:
+    name, folder, sam = saved
     with pytest.raises(SesamError, match=r"Set sam\.checkpoint to the model\.safetensors"):
         resolve_weights(SamParams(model=name, checkpoint=None, sha256=None, precision="float32"))
-    sam = params_of(name, folder)
     weights = tmp_path / "model.safetensors"
     for content in (b"", (folder / "model.safetensors").read_bytes()[:5000]):
         weights.write_bytes(content)
@@ -219,20 +175,16 @@ def test_weights_that_are_not_there_are_told(saved: tuple[str, Path], tmp_path: 
                 (tmp_path / "config.json").write_text(config)
             with pytest.raises(SesamError, match=r"does not hold .*Check sam\.checkpoint"):
                 MODELS[name].load(weights, CPU, sam, None)
-
-
-def test_weights_of_another_family_are_refused(saved: tuple[str, Path]) -> None:
-    name, folder = saved
-    other = next(one for one in SMALL if one != name)
+    other = next(model for model in SMALL if model != name)
     with pytest.raises(SesamError, match="does not hold"):
-        MODELS[other].load(folder / "model.safetensors", CPU, params_of(name, folder), None)
+        MODELS[other].load(folder / "model.safetensors", CPU, sam, None)
 
 
-def test_without_the_library_it_is_told(saved: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    name, folder = saved
+def test_missing_transformers_is_reported(saved: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, folder, sam = saved
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SesamError, match=r"pip install -c constraints\.txt -e '\.\[transformers\]'"):
-        MODELS[name].load(folder / "model.safetensors", CPU, params_of(name, folder), None)
+        MODELS[name].load(folder / "model.safetensors", CPU, sam, None)
 
 
 def test_every_family_has_a_model() -> None:

@@ -1,4 +1,4 @@
-"""The batched engine against segment-anything's own SamPredictor, and what may be wrong with a checkpoint."""
+"""Batched SAM against segment-anything's SamPredictor; the embedding cache; checkpoints; superpixels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from dataset_factories import connected
 from hypothesis import assume, given, settings
@@ -34,7 +35,7 @@ from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Runtime, SamParams
 from sesam.presets import load_preset
 from sesam.prompting import sample_points
-from sesam.sam import encoder
+from sesam.sam import checkpoints, encoder
 from sesam.sam.batched_sam import ImagePrompt, SamSegmenter, load_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
@@ -51,7 +52,7 @@ small_vit = partial(
     _build_sam, encoder_embed_dim=32, encoder_depth=2, encoder_num_heads=2, encoder_global_attn_indexes=[1]
 )
 CPU = torch.device("cpu")
-EMBEDDED = ROOT / "models/bundled_sam.pth"
+WEIGHTS = MODELS["bundled"].url
 
 
 @pytest.fixture(scope="module", params=["bundled", "vit"])
@@ -82,24 +83,24 @@ def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) ->
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
 
-def masks_of(found: Candidates, size: tuple[int, int]) -> np.ndarray:
-    return np.stack([rle_to_mask(counts_to_rle(counts, size), size) for counts in found.counts])
+def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([rle_to_mask(counts_to_rle(counts, size), size) for counts in candidates.counts])
 
 
 def nearly_equal(masks: np.ndarray, others: np.ndarray) -> bool:
-    """Whether at most one pixel in 10,000 differs, or one: another order of sums may turn one on an edge."""
+    """At most one pixel in 10,000 differs, or one: another order of sums may change a pixel on an edge."""
     return np.count_nonzero(masks != others) <= max(1, masks.size // 10_000)
 
 
-def reference(predictor: SamPredictor, prompt: Prompt, logits: bool) -> tuple[np.ndarray, np.ndarray]:
-    given = {"point_coords": prompt.points, "box": prompt.box}
+def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+    arguments = {"point_coords": prompt.points, "box": prompt.box}
     if prompt.points is not None:
-        given["point_labels"] = np.ones(len(prompt.points), int)
+        arguments["point_labels"] = np.ones(len(prompt.points), int)
     if prompt.mask is not None:
         mask = rle_to_mask(prompt.mask, predictor.original_size)
-        small = SamSegmenter(predictor.model, CPU)._shrink(mask)
-        given["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
-    masks, quality, _ = predictor.predict(**given, multimask_output=True, return_logits=logits)
+        small = SamSegmenter(predictor.model, CPU)._downsample(mask)
+        arguments["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
+    masks, quality, _ = predictor.predict(**arguments, multimask_output=True, return_logits=True)
     return masks, quality
 
 
@@ -115,15 +116,16 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     predictor.features = embedding[None].float()
 
     prompts = make_prompts(kind, size)
-    (found,) = segmenter.decode([embedding], [size], [prompts])
-    rows, columns = segmenter._axes(size)
-    for prompt, one in zip(prompts, found, strict=True):
-        wanted, quality = reference(predictor, prompt, logits=True)
-        np.testing.assert_allclose(one.iou, quality, rtol=1e-4, atol=1e-5)
-        assert nearly_equal(masks_of(one, size), wanted > 0)
+    (decoded,) = segmenter.decode([embedding], [size], [prompts])
+    side = 4 * sam.prompt_encoder.image_embedding_size[0]
+    for prompt, candidates in zip(prompts, decoded, strict=True):
+        logits, quality = predict(predictor, prompt)
+        np.testing.assert_allclose(candidates.iou, quality, rtol=1e-4, atol=1e-5)
+        assert nearly_equal(to_masks(candidates, size), logits > 0)
         low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
-        full = (rows.matrix(low.shape[2]) @ low[0] @ columns.matrix(low.shape[3]).T).numpy()
-        assert np.linalg.norm(full - wanted) <= 1e-4 * np.linalg.norm(wanted)
+        low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
+        full = sam.postprocess_masks(low, segmenter._resized(size), size)[0].numpy()
+        assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
 
 def test_several_images_are_decoded_together(sam) -> None:
@@ -131,52 +133,46 @@ def test_several_images_are_decoded_together(sam) -> None:
     images = [photo(size, seed) for seed, size in enumerate(sizes)]
     prompts = [make_prompts("points", sizes[0]), [], make_prompts("points", sizes[2], 3)]
     segmenter = SamSegmenter(sam, CPU)
-    segmenter.prompts.number, segmenter.images.number = 3, 2
+    segmenter.prompt_batcher.batch_size, segmenter.image_batcher.batch_size = 3, 2
     embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
     together = segmenter.decode(embeddings, sizes, prompts)
-    assert [len(found) for found in together] == [4, 0, 3]
+    assert [len(candidates) for candidates in together] == [4, 0, 3]
     for k, image in enumerate(images):
         alone = decode(SamSegmenter(sam, CPU), image, prompts[k])
-        for one, other in zip(together[k], alone, strict=True):
-            assert nearly_equal(masks_of(one, sizes[k]), masks_of(other, sizes[k]))
-            np.testing.assert_allclose(one.iou, other.iou, rtol=1e-4, atol=1e-5)
+        for a, b in zip(together[k], alone, strict=True):
+            assert nearly_equal(to_masks(a, sizes[k]), to_masks(b, sizes[k]))
+            np.testing.assert_allclose(a.iou, b.iou, rtol=1e-4, atol=1e-5)
     assert segmenter.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
 
 
-def fail(reason: str) -> list[int]:
-    raise RuntimeError(reason)
-
-
 @pytest.mark.parametrize(
-    "problem",
+    "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         torch.AcceleratorError("CUDA error: out of memory\nSearch for"),
     ],
 )
-def test_out_of_memory_halves_the_batch(problem: RuntimeError, capsys: pytest.CaptureFixture) -> None:
-    calls = []
-
-    def work(items: list[int]) -> list[int]:
+def test_out_of_memory_halves_the_batch(error: RuntimeError, capsys: pytest.CaptureFixture) -> None:
+    def compute(items: list[int], error: RuntimeError = error) -> list[int]:
         calls.append(len(items))
         if len(items) > 2:
-            raise problem
+            raise error
         return [2 * item for item in items]
 
-    at_once = OomBatcher("images", 8)
-    assert at_once.map(work, range(5)) == [0, 2, 4, 6, 8]
-    assert calls == [5, 4, 2, 2, 1] and at_once.number == 2
+    calls, batcher = [], OomBatcher("images", 8)
+    assert batcher.map(compute, range(5)) == [0, 2, 4, 6, 8]
+    assert calls == [5, 4, 2, 2, 1] and batcher.batch_size == 2
     assert capsys.readouterr().out.splitlines()[-1] == "GPU out of memory: from here on 2 images at once"
     with pytest.raises(SesamError, match="one of the prompts at a time"):
-        OomBatcher("prompts", 1).map(lambda items: work([0] * 3), [0])
+        OomBatcher("prompts", 1).map(lambda items: compute([0] * 3), [0])
     with pytest.raises(RuntimeError, match="no kernel"):
-        OomBatcher("images", 8).map(lambda items: fail("no kernel"), [0])
+        OomBatcher("images", 8).map(partial(compute, error=RuntimeError("no kernel")), range(3))
 
 
-# block by block: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16
+# blockwise: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16
 @pytest.mark.parametrize("queries, folded", [(50, False), (150, False), (10**4, False), (1, True)])
-def test_the_encoder_is_that_of_segment_anything(queries: int, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encoder_equals_that_of_segment_anything(queries: int, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     # a grid that the windows do not divide: 12 by 12 tokens, windows of 5 by 5
     vit = ImageEncoderViT(192, 16, 3, 32, 3, 2, use_rel_pos=True, window_size=5, global_attn_indexes=(1,)).eval()
@@ -191,7 +187,7 @@ def test_the_encoder_is_that_of_segment_anything(queries: int, folded: bool, mon
         assert 1e-4 * expected.norm() < (rounded - expected).norm() <= 3e-2 * expected.norm()
 
 
-def test_an_encoder_is_compiled_once_for_all_blocks_of_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_a_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
@@ -208,7 +204,7 @@ def test_an_encoder_is_compiled_once_for_all_blocks_of_a_kind(monkeypatch: pytes
     assert len(graphs) == 2
 
 
-def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.CaptureFixture) -> None:
+def test_encoder_that_cannot_be_compiled_runs_uncompiled(capsys: pytest.CaptureFixture) -> None:
     def compiled(*block: object) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no kernel\nat all"), None)
 
@@ -228,131 +224,121 @@ def test_an_encoder_that_cannot_be_compiled_runs_as_it_is(capsys: pytest.Capture
 
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 9), st.sampled_from([0.0, 0.7]))
 @settings(max_examples=25, deadline=None)
-def test_scaling_up_by_tiles(height: int, width: int, seed: int, blur: float) -> None:
+def test_upscaling_by_tiles_equals_postprocess_masks(height: int, width: int, seed: int, blur: float) -> None:
     rng, model = np.random.default_rng(seed), SimpleNamespace(image_encoder=SimpleNamespace(img_size=64))
     resized = ResizeLongestSide.get_preprocess_shape(height, width, 64)
-    assume(min(resized) >= 1)  # SAM cannot take it either
+    assume(min(resized) >= 1)  # nor does SAM take it
     logits = torch.from_numpy(rng.normal(blur, 1, (5, 16, 16)).astype(np.float32))
     expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
     axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
-    found = [
-        rle_to_mask(counts_to_rle(counts, (height, width)), (height, width))
-        for counts in iter_counts(logits, *axes, 0.0)
-    ]
-    assert nearly_equal(np.stack(found), expected.numpy())
-    assert [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, *axes, 0.0)] == [
-        mask_to_rle(mask) for mask in found
-    ]
+    rles = [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, *axes, 0.0)]
+    masks = [rle_to_mask(rle, (height, width)) for rle in rles]
+    assert nearly_equal(np.stack(masks), expected.numpy()) and rles == [mask_to_rle(mask) for mask in masks]
 
 
-def test_a_mask_prompt_covers_the_mask_and_not_the_padding(sam) -> None:
+def test_mask_prompt_covers_the_mask_but_not_the_padding(sam) -> None:
     segmenter = SamSegmenter(sam, CPU)
     mask = np.zeros((60, 200), bool)
     mask[30, 3] = True  # a single pixel must not vanish
-    small = segmenter._shrink(mask)
+    small = segmenter._downsample(mask)
     side = sam.prompt_encoder.mask_input_size[0]
     assert small.shape == (side, side) and small[30 * side // 200, 3 * side // 200] and small.sum() <= 6
-    whole, rows = segmenter._shrink(np.ones((60, 200), bool)), round(side * 60 / 200)
-    assert whole[:rows].all() and not whole[rows:].any()
+    full, rows = segmenter._downsample(np.ones((60, 200), bool)), round(side * 60 / 200)
+    assert full[:rows].all() and not full[rows:].any()
 
 
-def test_bfloat16_masks_are_those_of_float32() -> None:
-    exact, rounded = (load_sam(build_bundled_sam, EMBEDDED, CPU, precision) for precision in ("float32", "bfloat16"))
+def test_bfloat16_masks_are_close_to_float32() -> None:
+    exact, rounded = (load_sam(build_bundled_sam, WEIGHTS, CPU, precision) for precision in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for k in range(2):
         scene = draw_scene((*SEED, 2000 + k))
         size, surely = scene.labels.shape, np.zeros_like(scene.labels)
         components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, 64)]
         prompts = [Prompt(points=np.array(sample_points(c, SAMPLING, surely, rng))) for c in components]
-        for one, other in zip(decode(exact, scene.image, prompts), decode(rounded, scene.image, prompts), strict=True):
-            a, b = masks_of(one, size), masks_of(other, size)
+        for x, y in zip(decode(exact, scene.image, prompts), decode(rounded, scene.image, prompts), strict=True):
+            a, b = to_masks(x, size), to_masks(y, size)
             common, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
             overlaps += [1.0 if not n else m / n for m, n in zip(common, either, strict=True)]
     assert len(overlaps) > 60 and 0.98 <= np.mean(overlaps) < 1
 
 
-def test_embeddings_come_back_from_the_cache(tmp_path: Path) -> None:
-    item, cache = ImageRecord("photo", "photo.png", 4, 5, "0" * 64), EmbeddingCache("0" * 64, tmp_path / "cache")
-    made = np.full((2, 3), 7, np.float16)
-    assert cache.load(item) is None
-    cache.save(item, made)
-    assert item in cache and (cache.load(item).numpy() == made).all()
-    assert EmbeddingCache("1" * 64, tmp_path / "cache").load(item) is None  # other weights, other embeddings
+def save_embeddings(cache: EmbeddingCache, *records: ImageRecord) -> None:
+    for record in records:
+        cache.save(record, np.zeros(125_000 - 136, np.float16))  # 0.25 MB on disk
+
+
+def set_age(path: Path, seconds: int) -> None:
+    os.utime(path, (1e9 - seconds, 1e9 - seconds))
+
+
+RECORDS = [ImageRecord(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
+
+
+def test_cached_embeddings_are_loaded_and_damaged_ones_are_not(tmp_path: Path) -> None:
+    record, cache = RECORDS[0], EmbeddingCache("0" * 64, tmp_path / "cache")
+    embedding = np.full((2, 3), 7, np.float16)
+    assert cache.load(record) is None
+    cache.save(record, embedding)
+    assert record in cache and (cache.load(record).numpy() == embedding).all()
+    assert EmbeddingCache("1" * 64, tmp_path / "cache").load(record) is None  # other weights, other embeddings
     file = next((tmp_path / "cache").rglob("*.npz"))
     content = file.read_bytes()
-    for k in range(content.index(b"NUMPY"), content.index(made.tobytes()) + made.nbytes):
+    for k in range(content.index(b"NUMPY"), content.index(embedding.tobytes()) + embedding.nbytes):
         file.write_bytes(content[:k] + bytes([content[k] ^ 64]) + content[k + 1 :])
-        assert cache.load(item) is None  # a bit of it is another, in the header or the values
+        assert cache.load(record) is None  # one bit is flipped, in the header or in the values
     file.write_bytes(b"torn")
-    assert item not in cache and cache.load(item) is None
+    assert record not in cache and cache.load(record) is None
 
-    assert cache.reserve([item] * 3, 2_000_000, 1) == (
-        True,
-        [f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"],
-    )
-    for each, limit, reason in (
+    line = f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"
+    assert cache.reserve([record] * 3, 2_000_000, 1) == (True, [line])
+    for embedding_bytes, limit, reason in (
         (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005): not kept"),
         (10**15, 10**9, "more than the disk has free"),
     ):
-        kept, lines = cache.reserve([item] * 3, each, limit)
-        assert not kept and reason in lines[-1]
+        keep, lines = cache.reserve([record] * 3, embedding_bytes, limit)
+        assert not keep and reason in lines[-1]
 
 
-def test_what_older_engines_left_is_removed_oldest_first(tmp_path: Path) -> None:
-    item, made = (
-        ImageRecord("photo", "photo.png", 4, 5, "0" * 64),
-        np.zeros(125_000 - 136, np.float16),
-    )  # 0.25 MB on disk
+def test_embeddings_of_other_engines_are_evicted_oldest_first(tmp_path: Path) -> None:
     caches = [EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(4)]
     for age, cache in zip((2, 3, 1), caches, strict=False):
-        cache.save(item, made)
-        os.utime(cache.folder, (1e9 - age, 1e9 - age))
-    kept, lines = caches[3].reserve([item], 250_000, 0.0006)
-    assert kept and [cache.folder.exists() for cache in caches] == [False, False, True, True]
-    assert (
-        lines[0] == f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.embedding_cache_gb is 0.0006"
-    )
-    assert caches[2].load(item) is not None
-    assert len(caches[3].reserve([item], 250_000, 0.0006)[1]) == 1  # nothing more to remove
+        save_embeddings(cache, RECORDS[0])
+        set_age(cache.folder, age)
+    keep, lines = caches[3].reserve(RECORDS[:1], 250_000, 0.0006)
+    assert keep and [cache.folder.exists() for cache in caches] == [False, False, True, True]
+    removed = f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.embedding_cache_gb is 0.0006"
+    assert lines[0] == removed and caches[2].load(RECORDS[0]) is not None
+    assert len(caches[3].reserve(RECORDS[:1], 250_000, 0.0006)[1]) == 1  # nothing more to remove
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("x" * 10**6)
-    assert caches[3].reserve([item], 250_000, 0.0003)[0]
-    assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # embeddings alone make room
+    assert caches[3].reserve(RECORDS[:1], 250_000, 0.0003)[0]
+    assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # only embeddings are removed
 
 
-def test_what_cannot_be_removed_from_the_cache_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(path: Path) -> None:  # as where another experiment writes to the folder, or it is another user's
+def test_eviction_skips_what_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:  # as where another experiment writes to the folder, or another user owns it
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
 
-    item, made = (
-        ImageRecord("photo", "photo.png", 4, 5, "0" * 64),
-        np.zeros(125_000 - 136, np.float16),
-    )  # 0.25 MB on disk
     old, new = (EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(2))
-    old.save(item, made)
-    monkeypatch.setattr(shutil, "rmtree", fails)
-    kept, lines = new.room_for([item], 250_000, 0.0004)
-    assert kept and item in old
-    assert (
-        lines[0]
-        == f"0.00025 GB in {tmp_path} cannot be removed (Directory not empty): above runtime.embedding_cache_gb"
-    )
+    save_embeddings(old, RECORDS[0])
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    keep, lines = new.reserve(RECORDS[:1], 250_000, 0.0004)
+    reason = "cannot be removed (Directory not empty): above runtime.embedding_cache_gb"
+    assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB in {tmp_path} {reason}"
 
 
-def test_embeddings_of_other_images_make_room(tmp_path: Path) -> None:
-    made = np.zeros(125_000 - 136, np.float16)  # 0.25 MB on disk
-    items = [ImageRecord(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
+def test_embeddings_of_other_images_are_evicted_oldest_first(tmp_path: Path) -> None:
     cache = EmbeddingCache("0" * 64, tmp_path)
-    for age, item in zip((1, 3, 2, 0), items, strict=True):
-        cache.save(item, made)
-        os.utime(cache.folder / f"{item.sha256}.npz", (1e9 - age, 1e9 - age))
-    assert len(cache.reserve(items[:1], 250_000, 0.001)[1]) == 1 and all(item in cache for item in items)
-    kept, lines = cache.reserve(items[:1], 250_000, 0.0006)
-    assert kept and lines[0] == "removed 0.0005 GB of other images: runtime.embedding_cache_gb is 0.0006"
-    assert [item in cache for item in items] == [True, False, False, True]
+    save_embeddings(cache, *RECORDS)
+    for age, record in zip((1, 3, 2, 0), RECORDS, strict=True):
+        set_age(cache.folder / f"{record.sha256}.npz", age)
+    assert len(cache.reserve(RECORDS[:1], 250_000, 0.001)[1]) == 1 and all(record in cache for record in RECORDS)
+    keep, lines = cache.reserve(RECORDS[:1], 250_000, 0.0006)
+    assert keep and lines[0] == "removed 0.0005 GB of other images: runtime.embedding_cache_gb is 0.0006"
+    assert [record in cache for record in RECORDS] == [True, False, False, True]
 
 
-def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = load_preset(ROOT / "presets/demo.yaml").runtime
     for folder, expected in (
         (tmp_path, Path("data/embeddings")),
@@ -364,85 +350,84 @@ def test_experiments_in_folders_of_their_own_share_the_cache(tmp_path: Path, mon
         assert cache_dir(runtime) == expected
     assert cache_dir(runtime.model_copy(update={"embedding_cache": "/scratch/sam"})) == Path("/scratch/sam")
     with pytest.raises(ValidationError, match="must be an absolute path"):
-        Runtime.model_validate(runtime.model_dump() | {"cache": "scratch/sam"})
+        Runtime.model_validate(runtime.model_dump() | {"embedding_cache": "scratch/sam"})
 
 
 @pytest.mark.parametrize("model", ["bundled", "superpixels"])
-def test_embeddings_take_as_much_as_is_said(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_embedding_bytes_are_those_of_the_model(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # the bundled weights are found from anywhere
     params = load_preset(ROOT / "presets/demo.yaml")
     segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
-    (made,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
-    assert made.nbytes == MODELS[model].embedding_bytes
+    (embedding,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
+    assert embedding.nbytes == MODELS[model].embedding_bytes
 
 
-def test_weights_are_those_that_the_params_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = tmp_path / "good.pth"
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
     assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
     with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
         load_sam(build_bundled_sam, good, CPU)
-    torn = tmp_path / "torn.pth"
     torn.write_bytes(good.read_bytes()[:1000])
     with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
         load_sam(small_vit, torn, CPU)
 
-    monkeypatch.chdir(ROOT)
+
+def test_weights_are_verified(tmp_path: Path) -> None:
+    custom, other = tmp_path / "custom.pth", tmp_path / "other.pth"
+    custom.write_bytes(b"custom")
+    other.write_bytes(b"other")
     published = SamParams(model="bundled", checkpoint=None, sha256=None, precision="float32")
-    path, digest = resolve_weights(published)
-    assert path == Path("models/bundled_sam.pth") and digest == sha256(EMBEDDED)
-    ours = published.model_copy(update={"checkpoint": str(good), "sha256": sha256(good)})
-    assert resolve_weights(ours) == (good, sha256(good))
-    assert (
-        len(
-            {
-                engine_fingerprint(published),
-                engine_fingerprint(ours),
-                engine_fingerprint(published.model_copy(update={"precision": "bfloat16"})),
-            }
-        )
-        == 3
-    )
-    with pytest.raises(SesamError, match=r"torn.pth has SHA-256 \w+; expected of the embedded: \w+"):
-        resolve_weights(ours.model_copy(update={"checkpoint": str(torn)}))
-    with pytest.raises(SesamError, match=r"none.pth \(sam.checkpoint\) is missing"):
-        resolve_weights(ours.model_copy(update={"checkpoint": str(tmp_path / "none.pth")}))
-    with pytest.raises(SesamError, match=r"sam.model is 'vit_x'; known are embedded, vit_b"):
-        resolve_weights(published.model_copy(update={"model": "vit_x"}))
+    assert resolve_weights(published) == (WEIGHTS, sha256(WEIGHTS))
+    ours = published.model_copy(update={"checkpoint": str(custom), "sha256": sha256(custom)})
+    assert resolve_weights(ours) == (custom, sha256(custom))
+    rounded = published.model_copy(update={"precision": "bfloat16"})
+    assert len({engine_fingerprint(sam, resolve_weights(sam)) for sam in (published, ours, rounded)}) == 3
+    for wrong, reason in (
+        (
+            ours.model_copy(update={"checkpoint": str(other)}),
+            r"other.pth has SHA-256 \w+; expected of the bundled: \w+",
+        ),
+        (ours.model_copy(update={"checkpoint": str(tmp_path / "no.pth")}), r"no.pth \(sam.checkpoint\) is missing"),
+        (published.model_copy(update={"model": "vit_x"}), r"sam.model is 'vit_x'; known are bundled, vit_b"),
+    ):
+        with pytest.raises(SesamError, match=reason):
+            resolve_weights(wrong)
     with pytest.raises(ValidationError, match="checkpoint and sha256 go together"):
         SamParams(model="bundled", checkpoint="a.pth", sha256=None, precision="float32")
 
 
-def test_published_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_downloaded_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served/sam.pth").write_bytes(b"weights")
-    serving = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), serving)
+    served = tmp_path / "served/sam.pth"
+    served.parent.mkdir()
+    served.write_bytes(b"weights")
+    digest = sha256(served)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served.parent)))
     Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/sam.pth"
-    official = MODELS["vit_b"]
-    monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address, sha256=sha256(tmp_path / "served/sam.pth")))
+    official = replace(MODELS["vit_b"], url=f"http://127.0.0.1:{server.server_port}/sam.pth")
+    monkeypatch.setitem(MODELS, "vit_b", replace(official, sha256=digest))
     path = download("vit_b")
     assert path.read_bytes() == b"weights" and path.is_relative_to(tmp_path / "cache")
     server.shutdown()
     server.server_close()
-    assert download("vit_b") == path  # no network needed
-    monkeypatch.setitem(MODELS, "vit_b", replace(official, address=address))  # other bytes than published
-    with pytest.raises(SesamError, match=r"cannot be fetched .*set sam.checkpoint and sam.sha256"):
+    monkeypatch.delattr(checkpoints, "sha256")  # the download has verified it: 2.5 GB are not read twice
+    assert resolve_weights(SamParams(model="vit_b")) == (path, digest)  # no network needed
+    monkeypatch.setitem(MODELS, "vit_b", official)  # other bytes than the published ones
+    with pytest.raises(SesamError, match=r"cannot be downloaded .*set sam.checkpoint and sam.sha256"):
         download("vit_b")
 
 
-def test_the_embedded_weights_find_components() -> None:
-    segmenter = load_sam(build_bundled_sam, EMBEDDED, CPU)
+def test_bundled_sam_finds_components() -> None:
+    segmenter = load_sam(build_bundled_sam, WEIGHTS, CPU)
     scenes = [draw_scene((*SEED, 1000 + k)) for k in range(3)]
-    found = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
-    assert found["components"] > 30
-    assert found["best_of_three"] > 0.7  # the model card has the score on 200 scenes
+    scores = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
+    assert scores["components"] > 30
+    assert scores["best_of_three"] > 0.7  # the model card has the score on 200 scenes
 
 
 @pytest.mark.parametrize("kind", ["points", "box", "mask"])
-def test_superpixels_find_what_has_one_color(kind: str) -> None:
+def test_superpixels_find_a_block_of_one_color(kind: str) -> None:
     """A red block on a gray, noisy ground: any prompt finds it."""
     rng = np.random.default_rng(0)
     block = np.zeros((96, 128), bool)
@@ -455,9 +440,9 @@ def test_superpixels_find_what_has_one_color(kind: str) -> None:
         "box": Prompt(box=np.array([28, 18, 92, 72])),
         "mask": Prompt(mask=mask_to_rle(block)),
     }[kind]
-    ((found,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
-    masks = [rle_to_mask(counts_to_rle(counts, block.shape), block.shape) for counts in found.counts]
-    best = masks[int(found.iou.argmax())]
+    ((candidates,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
+    masks = to_masks(candidates, block.shape)
+    best = masks[int(candidates.iou.argmax())]
     assert (best & block).sum() / (best | block).sum() > 0.9
     if kind == "points":  # coarser regions hold the finer ones
         assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
@@ -465,15 +450,15 @@ def test_superpixels_find_what_has_one_color(kind: str) -> None:
 
 @pytest.mark.parametrize("noise", [0, 2])
 def test_superpixels_of_an_image_without_contrast(noise: int) -> None:
-    """All of it may become one region before the last scale."""
+    """The whole image may become one region before the last scale."""
     image = 120 + np.random.default_rng(0).integers(0, noise + 1, (60, 80, 3))
     superpixels = Superpixels()
     embeddings = superpixels.encode([superpixels.preprocess(image.astype(np.uint8))])
-    ((found,),) = superpixels.decode(embeddings, [(60, 80)], [[Prompt(points=np.array([[5.0, 5.0]]))]])
-    assert len(found.counts) == 3 and found.counts[-1].tolist() == [0, 60 * 80]
+    ((candidates,),) = superpixels.decode(embeddings, [(60, 80)], [[Prompt(points=np.array([[5.0, 5.0]]))]])
+    assert len(candidates.counts) == 3 and candidates.counts[-1].tolist() == [0, 60 * 80]
 
 
-def test_superpixels_answer_what_is_smaller_than_their_pixels() -> None:
+def test_superpixels_take_prompts_smaller_than_their_pixels() -> None:
     regions = np.zeros((3, 144, 256), int)
     regions[:, 100:] = 1
     thin = np.zeros((1024, 1820), bool)

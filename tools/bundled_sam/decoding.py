@@ -14,12 +14,11 @@ from segment_anything.modeling.transformer import Attention
 def predict_masks(
     sam: Sam, embeddings: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """MaskDecoder.predict_masks for prompts that each bring their own image embedding.
+    """MaskDecoder.predict_masks for prompts that each have their own image embedding.
 
     embeddings: (P, C, h, w) float, one per prompt. sparse: (P, T, C). dense: (P, C, h, w).
     Returns logits (P, 4, 4h, 4w), the single mask first and then the three candidates, and
-    predicted IoU (P, 4). segment-anything's own takes one image a call, and
-    sesam/sam/decoder.py is for inference alone.
+    predicted IoU (P, 4). segment-anything's takes one image per call, and sesam/sam/decoder.py is for inference only.
     """
     decoder = sam.mask_decoder
     tokens = _tokens(sam, sparse)
@@ -35,7 +34,7 @@ def predict_masks_shared(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`predict_masks` without attention from the image to the prompts; equal while that attention's output is zero.
 
-    embeddings: (B, C, h, w) float. sparse: (B * P, T, C), an image's prompts one after the other.
+    embeddings: (B, C, h, w) float. sparse: (B * P, T, C), ordered by image.
     Returns logits (B * P, 4, 4h, 4w), predicted IoU (B * P, 4) and the up-sampled image (B, C / 8, 4h, 4w).
     """
     decoder, images = sam.mask_decoder, len(embeddings)
@@ -76,6 +75,6 @@ def _tokens(sam: Sam, sparse: torch.Tensor) -> torch.Tensor:
 
 
 def _mask_kernels(sam: Sam, states: torch.Tensor) -> torch.Tensor:
-    """The weights (P, 4, C / 8) by which masks are read from the up-sampled image, from tokens' states (P, T, C)."""
+    """The kernels (P, 4, C / 8) that read masks from the up-sampled image, from the tokens' states (P, T, C)."""
     mlps = sam.mask_decoder.output_hypernetworks_mlps
     return torch.stack([mlp(states[:, 1 + k]) for k, mlp in enumerate(mlps)], dim=1)

@@ -1,4 +1,4 @@
-"""What the embedded SAM is trained on: pictures with numbered regions, photographs' and drawn scenes'."""
+"""Training examples of the bundled SAM: photographs and drawn scenes with numbered regions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, (H, W, 3) uint8 RGB, and maps of it, (H, W) uint16 each: region numbers, 0 = not labeled."""
+    """An image (H, W, 3) uint8 RGB and its maps of region numbers (H, W) uint16, 0 = unlabeled."""
 
     image: np.ndarray
     maps: Sequence[np.ndarray]
@@ -27,13 +27,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Photograph:
-    """Where a photograph and the maps lie that people drew of it."""
+    """The files of a photograph and of its region maps, one per annotator."""
 
     image: Path
     maps: tuple[Path, ...]
 
     def read(self, rng: np.random.Generator) -> Example:
-        """The photograph with one of its maps; SesamError if one cannot be read or they have not one size."""
+        """The photograph with one of its maps; SesamError if one cannot be read or their sizes differ."""
         path = self.maps[rng.integers(len(self.maps))]
         image = read_image(self.image)
         try:
@@ -49,36 +49,36 @@ class Photograph:
 
 
 def find_photographs(root: Path) -> dict[str, list[Photograph]]:
-    """The photographs of each set: images/SET/ID.jpg, regions/SET/ID.png; or ID.1.png, ID.2.png, … of several people.
+    """The photographs of each set: images/SET/ID.jpg with regions/SET/ID.png, or ID.1.png, ID.2.png, … of annotators.
 
-    SesamError if there is none, or one has no regions.
+    SesamError if there are none, or one has no regions.
     """
-    found: dict[str, list[Photograph]] = {}
+    photographs: dict[str, list[Photograph]] = {}
     for image in sorted((root / "images").glob("*/*")):
         if image.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         folder = root / "regions" / image.parent.name
-        maps = tuple(path for path in (folder / f"{image.stem}.png", *sorted(folder.glob(f"{image.stem}.*.png"))))
-        maps = tuple(path for path in maps if path.is_file())
+        names = (folder / f"{image.stem}.png", *sorted(folder.glob(f"{image.stem}.*.png")))
+        maps = tuple(path for path in names if path.is_file())
         if not maps:
             raise SesamError(f"{image} has no regions; expected {folder / image.stem}.png or {image.stem}.1.png there.")
-        found.setdefault(image.parent.name, []).append(Photograph(image, maps))
-    if not found:
-        raise SesamError(f"{root} holds no images/SET/ID.jpg. Give the folder that has images and regions in it.")
-    return found
+        photographs.setdefault(image.parent.name, []).append(Photograph(image, maps))
+    if not photographs:
+        raise SesamError(f"{root} holds no images/SET/ID.jpg. Give the folder with images and regions.")
+    return photographs
 
 
 def draw_example(seed: tuple[int, ...]) -> Example:
-    """The drawn scene of a seed: its surfaces by class, and its single objects."""
+    """The drawn scene of a seed, with a map of its classes and one of its objects."""
     scene = draw_scene(seed)
     return Example(scene.image, [scene.labels.astype(np.uint16) + 1, scene.instances.astype(np.uint16) + 1])
 
 
 def read_labeled(root: Path, void: Sequence[int], count: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """To judge on: images/val/ID and labels/val/ID.png of a folder as pairs, RGB and class ids, 255 = no class.
+    """For evaluation: images/val/ID and labels/val/ID.png of a folder as pairs of RGB and class ids, 255 = no class.
 
-    void: label values that are no class. count: the first so many; all. SesamError if a file is missing or damaged, or
-    a label has not its image's size.
+    void: label values without a class. count: how many; None: all. SesamError if a file is missing or damaged, or a
+    label and its image differ in size.
     """
     pairs = []
     for path in sorted((root / "labels/val").glob("*.png"))[:count]:
@@ -92,5 +92,5 @@ def read_labeled(root: Path, void: Sequence[int], count: int | None = None) -> l
         labels[np.isin(labels, void)] = IGNORE_INDEX
         pairs.append((image, labels))
     if not pairs:
-        raise SesamError(f"{root} holds no labels/val/ID.png to judge on.")
+        raise SesamError(f"{root} holds no labels/val/ID.png to evaluate on.")
     return pairs

@@ -1,4 +1,4 @@
-"""Initial weights of the embedded SAM, with which its masks depend on the prompt from the first step on."""
+"""Initial weights of the bundled SAM, with which its masks depend on the prompt from the first step on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from sesam.sam.bundled import WIDTH
 
 @torch.no_grad()
 def init_prompt_attention(sam: Sam) -> None:
-    """Change `sam`, freshly built, so that the mask tokens already hold what the image shows at the prompt.
+    """Initialize a new `sam` so that the mask tokens already hold the image's content at the prompt.
 
-    Half of the channels are left to position: the image starts without content in them, and
-    prompts attend to the image by them alone, with a kernel peaked at the prompt. What they find
-    is copied to the other half. Self-attention starts as about a mean over the tokens, which
-    brings it to the mask tokens. Attention from the image to the prompts starts at zero, so that
-    the full decoder starts as the shared one (`decoding`).
+    Half of the channels are for position: the image starts without content in them, and prompts attend to the image by
+    them alone, with a kernel peaked at the prompt. The content there is copied to the other half. Self-attention starts
+    as about a mean over the tokens, which brings the content to the mask tokens. Attention from the image to the
+    prompts starts at zero, so that the full decoder starts as the shared one (`decoding`).
     """
     # SAM's position embedding is the sines of WIDTH / 2 random frequencies and then their cosines. Half of the
     # frequencies, the sine and cosine of each side by side, as attention heads take neighboring channels: their
@@ -28,7 +27,7 @@ def init_prompt_attention(sam: Sam) -> None:
 
     encoder, prompts, decoder = sam.image_encoder, sam.prompt_encoder, sam.mask_decoder
     prompts.pe_layer.positional_encoding_gaussian_matrix.mul_(2.0)  # higher frequencies, a narrower peak
-    # what tokens are begins small against where they are, or it would drown the position in the queries
+    # content starts small against position, or it would hide the position in the queries
     embeddings = [*prompts.point_embeddings, prompts.not_a_point_embed, prompts.no_mask_embed]
     for embedding in (*embeddings, decoder.iou_token, decoder.mask_tokens):
         embedding.weight.mul_(0.1)

@@ -1,4 +1,4 @@
-"""Losses of the embedded SAM's training, and the IoU that its quality head learns to predict."""
+"""Losses of the bundled SAM's training, and the IoU that its quality head learns to predict."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def pixel_weights(target: torch.Tensor) -> torch.Tensor:
     The inside has the square root of its share of the area: small regions count more than their
     area, but not so much that their surroundings are lost.
     """
-    inside, outside = (part.sum(-1, keepdim=True).clamp(min=1) for part in (target, 1 - target))
+    inside, outside = (x.sum(-1, keepdim=True).clamp(min=1) for x in (target, 1 - target))
     share = (inside / target.shape[-1]).sqrt()
     return share * target / inside + (1 - share) * (1 - target) / outside

@@ -1,9 +1,10 @@
-"""The training samples of the embedded SAM: pictures at random scales and places, regions in them, and prompts."""
+"""Training samples of the bundled SAM: random crops of images, regions in them, and prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import cv2
@@ -20,12 +21,12 @@ from sesam.sam.decoder import mask_prompt
 from tools.bundled_sam.examples import Example, Photograph
 
 MIN_AREA = 64  # pixels of a target, at least: a cell of the encoder's grid
-PADDING = 127  # the value of what is no image: 0 once normalized, as Sam.preprocess pads
-ATTEMPTS = 20  # to find a picture in which there is any region
+PADDING = 127  # pixel value outside the image: 0 once normalized, as Sam.preprocess pads
+ATTEMPTS = 20  # to draw a crop with a region in it
 
 
 class Batch(NamedTuple):
-    """images (B, 3, S, S) float32, about 0 to 255; targets (B * P, S, S) bool, an image's one after the other;
+    """images (B, 3, S, S) float32, about 0 to 255; targets (B * P, S, S) bool, ordered by image;
     points (B * P, n, 2) float32, x and y in pixels."""
 
     images: torch.Tensor
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one step trains on. prompts: an image's. points: a prompt's."""
+    """The contents of one batch. prompts: per image. points: per prompt."""
 
     images: int
     prompts: int
@@ -45,7 +46,7 @@ class Plan:
 class Batches(Dataset[Batch]):
     """Batch t, a pure function of t: a share of its images are drawn scenes, the others photographs.
 
-    Of the photographs' sets each is taken in proportion to the root of its size.
+    Each set of photographs is drawn in proportion to the root of its size.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class Batches(Dataset[Batch]):
         share_drawn: float,
     ) -> None:
         self.plans, self.drawn, self.sets = plans, drawn, list(photographs.values())
-        roots = np.sqrt([len(one) for one in self.sets])
-        self.of_set = roots / roots.sum()
+        roots = np.sqrt([len(photos) for photos in self.sets])
+        self.set_shares = roots / roots.sum()
         self.share_drawn = share_drawn if self.sets else 1.0
 
     def __len__(self) -> int:
@@ -80,36 +81,34 @@ class Batches(Dataset[Batch]):
             targets = []
             for k in rng.choice(large, plan.prompts, replace=len(large) < plan.prompts):
                 mask = regions == k
-                # what people drew are parts; several points also ask for the whole that neighbors make
+                # annotators drew parts; several points may also ask for a region with its neighbors
                 targets.append(mask if drawn or rng.uniform() < 0.75 else with_neighbors(mask, regions, rng))
             points = [draw_points(mask, plan.points, rng) for mask in targets]
             return recolor(image, numbers > 0, rng), np.stack(targets), np.stack(points)
-        raise ValueError(f"no region of {MIN_AREA} pixels in {ATTEMPTS} pictures")
+        raise ValueError(f"no region of {MIN_AREA} pixels in {ATTEMPTS} crops")
 
     def _canvas(self, rng: np.random.Generator, drawn: bool) -> tuple[np.ndarray, np.ndarray]:
-        """A picture, or four small ones side by side, on a canvas: RGB (S, S, 3) uint8 and numbers (S, S) int32."""
+        """One crop, or four small ones side by side: RGB (S, S, 3) uint8 and region numbers (S, S) int32."""
         image = np.full((SIZE, SIZE, 3), PADDING, np.uint8)
         numbers = np.zeros((SIZE, SIZE), np.int32)
-        whole = drawn or rng.uniform() < 0.7
-        side, corners = (SIZE, [0]) if whole else (SIZE // 2, [0, SIZE // 2])
-        for top in corners:
-            for left in corners:
-                part, its_numbers = place(self._example(rng, drawn), side, rng)
-                height, width = its_numbers.shape
-                window = np.s_[top : top + height, left : left + width]
-                image[window] = part
-                its_numbers = np.where(its_numbers > 0, its_numbers + numbers.max(), 0)  # no two pictures' alike
-                numbers[window] = its_numbers
+        single = drawn or rng.uniform() < 0.7
+        side, corners = (SIZE, [0]) if single else (SIZE // 2, [0, SIZE // 2])
+        for top, left in product(corners, corners):
+            crop, crop_numbers = random_crop(self._example(rng, drawn), side, rng)
+            height, width = crop_numbers.shape
+            window = np.s_[top : top + height, left : left + width]
+            image[window] = crop
+            numbers[window] = np.where(crop_numbers > 0, crop_numbers + numbers.max(), 0)  # unique in the canvas
         return image, numbers
 
     def _example(self, rng: np.random.Generator, drawn: bool) -> Example:
         if drawn:
             return self.drawn[int(rng.integers(len(self.drawn)))]
-        several = self.sets[rng.choice(len(self.sets), p=self.of_set)]
-        return several[rng.integers(len(several))].read(rng)
+        photographs = self.sets[rng.choice(len(self.sets), p=self.set_shares)]
+        return photographs[rng.integers(len(photographs))].read(rng)
 
 
-def place(example: Example, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def random_crop(example: Example, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A random part of an example, its longer side scaled to `side`: RGB (h, w, 3) uint8 and numbers (h, w) int32."""
     image, numbers = example.image, example.maps[int(rng.integers(len(example.maps)))].astype(np.int32)
     if rng.uniform() < 0.6:
@@ -129,7 +128,7 @@ def place(example: Example, side: int, rng: np.random.Generator) -> tuple[np.nda
 
 
 def connected_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected regions of a map (H, W) of numbers, 0 = none: their own numbers (H, W), and the area of each."""
+    """The connected regions of a map (H, W) of numbers, 0 = none: new numbers (H, W), and the area of each."""
     regions = label(numbers, background=0, connectivity=2)
     areas = np.bincount(regions.ravel())
     areas[0] = 0
@@ -137,7 +136,7 @@ def connected_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_neighbors(mask: np.ndarray, regions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A region (H, W) bool together with one or two of those that touch it."""
+    """A region (H, W) bool together with one or two regions that touch it."""
     for _ in range(rng.integers(1, 3)):
         rim = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool) & ~mask
         touching = np.unique(regions[rim])
@@ -151,17 +150,17 @@ def with_neighbors(mask: np.ndarray, regions: np.ndarray, rng: np.random.Generat
 def draw_points(mask: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` points (n, 2) float32, x and y, in a mask (H, W) bool.
 
-    Mostly anywhere on its skeleton, as the pipeline prompts; on a part of it, as for a stroke that does not reach
-    everywhere; close together, as for a dot; or anywhere, for the other strategies.
+    Mostly anywhere on the skeleton, as the pipeline prompts; on a part of it, as for a short stroke; close together,
+    as for a dot; or anywhere in the mask, as other strategies do.
     """
     region = region_from_mask(mask)
     candidates = skeleton(region.distance).pixels
-    way = rng.choice(("skeleton", "stroke", "dot", "anywhere"), p=(0.5, 0.2, 0.1, 0.2))
-    if way == "anywhere" or len(candidates) == 0:
+    layout = rng.choice(("skeleton", "stroke", "dot", "anywhere"), p=(0.5, 0.2, 0.1, 0.2))
+    if layout == "anywhere" or len(candidates) == 0:
         candidates = np.argwhere(region.mask)[:, ::-1]
-    elif way in ("stroke", "dot"):
+    elif layout in ("stroke", "dot"):
         distance = np.linalg.norm(candidates - candidates[rng.integers(len(candidates))], axis=1)
-        near = max(count, len(candidates) // 3) if way == "stroke" else count
+        near = max(count, len(candidates) // 3) if layout == "stroke" else count
         candidates = candidates[np.argsort(distance, kind="stable")[:near]]
     chosen = candidates[rng.choice(len(candidates), count, replace=len(candidates) < count)]
     return (chosen + np.array([region.left, region.top])).astype(np.float32)
@@ -192,7 +191,7 @@ def encode_prompts(
         return sam.prompt_encoder((points, torch.ones(points.shape[:2])), None, None)
     if kind == "box":
         return sam.prompt_encoder(None, jittered_boxes(targets, rng), None)
-    # the prompt encoder takes masks at half the image's size; the maximum keeps what is thin
+    # the prompt encoder takes masks at half the image's size; the maximum keeps thin parts
     return sam.prompt_encoder(None, None, mask_prompt(F.max_pool2d(targets.float()[:, None], 2)[:, 0] > 0))
 
 

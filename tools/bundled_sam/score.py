@@ -1,6 +1,6 @@
-"""How well a SAM finds the components of labeled pictures: python -m tools.bundled_sam.score [FOLDER …]
+"""Mean IoU of a SAM's masks for the components of labeled images: python -m tools.bundled_sam.score [FOLDER …]
 
-Of drawn scenes, and of folders with images/val and labels/val.
+FOLDER has images/val and labels/val; without one, scenes are drawn.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ from sesam.params import SamplingParams
 from sesam.prompting import sample_points
 from sesam.sam.batched_sam import load_sam
 from sesam.sam.bundled import build_bundled_sam
+from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt, Segmenter
 from tools.bundled_sam.examples import read_labeled
 
-SEED = (7_000_002,)  # neither the demo nor the embedded SAM's training draws with it
+SEED = (7_000_002,)  # used neither by the demo nor in training
 MIN_AREA = 64  # pixels
-SIZES = (64, 400, 4000)  # components of at least so many pixels are scored apart
+SIZES = (64, 400, 4000)  # lower bounds of component sizes in pixels, scored separately
 SAMPLING = SamplingParams(prompt_type="points", strategy="skeleton", num_points=5)
 
 
-def drawn(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scenes to judge on: RGB (H, W, 3) uint8 and class ids (H, W) uint8."""
+def draw_labeled(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scenes for evaluation: RGB (H, W, 3) uint8 and class ids (H, W) uint8."""
     scenes = [draw_scene((*SEED, k)) for k in range(count)]
     return [(scene.image, scene.labels) for scene in scenes]
 
 
-def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+def score(segmenter: Segmenter, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """Mean IoU over every connected component of a class of at least 64 pixels, prompted as the pipeline does.
 
-    pictures: RGB (H, W, 3) uint8 and class ids (H, W) uint8, 255 = no class, which no mask is judged on.
+    pairs: RGB (H, W, 3) uint8 and class ids (H, W) uint8, 255 = no class, which is not evaluated.
     best_of_three: of the best candidate; highest_predicted: of the one with the highest predicted IoU; f1: its mean F1;
-    best_from_N: mean IoU of the best, over components of N pixels up to the next size.
+    best_from_N: of the best candidate, over components of N pixels up to the next size.
     """
     rng, best, chosen, areas = np.random.default_rng(0), [], [], []
-    for image, labels in tqdm(pictures, desc="score", unit="image", leave=False):
+    for image, labels in tqdm(pairs, desc="score", unit="image", leave=False):
         shape, known = labels.shape, labels != IGNORE_INDEX
-        found = [region for _, region in connected_regions(labels, min_area=MIN_AREA)]
+        components = [region for _, region in connected_regions(labels, min_area=MIN_AREA)]
         unsure = np.zeros_like(labels)
-        prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in found]
+        prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in components]
         (decoded,) = segmenter.decode(segmenter.encode([segmenter.preprocess(image)]), [shape], [prompts])
-        for region, candidates in zip(found, decoded, strict=True):
+        for region, candidates in zip(components, decoded, strict=True):
             target = region.full_mask(shape)
             masks = np.stack([rle_to_mask(counts_to_rle(counts, shape), shape) for counts in candidates.counts]) & known
             iou = (masks & target).sum((1, 2)) / (masks | target).sum((1, 2))
@@ -64,25 +65,25 @@ def score(segmenter: Segmenter, pictures: Sequence[tuple[np.ndarray, np.ndarray]
         "highest_predicted": round(float(np.mean(chosen)), 4),
         "f1": round(float(np.mean([2 * iou / (1 + iou) for iou in chosen])), 4),
     }
-    of_size = np.digitize(areas, SIZES)
+    size_class = np.digitize(areas, SIZES)
     for k, size in enumerate(SIZES, 1):
-        if (of_size == k).any():
-            report[f"best_from_{size}"] = round(float(np.mean(np.array(best)[of_size == k])), 4)
+        if (size_class == k).any():
+            report[f"best_from_{size}"] = round(float(np.mean(np.array(best)[size_class == k])), 4)
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", type=Path, nargs="*", help="with images/val and labels/val; none: drawn scenes")
-    parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values that are no class")
-    parser.add_argument("--checkpoint", type=Path, default=Path("models/bundled_sam.pth"))
+    parser.add_argument("folders", type=Path, nargs="*", help="with images/val and labels/val; default: drawn scenes")
+    parser.add_argument("--void", type=int, nargs="*", default=[255], help="label values without a class")
+    parser.add_argument("--checkpoint", type=Path, default=MODELS["bundled"].url)
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
     segmenter = load_sam(build_bundled_sam, options.checkpoint, torch.device("cpu"))
     for folder in options.folders:
         print(folder, score(segmenter, read_labeled(folder, options.void)))
     if not options.folders:
-        print(score(segmenter, drawn(options.scenes)))
+        print(score(segmenter, draw_labeled(options.scenes)))
 
 
 if __name__ == "__main__":
