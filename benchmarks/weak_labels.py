@@ -23,7 +23,9 @@ from skimage.morphology import skeletonize
 
 from benchmarks.prepare import SIZE, enlarge, peak_memory
 from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.component_records import write_prompts
 from sesam.artifacts.label_png import read_label, write_label
+from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.execution.parallel import map_images
@@ -46,7 +48,9 @@ def prompt(path: Path, params: Params) -> None:
     """Prompts for a teacher that is right and sure of every pixel."""
     fine = read_label(path)
     weak, sure = np.full_like(fine, IGNORE_INDEX), np.full_like(fine, 255)
-    write_json(path.with_suffix(".json"), image_prompts(weak, fine, sure, params, ("r1", path.stem)))
+    record = ImageRecord(path.stem, str(path), *fine.shape, "0" * 64)
+    components = image_prompts(weak, fine, sure, params, ("r1", path.stem))
+    write_prompts(path.with_suffix(".json"), record, "points", components)
 
 
 def whole_images(fine: np.ndarray, min_area: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

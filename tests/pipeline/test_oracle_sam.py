@@ -95,4 +95,4 @@ def test_a_teacher_that_errs_does_no_harm(workspace: Path, monkeypatch, scenes) 
     merged, teacher = judged["scores"]["merged"], judged["scores"]["predictions"]
     assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
     assert merged["precision"] > teacher["precision"]
-    assert sum(one["spilled"] for one in judged["components"].values()) > 0  # the blobs' masks are refused
+    assert sum(one["oversized"] for one in judged["components"].values()) > 0  # the blobs' masks are refused
