@@ -48,7 +48,7 @@ def prompt(path: Path, params: Params) -> None:
     """Prompts for a teacher that is right and sure of every pixel."""
     fine = read_label(path)
     weak, sure = np.full_like(fine, IGNORE_INDEX), np.full_like(fine, 255)
-    record = ImageRecord(path.stem, str(path), *fine.shape, "0" * 64)
+    record = ImageRecord(path.stem, str(path), fine.shape[0], fine.shape[1], "0" * 64)
     components = image_prompts(weak, fine, sure, params, ("r1", path.stem))
     write_prompts(path.with_suffix(".json"), record, "points", components)
 

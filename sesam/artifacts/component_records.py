@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.manifest import ImageRecord
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.geometry.rle import rle_to_counts
 
 Number = Annotated[int, Field(ge=1)]
@@ -177,9 +177,7 @@ def _read(path: Path, record: ImageRecord, kind: type[_Kind]) -> _Kind:
     try:
         document: _Kind = _ADAPTERS[kind].validate_json(read_bytes(path))
     except ValidationError as problem:
-        (first, *_) = problem.errors()
-        key = ".".join(map(str, first["loc"])) or "(whole file)"
-        raise _damaged(path, f"{key}: {first['msg']}") from None
+        raise _damaged(path, describe_validation_error(problem)[0]) from None
     if (document.id, document.height, document.width) != (record.id, record.height, record.width):
         raise _damaged(path, f"it is of another image than {record.id}, {record.width}x{record.height}")
     if len({component.number for component in document.components}) < len(document.components):

@@ -66,7 +66,7 @@ def label_path(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:
         ("scribble", {"sampling__prompt_type": "mask"}),
         ("coarse", {"sampling__prompt_type": "box"}),
         ("point", {"sampling__num_points": 1}),
-        ("scribble", {"sampling__strategy": "deepest"}),
+        ("scribble", {"sampling__strategy": "center"}),
     ],
 )
 def test_the_label_path_gives_back_the_fine_labels(workspace: Path, monkeypatch, kind: str, changes: dict) -> None:

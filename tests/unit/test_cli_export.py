@@ -173,7 +173,7 @@ def test_the_worst_go_out_first(merged: Path) -> None:
     assert [image["file_name"] for image in images] == ["2.png", "0.png"]
     ranking.write_bytes(b"\xff\xfe")
     done = run("sesam.cli.export", "r1", "--to", "coco", "--out", "to_do", "--worst", "2", cwd=merged)
-    assert done.returncode == 1 and "ranking.csv is no ranking" in done.stderr
+    assert done.returncode == 1 and "ranking.csv is not a ranking" in done.stderr
 
 
 def test_what_cannot_be_exported_is_told(merged: Path) -> None:
