@@ -289,8 +289,8 @@ def targets(folder: Path) -> list[Target]:
         "name": "x",
         "classes": NAMES,
         "palette": [[0, 0, 0], [9, 9, 9], [7, 7, 7]],
-        "kind": "folder",
-        "ignore": [9],
+        "format": "folder",
+        "ignore_values": [9],
     }
     for name, value in (("classes", classes), ("train", [item]), ("val", [])):
         for at in ("manifest", "classes"):
