@@ -268,7 +268,7 @@ def test_masks_selected_by_other_params_are_refused(
 ) -> None:
     data, params = workspace
     trace = load_trace(data.train[0], "r1", data, params)
-    assert [selected.candidate for selected in trace.selected] == [0, 0, None]
+    assert [component.selected.candidate for component in trace.components] == [0, 0, None]
     path = Path(f"data/rounds/r1/{file}/town/0.json")
     document = read_json(path)
     document["components"][number - 1] |= change
