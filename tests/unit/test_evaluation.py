@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from sesam.reporting.pages import fit_to_tile, overlay_masks
 from sesam.reporting.trace import explain_pixel, list_components, load_trace
 from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
-from stages import summarize
+from stages import panels, summarize
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
@@ -252,6 +253,10 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
             assert train.width == 5 * (12 * 42 + 12) + 12 and val.width == 4 * (12 * 42 + 12) + 12
             assert train.height > 2 * 8 * 42 > val.height > 8 * 42
             assert set(PALETTE[:2]) <= {color for _, color in val.getcolors(1 << 24)}
+    edit_params(Path(), report__num_images=1)  # evaluates nothing again
+    monkeypatch.setattr(sys, "argv", ["panels", "r1"])
+    panels.main()
+    assert [path.name for path in sorted(Path("metrics/panels/r1").rglob("*.png"))] == ["2.png", "0.png"]
 
 
 @pytest.mark.parametrize(
