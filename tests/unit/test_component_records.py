@@ -42,7 +42,7 @@ FILES = {
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_are_those_that_were_compressed(height: int, width: int, seed: int, share: float) -> None:
+def test_run_lengths_round_trip(height: int, width: int, seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < share
     assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
@@ -54,7 +54,7 @@ def test_long_run_lengths() -> None:
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), min_size=1, max_size=12))
-def test_what_is_accepted_pycocotools_decodes(rle: str) -> None:
+def test_accepted_run_lengths_are_decoded_by_pycocotools(rle: str) -> None:
     counts = rle_to_counts(rle)
     if counts.min() >= 0 and counts.sum() == 24:
         assert rle_to_mask(rle, (4, 6)).sum() == counts[1::2].sum()
@@ -71,7 +71,7 @@ def compressed(differences: list[int]) -> str:
     return "".join(chr(48 + character) for character in characters)
 
 
-def test_counts_whose_sum_wraps_around_to_what_fits(tmp_path: Path) -> None:
+def test_run_lengths_whose_sum_overflows_are_refused(tmp_path: Path) -> None:
     """Counts that rise, fall and stay until they are 2 ** 64 + 24 together, which 64 bits have as 24."""
     step, rising, missing = 2**34 - 1, 46340, 2**64 + 24
     counts, differences = [0], [0]

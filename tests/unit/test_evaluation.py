@@ -218,7 +218,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert tables == set(Path("metrics/plots").iterdir())
 
 
-def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> None:
+def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
     otherwise = Path("data/fine/train/3.png")
     fine = FINE.copy()
@@ -344,7 +344,7 @@ def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[D
 
 
 @pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
-def test_missing_file_is_named_and_nothing_half_written(
+def test_missing_file_is_reported_and_nothing_is_written(
     workspace: tuple[Dataset, Params], monkeypatch, lost: str
 ) -> None:
     Path(lost).unlink()
@@ -353,7 +353,7 @@ def test_missing_file_is_named_and_nothing_half_written(
     assert not list(Path().glob("metrics/*.json"))
 
 
-def test_size_that_differs_is_named(workspace: tuple[Dataset, Params], monkeypatch) -> None:
+def test_wrong_size_is_reported(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
     with pytest.raises(SesamError, match=r"data/weak/2.png is 12x4 pixels, its image 12x8"):
         judge_everything(*workspace, monkeypatch)
@@ -367,7 +367,7 @@ def test_tiles_are_bounded(shape: tuple[int, int], size: tuple[int, int]) -> Non
     assert fit_to_tile(np.zeros((*shape, 3), np.uint8)).shape == (*size, 3)
 
 
-def test_small_masks_are_painted_over_large_ones() -> None:
+def test_small_masks_are_drawn_over_large_ones() -> None:
     large, small = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
     small[3:6, 3:9] = True
     components = [Selected(k, k, 1, 0.8, mask_to_rle(mask), Outcome.KEPT) for k, mask in ((0, small), (1, large))]
