@@ -80,7 +80,7 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
         weights: tuple[str, ...] = ()
         if name in files:
             weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
-        if model.needs_checkpoint or "://" in (model.url or ""):
+        if model.needs_checkpoint or "://" in str(model.url or ""):
             rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights, ONE_ROUND)))
     return rows
 

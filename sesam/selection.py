@@ -45,23 +45,25 @@ def select_candidate(
     """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 
     If none fits, the component's own mask stays, with the reason of the candidate with the highest predicted IoU.
-    weak: see `weak_rles`. Also the evaluation of each candidate, in their order.
+    Also the evaluation of every candidate. weak: see `weak_rles`.
     """
-    size = weak[IGNORE_INDEX]["size"]
-    component_rle = to_coco_rle(component.rle, size)
-    evaluations = []
-    for candidate in candidates:
-        coverage = measure_coverage(to_coco_rle(candidate.rle, size), component_rle, component.class_id, weak)
-        evaluations.append(Evaluation(coverage, rejection_reason(coverage, selection)))
-    # the highest predicted IoU among those that fit, or among all
-    best = max(
-        range(len(candidates)), key=lambda k: (evaluations[k].rejection is None, candidates[k].predicted_iou, -k)
-    )
+    evaluations = [evaluate_candidate(candidate, component, weak, selection) for candidate in candidates]
+    fitting = [k for k, evaluation in enumerate(evaluations) if evaluation.rejection is None]
+    best = max(fitting or range(len(candidates)), key=lambda k: candidates[k].predicted_iou)
     number, class_id, rejection = component.number, component.class_id, evaluations[best].rejection
     if rejection is None:
-        chosen = candidates[best]
-        return Selected(number, class_id, best, chosen.predicted_iou, chosen.rle, Outcome.KEPT), evaluations
+        mask = candidates[best]
+        return Selected(number, class_id, best, mask.predicted_iou, mask.rle, Outcome.KEPT), evaluations
     return Selected(number, class_id, None, None, component.rle, rejection), evaluations
+
+
+def evaluate_candidate(
+    candidate: Candidate, component: Component, weak: dict[int, Mask], selection: SelectionParams
+) -> Evaluation:
+    """How a candidate covers its component, and whether it fits."""
+    mask, component_mask = (to_coco_rle(rle, weak[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
+    coverage = measure_coverage(mask, component_mask, component.class_id, weak)
+    return Evaluation(coverage, rejection_reason(coverage, selection))
 
 
 def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome | None:

@@ -32,7 +32,7 @@ def main() -> None:
             trace = load_trace(record, round_name, data, params, with_student=True)
             with atomic_path(folder / "train" / f"{record.id}.png") as unfinished:
                 trace_page(trace).save(unfinished)
-            layers = [layer(step, data.palette) for step in (*trace.inputs(), *trace.results())]
+            layers = [layer(step, data.palette) for step in (*trace.inputs, *trace.results)]
             gallery.append(GalleryImage(record.id, layers, list_components(trace)))
             del trace  # its masks, before those of the next are read
             bar.update()

@@ -7,18 +7,18 @@ lengths that do not fit their image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.manifest import ImageRecord
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.geometry.rle import rle_to_counts
 
 Number = Annotated[int, Field(ge=1)]
@@ -28,7 +28,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Point = tuple[int, int]  # x, y
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the far edges exclusive
 PromptType = Literal["points", "box", "mask"]
-_STRICT = ConfigDict(extra="forbid", strict=True)  # of a document and the records in it
 
 
 class Outcome(StrEnum):
@@ -85,66 +84,49 @@ class _Candidates:
     candidates: Annotated[list[Candidate], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class _Document:
+_Kind = TypeVar("_Kind", Component, _Candidates, Selected)
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))  # also of the records in it
+@dataclass(frozen=True, kw_only=True)
+class _Document(Generic[_Kind]):
     id: str
     height: int
     width: int
+    prompt: PromptType | None = None
+    components: list[_Kind]
 
 
-@with_config(_STRICT)
-@dataclass(frozen=True)
-class _Prompts(_Document):
-    prompt: PromptType
-    components: list[Component]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True)
-class _Masks(_Document):
-    components: list[_Candidates]
-
-
-@with_config(_STRICT)
-@dataclass(frozen=True)
-class _Selection(_Document):
-    components: list[Selected]
-
-
-_Kind = TypeVar("_Kind", _Prompts, _Masks, _Selection)
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (_Prompts, _Masks, _Selection)}
+_PROMPTS = TypeAdapter(_Document[Component])
+_CANDIDATES = TypeAdapter(_Document[_Candidates])
+_SELECTED = TypeAdapter(_Document[Selected])
 
 
 def write_prompts(path: Path, record: ImageRecord, prompt_type: PromptType, components: list[Component]) -> None:
-    _write(path, _Prompts(record.id, record.height, record.width, prompt_type, components))
+    _write(path, record, _PROMPTS, components, prompt_type)
 
 
 def write_candidates(path: Path, record: ImageRecord, candidates: Mapping[int, list[Candidate]]) -> None:
     """candidates: by component number."""
-    components = [_Candidates(number, masks) for number, masks in candidates.items()]
-    _write(path, _Masks(record.id, record.height, record.width, components))
+    _write(path, record, _CANDIDATES, [_Candidates(*prompted) for prompted in candidates.items()])
 
 
 def write_selected(path: Path, record: ImageRecord, selected: list[Selected]) -> None:
-    _write(path, _Selection(record.id, record.height, record.width, selected))
+    _write(path, record, _SELECTED, selected)
 
 
-def read_prompts(path: Path, record: ImageRecord, num_classes: int | None = None) -> list[Component]:
-    """An image's components as `prompts` wrote them; SesamError if the file is anything else.
-
-    num_classes: checked where a component's class is used.
-    """
-    document = _read(path, record, _Prompts)
+def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> list[Component]:
+    """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
+    document = _read(path, record, _PROMPTS)
     for component in document.components:
         if component.prompt_type != document.prompt:
             raise _damaged(path, f"component {component.number} is not prompted with {document.prompt}")
-        corners = component.points or []
-        if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in corners):
+        if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in component.points or ()):
             raise _damaged(path, f"component {component.number} has points outside the image")
         left, top, right, bottom = component.box or (0, 0, 1, 1)
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
             raise _damaged(path, f"component {component.number} has no box in the image")
-    _check_classes(path, document.components, 255 if num_classes is None else num_classes)
+    _check_classes(path, document.components, num_classes)
     return document.components
 
 
@@ -153,7 +135,7 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
 
     SesamError if the file is anything else, or not of the components that were prompted.
     """
-    candidates = {prompted.number: prompted.candidates for prompted in _read(path, record, _Masks).components}
+    candidates = {prompted.number: prompted.candidates for prompted in _read(path, record, _CANDIDATES).components}
     if candidates.keys() != {component.number for component in components}:
         raise _damaged(path, "it is not of the components that were prompted")
     return candidates
@@ -161,41 +143,42 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
 
 def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Selected]:
     """An image's components as `select_masks` wrote them; SesamError if the file is anything else."""
-    selected = _read(path, record, _Selection).components
+    selected = _read(path, record, _SELECTED).components
     _check_classes(path, selected, num_classes)
-    if wrong := [component for component in selected if component.kept != (component.candidate is not None)]:
-        raise _damaged(path, f"component {wrong[0].number} is {wrong[0].outcome} with candidate {wrong[0].candidate}")
+    for component in selected:
+        if component.kept != (component.candidate is not None):
+            raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
     return selected
 
 
-def _write(path: Path, document: _Document) -> None:
-    adapter = _ADAPTERS[type(document)]
+def _write(
+    path: Path,
+    record: ImageRecord,
+    adapter: TypeAdapter[_Document[_Kind]],
+    components: list[_Kind],
+    prompt: PromptType | None = None,
+) -> None:
+    document = _Document(id=record.id, height=record.height, width=record.width, prompt=prompt, components=components)
     write_json(path, adapter.dump_python(document, mode="json", by_alias=True, exclude_defaults=True))
 
 
-def _read(path: Path, record: ImageRecord, kind: type[_Kind]) -> _Kind:
+def _read(path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]]) -> _Document[_Kind]:
     try:
-        document: _Kind = _ADAPTERS[kind].validate_json(read_bytes(path))
+        document = adapter.validate_json(read_bytes(path))
     except ValidationError as problem:
-        (first, *_) = problem.errors()
-        key = ".".join(map(str, first["loc"])) or "(whole file)"
-        raise _damaged(path, f"{key}: {first['msg']}") from None
+        raise _damaged(path, describe_validation_error(problem)[0]) from None
     if (document.id, document.height, document.width) != (record.id, record.height, record.width):
         raise _damaged(path, f"it is of another image than {record.id}, {record.width}x{record.height}")
     if len({component.number for component in document.components}) < len(document.components):
         raise _damaged(path, "two components have one number")
     pixels = record.height * record.width
-    for rle in _every_rle(document):
-        counts = rle_to_counts(rle)
-        if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:  # each, or their sum might wrap around
-            raise _damaged(path, f"run lengths do not fit {record.width}x{record.height} pixels")
+    for component in document.components:
+        for mask in component.candidates if isinstance(component, _Candidates) else (component,):
+            counts = rle_to_counts(mask.rle)
+            # each, or their sum might wrap around
+            if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
+                raise _damaged(path, f"run lengths do not fit {record.width}x{record.height} pixels")
     return document
-
-
-def _every_rle(document: _Prompts | _Masks | _Selection) -> Iterable[str]:
-    if isinstance(document, _Masks):
-        return (candidate.rle for prompted in document.components for candidate in prompted.candidates)
-    return (component.rle for component in document.components)
 
 
 def _check_classes(path: Path, components: Sequence[Component | Selected], num_classes: int) -> None:

@@ -1,7 +1,7 @@
-"""The manifest that `prepare` writes to data/dataset: classes, palette, and where each image lies.
+"""The manifest that `prepare` writes to data/dataset: classes, palette, and the path of each image.
 
-One file for the classes and one a split, so that a stage can depend on what it reads alone. They come by `dvc pull`
-too: ids and hashes name the files that stages write, so what could lead out of an artifact's folder is refused.
+One file for the classes and one per split, so that a stage depends only on what it reads. They also come by `dvc pull`:
+ids and hashes name the files that stages write, so ids that lead out of an artifact's folder are refused.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from sesam.artifacts.archives import path_to_delete
-from sesam.artifacts.atomic_io import read_bytes, read_json, write_json
+from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.label_png import read_image, read_label
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.paths import FINE, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
 
 
-def validate_id(name: str) -> str:
-    """An image's id, as it is; ValueError if ID.png in a folder would be no file below that folder."""
-    parts = name.split("/")
-    if any(part == "" or part.startswith(".") for part in parts) or not name.isprintable() or "\\" in name:
+def validate_id(image_id: str) -> str:
+    """An image's id, as it is; ValueError if folder/ID.png would not be below the folder."""
+    parts = image_id.split("/")
+    if any(part == "" or part.startswith(".") for part in parts) or not image_id.isprintable() or "\\" in image_id:
         raise ValueError("a name has printable characters, folders divided by /, and no part that begins with a dot")
-    return name
+    return image_id
 
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -57,9 +57,9 @@ class ImageRecord:
 _RECORD = TypeAdapter(ImageRecord)
 
 
-def validate_record(item: ImageRecord) -> ImageRecord:
-    """An item, as it is; ValueError if `Dataset.load` would refuse it."""
-    return _RECORD.validate_json(json.dumps(asdict(item)))
+def validate_record(record: ImageRecord) -> ImageRecord:
+    """A record, as it is; ValueError if `Dataset.load` would refuse it."""
+    return _RECORD.validate_json(json.dumps(asdict(record)))
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,12 @@ class Dataset:
     @classmethod
     def load(cls, folder: Path = MANIFEST) -> Dataset:
         """The manifest; SesamError if a file is missing or holds anything else than `save` writes."""
-        classes = _read(folder / "classes.json", _Classes)
+        path = folder / "classes.json"
+        classes: _Classes = _read(path, _Classes)
         if len(classes.classes) != len(classes.palette):
-            raise SesamError(
-                f"{folder / 'classes.json'} is damaged ({len(classes.palette)} colors of {len(classes.classes)} "
-                "classes). Run `dvc repro prepare`, or `dvc checkout` if a colleague made it."
-            )
-        splits: dict[str, list[ImageRecord]] = {
-            split: _read(folder / f"{split}.json", list[ImageRecord]) for split in SPLITS
-        }
-        for split, items in splits.items():
-            if len({item.id for item in items}) < len(items):
-                raise SesamError(f"{folder / split}.json has two images of one id. Run `dvc repro prepare`.")
-        return cls(**vars(classes), train=tuple(splits["train"]), val=tuple(splits["val"]))
+            raise _damaged(path, f"{len(classes.palette)} colors of {len(classes.classes)} classes")
+        train, val = (_read_split(folder / f"{split}.json") for split in SPLITS)
+        return cls(**vars(classes), train=train, val=val)
 
 
 @with_config(_STRICT)
@@ -113,65 +106,69 @@ class _Classes:
     ignore_values: tuple[_Byte, ...]
 
 
-def _read(path: Path, expected: Any) -> Any:
+def _read_split(path: Path) -> tuple[ImageRecord, ...]:
+    records: tuple[ImageRecord, ...] = _read(path, tuple[ImageRecord, ...])
+    if len({record.id for record in records}) < len(records):
+        raise _damaged(path, "two images have one id")
+    return records
+
+
+def _read(path: Path, kind: Any) -> Any:
     try:
-        return TypeAdapter(expected).validate_json(json.dumps(read_json(path)))  # JSON's lists may be tuples
+        return TypeAdapter(kind).validate_json(read_bytes(path))
     except ValidationError as problem:
-        (first, *_) = problem.errors()
-        where = ".".join(str(part) for part in first["loc"]) or "all of it"
-        raise SesamError(
-            f"{path} is damaged ({where}: {first['msg']}, got {first['input']!r:.60}). Run `dvc repro prepare`, or "
-            "`dvc checkout` if a colleague made it."
-        ) from None
+        raise _damaged(path, describe_validation_error(problem)[0]) from None
 
 
-def load_image(item: ImageRecord) -> np.ndarray:
-    """An image, (H, W, 3) uint8 RGB; SesamError if it is missing, or not the file that `prepare` saw."""
-    path = Path(item.image)
-    content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() == item.sha256:
-        image = read_image(path, content)
-        if image.shape[:2] == (item.height, item.width):
-            return image
-    raise SesamError(
-        f"{path} has changed since `prepare` saw it: labels and embeddings made of it would be another image's. "
-        "Run `dvc repro`, which prepares it anew, or put the old file back."
+def _damaged(path: Path, reason: str) -> SesamError:
+    return SesamError(
+        f"{path} is damaged ({reason}). Run `dvc repro prepare`, or `dvc checkout` if a colleague made it."
     )
 
 
-def load_label(folder: str | Path, item: ImageRecord, values: int = 256, unlabeled: bool = True) -> np.ndarray:
+def load_image(record: ImageRecord) -> np.ndarray:
+    """An image, (H, W, 3) uint8 RGB; SesamError if it is missing, or not the file that `prepare` read."""
+    path = Path(record.image)
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() == record.sha256:
+        image = read_image(path, content)
+        if image.shape[:2] == (record.height, record.width):
+            return image
+    raise SesamError(
+        f"{path} has changed since `prepare` read it: its labels and embeddings are of another image. Run `dvc repro`, "
+        "which prepares it again, or restore the old file."
+    )
+
+
+def load_label(folder: str | Path, record: ImageRecord, num_values: int = 256, unlabeled: bool = True) -> np.ndarray:
     """An image's PNG in an artifact, folder/ID.png, (H, W) uint8.
 
-    SesamError if its size is not the image's, or if it holds anything but 0 to values - 1 and, if pixels may be
+    SesamError if its size is not the image's, or if it holds anything but 0 to num_values - 1 and, if pixels may be
     unlabeled, 255.
     """
-    path = Path(folder, f"{item.id}.png")
-    found = read_label(path)
-    if found.shape != (item.height, item.width):
-        raise SesamError(
-            f"{path} is {found.shape[1]}x{found.shape[0]} pixels, its image {item.width}x{item.height}. "
-            f"Delete {path_to_delete(path)} and run `dvc repro`."
-        )
-    strange = found >= values
+    path = Path(folder, f"{record.id}.png")
+    label = read_label(path)
+    unknown = label >= num_values
     if unlabeled:
-        strange &= found != IGNORE_INDEX
-    if strange.any():
-        none = f", and {IGNORE_INDEX} for none" * unlabeled
-        raise SesamError(
-            f"{path} holds {found[strange].min()}; expected are 0 to {values - 1}{none}. Delete "
-            f"{path_to_delete(path)} and run `dvc repro`."
-        )
-    return found
+        unknown &= label != IGNORE_INDEX
+    if label.shape != (record.height, record.width):
+        reason = f"is {label.shape[1]}x{label.shape[0]} pixels, its image {record.width}x{record.height}"
+    elif unknown.any():
+        ignored = f", and {IGNORE_INDEX} for none" * unlabeled
+        reason = f"holds {label[unknown].min()}; expected are 0 to {num_values - 1}{ignored}"
+    else:
+        return label
+    raise SesamError(f"{path} {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")
 
 
-def load_fine_label(split: str, item: ImageRecord, classes: int) -> np.ndarray:
-    """An image's fine label of so many classes, (H, W) uint8; all 255 where its maker gives none."""
-    if not item.fine:
-        return np.full((item.height, item.width), IGNORE_INDEX, np.uint8)
-    return load_label(FINE / split, item, classes)
+def load_fine_label(split: str, record: ImageRecord, num_classes: int) -> np.ndarray:
+    """An image's fine label, (H, W) uint8; all 255 if the data set has none for it."""
+    if not record.fine:
+        return np.full((record.height, record.width), IGNORE_INDEX, np.uint8)
+    return load_label(FINE / split, record, num_classes)
 
 
-def load_predictions(name: str, item: ImageRecord, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's classes, of so many, and confidence in a round, both (H, W) uint8."""
-    folder = round_dir(name, "predictions")
-    return load_label(folder / "labels", item, classes), load_label(folder / "confidence", item)
+def load_predictions(round_name: str, record: ImageRecord, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classes and confidence of a round's teacher, both (H, W) uint8."""
+    folder = round_dir(round_name, "predictions")
+    return load_label(folder / "labels", record, num_classes), load_label(folder / "confidence", record)

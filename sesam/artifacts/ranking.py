@@ -11,17 +11,17 @@ from sesam.errors import SesamError
 from sesam.paths import RANKING, pseudo_label_dir
 
 
-def top_ranked(name: str, data: Dataset, count: int) -> list[ImageRecord]:
+def top_ranked(round_name: str, data: Dataset, count: int) -> list[ImageRecord]:
     """The first `count` training images of the round's ranking.
 
     SesamError if the file cannot be read, or does not rank the training images, each once.
     """
-    path = pseudo_label_dir(name) / RANKING
+    path = pseudo_label_dir(round_name) / RANKING
     try:
         ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
     except (UnicodeDecodeError, KeyError, csv.Error):
-        raise SesamError(f"{path} is no ranking. Run `dvc repro`, which writes it.") from None
-    items = {item.id: item for item in data.train}
-    if sorted(ids) != sorted(items):
-        raise SesamError(f"{path} does not rank the {len(items)} training images, each once. Run `dvc repro`.")
-    return [items[k] for k in ids[:count]]
+        raise SesamError(f"{path} is not a ranking. Run `dvc repro`, which writes it.") from None
+    records = {record.id: record for record in data.train}
+    if sorted(ids) != sorted(records):
+        raise SesamError(f"{path} does not rank the {len(records)} training images, each once. Run `dvc repro`.")
+    return [records[image_id] for image_id in ids[:count]]

@@ -14,12 +14,12 @@ SOURCE_NAMES = ("none", "weak label", "SAM", "confident prediction")
 SOURCE_PALETTE = ((0, 0, 0), (230, 159, 0), (0, 114, 178), (0, 158, 115))
 
 
-def load_pseudo_label(name: str, item: ImageRecord, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image's label of a round, of so many classes, and its sources, both (H, W) uint8; see `load_label`."""
-    folder = pseudo_label_dir(name)
-    return load_label(folder / "labels", item, classes), load_sources(folder / "sources", item)
+def load_pseudo_label(round_name: str, record: ImageRecord, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image's pseudo-label of a round and its sources, both (H, W) uint8; see `load_label`."""
+    folder = pseudo_label_dir(round_name)
+    return load_label(folder / "labels", record, num_classes), load_sources(folder / "sources", record)
 
 
-def load_sources(folder: Path, item: ImageRecord) -> np.ndarray:
-    """The sources of an image's label, (H, W) uint8; SesamError for values that are none."""
-    return load_label(folder, item, len(SOURCE_NAMES), unlabeled=False)
+def load_sources(folder: Path, record: ImageRecord) -> np.ndarray:
+    """The sources of an image's pseudo-label, (H, W) uint8; SesamError for other values."""
+    return load_label(folder, record, len(SOURCE_NAMES), unlabeled=False)

@@ -22,8 +22,7 @@ from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256
 from sesam.artifacts.label_png import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import images_below
-from sesam.errors import ErrorCollector, SesamError
-from sesam.errors import try_item
+from sesam.errors import ErrorCollector, SesamError, try_item
 from sesam.execution.parallel import progress_bar
 from sesam.geometry.tiling import check_overlap, tile_slices
 

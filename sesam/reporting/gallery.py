@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.artifacts.atomic_io import read_json, write_json
+from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.label_png import full_palette
 from sesam.artifacts.sources import NONE, SOURCE_PALETTE
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.reporting.pages import Color, Kind, Step
 
@@ -58,11 +58,10 @@ def write_gallery(path: Path, images: Sequence[GalleryImage]) -> None:
 def read_gallery(path: Path) -> list[GalleryImage]:
     """A round's images; SesamError if the file holds anything else than `write_gallery` writes."""
     try:
-        return TypeAdapter(list[GalleryImage]).validate_python(read_json(path))
+        return TypeAdapter(list[GalleryImage]).validate_json(read_bytes(path))
     except ValidationError as problem:
-        where = ".".join(map(str, problem.errors()[0]["loc"])) or "all of it"
-        message = f"{path} is damaged ({where}: {problem.errors()[0]['msg']}). Run `dvc repro panels`."
-        raise SesamError(message) from None
+        reason = describe_validation_error(problem)[0]
+        raise SesamError(f"{path} is damaged ({reason}). Run `dvc repro panels`.") from None
 
 
 def layer(step: Step, palette: Sequence[Color]) -> Layer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
 
 def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float = 0) -> Image.Image:
-    """Rows of tiles of one image, and legends beside a short first row or below.
+    """Rows of tiles of one image, and legends below.
 
     threshold: in [0, 1]; maps are faded where their confidence is lower.
     """
@@ -48,11 +48,9 @@ def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float
     height, width = tiles[0][0].shape[:2]
     cell_width, cell_height = width + _GAP, _LINE + height + _GAP
     page_width, grid_height = max(map(len, rows)) * cell_width + _GAP, len(rows) * cell_height
-    legends, beside = _legends([step for row in rows for step in row], data), len(rows[0]) * cell_width + 3 * _GAP
-    entries, bottom = _arrange_legends(legends, font, (beside, _LINE), page_width)
-    if beside >= page_width or bottom > _LINE + height:
-        entries, bottom = _arrange_legends(legends, font, (_GAP, grid_height), page_width)
-    page = Image.new("RGB", (page_width, max(grid_height, bottom)), _PAPER)
+    legends = _legends([step for row in rows for step in row], data)
+    entries, page_height = _arrange_legends(legends, font, grid_height, page_width)
+    page = Image.new("RGB", (page_width, page_height), _PAPER)
     draw = ImageDraw.Draw(page)
     for i, row in enumerate(rows):
         for j, step in enumerate(row):
@@ -124,20 +122,16 @@ def _legends(steps: Iterable[Step], data: Dataset) -> list[dict[str, Color]]:
 
 
 def _arrange_legends(
-    legends: Sequence[Mapping[str, Color]],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    start: tuple[int, int],
-    right: int,
+    legends: Sequence[Mapping[str, Color]], font: Any, y: int, page_width: int
 ) -> tuple[list[tuple[int, int, str, Color]], int]:
-    """x, y, name and color of every entry from `start` (x, y) on, wrapped at `right`, and where they end."""
-    left, y = start
+    """x, y, name and color of every entry from `y` on, wrapped at the page's width, and where they end."""
     entries = []
     for legend in legends:
-        x = left
+        x = _GAP
         for name, color in legend.items():
             width = _SWATCH + _GAP + int(font.getlength(name))
-            if x > left and x + width + _GAP > right:
-                x, y = left, y + _LINE
+            if x > _GAP and x + width + _GAP > page_width:
+                x, y = _GAP, y + _LINE
             entries.append((x, y, name, color))
             x += width + 3 * _GAP
         y += _LINE + _GAP

@@ -20,7 +20,7 @@ MAX_ROWS = 40  # components on a page
 def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
-    rows = [trace.inputs(), trace.results(), *(_component_row(trace.image, component) for component in shown)]
+    rows = [trace.inputs, trace.results, *(_component_row(trace.image, component) for component in shown)]
     return compose_page(rows, trace.data, trace.params.teacher_labels.confidence_threshold)
 
 

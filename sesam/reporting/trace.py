@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +27,6 @@ from sesam.reporting.pages import Step, overlay_masks
 from sesam.selection import Evaluation, select_candidate, weak_rles
 
 
-class Prediction(NamedTuple):
-    """A network's classes and confidence, both (H, W) uint8."""
-
-    labels: np.ndarray
-    confidence: np.ndarray
-
-
 class ComponentTrace(NamedTuple):
     """A component with its candidates, each one's evaluation, and the selected mask."""
 
@@ -49,50 +41,23 @@ class ComponentTrace(NamedTuple):
         return f"{self.component.number} ({self.class_name})"
 
 
-@dataclass(frozen=True)
-class ImageTrace:
-    """All that a round made of an image; maps are (H, W) uint8. teacher, student: None where there is none."""
+class ImageTrace(NamedTuple):
+    """All that a round made of a training image.
+
+    image: (H, W, 3) uint8 RGB. merged, sources: (H, W) uint8. inputs: what the round starts from; results: what it made
+    of them.
+    """
 
     record: ImageRecord
     round_name: str
     data: Dataset
     params: Params
     image: np.ndarray
-    fine: np.ndarray
-    weak: np.ndarray
-    teacher: Prediction | None
-    components: list[ComponentTrace]
     merged: np.ndarray
     sources: np.ndarray
-    student: Prediction | None
-
-    @property
-    def selected(self) -> list[Selected]:
-        return [component.selected for component in self.components]
-
-    def inputs(self) -> list[Step]:
-        """What the round starts from."""
-        steps = [Step("image", "image", self.image)]
-        if self.record.fine:
-            steps.append(Step("fine", "classes", self.fine))
-        return [*steps, Step("weak", "classes", self.weak), *_network_steps("teacher", self.teacher)]
-
-    def results(self) -> list[Step]:
-        """What the round made of it."""
-        masks = []
-        if self.params.sam.enabled:
-            masks = [Step("SAM's masks", "classes", overlay_masks(self.image, self.selected, self.data.palette))]
-        labels = [Step("merged", "classes", self.merged), Step("source", "sources", self.sources)]
-        return [*masks, *labels, *_network_steps("student", self.student)]
-
-
-def _network_steps(name: str, prediction: Prediction | None) -> list[Step]:
-    if prediction is None:
-        return []
-    return [
-        Step(name, "classes", prediction.labels, prediction.confidence),
-        Step(f"{name}'s confidence", "confidence", prediction.confidence),
-    ]
+    components: list[ComponentTrace]
+    inputs: list[Step]
+    results: list[Step]
 
 
 def load_trace(
@@ -100,29 +65,31 @@ def load_trace(
 ) -> ImageTrace:
     """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
     num_classes = len(data.classes)
-    weak = load_label(WEAK_LABELS, record, num_classes)
-    has_teacher = params.rounds[round_name].teacher != NO_TEACHER
+    image, weak = load_image(record), load_label(WEAK_LABELS, record, num_classes)
     merged, sources = load_pseudo_label(round_name, record, num_classes)
-    student = None
+    components = _load_components(record, round_name, data, params.selection, weak)
+    inputs, results = [Step("image", "image", image)], []
+    if record.fine:
+        inputs.append(Step("fine", "classes", load_fine_label("train", record, num_classes)))
+    inputs.append(Step("weak", "classes", weak))
+    if params.rounds[round_name].teacher != NO_TEACHER:
+        inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes))
+    if params.sam.enabled:
+        masks = overlay_masks(image, [component.selected for component in components], data.palette)
+        results.append(Step("SAM's masks", "classes", masks))
+    results += [Step("merged", "classes", merged), Step("source", "sources", sources)]
     if with_student:
         folder = METRICS / "predictions" / round_name
-        student = Prediction(
-            load_label(folder / "train", record, num_classes), load_label(folder / "confidence", record)
+        labels, confidence = (
+            load_label(folder / "train", record, num_classes),
+            load_label(folder / "confidence", record),
         )
-    return ImageTrace(
-        record=record,
-        round_name=round_name,
-        data=data,
-        params=params,
-        image=load_image(record),
-        fine=load_fine_label("train", record, num_classes),
-        weak=weak,
-        teacher=Prediction(*load_predictions(round_name, record, num_classes)) if has_teacher else None,
-        components=_load_components(record, round_name, data, params.selection, weak),
-        merged=merged,
-        sources=sources,
-        student=student,
-    )
+        results += _network_steps("student", labels, confidence)
+    return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
+
+
+def _network_steps(name: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
+    return [Step(name, "classes", labels, confidence), Step(f"{name}'s confidence", "confidence", confidence)]
 
 
 def _load_components(
@@ -186,7 +153,7 @@ def list_components(trace: ImageTrace) -> list[str]:
     for component in trace.components:
         prompted = component.component
         prompt = f"{len(prompted.points)} points" if prompted.points else prompted.prompt_type
-        pixels = int(rle_to_mask(prompted.rle, trace.weak.shape).sum())
+        pixels = int(rle_to_mask(prompted.rle, trace.merged.shape).sum())
         name = f"{prompted.number} {component.class_name}"
         lines.append(f"{name}, {pixels} pixels, prompted with {prompt}: {describe_outcome(component)}")
         for k, masks in enumerate(zip(component.candidates, component.evaluations, strict=True), 1):
@@ -211,7 +178,7 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
         lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {threshold:g}.")
     else:
         lines += _explain_unlabeled(trace, x, y)
-    for step in (*trace.inputs(), *trace.results()):
+    for step in (*trace.inputs, *trace.results):
         if step.kind == "classes" and step.values.ndim == 2:
             confidence = "" if step.confidence is None else f", confidence {step.confidence[y, x] / 255:.2f}"
             lines.append(f"{step.name}: {class_name(step.values[y, x])}{confidence}")
@@ -220,11 +187,12 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
 
 def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which kept masks hold a pixel, and why the topmost was kept."""
-    shape, components = trace.weak.shape, {component.selected.number: component for component in trace.components}
-    holding = [kept for kept in largest_first(trace.selected, shape) if rle_to_mask(kept.rle, shape)[y, x]]
+    shape, components = trace.merged.shape, {component.selected.number: component for component in trace.components}
+    kept = largest_first([component.selected for component in trace.components], shape)
+    holding = [selected for selected in kept if rle_to_mask(selected.rle, shape)[y, x]]
     if not holding:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
-    *others, top = (components[kept.number] for kept in holding)
+    *others, top = (components[selected.number] for selected in holding)
     place = top.selected.candidate or 0
     mask = describe_candidate(top.candidates[place], top.evaluations[place], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
@@ -238,7 +206,7 @@ def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which components without a kept mask, and which refused masks hold a pixel."""
 
     def holds(rle: str) -> bool:
-        return bool(rle_to_mask(rle, trace.weak.shape)[y, x])
+        return bool(rle_to_mask(rle, trace.merged.shape)[y, x])
 
     lines = ["No annotator labeled it and no kept mask holds it."]
     without = [component for component in trace.components if not component.selected.kept]

@@ -273,8 +273,8 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
         text = said("--round", "r1", "--pixel", f"{x},{y}")
         label = "no class" if labels[y, x] == 255 else classes[labels[y, x]]
         assert text.startswith(f"Pixel ({x}, {y}) of {name}, round r1: {label}, from {kind}.\n")
-        assert "The fine label says" in text and "The teacher" not in text
-    assert "The teacher says" in said("--pixel", "5,5")
+        assert "\nfine: " in text and "\nteacher: " not in text
+    assert "\nteacher: " in said("--pixel", "5,5")
     with pytest.raises(SesamError, match="is outside the image"):
         said("--pixel", "9999,0")
     with pytest.raises(SesamError, match="nobody is not a training image id"):

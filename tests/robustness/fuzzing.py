@@ -38,7 +38,14 @@ from PIL import Image
 
 from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.component_records import (
+    Component,
+    Outcome,
+    read_candidates,
+    read_prompts,
+    read_selected,
+    write_prompts,
+)
 from sesam.artifacts.label_png import read_image, read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
@@ -60,7 +67,7 @@ from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.croissant import croissant
-from sesam.reporting.label_quality import LabelSets
+from sesam.reporting.label_quality import LabelQuality
 from sesam.reporting.label_quality import label_metrics as labels_report
 from sesam.reporting.tables import summary, tables
 from sesam.sam.cache import EmbeddingCache
@@ -185,7 +192,7 @@ def prompts(path: Path, original: bytes) -> None:
 
 
 def masks(path: Path, original: bytes) -> None:
-    component = {"number": 1, "class": 1, "rle": mask_to_rle(LABELS == 1)}
+    component = Component(1, 1, mask_to_rle(LABELS == 1))
     (offered,) = read_candidates(path, ITEM, [component]).values()
     select_candidate(component, offered, weak_rles(WEAK), PARAMS.selection)
 
@@ -265,8 +272,9 @@ def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
 def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
     """A network's metrics as `evaluate` writes them, and a round's as `evaluate_labels` does."""
     matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
-    found = {"matrices": dict.fromkeys(LabelSets._fields, matrix), "fates": Counter({(1, "kept"): 2, (2, "missed"): 1})}
-    found |= {"claims": Counter(right=3), "sources": (1, 2, 3, 4), "doubts": [], "errors": []}
+    matrices = dict.fromkeys(("weak", "predictions", "sam", "merged"), matrix)
+    outcomes = Counter({(1, Outcome.KEPT): 2, (2, Outcome.LOW_COVERAGE): 1})
+    found = LabelQuality(matrices, outcomes, Counter(correct=3), np.array([1, 2, 3, 4]), [], [])
     return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
 
 
@@ -278,6 +286,7 @@ def targets(folder: Path) -> list[Target]:
     prompted = image_prompts(
         WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), np.zeros(SHAPE, np.uint8), PARAMS, ("r1", "a")
     )
+    write_prompts(folder / "points.json", ITEM, "points", prompted)
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
     rle = mask_to_rle(LABELS == 1)
     item = {"id": "a/b", "image": "a/b.png", "height": 24, "width": 32, "sha256": "0" * 64, "fine": True}
@@ -314,7 +323,7 @@ def targets(folder: Path) -> list[Target]:
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
     presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
-    found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "refused": None} for n in (1, 2)]
+    found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
     regions = [
         {"number": n, "class": k, "rle": region.rle(SHAPE)}
@@ -329,7 +338,7 @@ def targets(folder: Path) -> list[Target]:
         *(Target(f"of {name.split('.')[0]}", name, (content,), exported) for name, content in exports()),
         Target("images", "manifest/train.json", (of_json([item, item | {"id": "c"}]),), manifest, 2),
         Target("classes", "classes/classes.json", (of_json(classes),), manifest),
-        Target("prompts", "prompts.json", (of_json(size | {"prompt": "points", "components": prompted}),
+        Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),
         Target("selected", "selected.json", (of_json(size | {"components": found}),), selected, 2),

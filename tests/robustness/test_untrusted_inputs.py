@@ -22,7 +22,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.component_records import Component, read_candidates, read_prompts, read_selected
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.datasets.annotations.common import LabelSpec
@@ -207,12 +207,12 @@ CRAFTED = {
         {"prompt": "points", "components": [{"number": 1, "class": 1, "rle": "0H", "points": [[10**12, 0]]}]},
     ),
     "run lengths that crash pycocotools": lambda: document(
-        lambda path: read_candidates(path, ITEM, [{"number": 1}]),
+        lambda path: read_candidates(path, ITEM, [Component(1, 1, "0H")]),
         {"components": [{"number": 1, "candidates": [{"iou": 0.5, "rle": "oooooo" * 9}]}]},
     ),
     "a class out of range": lambda: document(
         lambda path: read_selected(path, ITEM, 2),
-        {"components": [{"number": 1, "class": 300, "candidate": 0, "iou": 0.5, "rle": "0H", "refused": None}]},
+        {"components": [{"number": 1, "class": 300, "candidate": 0, "iou": 0.5, "rle": "0H", "outcome": "kept"}]},
     ),
     "deeply nested JSON": deep,
     "a program in the params": lambda: params("seed: !!python/object/apply:os.system [touch ran]"),

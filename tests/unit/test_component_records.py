@@ -1,4 +1,4 @@
-"""The JSON files between the stages are input: what does not fit is refused before pycocotools sees it."""
+"""The JSON files between the stages are input: run lengths that do not fit are refused before pycocotools sees them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sesam.artifacts.component_records import read_candidates, read_prompts, read_selected
+from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.component_records import (
+    Component,
+    read_candidates,
+    read_prompts,
+    read_selected,
+    write_candidates,
+    write_prompts,
+    write_selected,
+)
 from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_counts, mask_to_rle, rle_to_counts, rle_to_mask
 
-ITEM = ImageRecord("a", "a.png", 4, 6, "0" * 64)
+RECORD = ImageRecord("a", "a.png", 4, 6, "0" * 64)
 RLE = mask_to_rle(np.eye(4, 6, dtype=bool))
-PROMPTS = {
-    "id": "a",
-    "height": 4,
-    "width": 6,
-    "prompt": "points",
-    "components": [{"number": 1, "class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}],
-}
-BOXES = PROMPTS | {"prompt": "box", "components": [{"number": 1, "class": 1, "rle": RLE, "box": [0, 1, 6, 4]}]}
-MASKS = {
-    "id": "a",
-    "height": 4,
-    "width": 6,
-    "components": [{"number": 1, "candidates": [{"iou": 0.5, "rle": RLE}] * 3}],
-}
-SELECTED = {
-    "id": "a",
-    "height": 4,
-    "width": 6,
-    "components": [{"number": 1, "class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "refused": None}],
-}
-READ = {
-    "prompts": (PROMPTS, lambda path: read_prompts(path, ITEM, 2)),
-    "boxes": (BOXES, lambda path: read_prompts(path, ITEM, 2)),
-    "masks": (MASKS, lambda path: read_candidates(path, ITEM, [{"number": 1}])),
-    "selected": (SELECTED, lambda path: read_selected(path, ITEM, 2)),
+SIZE = {"id": "a", "height": 4, "width": 6}
+POINTS = SIZE | {"prompt": "points", "components": [{"number": 1, "class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}]}
+BOXES = SIZE | {"prompt": "box", "components": [{"number": 1, "class": 1, "rle": RLE, "box": [0, 1, 6, 4]}]}
+MASKS = SIZE | {"components": [{"number": 1, "candidates": [{"iou": 0.5, "rle": RLE}] * 3}]}
+KEPT = {"number": 1, "class": 1, "candidate": 0, "iou": 0.5, "rle": RLE, "outcome": "kept"}
+REFUSED = KEPT | {"number": 2, "candidate": None, "iou": None, "outcome": "oversized"}
+SELECTED = SIZE | {"components": [KEPT, REFUSED]}
+FILES = {
+    "points": (POINTS, lambda p: read_prompts(p, RECORD, 2), lambda p, r, c: write_prompts(p, r, "points", c)),
+    "boxes": (BOXES, lambda p: read_prompts(p, RECORD, 2), lambda p, r, c: write_prompts(p, r, "box", c)),
+    "masks": (MASKS, lambda p: read_candidates(p, RECORD, [Component(1, 1, RLE)]), write_candidates),
+    "selected": (SELECTED, lambda p: read_selected(p, RECORD, 2), write_selected),
 }
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_are_those_that_were_compressed(height: int, width: int, seed: int, share: float) -> None:
+def test_run_lengths_round_trip(height: int, width: int, seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < share
     assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
@@ -58,7 +54,7 @@ def test_long_run_lengths() -> None:
 
 
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), min_size=1, max_size=12))
-def test_what_is_accepted_pycocotools_decodes(rle: str) -> None:
+def test_accepted_run_lengths_are_decoded_by_pycocotools(rle: str) -> None:
     counts = rle_to_counts(rle)
     if counts.min() >= 0 and counts.sum() == 24:
         assert rle_to_mask(rle, (4, 6)).sum() == counts[1::2].sum()
@@ -72,10 +68,10 @@ def compressed(differences: list[int]) -> str:
             characters.append(number & 31 | 32)
             number >>= 5
         characters.append(number & 31)
-    return "".join(chr(48 + one) for one in characters)
+    return "".join(chr(48 + character) for character in characters)
 
 
-def test_counts_whose_sum_wraps_around_to_what_fits(tmp_path: Path) -> None:
+def test_run_lengths_whose_sum_overflows_are_refused(tmp_path: Path) -> None:
     """Counts that rise, fall and stay until they are 2 ** 64 + 24 together, which 64 bits have as 24."""
     step, rising, missing = 2**34 - 1, 46340, 2**64 + 24
     counts, differences = [0], [0]
@@ -86,20 +82,18 @@ def test_counts_whose_sum_wraps_around_to_what_fits(tmp_path: Path) -> None:
         differences.append(count - previous)
         missing -= count
     assert min(counts) >= 0 and rle_to_counts(compressed(differences)).tolist() == counts
-    (tmp_path / "a.json").write_text(json.dumps(component(PROMPTS, rle=compressed(differences))))
+    (tmp_path / "a.json").write_text(json.dumps(component(POINTS, rle=compressed(differences))))
     with pytest.raises(SesamError, match="run lengths do not fit"):
-        read_prompts(tmp_path / "a.json", ITEM)
+        read_prompts(tmp_path / "a.json", RECORD)
 
 
-@pytest.mark.parametrize("kind", READ)
-def test_what_the_stages_write_is_read(kind: str, tmp_path: Path) -> None:
-    document, read = READ[kind]
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    read(tmp_path / "a.json")
-
-
-def changed(document: dict, **changes: object) -> dict:
-    return document | changes
+@pytest.mark.parametrize(("document", "read", "write"), FILES.values(), ids=FILES)
+def test_records_are_read_and_written_alike(document: dict, read, write, tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", document)
+    before = (tmp_path / "a.json").read_bytes()
+    records = read(tmp_path / "a.json")
+    write(tmp_path / "a.json", RECORD, records)
+    assert (tmp_path / "a.json").read_bytes() == before
 
 
 def component(document: dict, **changes: object) -> dict:
@@ -107,33 +101,36 @@ def component(document: dict, **changes: object) -> dict:
 
 
 DAMAGED = [
-    *((kind, value) for kind in READ for value in ([], None, 3, "text", {}, {"id": "a"})),
-    *((kind, changed(READ[kind][0], id="b")) for kind in READ),
-    *((kind, changed(READ[kind][0], height=10**6, width=10**6)) for kind in READ),
-    *((kind, changed(READ[kind][0], more=1)) for kind in READ),
-    *(("prompts", component(PROMPTS, rle=rle)) for rle in ("", "~", "0", "P" * 400, "é", RLE + "0", RLE[:-1], 7)),
-    *(("prompts", component(PROMPTS, points=points)) for points in ([], [[0]], [[6, 0]], [[-1, 0]], [["a", 0]], None)),
-    *(("prompts", component(PROMPTS, **{"class": k})) for k in (-1, 2, 300, 1.5, "1", None)),
+    *((kind, value) for kind in FILES for value in ([], None, 3, "text", {}, {"id": "a"})),
+    *((kind, FILES[kind][0] | {"id": "b"}) for kind in FILES),
+    *((kind, FILES[kind][0] | {"height": 10**6, "width": 10**6}) for kind in FILES),
+    *((kind, FILES[kind][0] | {"more": 1}) for kind in FILES),
+    *(("points", component(POINTS, rle=rle)) for rle in ("", "~", "0", "P" * 400, "é", RLE + "0", RLE[:-1], 7)),
+    *(("points", component(POINTS, points=points)) for points in ([], [[0]], [[6, 0]], [[-1, 0]], [["a", 0]], None)),
+    *(("points", component(POINTS, **{"class": k})) for k in (-1, 2, 300, 1.5, "1", None)),
     *(
         ("boxes", component(BOXES, box=box))
         for box in ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
     ),
-    ("prompts", changed(PROMPTS, prompt="text")),
-    ("prompts", changed(PROMPTS, prompt="box")),
-    ("masks", changed(MASKS, components=[])),
+    ("points", POINTS | {"prompt": "text"}),
+    ("points", POINTS | {"prompt": "box"}),
+    ("masks", MASKS | {"components": []}),
     ("masks", component(MASKS, number=2)),
-    *((kind, component(READ[kind][0], number=n)) for kind in READ for n in (0, "1", None)),
-    *((kind, changed(READ[kind][0], components=READ[kind][0]["components"] * 2)) for kind in READ),
+    *((kind, component(FILES[kind][0], number=n)) for kind in FILES for n in (0, "1", None)),
+    *((kind, FILES[kind][0] | {"components": FILES[kind][0]["components"] * 2}) for kind in FILES),
     ("masks", component(MASKS, candidates=[])),
     ("masks", component(MASKS, candidates=[{"iou": float("nan"), "rle": RLE}])),
     ("masks", component(MASKS, candidates=[{"iou": 1.0, "rle": "PP"}])),
     ("selected", component(SELECTED, **{"class": 2})),
-    ("selected", component(SELECTED, refused="why not")),
+    ("selected", component(SELECTED, outcome="why not")),
+    ("selected", component(SELECTED, outcome="conflict")),
+    ("selected", component(SELECTED, candidate=None)),
+    *((kind, component(FILES[kind][0], more=1)) for kind in FILES),
 ]
 
 
 @pytest.mark.parametrize("kind, value", DAMAGED, ids=range(len(DAMAGED)))
-def test_what_is_damaged_is_refused_with_the_file(kind: str, value: object, tmp_path: Path) -> None:
+def test_damaged_files_are_refused(kind: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(value))
     with pytest.raises(SesamError, match=r"a\.json is damaged: .*Delete it and run `dvc repro`"):
-        READ[kind][1](tmp_path / "a.json")
+        FILES[kind][1](tmp_path / "a.json")

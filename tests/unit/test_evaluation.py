@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,10 @@ from sesam.reporting.label_quality import (
     review_priority,
 )
 from sesam.reporting.pages import fit_to_tile, overlay_masks
-from sesam.reporting.trace import load_trace
+from sesam.reporting.trace import explain_pixel, list_components, load_trace
 from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
-from stages import summarize
+from stages import panels, summarize
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
@@ -217,7 +218,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert tables == set(Path("metrics/plots").iterdir())
 
 
-def test_what_became_of_contested_pixels(workspace: tuple[Dataset, Params]) -> None:
+def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
     otherwise = Path("data/fine/train/3.png")
     fine = FINE.copy()
@@ -252,34 +253,46 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
             assert train.width == 5 * (12 * 42 + 12) + 12 and val.width == 4 * (12 * 42 + 12) + 12
             assert train.height > 2 * 8 * 42 > val.height > 8 * 42
             assert set(PALETTE[:2]) <= {color for _, color in val.getcolors(1 << 24)}
+    edit_params(Path(), report__num_images=1)  # evaluates nothing again
+    monkeypatch.setattr(sys, "argv", ["panels", "r1"])
+    panels.main()
+    assert [path.name for path in sorted(Path("metrics/panels/r1").rglob("*.png"))] == ["2.png", "0.png"]
 
 
 @pytest.mark.parametrize(
-    ("number", "candidate"),
-    [(1, 99), (1, -1), (1, None), (3, 0)],  # none there; none there; one fits; it does not fit
+    ("file", "number", "change"),
+    [
+        ("selected", 1, {"candidate": 99}),
+        ("selected", 1, {"candidate": None, "outcome": "conflict"}),  # it fits
+        ("selected", 3, {"candidate": 0, "outcome": "kept"}),  # it does not fit
+        ("masks", 1, {"candidates": [{"iou": iou, "rle": "P2P1"} for iou in (0.9, 0.91)]}),  # another is preferred
+    ],
 )
-def test_masks_selected_by_other_params_are_not_explained(
-    workspace: tuple[Dataset, Params], number: int, candidate: int | None
+def test_masks_selected_by_other_params_are_refused(
+    workspace: tuple[Dataset, Params], file: str, number: int, change: dict
 ) -> None:
     data, params = workspace
-    assert [one.candidate for one in load_trace(data.train[0], "r1", data, params).selected] == [0, 0, None]
-    path = Path("data/rounds/r1/selected/town/0.json")
+    trace = load_trace(data.train[0], "r1", data, params)
+    assert [component.selected.candidate for component in trace.components] == [0, 0, None]
+    path = Path(f"data/rounds/r1/{file}/town/0.json")
     document = read_json(path)
-    document["components"][number - 1]["candidate"] = candidate
+    document["components"][number - 1] |= change
     write_json(path, document)
-    with pytest.raises(SesamError, match=rf"selected/town/0\.json.*component {number}.*`dvc repro`"):
+    with pytest.raises(SesamError, match=rf"town/0\.json: the mask of component {number} was selected by other params"):
         load_trace(data.train[0], "r1", data, params)
 
 
-def test_a_mask_that_another_would_be_preferred_to_now_is_not_explained(workspace: tuple[Dataset, Params]) -> None:
+def test_each_pixel_is_explained(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    path = Path("data/rounds/r1/masks/town/0.json")
-    document = read_json(path)
-    candidates = document["components"][0]["candidates"]
-    candidates.append(candidates[0] | {"iou": candidates[0]["iou"] + 0.01})
-    write_json(path, document)
-    with pytest.raises(SesamError, match=r"component 1 was selected by other params"):
-        load_trace(data.train[0], "r1", data, params)
+    trace = load_trace(data.train[0], "r2", data, params)
+    texts = {xy: "\n".join(explain_pixel(trace, *xy)) for xy in ((1, 4), (9, 2), (11, 2), (1, 1), (5, 5))}
+    assert "left, from weak label.\nAn annotator" in texts[1, 4] and "weak: left" in texts[1, 4]
+    assert "component 1 (right, far) holds it: predicted IoU 0.90, covers 100%" in texts[9, 2]
+    assert "component 2 (left) holds it" in texts[11, 2] and "components 1 (right, far) hold it too" in texts[11, 2]
+    assert "left, from confident prediction." in texts[1, 1] and "teacher: left, confidence 1.00" in texts[1, 1]
+    assert "no class, from none." in texts[5, 5] and "fine: left" in texts[5, 5]
+    lines = list_components(trace)
+    assert len(lines) == 6 and lines[4] == "3 left, 1 pixels, prompted with mask: no mask kept (low_coverage)"
 
 
 def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:
@@ -331,7 +344,7 @@ def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[D
 
 
 @pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
-def test_missing_file_is_named_and_nothing_half_written(
+def test_missing_file_is_reported_and_nothing_is_written(
     workspace: tuple[Dataset, Params], monkeypatch, lost: str
 ) -> None:
     Path(lost).unlink()
@@ -340,7 +353,7 @@ def test_missing_file_is_named_and_nothing_half_written(
     assert not list(Path().glob("metrics/*.json"))
 
 
-def test_size_that_differs_is_named(workspace: tuple[Dataset, Params], monkeypatch) -> None:
+def test_wrong_size_is_reported(workspace: tuple[Dataset, Params], monkeypatch) -> None:
     write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
     with pytest.raises(SesamError, match=r"data/weak/2.png is 12x4 pixels, its image 12x8"):
         judge_everything(*workspace, monkeypatch)
@@ -354,7 +367,7 @@ def test_tiles_are_bounded(shape: tuple[int, int], size: tuple[int, int]) -> Non
     assert fit_to_tile(np.zeros((*shape, 3), np.uint8)).shape == (*size, 3)
 
 
-def test_small_masks_are_painted_over_large_ones() -> None:
+def test_small_masks_are_drawn_over_large_ones() -> None:
     large, small = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
     small[3:6, 3:9] = True
     components = [Selected(k, k, 1, 0.8, mask_to_rle(mask), Outcome.KEPT) for k, mask in ((0, small), (1, large))]

@@ -1,4 +1,4 @@
-"""The manifest comes by `dvc pull` too: what it names cannot lead anywhere else."""
+"""The manifest comes by `dvc pull` too: its ids and paths cannot lead out of an artifact's folder."""
 
 from __future__ import annotations
 
@@ -21,92 +21,67 @@ DATA = Dataset(
     (ImageRecord("1", "raw/1.png", 4, 6, HASH), ImageRecord("city/2", "/elsewhere/2.png", 4, 6, HASH, fine=False)),
     (),
 )
-
-
-def test_a_manifest_is_read_back(tmp_path: Path) -> None:
-    DATA.save(tmp_path)
-    assert Dataset.load(tmp_path) == DATA
-
-
-ITEMS = [
-    {"id": name}
-    for name in (
-        "../up",
-        "/root/up",
-        "a/../../up",
-        "a//b",
-        "",
-        ".",
-        "..",
-        ".hidden",
-        "a\\b",
-        "line\nbreak",
-        "nul\0",
-        7,
-        None,
-    )
+BAD_IDS = ("../up", "/root/up", "a/../../up", "a//b", "", ".", "..", ".hidden", "a\\b", "line\nbreak", "nul\0", 7, None)
+BAD_RECORDS = [
+    *({"id": value} for value in BAD_IDS),
+    *({"sha256": value} for value in ("../../x", HASH.upper(), HASH[:-1], "", None)),
+    *({"height": value} for value in (0, -1, 10**9, "4", 4.5, None)),
+    *({"image": value} for value in (None, "", "raw/1.png\0")),
+    *({"fine": "yes"}, {"command": "touch ran"}),
 ]
-ITEMS += [{"sha256": value} for value in ("../../x", HASH.upper(), HASH[:-1], "", None)]
-ITEMS += [{"height": value} for value in (0, -1, 10**9, "4", 4.5, None)]
-ITEMS += [{"fine": "yes"}, {"command": "touch ran"}, {"image": None}, {"image": ""}, {"image": "raw/1.png\0"}]
+BAD_CLASSES = [
+    *({"classes": value} for value in (["a"], "ab")),
+    *({"palette": value} for value in ([[0, 0]], [[0, 0, 300]], [[0, 0, 0]])),
+    *({"more": 1}, {"kind": 1}),
+]
 
 
-@pytest.mark.parametrize("change", ITEMS, ids=str)
-def test_an_image_that_leads_elsewhere_is_refused(change: dict, tmp_path: Path) -> None:
+def refuse(folder: Path, file: str, value: object, message: str) -> None:
+    (folder / file).write_text(json.dumps(value))
+    with pytest.raises(SesamError, match=rf"{file} is damaged \({message}"):
+        Dataset.load(folder)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
     DATA.save(tmp_path)
-    items = json.loads((tmp_path / "train.json").read_text())
-    (tmp_path / "train.json").write_text(json.dumps([items[0], items[1] | change]))
-    with pytest.raises(SesamError, match=r"train\.json is damaged \(1\."):
-        Dataset.load(tmp_path)
+    return tmp_path
+
+
+def test_manifest_is_read_back(manifest: Path) -> None:
+    assert Dataset.load(manifest) == DATA
+
+
+@pytest.mark.parametrize("change", BAD_RECORDS, ids=str)
+def test_bad_records_are_refused(change: dict, manifest: Path) -> None:
+    first, second = json.loads((manifest / "train.json").read_text())
+    refuse(manifest, "train.json", [first, second | change], r"1\.")
 
 
 @pytest.mark.parametrize("value", [None, {}, 3, "text", [3], [[]], [{}], [{"id": "1"}]], ids=str)
-def test_a_split_that_is_no_list_of_images(value: object, tmp_path: Path) -> None:
-    DATA.save(tmp_path)
-    (tmp_path / "val.json").write_text(json.dumps(value))
-    with pytest.raises(SesamError, match=r"val\.json is damaged"):
-        Dataset.load(tmp_path)
+def test_a_split_that_is_not_a_list_of_records_is_refused(value: object, manifest: Path) -> None:
+    refuse(manifest, "val.json", value, "")
 
 
-def test_two_images_of_one_id(tmp_path: Path) -> None:
-    DATA.save(tmp_path)
-    items = json.loads((tmp_path / "train.json").read_text())
-    (tmp_path / "train.json").write_text(json.dumps([items[0], items[0]]))
-    with pytest.raises(SesamError, match=r"train\.json has two images of one id"):
-        Dataset.load(tmp_path)
+def test_two_images_with_one_id_are_refused(manifest: Path) -> None:
+    refuse(manifest, "train.json", json.loads((manifest / "train.json").read_text())[:1] * 2, "two images have one id")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"classes": ["a"]},
-        {"classes": "ab"},
-        {"palette": [[0, 0]]},
-        {"palette": [[0, 0, 300]]},
-        {"palette": [[0, 0, 0]]},
-        {"more": 1},
-        {"kind": 1},
-    ],
-    ids=str,
-)
-def test_classes_that_are_none(change: dict, tmp_path: Path) -> None:
-    DATA.save(tmp_path)
-    classes = json.loads((tmp_path / "classes.json").read_text())
-    (tmp_path / "classes.json").write_text(json.dumps(classes | change))
-    with pytest.raises(SesamError, match=r"classes\.json is damaged"):
-        Dataset.load(tmp_path)
+@pytest.mark.parametrize("change", BAD_CLASSES, ids=str)
+def test_bad_classes_are_refused(change: dict, manifest: Path) -> None:
+    refuse(manifest, "classes.json", json.loads((manifest / "classes.json").read_text()) | change, "")
 
 
-def test_an_image_that_is_another_than_prepare_saw(tmp_path: Path) -> None:
+def test_an_image_that_changed_since_prepare_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.new("RGB", (6, 4)).save(path)
-    item = ImageRecord("a", str(path), 4, 6, sha256(path))
-    assert load_image(item).shape == (4, 6, 3)
-    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
-        load_image(replace(item, width=7))  # a manifest that was
+    record = ImageRecord("a", str(path), 4, 6, sha256(path))
+    assert load_image(record).shape == (4, 6, 3)
+    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` read it"):
+        load_image(replace(record, width=7))  # the manifest changed
     Image.new("RGB", (6, 4), "white").save(path)
-    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` saw it"):
-        load_image(item)
+    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` read it"):
+        load_image(record)
     path.unlink()
     with pytest.raises(SesamError, match=r"a\.png is missing"):
-        load_image(item)
+        load_image(record)
