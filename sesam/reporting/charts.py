@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
 
 from sesam.artifacts.metrics_schema import MetricsByName
-from sesam.reporting.tables import Table, confusion_shares, network_title, tables
+from sesam.reporting.tables import Table, confusion_shares, tables
 
 COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 OUTCOME_COLORS = {
@@ -23,8 +23,8 @@ class Chart(NamedTuple):
     figure: go.Figure
 
 
-def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str], hours: float | None) -> list[Chart]:
-    """All charts of a run. hours: of annotation, None if unknown."""
+def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str]) -> list[Chart]:
+    """All charts of a run."""
     of = tables(networks, labels)
     drawn = [
         Chart("Training loss", lines(of["training"])),
@@ -37,18 +37,16 @@ def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str
         if any(sum(counts.values()) for counts in by_outcome.values()):  # none if sam.enabled is false
             table = Table("class", "components", by_outcome)
             drawn.append(Chart(f"{round_name}: components by outcome", bars(table, OUTCOME_COLORS)))
-    contested = Table("round", "pixels", _transposed({name: metrics["contested"] for name, metrics in labels.items()}))
-    if any(sum(pixels.values()) for pixels in contested.series.values()):
-        drawn.append(Chart("Pixels in masks of two classes, by outcome", bars(contested, OUTCOME_COLORS)))
+    contested = _transposed({name: metrics["contested"] for name, metrics in labels.items()})
+    if any(sum(pixels.values()) for pixels in contested.values()):
+        table = Table("round", "pixels", contested)
+        drawn.append(Chart("Pixels in masks of two classes, by outcome", bars(table, OUTCOME_COLORS)))
     shares = confusion_shares(networks, labels)
     drawn.append(Chart("Confusion matrix: predicted share of each actual class", heat_maps(shares, classes)))
-    if hours is not None:
-        reached = {network_title(name): metrics["mIoU"] for name, metrics in networks.items()}
-        drawn.append(Chart("Validation mIoU over hours of annotation", cost_chart(hours, reached)))
     return drawn
 
 
-def _transposed(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[Any, float]]:
+def _transposed(rows: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     columns = next(iter(rows.values()))
     return {column: {name: row[column] for name, row in rows.items()} for column in columns}
 
@@ -67,8 +65,6 @@ def bars(table: Table, stacked: Mapping[str, str] | None = None) -> go.Figure:
         figure.add_bar(
             x=list(values), y=list(values.values()), name=name, marker_color=stacked[name] if stacked else None
         )
-    order = list(dict.fromkeys(x for values in table.series.values() for x in values))
-    figure.update_xaxes(categoryorder="array", categoryarray=order)
     return figure if stacked else figure.update_yaxes(range=[0, 1])
 
 
@@ -94,16 +90,6 @@ def heat_maps(shares: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Fi
     menu = {"buttons": buttons, "active": last, "x": 0, "xanchor": "left", "y": 1.18}
     figure.update_yaxes(autorange="reversed", title="actual").update_xaxes(title="predicted")
     return figure.update_layout(updatemenus=[menu], height=520)
-
-
-def cost_chart(hours: float, networks: Mapping[str, float | None]) -> go.Figure:
-    """networks: each one's mIoU by its title."""
-    figure = go.Figure(layout={"colorway": COLORS})
-    for name, score in networks.items():
-        if score is not None:
-            figure.add_scatter(x=[hours], y=[score], mode="markers", name=name, marker_size=12)
-    figure.update_xaxes(title="hours of annotation", rangemode="tozero")
-    return figure.update_yaxes(title="mIoU", range=[0, 1])
 
 
 def as_html(chart: Chart, element_id: str) -> str:

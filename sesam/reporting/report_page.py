@@ -56,7 +56,7 @@ def render_page(data: Dataset, params: Params, galleries: Mapping[str, list[Gall
     """The page. galleries: of each round."""
     networks, labels = read_metrics(params.rounds, data.classes)
     hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
-    drawn = charts(networks, labels, data.classes, hours)
+    drawn = charts(networks, labels, data.classes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
     layers = {name: [[asdict(layer) for layer in image.layers] for image in its] for name, its in galleries.items()}
     names = {layer["name"] for images in layers.values() for image in images for layer in image}

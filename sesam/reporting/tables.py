@@ -16,11 +16,11 @@ from sesam.scores import ratio
 
 
 class Table(NamedTuple):
-    """What a plot or a chart shows. series: by name, the y of each x; scores that are None are left out."""
+    """What a plot or a chart shows. series: by name, the y of each x, None where there is no score."""
 
     x: str
     y: str
-    series: dict[str, dict[Any, float]]
+    series: Mapping[str, Mapping[Any, float | None]]
 
 
 def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
@@ -64,7 +64,7 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     }
     return {
         "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
-        "iou": Table("class", "IoU", {network_title(name): _known(m["classes"]) for name, m in networks.items()}),
+        "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
         "labels": Table("labels", "share", {measure: _column(by_set, measure) for measure in measures}),
         "label_classes": Table(
             "class",
@@ -80,15 +80,11 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     }
 
 
-def _known(scores: Mapping[str, float | None]) -> dict[str, float]:
-    return {key: score for key, score in scores.items() if score is not None}
+def _column(rows: Mapping[str, Mapping[str, float | None]], measure: str) -> dict[str, float | None]:
+    return {key: scores[measure] for key, scores in rows.items()}
 
 
-def _column(rows: Mapping[str, Mapping[str, float | None]], measure: str) -> dict[str, float]:
-    return _known({key: scores[measure] for key, scores in rows.items()})
-
-
-def _outcomes(components: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+def _outcomes(components: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """The number of components by outcome, over all classes."""
     outcomes = next(iter(components.values()))
     return {outcome: sum(counts[outcome] for counts in components.values()) for outcome in outcomes}
@@ -117,7 +113,7 @@ def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, cl
 
     for name, table in tables(networks, labels).items():
         for series, values in table.series.items():
-            write(name, series, (table.x, table.y), list(values.items()))
+            write(name, series, (table.x, table.y), [(x, y) for x, y in values.items() if y is not None])
     for title, shares in confusion_shares(networks, labels).items():
         write("confusion", title, ("actual", "predicted"), list(percent_rows(shares, (*classes, "unlabeled"))))
 

@@ -107,25 +107,31 @@ def test_embeddings_of_another_run_are_refused(
         card.main()
 
 
-def test_code_version_is_the_last_commit_of_the_code(tmp_path: Path) -> None:
-    assert code_version(tmp_path) == "SeSAM 0.1.0"
+def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert code_version(tmp_path) == "SeSAM 0.1.0" and committed_params() == (None, {})
 
     def git(*command: str) -> str:
         command = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command)
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/a.py").write_text("1")
+    def commit(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
+        git("add", "-A")
+        git("commit", "-qm", file)
+        return git("rev-parse", "HEAD")
+
     git("init", "-q")
-    git("add", "-A")
-    git("commit", "-qm", "code")
-    commit = git("rev-parse", "HEAD")
-    (tmp_path / "metrics.json").write_text("1")
-    git("add", "-A")
-    git("commit", "-qm", "results")  # which are no code
-    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {commit}"
-    (tmp_path / "stages/a.py").write_text("2")
-    assert code_version(tmp_path).endswith("with uncommitted changes")
+    code = commit("stages/a.py", "1")
+    assert committed_params() == (None, {})
+    last = commit("params.yaml", "seed: 3")  # not code
+    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {code}"
+    assert committed_params() == (last[: len(committed_params()[0])], {"seed": 3})
+    Path("stages/a.py").write_text("2")
+    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {code} with uncommitted changes"
+    commit("params.yaml", "seed: [")
+    assert committed_params() == (None, {})
 
 
 def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:

@@ -107,7 +107,7 @@ def test_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPat
         *("image", "fine", "weak", "teacher", "teacher's confidence"),
         *("SAM's masks", "merged", "source", "student", "student's confidence"),
     ]
-    assert len(seen["charts"]) == 9 and all(seen["charts"])  # each drew something
+    assert len(seen["charts"]) == 8 and all(seen["charts"])  # each drew something
     assert seen["wider"] == 0  # and none more than its place
     for name, shown in seen["layers"].items():
         assert len(shown) == 4  # two of each round
