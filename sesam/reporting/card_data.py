@@ -13,14 +13,8 @@ from sesam.params import NO_TEACHER, Params, flatten
 GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
 TEACHER_GROUPS = ("network", "schedule", "teacher", "student")  # they decide predictions, where a network teaches
 TERMS = {  # of a data set's format: in words, and where they are
-    "cityscapes": (
-        "Cityscapes' license, for research that is not commercial",
-        "https://www.cityscapes-dataset.com/license/",
-    ),
-    "ade20k": (
-        "ADE20K's terms, for research and education that are not commercial",
-        "https://ade20k.csail.mit.edu/terms/",
-    ),
+    "cityscapes": ("Cityscapes' license, not for commercial use", "https://www.cityscapes-dataset.com/license/"),
+    "ade20k": ("ADE20K's terms, not for commercial use", "https://ade20k.csail.mit.edu/terms/"),
     "voc": ("Flickr's terms for the photographs", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"),
     "camvid": ("CamVid's terms", "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"),
     "folder": ("those of the photographs' owner", None),

@@ -125,7 +125,7 @@ def percent_rows(shares: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str
     """
     percents = np.diff(np.rint(100 * shares.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
     for i, j in np.argwhere(percents):
-        yield from [(names[i], names[j])] * percents[i, j]
+        yield from [(names[i], names[j])] * int(percents[i, j])
 
 
 def results_text(data: Dataset, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
@@ -144,10 +144,7 @@ def results_text(data: Dataset, params: Params, networks: MetricsByName, labels:
         "",
         "Networks, mIoU on the validation images",
         line("weak labels alone", networks["teacher"]["mIoU"], f"trained on the {kind} labels, without SAM"),
-        *(
-            line(f"student of {name}", networks[name]["mIoU"], f"trained on the pseudo-labels of round {name}")
-            for name in labels
-        ),
+        *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",
         f"Pseudo-labels of {last}, against the fine labels of the training images",
         line("precision", scores["precision"], "of the labeled pixels have the right class"),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from golden_run import judge_everything, make_workspace
+from golden_run import copy_evaluated_run
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.manifest import Dataset
@@ -26,10 +26,7 @@ from stages import card
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
-    monkeypatch.chdir(tmp_path)
-    data, params = make_workspace()
-    judge_everything(data, params, monkeypatch)
-    return data, params
+    return copy_evaluated_run(tmp_path, monkeypatch)
 
 
 def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
@@ -48,22 +45,19 @@ def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
 
 
 def test_card_for_programs(workspace: tuple[Dataset, Params]) -> None:
-    found = read_json(Path("data/pseudo_labels/r1/croissant.json"))
-    assert found["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in found
-    *folders, table = found["distribution"]
+    card_json = read_json(Path("data/pseudo_labels/r1/croissant.json"))
+    assert card_json["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in card_json
+    *folders, table = card_json["distribution"]
     assert table["sha256"] == sha256(Path("data/pseudo_labels/r1/images.csv"))
-    assert [(one["@id"], one["includes"]) for one in folders] == [
-        ("labels", "labels/**/*.png"),  # ids have folders
-        ("sources", "sources/**/*.png"),
-    ]
-    for one in folders:
-        pictures = set(Path("data/pseudo_labels/r1").glob(one["includes"]))
-        assert len(pictures) == 4
-    classes = next(one for one in found["recordSet"] if one["@id"] == "classes")
-    assert [one["classes/name"] for one in classes["data"]] == ["left", "right, far", "nowhere", "never"]
-    about = {one["name"]: one["value"] for one in found["additionalProperty"]}
-    assert about["precision of merged labels"] == 0.875 and about["sampling.num_points"] == 5
-    assert about["IoU of left"] == 0.5 and about["IoU of never"] == "None"
+    for folder, name in zip(folders, ("labels", "sources"), strict=True):
+        assert (folder["@id"], folder["includes"]) == (name, f"{name}/**/*.png")  # ids have folders
+        assert len(set(Path("data/pseudo_labels/r1").glob(folder["includes"]))) == 4
+    sets = {records["@id"]: records for records in card_json["recordSet"]}
+    assert list(sets) == ["images", "classes", "labels_of_images", "sources_of_images"]
+    assert [row["classes/name"] for row in sets["classes"]["data"]] == ["left", "right, far", "nowhere", "never"]
+    properties = {entry["name"]: entry["value"] for entry in card_json["additionalProperty"]}
+    assert properties["precision of merged labels"] == 0.875 and properties["sampling.num_points"] == 5
+    assert properties["IoU of left"] == 0.5 and properties["IoU of never"] == "None"
 
 
 def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Dataset, Params]) -> None:
