@@ -81,7 +81,7 @@ A component is what SAM was prompted with. It is kept, or rejected: no mask cove
 none, its pixels (low_coverage); the mask was far larger (oversized); the mask held weak labels of other classes \
 (conflict).
 
-Masks of two classes claimed {total} pixels; the smaller mask won. {contested} (weak: an annotator's label decided; \
+Masks of two classes claimed {total} pixels; the smaller mask won: {contested} (weak: an annotator's label decided; \
 unknown: no fine label).
 """
 

@@ -80,7 +80,8 @@ def heat_maps(shares: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Fi
             zmax=1,
             colorscale="Blues",
             visible=k == last,
-            texttemplate="%{z:.2f}" if len(classes) <= 12 else None,
+            text=np.where(cells >= 0.005, np.char.mod("%.2f", cells), "").tolist(),
+            texttemplate="%{text}" if len(classes) <= 12 else None,
             hovertemplate="%{y} predicted as %{x}: %{z:.3f}<extra></extra>",
         )
     buttons = [
