@@ -6,7 +6,6 @@ It runs on scenes in Cityscapes' layout: train with fine and coarse labels, trai
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -85,7 +84,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = {line[3:] for line in changed}
     assert new <= {
         "dvc.lock",
-        *(line for line in new if line.startswith("metrics/") and line.endswith((".json", ".csv", ".txt"))),
+        *(line for line in new if line.startswith("metrics/") and line.endswith((".json", ".csv"))),
     }
     sh("git", "add", "-A", cwd=folder)
     sh("git", "commit", "-qm", "run", cwd=folder)
@@ -110,7 +109,7 @@ def followed(workspace: Path, stages: set[str]) -> set[str]:
 
 def test_it_runs_from_end_to_end(workspace: Path) -> None:
     summary = json.loads((workspace / "metrics/summary.json").read_text())
-    assert all(0 <= summary[name] <= 1 for name in ("val_mIoU_weak", "val_mIoU_r1", "val_mIoU_r2"))
+    assert all(0 <= summary[name] <= 1 for name in ("teacher", "r1", "r2"))
     assert len(json.loads((workspace / "metrics/networks/teacher.json").read_text())["classes"]) == 19
     for name in ("r1", "r2"):
         labels = json.loads((workspace / f"metrics/labels/{name}.json").read_text())["scores"]
@@ -319,14 +318,14 @@ config.default_hooks.logger.interval = 1
 
 
 def test_a_round_is_taken_away_and_comes_back(workspace: Path, tmp_path: Path, params_restored) -> None:
-    """Last: it commits. The scores follow; a colleague, who has no files of the removed round, renders the report."""
+    """Last: it commits. The scores follow, and for a colleague too there is nothing to run."""
     edit_params(workspace, rounds={"r1": {"teacher": "none", "fill_confident": False}})
     output = sh("dvc", "repro", cwd=workspace)
     run = [line.split("stages.")[1] for line in output.splitlines() if line.startswith("> python")]
     assert run == ["summarize", "report"]
     assert "r2" not in (workspace / "metrics/summary.json").read_text()
     colleague = pushed_and_cloned(workspace, tmp_path)
-    assert set(re.findall(r"Running stage '([^']+)'", sh("dvc", "repro", cwd=colleague))) <= {"check_inputs", "report"}
+    assert "Running stage" not in sh("dvc", "repro", cwd=colleague)
     sh("git", "checkout", "-q", "HEAD~1", "params.yaml", cwd=workspace)
     output = sh("dvc", "repro", cwd=workspace)
     run = {line.split("stages.")[1].split()[0] for line in output.splitlines() if line.startswith("> python")}
