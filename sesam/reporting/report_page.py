@@ -58,7 +58,9 @@ def render_page(data: Dataset, params: Params, galleries: Mapping[str, list[Gall
     hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
     drawn = charts(networks, labels, data.classes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
-    layers = {name: [[asdict(layer) for layer in image.layers] for image in its] for name, its in galleries.items()}
+    layers = {
+        name: [[asdict(layer) for layer in image.layers] for image in images] for name, images in galleries.items()
+    }
     names = {layer["name"] for images in layers.values() for image in images for layer in image}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["quote"] = shlex.quote
