@@ -43,45 +43,39 @@ def network_scores(matrix: np.ndarray) -> Scores:
 
 
 def label_scores(matrix: np.ndarray) -> Scores:
-    """Scores of a label set that may leave pixels unlabeled.
+    """Scores of a label set that may leave pixels unlabeled; None where the denominator is 0.
 
-    precision: correct / labeled, so 1 - precision is the share of its pixels given a wrong class.
-    recall: correct / all. f1: their harmonic mean. coverage: labeled / all. mIoU: see `class_iou`.
-    None where there is nothing to divide by.
+    precision: correct / labeled. recall: correct / all. f1: their harmonic mean. coverage: labeled / all. mIoU: see
+    `class_iou`.
     """
-    correct, labeled, every = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
+    correct, labeled, total = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
     return {
         "precision": ratio(correct, labeled),
-        "recall": ratio(correct, every),
-        "f1": ratio(2 * correct, labeled + every),
-        "coverage": ratio(labeled, every),
+        "recall": ratio(correct, total),
+        "f1": ratio(2 * correct, labeled + total),
+        "coverage": ratio(labeled, total),
         "mIoU": mean_iou(matrix),
     }
 
 
 def class_scores(matrix: np.ndarray) -> list[Scores]:
-    """Of each class of a label set its precision, recall, IoU, and the share of its pixels left unlabeled.
-
-    Sums over all classes hide that half of a small class may have no label. None where there is nothing to
-    divide by.
-    """
-    iou = class_iou(matrix)
+    """Precision, recall, IoU and unlabeled share of each class of a label set; None where the denominator is 0."""
     return [
         {
             "precision": ratio(matrix[k, k], matrix[:, k].sum()),
             "recall": ratio(matrix[k, k], matrix[k].sum()),
-            "IoU": None if np.isnan(iou[k]) else round(float(iou[k]), 4),
+            "IoU": iou,
             "unlabeled": ratio(matrix[k, -1], matrix[k].sum()),
         }
-        for k in range(len(matrix))
+        for k, iou in enumerate(round_values(class_iou(matrix)))
     ]
 
 
-def ratio(part: float, whole: float) -> float | None:
-    """part / whole to four digits; None if the whole is nothing."""
-    return round(float(part / whole), 4) if whole else None
+def ratio(numerator: float, denominator: float) -> float | None:
+    """Their ratio to four digits; None if the denominator is 0."""
+    return round(float(numerator / denominator), 4) if denominator else None
 
 
 def round_values(values: np.ndarray) -> list[float | None]:
-    """Values to four digits; None for NaN, which JSON has not."""
+    """Values to four digits; None for NaN, which JSON does not have."""
     return [None if np.isnan(value) else round(float(value), 4) for value in values]

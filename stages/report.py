@@ -1,9 +1,7 @@
-"""All of a run on one page that needs no network and no server: metrics/report.html.
+"""A run on one page that needs neither a network nor a server, metrics/report.html: python -m stages.report
 
-python -m stages.report
-
-Scores, charts, params with what differs from the last commit, and for each round the training images whose labels most
-need a look, as layers, with the outcome of each component.
+Scores, charts, params with their difference from the last commit, and per round the training images that most need a
+review, as layers, with the outcome of each component.
 """
 
 from __future__ import annotations
@@ -19,11 +17,7 @@ from sesam.reporting.report_page import render_page
 
 def main() -> None:
     params, data = load_params(), Dataset.load()
-    for path in GALLERY.glob("*.json"):
-        if path.stem not in params.rounds:  # of a round that is no more; DVC would count it as a part of the folder
-            path.unlink()
-    rounds = {name: read_gallery(GALLERY / f"{name}.json") for name in params.rounds}
-    text = render_page(data, params, rounds)
+    text = render_page(data, params, {name: read_gallery(GALLERY / f"{name}.json") for name in params.rounds})
     write_text(METRICS / "report.html", text)
     print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")
 

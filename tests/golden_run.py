@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,19 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
         run(panels.main, name)
     run(summarize.main)
     run(make_report.main)
+
+
+@cache
+def _evaluated_run() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.name)
+        judge_everything(*make_workspace(), patch)
+    return folder
+
+
+def copy_evaluated_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+    """The whole run, made once per process, in `folder`, which becomes the current one."""
+    shutil.copytree(_evaluated_run().name, folder, dirs_exist_ok=True)
+    monkeypatch.chdir(folder)
+    return Dataset.load(), load_params()

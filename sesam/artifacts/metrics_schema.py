@@ -1,110 +1,60 @@
-"""What `evaluate` and `evaluate_labels` found, and the summary of it: the JSON files in metrics.
+"""The JSON files in metrics: what `evaluate` and `evaluate_labels` wrote.
 
 They come by git, which merges them and keeps those of older runs, so each is checked where it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from sesam.artifacts.atomic_io import read_json
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.paths import METRICS
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Metrics = dict[str, Any]
+MetricsByName = Mapping[str, Metrics]  # by network or round
+
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Matrix = list[list[Count]]
-PerSet = TypeVar("PerSet")
+LossStep = Annotated[tuple[Count, Annotated[float, Field(allow_inf_nan=False)]], Field(strict=False)]  # a list in JSON
+# Dictionaries with exactly the keys of their Literal
+Value = TypeVar("Value")
+PerLabelSet = Annotated[dict[Literal["weak", "predictions", "sam", "merged"], Value], Field(min_length=4)]
+LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "coverage", "mIoU"], Score], Field(min_length=5)]
+ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
+Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized", "conflict"], Count], Field(min_length=4)]
+Contested = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
+Sources = Annotated[dict[Literal["none", "weak label", "SAM", "confident prediction"], Count], Field(min_length=4)]
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
 
-
-@with_config(_STRICT)
-class _Network(TypedDict):
+@with_config(ConfigDict(extra="forbid", strict=True))
+class _NetworkMetrics(TypedDict):
     mIoU: Score
     pixel_accuracy: Score
     classes: dict[str, Score]
     confusion: Matrix
-    loss: list[Annotated[tuple[Count, Number], Field(strict=False)]]  # JSON has no tuples
+    loss: list[LossStep]
 
 
-@with_config(_STRICT)
-class _LabelScores(TypedDict):
-    precision: Score
-    recall: Score
-    f1: Score
-    coverage: Score
-    mIoU: Score
-
-
-@with_config(_STRICT)
-class _ClassScores(TypedDict):
-    precision: Score
-    recall: Score
-    IoU: Score
-    unlabeled: Score
-
-
-@with_config(_STRICT)
-class _LabelSets(TypedDict, Generic[PerSet]):
-    weak: PerSet
-    predictions: PerSet
-    sam: PerSet
-    merged: PerSet
-
-
-@with_config(_STRICT)
-class _Outcomes(TypedDict):
-    kept: Count
-    low_coverage: Count
-    oversized: Count
-    conflict: Count
-
-
-@with_config(_STRICT)
-class _Contested(TypedDict):
-    correct: Count
-    wrong: Count
-    weak: Count
-    unknown: Count
-
-
-# names with a space: written as a call
-_Sources = TypedDict("_Sources", {"none": Count, "weak label": Count, "SAM": Count, "confident prediction": Count})
-with_config(_STRICT)(_Sources)
-
-
-@with_config(_STRICT)
-class _Labels(TypedDict):
-    scores: _LabelSets[_LabelScores]
-    classes: _LabelSets[dict[str, _ClassScores]]
-    components: dict[str, _Outcomes]
-    contested: _Contested
-    sources: _Sources
+@with_config(ConfigDict(extra="forbid", strict=True))
+class _LabelMetrics(TypedDict):
+    scores: PerLabelSet[LabelScores]
+    classes: PerLabelSet[dict[str, ClassScores]]
+    components: dict[str, Outcomes]
+    contested: Contested
+    sources: Sources
     ranking: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
-    confusion: _LabelSets[Matrix]
+    confusion: PerLabelSet[Matrix]
 
 
-@with_config(ConfigDict(strict=True))
-class _Summary(TypedDict):  # the networks' scores stand in it too
-    hours: Number | None
-    of_fine: Number | None
-
-
-_NETWORK, _LABELS, _SUMMARY = TypeAdapter(_Network), TypeAdapter(_Labels), TypeAdapter(_Summary)
-
-
-Metrics = dict[str, Any]
-
-
-def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[dict[str, Metrics], dict[str, Metrics]]:
-    """What was found of the teacher and each round's student, and of each round's labels, by name; see below."""
+def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[MetricsByName, MetricsByName]:
+    """The metrics of the teacher and each round's student, and those of each round's labels; SesamError as below."""
     return (
         {name: read_network_metrics(METRICS / "networks" / f"{name}.json", classes) for name in ("teacher", *rounds)},
         {name: read_label_metrics(METRICS / "labels" / f"{name}.json", classes) for name in rounds},
@@ -112,43 +62,35 @@ def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[dict[st
 
 
 def read_network_metrics(path: Path, classes: Sequence[str]) -> Metrics:
-    """What `evaluate` found of a network; SesamError if the file is anything else, or of other classes."""
-    found = _read(path, _NETWORK)
-    _check(path, classes, [found["classes"]], [found["confusion"]])
-    return found
+    """What `evaluate` wrote for a network; SesamError if the file has another form or other classes."""
+    metrics = _read(path, TypeAdapter(_NetworkMetrics))
+    _check_classes(path, classes, [metrics["classes"]], [metrics["confusion"]])
+    return metrics
 
 
 def read_label_metrics(path: Path, classes: Sequence[str]) -> Metrics:
-    """What `evaluate_labels` found of a round; SesamError if the file is anything else, or of other classes."""
-    found = _read(path, _LABELS)
-    _check(path, classes, [*found["classes"].values(), found["components"]], found["confusion"].values())
-    return found
-
-
-def read_summary(path: Path) -> Metrics:
-    """What `summarize` wrote of the cost of the labels; SesamError if it is not there, or anything else."""
-    return _read(path, _SUMMARY)
+    """What `evaluate_labels` wrote for a round; SesamError if the file has another form or other classes."""
+    metrics = _read(path, TypeAdapter(_LabelMetrics))
+    _check_classes(path, classes, [*metrics["classes"].values(), metrics["components"]], metrics["confusion"].values())
+    return metrics
 
 
 def _read(path: Path, expected: TypeAdapter[Any]) -> Metrics:
     try:
-        found: Metrics = expected.validate_python(read_json(path))
-    except ValidationError as problem:
-        (first, *_) = problem.errors()
-        where = ".".join(str(part) for part in first["loc"]) or "all of it"
-        raise _not_of_this_run(path, f"{where}: {first['msg']}") from None
-    return found
+        return expected.validate_python(read_json(path))
+    except ValidationError as error:
+        raise _not_of_this_run(path, describe_validation_error(error)[0]) from None
 
 
-def _check(
+def _check_classes(
     path: Path, classes: Sequence[str], by_class: Iterable[Metrics], matrices: Iterable[list[list[int]]]
 ) -> None:
-    if any(list(one) != list(classes) for one in by_class):
-        raise _not_of_this_run(path, f"expected are the classes {', '.join(classes)}")
+    if any(list(scores) != list(classes) for scores in by_class):
+        raise _not_of_this_run(path, f"expected the classes {', '.join(classes)}")
     count = len(classes)
-    if any([len(row) for row in one] != [count + 1] * count for one in matrices):
-        raise _not_of_this_run(path, f"expected are confusion matrices of {count} rows and {count + 1} columns")
+    if any([len(row) for row in matrix] != [count + 1] * count for matrix in matrices):
+        raise _not_of_this_run(path, f"expected confusion matrices of {count} rows and {count + 1} columns")
 
 
 def _not_of_this_run(path: Path, reason: str) -> SesamError:
-    return SesamError(f"{path} is not of this run ({reason}). Run `dvc repro`.")
+    return SesamError(f"{path} is not from this run ({reason}). Run `dvc repro`.")

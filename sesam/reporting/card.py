@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from string import Template
 from typing import Any
@@ -21,8 +20,8 @@ from mmengine.runner import Runner
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-LABELS = Path("$name")  # the folder of this file
-IMAGES = Path("$root")  # the data set, as its maker ships it
+LABELS = Path($labels)  # the folder of this file
+IMAGES = Path($images)  # the data set as published
 NETWORK = "deeplabv3plus/deeplabv3plus_r50-d8_4xb4-20k_voc12aug-512x512.py"  # or another with two heads
 CLASSES = $classes
 
@@ -47,98 +46,110 @@ class PseudoLabels(BaseSegDataset):
 
 
 config = Config.fromfile(Path(mmseg.__path__[0], ".mim/configs", NETWORK))
-for part in (config.model.decode_head, config.model.auxiliary_head):
-    part.num_classes = len(CLASSES)  # pixels of 255, unlabeled, count in no loss
+for head in (config.model.decode_head, config.model.auxiliary_head):
+    head.num_classes = len(CLASSES)  # pixels of 255, unlabeled, count in no loss
 config.train_dataloader.dataset = {"type": "PseudoLabels", "pipeline": config.train_pipeline}
 config.val_dataloader = config.val_cfg = config.val_evaluator = None
 config.test_dataloader = config.test_cfg = config.test_evaluator = None
 config.work_dir = "trained"
 Runner.from_cfg(config).train()
 """)
+README = Template("""\
+# $title
+
+$count training images. `labels/ID.png`: class ids, 255 = unlabeled. `sources/ID.png`: where each pixel's label comes \
+from. Both are 8-bit palette PNGs. `images.csv`: the image of each label. `ranking.csv`: the images, those that most \
+need a review first. `croissant.json`: this card for programs.
+
+Made from $kind labels with $code (arXiv 2604.11170). SAM: $sam. Terms: those of the labeled data set, here $terms.
+
+Against the fine labels of $fine of the images: precision $precision, recall $recall, mIoU $mIoU.
+
+$classes
+$outcomes
+$sources
+
+To train one of mmsegmentation's networks on them:
+
+```python
+$script```
+
+$params
+""")
+OUTCOMES = """
+A component is what SAM was prompted with. It is kept, or rejected: no mask covered its weak labels or, where it has \
+none, its pixels (low_coverage); the mask was far larger (oversized); the mask held weak labels of other classes \
+(conflict).
+
+Masks of two classes claimed {total} pixels; the smaller mask won: {contested} (weak: an annotator's label decided; \
+unknown: no fine label).
+"""
 
 
-def training_script(facts: CardData) -> str:
-    """A program that trains one of mmsegmentation's networks on the labels."""
-    return TRAINING_SCRIPT.substitute(
-        name=facts.name,
-        root=PurePath(facts.params.dataset.root).name,
-        classes=json.dumps(facts.data.classes, ensure_ascii=False),
-        palette=[list(color) for color in facts.data.palette],
+def training_script(card_data: CardData) -> str:
+    """A program that trains one of mmsegmentation's networks on the labels. Values are Python literals."""
+    values = {
+        "labels": card_data.round_name,
+        "images": PurePath(card_data.params.dataset.root).name,
+        "classes": list(card_data.data.classes),
+        "palette": [list(color) for color in card_data.data.palette],
+    }
+    return TRAINING_SCRIPT.substitute({key: repr(value) for key, value in values.items()})
+
+
+def readme(card_data: CardData) -> str:
+    """The card for people, in Markdown."""
+    data, params, metrics = card_data.data, card_data.params, card_data.metrics
+    scores = metrics["scores"]["merged"]
+    contested = ", ".join(f"{outcome} {count}" for outcome, count in metrics["contested"].items())
+    outcomes = OUTCOMES.format(total=sum(metrics["contested"].values()), contested=contested)
+    return README.substitute(
+        title=card_data.title,
+        count=len(data.train),
+        kind=params.weak_labels.kind,
+        code=card_data.code_version,
+        sam=card_data.sam,
+        terms=card_data.terms,
+        fine=sum(record.fine for record in data.train),
+        **{measure: _format_score(scores[measure]) for measure in ("precision", "recall", "mIoU")},
+        classes=_class_table(card_data),
+        outcomes=outcomes if params.sam.enabled else "",
+        sources=_source_table(metrics["sources"]),
+        script=training_script(card_data),
+        params=_table(
+            ("parameter", "value"),
+            ((key, f"`{value}`") for key, value in param_values(params, card_data.round_name).items()),
+        ),
     )
 
 
-def readme(facts: CardData) -> str:
-    """The card for people, in Markdown."""
-    data, judged = facts.data, facts.judged
-    merged, by_class = judged["scores"]["merged"], judged["classes"]["merged"]
-    fine, pixels = sum(item.fine for item in data.train), judged["sources"]
-    rows = []
-    for k, (one, color) in enumerate(zip(data.classes, data.palette, strict=True)):
-        scores, counts = by_class[one], judged["components"][one]
-        cells = [k, one, color, *(_format_score(scores[key]) for key in ("precision", "recall", "IoU", "unlabeled"))]
-        if facts.params.sam.enabled:
-            cells += [sum(counts.values()), *counts.values()]
-        rows.append(_table_row(cells))
-    contested = judged["contested"]
-    used = facts.params.sam.enabled
-    columns = ["components", *judged["components"][data.classes[0]]] if used else []
-    lines = [
-        f"# {facts.title}",
-        "",
-        f"{len(data.train)} training images. `labels/ID.png`: class ids, 255 = unlabeled. "
-        "`sources/ID.png`: where each pixel's label comes from. 8-bit palette PNGs. `images.csv`: the image that each "
-        "is of. `ranking.csv`: the images that most need a look first. `croissant.json`: this card for programs.",
-        "",
-        f"Made of {facts.params.weak_labels.kind} labels with {facts.code} (arXiv 2604.11170), "
-        + (f"SAM: {facts.sam}. " if used else "without SAM (`sam.enabled` is false). ")
-        + f"Terms: those of the data set that was labeled, here {facts.terms}.",
-        "",
-        f"Against the fine labels of {fine} of the images: precision {_format_score(merged['precision'])}, "
-        f"recall {_format_score(merged['recall'])}, mIoU {_format_score(merged['mIoU'])}."
-        + (
-            " Components are what SAM was prompted with; refused ones by reason: no mask held the component's weak "
-            "labels, or where it has none, its pixels (missed); the mask was far larger (spilled); it held weak labels "
-            "of other classes (conflict)."
-            if used
-            else ""
-        ),
-        "",
-        _table_row(["id", "class", "color", "precision", "recall", "IoU", "unlabeled", *columns]),
-        _table_row(["---"] * (7 + len(columns))),
-        *rows,
-        "",
-    ]
-    if used:
-        lines += [
-            f"Masks of two classes claimed {sum(contested.values())} pixels; the smaller mask won. "
-            + ", ".join(f"{kind} {count}" for kind, count in contested.items())
-            + " (weak: an annotator's label decided; unknown: no fine label tells).",
-            "",
-        ]
-    lines += [
-        "| source | meaning | share of pixels |",
-        "| --- | --- | --- |",
-        *(
-            _table_row([k, source, f"{pixels[source] / max(1, sum(pixels.values())):.1%}"])
-            for k, source in enumerate(SOURCE_NAMES)
-        ),
-        "",
-        "To train one of mmsegmentation's networks on them:",
-        "",
-        "```python",
-        training_script(facts).rstrip(),
-        "```",
-        "",
-        "| parameter | value |",
-        "| --- | --- |",
-        *(_table_row([key, f"`{value}`"]) for key, value in param_values(facts.params, facts.name).items()),
-    ]
-    return "\n".join(lines) + "\n"
+def _class_table(card_data: CardData) -> str:
+    """The scores per class; with SAM also its components by outcome."""
+    data, metrics = card_data.data, card_data.metrics
+    measures = ("precision", "recall", "IoU", "unlabeled")
+    header, rows = ["id", "class", "color", *measures], []
+    for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True)):
+        scores = metrics["classes"]["merged"][name]
+        rows.append([k, name, color, *(_format_score(scores[measure]) for measure in measures)])
+    if card_data.params.sam.enabled:
+        components = [metrics["components"][name] for name in data.classes]
+        header += ["components", *components[0]]
+        for row, counts in zip(rows, components, strict=True):
+            row += [sum(counts.values()), *counts.values()]
+    return _table(header, rows)
+
+
+def _source_table(pixels: dict[str, int]) -> str:
+    total = max(1, sum(pixels.values()))
+    rows = ((k, source, f"{pixels[source] / total:.1%}") for k, source in enumerate(SOURCE_NAMES))
+    return _table(("source", "meaning", "share of pixels"), rows)
 
 
 def _format_score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _table_row(cells: Sequence[Any]) -> str:
-    return f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in cells)} |"
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)

@@ -1,98 +1,69 @@
-"""What both data set cards say of a round's pseudo-labels, and which image each label is of."""
+"""What both data set cards report about a round's pseudo-labels, and the image of each label."""
 
 from __future__ import annotations
 
-import csv
-import io
-import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.atomic_io import csv_text
+from sesam.artifacts.manifest import Dataset
 from sesam.params import NO_TEACHER, Params, flatten
 
 GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
-TEACHERS = ("network", "schedule", "teacher", "student")  # decide predictions, where a network teaches
-TERMS = {
-    "cityscapes": (
-        "Cityscapes' own, for research that is not commercial",
-        "https://www.cityscapes-dataset.com/license/",
-    ),
-    "ade20k": (
-        "ADE20K's own, for research and education that are not commercial",
-        "https://ade20k.csail.mit.edu/terms/",
-    ),
+TEACHER_GROUPS = ("network", "schedule", "teacher", "student")  # they decide predictions, where a network teaches
+TERMS = {  # of a data set's format: in words, and where they are
+    "cityscapes": ("Cityscapes' license, not for commercial use", "https://www.cityscapes-dataset.com/license/"),
+    "ade20k": ("ADE20K's terms, not for commercial use", "https://ade20k.csail.mit.edu/terms/"),
     "voc": ("Flickr's terms for the photographs", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"),
-    "camvid": ("CamVid's own", "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"),
+    "camvid": ("CamVid's terms", "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"),
     "folder": ("those of the photographs' owner", None),
 }
 
 
 class CardData(NamedTuple):
-    """What both cards say. judged: what evaluate_labels found. weights: SAM's SHA-256; code: the commit."""
+    """What both cards report. metrics: what evaluate_labels wrote. sam_sha256: "" without weights."""
 
     data: Dataset
-    name: str
+    round_name: str
     params: Params
-    judged: Mapping[str, Any]
-    weights: str
-    code: str
+    metrics: Mapping[str, Any]
+    sam_sha256: str
+    code_version: str
 
     @property
     def title(self) -> str:
-        return f"Pseudo-labels of {self.data.name}, round {self.name}"
+        return f"Pseudo-labels of {self.data.name}, round {self.round_name}"
 
     @property
     def terms(self) -> str:
-        whose, address = TERMS[self.data.format]
-        return whose + (f", {address}" if address else "")
+        return ", ".join(filter(None, TERMS[self.data.format]))
 
     @property
     def sam(self) -> str:
-        return f"{self.params.sam.model}, " + (f"SHA-256 {self.weights}" if self.weights else "without weights")
+        if not self.params.sam.enabled:
+            return "not used"
+        return f"{self.params.sam.model}, " + (f"SHA-256 {self.sam_sha256}" if self.sam_sha256 else "without weights")
 
 
-def code_version(root: Path = Path(__file__).parents[2]) -> str:
-    """The last commit that touched the code, and whether it was changed since; the package's version without git."""
-
-    def git(*command: str) -> str:
-        done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    paths = ("sesam", "stages", "dvc.yaml", "constraints.txt")
-    try:
-        commit = git("log", "-1", "--format=%H", "--", *paths)
-        changed = git("status", "--porcelain", "--", *paths)
-    except (OSError, subprocess.CalledProcessError):
-        commit = changed = ""
-    said = f", commit {commit}" if commit else ""
-    return f"SeSAM {version('sesam')}{said}" + (" with changes that are not committed" if changed else "")
-
-
-def param_values(params: Params, name: str) -> dict[str, Any]:
+def param_values(params: Params, round_name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
-    groups = GROUPS if params.rounds[name].teacher == NO_TEACHER else (*GROUPS, *TEACHERS)
-    names = [name]
-    while (teacher := params.rounds[names[0]].teacher) in params.rounds.keys() - names:
-        names.insert(0, teacher)
-    found = params.model_dump(include={*groups})
+    groups = GROUPS if params.rounds[round_name].teacher == NO_TEACHER else (*GROUPS, *TEACHER_GROUPS)
+    rounds = [round_name]  # and those that taught it
+    while (teacher := params.rounds[rounds[0]].teacher) in params.rounds.keys() - rounds:
+        rounds.insert(0, teacher)
+    values = params.model_dump(include={*groups})
     return flatten(
-        {group: found[group] for group in groups} | {f"rounds.{k}": params.rounds[k].model_dump() for k in names}
+        {group: values[group] for group in groups}
+        | {f"rounds.{name}": params.rounds[name].model_dump() for name in rounds}
     )
 
 
-def path_in(root: str, item: ImageRecord) -> str:
-    """Where an image lies in its data set, with slashes."""
-    image = PurePath(item.image)
-    return (image.relative_to(root) if image.is_relative_to(root) else image).as_posix()
-
-
 def images_csv(data: Dataset, root: str) -> str:
-    """images.csv, a row an image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "image", "sha256"))
-    writer.writerows((item.id, path_in(root, item), item.sha256) for item in data.train)
-    return text.getvalue()
+    """images.csv: a row per image with its id, its path in the data set, with slashes, and its SHA-256."""
+    rows = []
+    for record in data.train:
+        path = PurePath(record.image)
+        path = path.relative_to(root) if path.is_relative_to(root) else path
+        rows.append((record.id, path.as_posix(), record.sha256))
+    return csv_text(("id", "image", "sha256"), rows)

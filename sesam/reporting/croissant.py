@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.sources import SOURCE_NAMES
 from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
@@ -13,151 +15,123 @@ PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "
     "arXiv 2604.11170, 2026"
 )
+FOLDERS = {
+    "labels": "Class ids, 255: unlabeled.",
+    "sources": "Where a pixel's label comes from: "
+    + ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
+    + ".",
+}
 
 
-def croissant(facts: CardData) -> dict[str, Any]:
+def croissant(card_data: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
-    data, address = facts.data, TERMS[facts.data.format][1]
-    scores = {f"{key} of merged labels": value for key, value in facts.judged["scores"]["merged"].items()}
-    by_class = {
-        f"{key} of {one}": value
-        for one, several in facts.judged["classes"]["merged"].items()
-        for key, value in several.items()
-    }
-    table = images_csv(data, facts.params.dataset.root)
-    about = {
-        "SAM": facts.sam if facts.params.sam.enabled else "not used",
-        **param_values(facts.params, facts.name),
-        **scores,
-        **by_class,
-    }
-    files = {
-        "labels": "Class ids, 255: unlabeled.",
-        "sources": "Where a pixel's label comes from: "
-        + ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
-        + ".",
-    }
+    data, (_, address) = card_data.data, TERMS[card_data.data.format]
+    table = images_csv(data, card_data.params.dataset.root)
+    word = "".join(letter if letter.isalnum() else "_" for letter in data.name)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": f"pseudo_labels_{_word(data.name)}_{facts.name}",
-        "description": f"{facts.title}, made of {facts.params.weak_labels.kind} labels by {facts.code}. Terms: {facts.terms}.",
+        "name": f"pseudo_labels_{word}_{card_data.round_name}",
+        "description": f"{card_data.title}, made from {card_data.params.weak_labels.kind} labels by "
+        f"{card_data.code_version}. Terms: {card_data.terms}.",
         "citeAs": PAPER,
         "version": version("sesam"),
         **({"license": address} if address else {}),
-        "distribution": [
-            {
-                "@type": "cr:FileSet",
-                "@id": part,
-                "description": text,
-                "encodingFormat": "image/png",
-                "includes": f"{part}/**/*.png" if any("/" in item.id for item in data.train) else f"{part}/*.png",
-            }
-            for part, text in files.items()
-        ]
-        + [
-            {
-                "@type": "cr:FileObject",
-                "@id": "images.csv",
-                "name": "images.csv",
-                "description": "Which image each label is of: its path in the data set, and its SHA-256.",
-                "contentUrl": "images.csv",
-                "encodingFormat": "text/csv",
-                "sha256": hashlib.sha256(table.encode()).hexdigest(),
-            }
-        ],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "images",
-                "field": [
-                    {
-                        "@type": "cr:Field",
-                        "@id": f"images/{column}",
-                        "dataType": "sc:Text",
-                        "source": {"fileObject": {"@id": "images.csv"}, "extract": {"column": column}},
-                    }
-                    for column in ("id", "image", "sha256")
-                ],
-            },
-            {
-                "@type": "cr:RecordSet",
-                "@id": "classes",
-                "key": {"@id": "classes/id"},
-                "field": [
-                    {"@type": "cr:Field", "@id": f"classes/{name}", "dataType": kind}
-                    for name, kind in (("id", "sc:Integer"), ("name", "sc:Text"), ("color", "sc:Text"))
-                ],
-                "data": [
-                    {"classes/id": k, "classes/name": one, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
-                    for k, (one, color) in enumerate(zip(data.classes, data.palette, strict=True))
-                ],
-            },
-            *(
-                {
-                    "@type": "cr:RecordSet",
-                    "@id": f"{part}_of_images",
-                    "field": [
-                        {
-                            "@type": "cr:Field",
-                            "@id": f"{part}_of_images/{what}",
-                            "dataType": kind,
-                            "source": {"fileSet": {"@id": part}, "extract": {"fileProperty": taken}},
-                        }
-                        for what, kind, taken in (
-                            ("file", "sc:Text", "fullpath"),
-                            ("pixels", "sc:ImageObject", "content"),
-                        )
-                    ],
-                }
-                for part in files
-            ),
-        ],
+        "distribution": _distribution(data, table),
+        "recordSet": [_images(), _classes(data), *map(_pixels, FOLDERS)],
         "additionalProperty": [
             {"@type": "sc:PropertyValue", "name": key, "value": value if isinstance(value, int | float) else str(value)}
-            for key, value in about.items()
+            for key, value in _properties(card_data).items()
         ],
     }
 
 
-_CONTEXT = {  # Croissant 1.0's own
+def _properties(card_data: CardData) -> dict[str, Any]:
+    """SAM, params and scores, by name."""
+    scores, classes = (card_data.metrics[key]["merged"] for key in ("scores", "classes"))
+    return {
+        "SAM": card_data.sam,
+        **param_values(card_data.params, card_data.round_name),
+        **{f"{measure} of merged labels": score for measure, score in scores.items()},
+        **{f"{measure} of {name}": score for name, by_class in classes.items() for measure, score in by_class.items()},
+    }
+
+
+def _distribution(data: Dataset, table: str) -> list[dict[str, Any]]:
+    """The files: label PNGs, source PNGs and images.csv, whose text is `table`."""
+    nested = any("/" in record.id for record in data.train)
+    return [
+        {
+            "@type": "cr:FileSet",
+            "@id": folder,
+            "description": description,
+            "encodingFormat": "image/png",
+            "includes": f"{folder}/**/*.png" if nested else f"{folder}/*.png",
+        }
+        for folder, description in FOLDERS.items()
+    ] + [
+        {
+            "@type": "cr:FileObject",
+            "@id": "images.csv",
+            "name": "images.csv",
+            "description": "The image of each label: its path in the data set, and its SHA-256.",
+            "contentUrl": "images.csv",
+            "encodingFormat": "text/csv",
+            "sha256": hashlib.sha256(table.encode()).hexdigest(),
+        }
+    ]
+
+
+def _record_set(name: str, fields: Iterable[tuple[str, str, dict[str, Any]]], **more: Any) -> dict[str, Any]:
+    """fields: name, data type and, unless the data are inline, source."""
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "field": [
+            {"@type": "cr:Field", "@id": f"{name}/{field}", "dataType": kind, **({"source": source} if source else {})}
+            for field, kind, source in fields
+        ],
+        **more,
+    }
+
+
+def _images() -> dict[str, Any]:
+    def source(column: str) -> dict[str, Any]:
+        return {"fileObject": {"@id": "images.csv"}, "extract": {"column": column}}
+
+    return _record_set("images", [(column, "sc:Text", source(column)) for column in ("id", "image", "sha256")])
+
+
+def _classes(data: Dataset) -> dict[str, Any]:
+    rows = [
+        {"classes/id": k, "classes/name": name, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
+        for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True))
+    ]
+    fields = [("id", "sc:Integer"), ("name", "sc:Text"), ("color", "sc:Text")]
+    return _record_set("classes", [(*field, {}) for field in fields], key={"@id": "classes/id"}, data=rows)
+
+
+def _pixels(folder: str) -> dict[str, Any]:
+    def source(file_property: str) -> dict[str, Any]:
+        return {"fileSet": {"@id": folder}, "extract": {"fileProperty": file_property}}
+
+    fields = [("file", "sc:Text", source("fullpath")), ("pixels", "sc:ImageObject", source("content"))]
+    return _record_set(f"{folder}_of_images", fields)
+
+
+_CROISSANT_TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath
+key md5 parentField path recordSet references regex repeated replace separator source subField transform"""
+_CONTEXT = {  # Croissant 1.0's
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
     "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
+    **{term: f"cr:{term}" for term in _CROISSANT_TERMS.split()},
 }
-
-
-def _word(text: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in text)

@@ -1,116 +1,47 @@
-"""The summary of a run and the tables behind its plots."""
+"""The scores of a run as numbers: for `dvc metrics show`, for plots and charts, and as a table for people."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sesam.artifacts.atomic_io import write_text
-from sesam.params import AnnotationMinutes
+from sesam.artifacts.atomic_io import csv_text, write_text
+from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.metrics_schema import MetricsByName
+from sesam.params import AnnotationMinutes, Params
 from sesam.scores import ratio
 
-Reports = Mapping[str, Mapping[str, Any]]  # by round or network what evaluate_labels or evaluate wrote
+
+class Table(NamedTuple):
+    """What a plot or a chart shows. series: by name, the y of each x, None where there is no score."""
+
+    x: str
+    y: str
+    series: Mapping[str, Mapping[Any, float | None]]
 
 
 def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
-    """Hours to annotate `images_csv` images with labels of `kind`, and their share of fine labels'; None if unknown."""
+    """Hours to annotate so many images with labels of `kind`, and their share of fine labels'; None if unknown."""
     weak, fine = getattr(minutes, kind), minutes.fine
     if weak is None:
         return None, None
     return round(images * weak / 60, 4), None if fine is None else ratio(weak, fine)
 
 
-def summary(networks: Reports, rounds: Reports, hours: float | None, part: float | None) -> dict[str, float | None]:
-    """Validation mIoU of each network; precision, recall and mIoU of the last round's merged labels; the cost."""
-    merged = list(rounds.values())[-1]["scores"]["merged"]
-    labels = {"precision": merged["precision"], "recall": merged["recall"], "mIoU": merged["mIoU"]}
-    return {name: scores["mIoU"] for name, scores in networks.items()} | labels | {"hours": hours, "of_fine": part}
+def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float | None]:
+    """A row of `dvc metrics show`, six keys within 120 columns.
 
-
-def tables(
-    networks: Reports, rounds: Reports, classes: Sequence[str]
-) -> dict[str, tuple[Sequence[str], list[Sequence[Any]]]]:
-    """Header and rows of each table; `series` is what a plot tells apart by color or by panel.
-
-    training: loss over steps. iou: IoU of each class by each network. labels: precision and recall of each
-    label set. label_classes: the same of each merged label and class. components: of each round and class the
-    components by what became of their masks. contested: pixels claimed by two classes. confusion: of each
-    network, SAM's pixels and merged label the share of each actual class given each class; shares that round
-    to 0.000 are left out.
+    Validation mIoU of the network trained on the weak labels and of the last two rounds' students; precision, recall
+    and mIoU of the last round's pseudo-labels against the fine labels of training images.
     """
-    sets = {
-        (part if part == "weak" else f"{name} {part}"): scores
-        for name, judged in rounds.items()
-        for part, scores in judged["scores"].items()
-    }
-    matrices = {network_title(name): np.array(judged["confusion"]) for name, judged in networks.items()}
-    matrices |= {
-        f"{name} {part}": np.array(rounds[name]["confusion"][part]) for name in rounds for part in ("sam", "merged")
-    }
-    names = (*classes, "unlabeled")
-
-    def known(value: float | None) -> bool:
-        return value is not None
-
+    merged = labels[list(labels)[-1]]["scores"]["merged"]
     return {
-        "training": (
-            ("step", "series", "loss"),
-            [(step, network_title(name), loss) for name, judged in networks.items() for step, loss in judged["loss"]],
-        ),
-        "iou": (
-            ("class", "series", "IoU"),
-            [
-                (k, network_title(name), value)
-                for name, judged in networks.items()
-                for k, value in judged["classes"].items()
-                if known(value)
-            ],
-        ),
-        "labels": (
-            ("labels", "series", "share"),
-            [
-                (name, measure, scores[measure])
-                for name, scores in sets.items()
-                for measure in ("precision", "recall")
-                if known(scores[measure])
-            ],
-        ),
-        "label_classes": (
-            ("class", "series", "share"),
-            [
-                (k, f"{name} {measure}", scores[measure])
-                for name, judged in rounds.items()
-                for k, scores in judged["classes"]["merged"].items()
-                for measure in ("precision", "recall")
-                if known(scores[measure])
-            ],
-        ),
-        "components": (
-            ("class", "round", "series", "components"),
-            [
-                (k, name, fate, count)
-                for name, judged in rounds.items()
-                for k, counts in judged["components"].items()
-                for fate, count in counts.items()
-            ],
-        ),
-        "contested": (
-            ("round", "series", "pixels"),
-            [(name, kind, pixels) for name, judged in rounds.items() for kind, pixels in judged["contested"].items()],
-        ),
-        "confusion": (
-            ("series", "actual", "predicted", "share"),
-            [
-                (name, names[i], names[j], part)
-                for name, matrix in matrices.items()
-                for i, j, part in row_shares(matrix)
-            ],
-        ),
+        "val_mIoU_weak": networks["teacher"]["mIoU"],
+        **{f"val_mIoU_{name}": networks[name]["mIoU"] for name in list(labels)[-2:]},
+        **{f"labels_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
     }
 
 
@@ -118,24 +49,110 @@ def network_title(network: str) -> str:
     return network if network == "teacher" else f"student {network}"
 
 
-def row_shares(matrix: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """Row, column and share of its row, of the cells to plot; the diagonal first, for plots keep the first order."""
-    parts = (matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)).round(3)
-    for k in range(len(parts)):
-        yield k, k, float(parts[k, k])
-    for i, j in np.argwhere(parts > 0):
-        if i != j:
-            yield int(i), int(j), float(parts[i, j])
+def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
+    """The tables of a run, by name.
+
+    training: each network's loss. iou: each network's IoU by class. labels: precision and recall of each label set.
+    label_classes: those of each round's merged labels, by class. components, contested: each round's components and
+    contested pixels, by outcome.
+    """
+    measures = ("precision", "recall")
+    by_set = {
+        (label_set if label_set == "weak" else f"{name} {label_set}"): scores
+        for name, metrics in labels.items()
+        for label_set, scores in metrics["scores"].items()
+    }
+    return {
+        "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
+        "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
+        "labels": Table("labels", "share", {measure: _column(by_set, measure) for measure in measures}),
+        "label_classes": Table(
+            "class",
+            "share",
+            {
+                f"{name} {measure}": _column(metrics["classes"]["merged"], measure)
+                for name, metrics in labels.items()
+                for measure in measures
+            },
+        ),
+        "components": Table("outcome", "components", {name: _outcomes(m["components"]) for name, m in labels.items()}),
+        "contested": Table("outcome", "pixels", {name: m["contested"] for name, m in labels.items()}),
+    }
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
+def _column(rows: Mapping[str, Mapping[str, float | None]], measure: str) -> dict[str, float | None]:
+    return {key: scores[measure] for key, scores in rows.items()}
 
 
-def remove_stale(folder: Path, names: Container[str]) -> None:
-    """Remove from a folder the files of rounds that are no more: DVC would count them as a part of it."""
-    for path in folder.glob("*.json"):
-        if path.stem not in names:
-            path.unlink()
+def _outcomes(components: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The number of components by outcome, over all classes."""
+    outcomes = next(iter(components.values()))
+    return {outcome: sum(counts[outcome] for counts in components.values()) for outcome in outcomes}
+
+
+def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
+    """Of each network, and of each round's SAM pixels and merged labels: (K, K + 1) shares of each actual class.
+
+    The last column is unlabeled. A row of zeros is a class without pixels.
+    """
+    matrices = {network_title(name): metrics["confusion"] for name, metrics in networks.items()} | {
+        f"{name} {label_set}": metrics["confusion"][label_set]
+        for name, metrics in labels.items()
+        for label_set in ("sam", "merged")
+    }
+    counts = {title: np.array(matrix) for title, matrix in matrices.items()}
+    return {title: matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) for title, matrix in counts.items()}
+
+
+def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, classes: Sequence[str]) -> None:
+    """The data of `dvc plots show`: TABLE/SERIES.csv, and confusion/NETWORK.csv for DVC's confusion template."""
+
+    def write(table: str, series: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        if rows:  # DVC fails on a file without any
+            write_text(folder / table / f"{series.replace(' ', '_')}.csv", csv_text(header, rows))
+
+    for name, table in tables(networks, labels).items():
+        for series, values in table.series.items():
+            write(name, series, (table.x, table.y), [(x, y) for x, y in values.items() if y is not None])
+    for title, shares in confusion_shares(networks, labels).items():
+        write("confusion", title, ("actual", "predicted"), list(percent_rows(shares, (*classes, "unlabeled"))))
+
+
+def percent_rows(shares: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """A row (actual, predicted) per percent of an actual class's pixels: DVC's template counts rows.
+
+    shares: (K, K + 1), see `confusion_shares`.
+    """
+    percents = np.diff(np.rint(100 * shares.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
+    for i, j in np.argwhere(percents):
+        yield from [(names[i], names[j])] * int(percents[i, j])
+
+
+def results_text(data: Dataset, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
+    """The end of `make demo`: a line per network and per score of the last round's labels, with what each is."""
+
+    def line(title: str, score: float | None, meaning: str) -> str:
+        return f"  {title:<24}{'–' if score is None else f'{score:.3f}':>7}   {meaning}"
+
+    last = list(labels)[-1]
+    scores, kind = labels[last]["scores"]["merged"], params.weak_labels.kind
+    hours, share = annotation_hours(len(data.train), kind, params.annotation_minutes)
+    cost = "" if hours is None else f": {hours:.3g} hours of annotation"
+    cost += "" if share is None else f", {100 * share:.3g} % of fine masks'"
+    lines = [
+        f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
+        "",
+        "Networks, mIoU on the validation images",
+        line("weak labels alone", networks["teacher"]["mIoU"], f"trained on the {kind} labels, without SAM"),
+        *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
+        "",
+        f"Pseudo-labels of {last}, against the fine labels of the training images",
+        line("precision", scores["precision"], "of the labeled pixels have the right class"),
+        line("recall", scores["recall"], "of all pixels have the right class"),
+        line("mIoU", scores["mIoU"], "an unlabeled pixel counts as a miss"),
+        "",
+        "Next: metrics/report.html in a browser   all scores, charts and layers of the images",
+        f"      metrics/panels/{last}/               a page per image: every step of the method",
+        f"      data/pseudo_labels/{last}/           the labels as PNGs, with a README.md",
+    ]
+    return "\n".join(lines) + "\n"

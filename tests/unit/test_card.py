@@ -1,84 +1,94 @@
-"""The data set cards, and a colleague's repository that trains on the labels with nothing of ours."""
+"""The data set cards, for people and for programs, and the training program that they hold."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from golden_run import judge_everything, make_workspace
+from golden_run import copy_evaluated_run
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import SesamError
 from sesam.params import Params
-from sesam.reporting.card import readme
-from sesam.reporting.card_data import CardData, code_version, param_values
+from sesam.reporting.card import readme, training_script
+from sesam.reporting.card_data import CardData, param_values
 from sesam.reporting.croissant import croissant
+from sesam.reporting.git import code_version, committed_params
 from stages import card
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
-    monkeypatch.chdir(tmp_path)
-    data, params = make_workspace()
-    judge_everything(data, params, monkeypatch)
-    return data, params
+    return copy_evaluated_run(tmp_path, monkeypatch)
 
 
-def test_for_people(workspace: tuple[Dataset, Params]) -> None:
+def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
     text = Path("data/pseudo_labels/r1/README.md").read_text()
     lines = text.splitlines()
     assert lines[0] == "# Pseudo-labels of halves, round r1"
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in lines
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in lines
-    assert "Masks of two classes claimed 64 pixels; the smaller mask won. right 52, wrong 0, weak 4, unknown 8" in text
-    assert f"SAM: embedded, SHA-256 {'f' * 64}" in text and "precision 0.875" in text
-    assert "| rounds.r1.teacher | `data/weak` |" in lines and "| selection.tau_weak | `0.7` |" in lines
+    assert (
+        "Masks of two classes claimed 64 pixels; the smaller mask won: correct 52, wrong 0, weak 4, unknown 8" in text
+    )
+    assert f"SAM: bundled, SHA-256 {'f' * 64}" in text and "precision 0.875" in text
+    assert "| rounds.r1.teacher | `none` |" in lines and "| selection.tau_weak | `0.7` |" in lines
     # four of twelve columns, less one weak label
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| 2 | SAM")] == ["32.3% |"]
 
 
-def test_for_programs(workspace: tuple[Dataset, Params]) -> None:
-    found = read_json(Path("data/pseudo_labels/r1/croissant.json"))
-    assert found["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in found
-    *folders, table = found["distribution"]
+def test_card_for_programs(workspace: tuple[Dataset, Params]) -> None:
+    card_json = read_json(Path("data/pseudo_labels/r1/croissant.json"))
+    assert card_json["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in card_json
+    *folders, table = card_json["distribution"]
     assert table["sha256"] == sha256(Path("data/pseudo_labels/r1/images.csv"))
-    assert [(one["@id"], one["includes"]) for one in folders] == [
-        ("labels", "labels/**/*.png"),  # ids have folders
-        ("sources", "sources/**/*.png"),
-    ]
-    for one in folders:
-        pictures = set(Path("data/pseudo_labels/r1").glob(one["includes"]))
-        assert len(pictures) == 4
-    classes = next(one for one in found["recordSet"] if one["@id"] == "classes")
-    assert [one["classes/name"] for one in classes["data"]] == ["left", "right, far", "nowhere", "never"]
-    about = {one["name"]: one["value"] for one in found["additionalProperty"]}
-    assert about["precision of merged labels"] == 0.875 and about["sampling.num_points"] == 5
-    assert about["IoU of left"] == 0.5 and about["IoU of never"] == "None"
+    for folder, name in zip(folders, ("labels", "sources"), strict=True):
+        assert (folder["@id"], folder["includes"]) == (name, f"{name}/**/*.png")  # ids have folders
+        assert len(set(Path("data/pseudo_labels/r1").glob(folder["includes"]))) == 4
+    sets = {records["@id"]: records for records in card_json["recordSet"]}
+    assert list(sets) == ["images", "classes", "labels_of_images", "sources_of_images"]
+    assert [row["classes/name"] for row in sets["classes"]["data"]] == ["left", "right, far", "nowhere", "never"]
+    properties = {entry["name"]: entry["value"] for entry in card_json["additionalProperty"]}
+    assert properties["precision of merged labels"] == 0.875 and properties["sampling.num_points"] == 5
+    assert properties["IoU of left"] == 0.5 and properties["IoU of never"] == "None"
 
 
-def test_which_image_a_label_is_of(workspace: tuple[Dataset, Params]) -> None:
+def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Dataset, Params]) -> None:
     with Path("data/pseudo_labels/r1/images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["town/0", "town/1", "2", "3"]
     assert all(sha256(Path(row["image"])) == row["sha256"] for row in rows)
 
 
-def test_text_of_a_data_set_does_not_break_the_table(workspace: tuple[Dataset, Params]) -> None:
+def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    judged = read_json(Path("metrics/labels/r1.json"))
-    for part in ("classes", "components"):
-        inner = judged[part]["merged"] if part == "classes" else judged[part]
-        inner["a|b"] = inner.pop("left")
-    facts = CardData(
-        Dataset("x", ("a|b", *data.classes[1:]), *list(vars(data).values())[2:]), "r1", params, judged, "", ""
-    )
-    assert "| 0 | a&#124;b | (200, 0, 0) |" in readme(facts)
-    assert json.loads(json.dumps(croissant(facts)))["name"] == "pseudo_labels_x_r1"
+    metrics = read_json(Path("metrics/labels/r1.json"))
+    for by_class in (metrics["classes"]["merged"], metrics["components"]):
+        by_class["a|b"] = by_class.pop("left")
+    renamed = replace(data, name="x", classes=("a|b", *data.classes[1:]))
+    card_data = CardData(renamed, "r1", params, metrics, "", "")
+    assert "| 0 | a&#124;b | (200, 0, 0) |" in readme(card_data)
+    assert json.loads(json.dumps(croissant(card_data)))["name"] == "pseudo_labels_x_r1"
+
+
+@pytest.mark.parametrize("text", ['"', "it's", '"""', "\\", "a\nb", "$labels {x}", "é"])
+def test_training_script_holds_any_text(workspace: tuple[Dataset, Params], text: str) -> None:
+    data, params = workspace
+    params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"root": f"data/{text}"})})
+    script = training_script(CardData(replace(data, classes=(text,) * 4), "r1", params, {}, "", ""))
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value.args[0] if isinstance(node.value, ast.Call) else node.value)
+        for node in ast.parse(script).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper()
+    }
+    assert values["LABELS"] == "r1" and values["IMAGES"] == text and values["CLASSES"] == [text] * 4
 
 
 @pytest.mark.parametrize("index", ["{}", "[]"])
@@ -87,34 +97,49 @@ def test_embeddings_of_another_run_are_refused(
 ) -> None:
     Path("data/embeddings.json").write_text(index)
     monkeypatch.setattr("sys.argv", ["card", "r1"])
-    with pytest.raises(SesamError, match=r"data/embeddings\.json is not of this run"):
+    with pytest.raises(SesamError, match=r"data/embeddings\.json is not from this run"):
         card.main()
 
 
-def test_the_code_is_named(tmp_path: Path) -> None:
-    assert code_version(tmp_path) == "SeSAM 0.1.0"
+def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert code_version(tmp_path) == "SeSAM 0.1.0" and committed_params() == (None, {})
 
     def git(*command: str) -> str:
         command = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command)
-        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/a.py").write_text("1")
+    def commit(file: str, text: str) -> str:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
+        git("add", "-A")
+        git("commit", "-qm", file)
+        return git("rev-parse", "HEAD")
+
     git("init", "-q")
-    git("add", "-A")
-    git("commit", "-qm", "code")
-    commit = git("rev-parse", "HEAD")
-    (tmp_path / "metrics.json").write_text("1")
-    git("add", "-A")
-    git("commit", "-qm", "results")  # which are no code
-    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {commit}"
-    (tmp_path / "stages/a.py").write_text("2")
-    assert code_version(tmp_path).endswith("with changes that are not committed")
+    code = commit("stages/a.py", "1")
+    assert committed_params() == (None, {})
+    last = commit("params.yaml", "seed: 3")  # not code
+    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {code}"
+    assert committed_params() == (last[: len(committed_params()[0])], {"seed": 3})
+    Path("stages/a.py").write_text("2")
+    assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {code} with uncommitted changes"
+    commit("params.yaml", "seed: [")
+    assert committed_params() == (None, {})
 
 
-def test_every_param_of_the_labels_is_there(params: Params) -> None:
+def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
     found = param_values(params, "r1")
-    for group in ("dataset", "weak", "augment", "components", "sampling", "sam", "selection", "merging", "rounds.r1"):
+    for group in (
+        "dataset",
+        "weak_labels",
+        "teacher_labels",
+        "components",
+        "sampling",
+        "sam",
+        "selection",
+        "rounds.r1",
+    ):
         assert any(key.startswith(f"{group}.") for key in found), group
     assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
     taught = param_values(params, "r2")  # by the student of r1

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, edit_params
+from conftest import ROOT
+from dvc_render.vega_templates import TEMPLATES
 from golden_run import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ from sesam.reporting.pages import fit_to_tile, overlay_masks
 from sesam.reporting.trace import explain_pixel, list_components, load_trace
 from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
-from stages import panels, summarize
+from stages import panels
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
@@ -171,7 +173,10 @@ def test_rank_correlation() -> None:
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
     data, params = workspace
     judge_everything(data, params, monkeypatch)
-    assert "summarize: validation mIoU teacher 0.5833, student r1 0.8452, student r2 1.0" in capsys.readouterr().out
+    assert (
+        "summarize: val_mIoU_weak 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, labels_precision 1.0"
+        in capsys.readouterr().out
+    )
 
     teacher, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("teacher", "r2"))
     assert student["mIoU"] == student["pixel_accuracy"] == 1.0
@@ -194,28 +199,43 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert judged["r1"]["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
-    assert summary["r2"] == 1.0 and summary["precision"] == 1.0
-    assert summary["hours"] == round(4 * 2.2 / 60, 4) and summary["of_fine"] == round(2.2 / 90, 4)
-    assert len(summary) <= 8
+    assert summary == {
+        **{"val_mIoU_weak": 0.5833, "val_mIoU_r1": 0.8452, "val_mIoU_r2": 1.0},
+        **{"labels_precision": 1.0, "labels_recall": 0.6667, "labels_mIoU": 0.6667},
+    }
+    columns = ["metrics/summary.json", *(max(key, str(score), key=len) for key, score in summary.items())]
+    assert len("    ".join(columns)) <= 120  # as `dvc metrics show` prints them
+    text = Path("metrics/results.txt").read_text()
+    assert "halves: 4 training images with scribble labels: 0.147 hours of annotation, 2.44 % of fine masks'" in text
+    assert re.search(r"weak labels alone +0\.583 .*\n.*student of r1 +0\.845 .*\n.*student of r2 +1\.000 ", text)
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
 
-    assert Path("metrics/plots/training.csv").read_text().splitlines()[:2] == ["step,series,loss", "10,teacher,0.5"]
-    lines = Path("metrics/plots/iou.csv").read_text().splitlines()
-    assert lines[0] == "class,series,IoU" and '"right, far",student r2,1.0' in lines
-    lines = Path("metrics/plots/confusion.csv").read_text().splitlines()
-    assert "teacher,left,left,0.5" in lines and 'teacher,left,"right, far",0.5' in lines
+    def plotted(path: str) -> list[str]:
+        return Path(f"metrics/plots/{path}.csv").read_text().splitlines()
+
+    assert plotted("training/teacher") == ["step,loss", "10,0.5"]
+    assert plotted("iou/student_r2") == ["class,IoU", "left,1.0", '"right, far",1.0']
+    assert plotted("components/r1")[:3] == ["outcome,components", "kept,8", "low_coverage,4"]
+    assert plotted("labels/precision")[:2] == ["labels,share", "weak,1.0"]
+    percents = Counter(plotted("confusion/teacher"))  # a row per percent
+    assert percents["left,left"] == 50 and percents['left,"right, far"'] == 50
 
     plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     assert plots.pop(0) == "metrics/panels"  # pictures
-    templated = [plot for one in plots for plot in one.values() if "template" in plot]
-    tables = set()
-    for plot in templated:
-        ((path, x),) = plot["x"].items()
-        columns = Path(path).read_text().splitlines()[0].split(",")
-        drawn = set(re.findall(r'"field": "(\w+)"', (ROOT / plot["template"]).read_text()))
-        assert x in columns and plot["y"][path] in columns and "rev" in drawn <= {"rev", "place", *columns}
-        tables.add(Path(path))
-    assert tables == set(Path("metrics/plots").iterdir())
+    listed = {folder: properties for plot in plots for folder, properties in plot.items()}
+    assert set(map(Path, listed)) == set(Path("metrics/plots").iterdir())
+    for folder, properties in listed.items():
+        for path in Path(folder).iterdir():
+            assert {properties["x"], properties["y"]} == set(path.read_text().splitlines()[0].split(","))
+        assert properties["template"] in {template.DEFAULT_NAME for template in TEMPLATES}
+
+
+def test_percents_of_a_class_add_up_to_100() -> None:
+    shares = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
+    assert Counter(tables.percent_rows(shares, "abcd")) == {
+        **{("a", "a"): 33, ("a", "b"): 34, ("a", "c"): 33},
+        ("c", "b"): 100,
+    }
 
 
 def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Params]) -> None:
@@ -293,20 +313,6 @@ def test_each_pixel_is_explained(workspace: tuple[Dataset, Params]) -> None:
     assert "no class, from none." in texts[5, 5] and "fine: left" in texts[5, 5]
     lines = list_components(trace)
     assert len(lines) == 6 and lines[4] == "3 left, 1 pixels, prompted with mask: no mask kept (low_coverage)"
-
-
-def test_what_rounds_that_are_no_more_left_is_removed(workspace: tuple[Dataset, Params], monkeypatch) -> None:
-    """DVC counts whatever lies in metrics/labels and metrics/networks as what the summary was made of."""
-    data, params = workspace
-    judge_everything(data, params, monkeypatch)
-    edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
-    summarize.main()
-    assert {path.name for path in Path("metrics/networks").iterdir()} == {"teacher.json", "r1.json"}
-    assert {path.name for path in Path("metrics/labels").iterdir()} == {"r1.json"}
-    assert set(read_json(Path("metrics/summary.json"))) >= {"teacher", "r1"} and "r2" not in read_json(
-        Path("metrics/summary.json")
-    )
-    assert "r2" not in Path("metrics/plots/labels.csv").read_text()
 
 
 def test_a_training_shorter_than_a_log_step_has_no_loss_curve(tmp_path: Path) -> None:

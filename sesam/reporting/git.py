@@ -1,0 +1,40 @@
+"""What git knows of a run: the commit of its code, and the params of the last commit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CODE = ("sesam", "stages", "dvc.yaml", "constraints.txt")
+
+
+def git(*command: str, cwd: Path) -> str:
+    """A git command's output; "" where git fails or is not installed."""
+    try:
+        return subprocess.run(("git", *command), cwd=cwd, capture_output=True, check=True, encoding="utf-8").stdout
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
+        return ""
+
+
+def code_version(root: Path = ROOT) -> str:
+    """The last commit that touched the code, and whether it was changed since; the package's version without git."""
+    commit = git("log", "-1", "--format=%H", "--", *CODE, cwd=root).strip()
+    text = f"SeSAM {version('sesam')}" + (f", commit {commit}" if commit else "")
+    return text + (" with uncommitted changes" if git("status", "--porcelain", "--", *CODE, cwd=root) else "")
+
+
+def committed_params() -> tuple[str | None, Mapping[str, Any]]:
+    """The short hash of the last commit here, and its params.yaml; (None, {}) if git has none that can be read."""
+    try:
+        params = yaml.safe_load(git("show", "HEAD:./params.yaml", cwd=Path()))
+    except yaml.YAMLError:
+        params = None
+    return (
+        (git("rev-parse", "--short", "HEAD", cwd=Path()).strip(), params) if isinstance(params, Mapping) else (None, {})
+    )
