@@ -93,9 +93,9 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_a_resnet_has_a_width() -> None:
-    with pytest.raises(ValidationError, match="width must be null"):
-        NetworkParams.model_validate(LITE.model_dump() | {"width": 16})
-    with pytest.raises(ValidationError, match="width must be a number"):
+    with pytest.raises(ValidationError, match="base_channels must be null"):
+        NetworkParams.model_validate(LITE.model_dump() | {"base_channels": 16})
+    with pytest.raises(ValidationError, match="base_channels must be a number"):
         NetworkParams.model_validate(LITE.model_dump() | {"backbone": "resnet18"})
 
 

@@ -27,7 +27,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sesam.artifacts import fingerprint as made_of
+from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
@@ -67,10 +67,8 @@ def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""
     raw = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")
     raw["network"] = NETWORK.model_dump()
-    tiny = {"iterations": 20, "batch": 2, "crop": [32, 40], "scale": [0.7, 1.3], "learning_rate": 0.02}
-    raw["teacher"] |= tiny
-    raw["student"] |= tiny
-    raw["runtime"] |= {"device": "cpu", "workers": 1}
+    raw["schedule"] |= {"max_iters": 20, "batch_size": 2, "crop_size": [32, 40], "scale_range": [0.7, 1.3], "lr": 0.02}
+    raw["runtime"] |= {"device": "cpu", "num_workers": 1}
     return Params.model_validate(raw)
 
 
@@ -92,7 +90,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
         write_label(SOURCES / f"{name}.png", sources, PALETTE)
         items.append(ImageRecord(name, f"raw/{name}.png", height, width, sha256(path)))
     write_params(Path(), "demo")
-    Path("data/weak").mkdir()
+    Path("models").mkdir()
+    Path("models/none").touch()  # what a round without a teacher depends on
     data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
     data.save()
     return data
@@ -105,14 +104,14 @@ def task(params: Params, name: str = "test", sam_frequency: float = 0.5) -> Trai
         round="r1",
         labels=LABELS,
         sources=SOURCES,
-        schedule=params.student,
+        schedule=params.schedule,
         loss=LossWeights(weak=1.0, sam=0.5, confident=0.25),
         sam_frequency=sam_frequency,
     )
 
 
 def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(data.train, 3, LABELS, SOURCES, params.student, sam_frequency, seed)
+    return TrainingSamples(data.train, 3, LABELS, SOURCES, params.schedule, sam_frequency, seed)
 
 
 # The loss
@@ -158,8 +157,8 @@ def test_loss_is_computed_in_float32_whatever_the_logits():
 
 
 def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params: Params):
-    assert "type" not in training.optimizer_config(params.student, "float32")
-    config = training.optimizer_config(params.student, "bfloat16")
+    assert "type" not in training.optimizer_config(params.schedule, "float32")
+    config = training.optimizer_config(params.schedule, "bfloat16")
     assert (config["type"], config["dtype"]) == ("AmpOptimWrapper", "bfloat16")
     network = params.network.model_copy(update={"precision": "bfloat16"})
     with pytest.raises(SesamError, match=r"network\.precision bfloat16 needs a GPU"):
@@ -190,7 +189,7 @@ def test_every_network_has_samples_weights_and_dropout_of_its_own(
         raise Noted
 
     monkeypatch.setattr(training, "TrainingSamples", samples_of)
-    monkeypatch.setattr(training, "Record", record_of)
+    monkeypatch.setattr(training, "LoggingHook", record_of)
     monkeypatch.setattr(training, "_initial_network", resolve_weights)
     for current in ("teacher", "student-r1", "student-r2"):
         with pytest.raises(Noted):
@@ -243,7 +242,7 @@ def test_sam_frequency_changes_sources_alone(data: Dataset, params: Params):
 
 def test_label_follows_its_image(data: Dataset, params: Params):
     # unscaled and without jitter, exactly the sky has a blue above 200, and exactly the block a red above 150
-    unscaled = params.model_copy(update={"student": params.student.model_copy(update={"scale_range": (1.0, 1.0)})})
+    unscaled = params.model_copy(update={"schedule": params.schedule.model_copy(update={"scale_range": (1.0, 1.0)})})
     dataset = samples(data, unscaled)
     dataset.after_resize = dataset.after_resize[:2]
     seen = set()
@@ -306,7 +305,7 @@ def test_training_gives_the_same_bytes_whatever_workers_and_interruptions(
     assert not Path("models/.work/test").exists()
     assert len(log.splitlines()) == 3  # header, iterations 10 and 20
     assert capsys.readouterr().out.startswith("models/r1: 20 iterations in ")
-    shutil.rmtree("models/student")
+    shutil.rmtree("models/r1")
     shutil.rmtree("metrics/training")
 
     three = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 3})})
@@ -355,7 +354,7 @@ def test_a_short_training_reaches_its_learning_rate(
         "after_train_iter",
         lambda self, runner, *rest, **named: rates.extend(runner.optim_wrapper.get_lr()["lr"]),
     )
-    schedule = params.student.model_copy(update={"max_iters": iterations})
+    schedule = params.schedule.model_copy(update={"max_iters": iterations})
     train(replace(task(params), schedule=schedule), params)
     assert max(rates) == params.schedule.lr
 
@@ -404,8 +403,8 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     interrupted()
     assert starts_at() == 10 and "begins anew" not in capsys.readouterr().out
     interrupted()
-    digest = made_of.path_digest
-    monkeypatch.setattr(made_of, "digest_of", lambda path: "other" if path.name == "seeds.py" else digest(path))
+    digest = fingerprint.path_digest
+    monkeypatch.setattr(fingerprint, "path_digest", lambda path: "other" if path.name == "seeds.py" else digest(path))
     assert starts_at() == 0
     assert "begins anew: since it was interrupted, sesam/seeds.py changed" in capsys.readouterr().out
     interrupted()
@@ -413,7 +412,7 @@ def test_unfinished_work_of_something_else_is_dropped_saying_why(
     write_label(LABELS / f"{item.id}.png", np.zeros((item.height, item.width), np.uint8), PALETTE)
     edit_params(Path(), schedule__lr=0.5)
     assert starts_at() == 0
-    said = "since it was interrupted, data/pseudo_labels/r1/labels, params.yaml: student changed"
+    said = "since it was interrupted, data/pseudo_labels/r1/labels, params.yaml: schedule changed"
     assert said in capsys.readouterr().out
 
 
@@ -424,7 +423,7 @@ def test_a_student_starts_from_its_teacher(
     torch.manual_seed(5)
     teacher = MODELS.build(config)
     save_network(tmp_path / "teacher", params.network, *THREE, teacher)
-    student = replace(task(params), start=tmp_path / "teacher")
+    student = replace(task(params), init=tmp_path / "teacher")
     started = {}
 
     def note(hook, runner) -> None:
@@ -437,7 +436,7 @@ def test_a_student_starts_from_its_teacher(
     wide = params.model_copy(
         update={"network": params.network.model_copy(update={"base_channels": 2 * params.network.base_channels})}
     )
-    with pytest.raises(SesamError, match=r"student\.start"):
+    with pytest.raises(SesamError, match=r"student\.init"):
         training._initial_network(network_config(wide.network, 3), student, wide, 0)
 
 
@@ -453,9 +452,9 @@ def test_a_training_that_diverges_stops_and_says_so(
         loss(self, runner, batch_idx, data_batch, outputs)
 
     monkeypatch.setattr(hooks.LoggingHook, "after_train_iter", diverged)
-    short = params.model_copy(update={"student": params.student.model_copy(update={"max_iters": 13})})
+    short = params.model_copy(update={"schedule": params.schedule.model_copy(update={"max_iters": 13})})
     with pytest.raises(
-        SesamError, match=rf"{told} add up to nan: the training has diverged\. Lower student\.learning_rate"
+        SesamError, match=rf"{told} add up to nan: the training has diverged\. Lower student\."
     ):
         train(task(short), short)
     assert not Path("models/r1/model.pth").exists()
@@ -476,7 +475,7 @@ def test_damaged_file_met_by_a_worker(data: Dataset, params: Params):
 
 def test_a_worker_that_is_killed_is_told(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(SesamError, match=r"reads files has ended.*runtime\.workers"):
+    with pytest.raises(SesamError, match=r"reads files has ended.*runtime\.num_workers"):
         train(task(params), params)
 
 
@@ -517,7 +516,7 @@ def test_an_image_for_which_the_gpu_is_too_small(monkeypatch: pytest.MonkeyPatch
 
     model = MODELS.build(network_config(NETWORK, 3)).eval()
     monkeypatch.setattr(model, "encode_decode", full)
-    with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*stages\.tiles"):
+    with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*sesam"):
         predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
 
 
@@ -615,12 +614,12 @@ def test_a_network_has_a_color_for_each_class(tmp_path: Path, colors: list[list[
 CRAFTED = {
     "a program": {"model": {"type": "os.system", "command": "touch ran"}},
     "a program as backbone": {"network": NETWORK.model_dump() | {"backbone": {"type": "os.system"}}, "classes": 3},
-    "a model of a hub": {"network": {"backbone": "hf-hub:someone/model", "width": None}, "classes": 3},
+    "a model of a hub": {"network": {"backbone": "hf-hub:someone/model", "base_channels": None}, "classes": 3},
     "more": {"network": {"type": "os.system"}, "classes": 3, "model": {}},
     "no classes": {"network": {}},
     "a list": [],
     "nothing": None,
-    "a huge one": {"network": {"backbone": "resnet18", "width": 10**9}, "classes": 3},
+    "a huge one": {"network": {"backbone": "resnet18", "base_channels": 10**9}, "classes": 3},
 }
 
 
