@@ -96,8 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(mark, by)
 
     def classes_of(part: np.ndarray) -> np.ndarray:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return predict(model, part, device)[0]
+        return predict(model, part, device)[0]
 
     bad, there = ErrorCollector(), 0
     with progress_bar(len(found), "segment") as bar:

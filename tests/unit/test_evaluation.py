@@ -307,7 +307,7 @@ def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
     log = tmp_path / "plots/metrics/loss.tsv"
     log.parent.mkdir(parents=True)
     log.write_bytes(content)
-    with pytest.raises(SesamError, match=r"loss\.tsv is no log"):
+    with pytest.raises(SesamError, match=r"loss\.tsv is not a log"):
         loss_curve(tmp_path)
 
 
