@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,25 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomFlip, Resize
 from mmseg.structures import SegDataSample
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from sesam.artifacts.manifest import ImageRecord, load_image, load_label
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Schedule
 from sesam.seeds import seed_of
+from sesam.segmentation.task import TrainingTask
 
 
-class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample t of a training: an image, resized, cropped, flipped and recolored at random.
+class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
-    Without a source folder every labeled pixel counts as weakly labeled.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[ImageRecord],
-        classes: int,
-        labels: Path,
-        sources: Path | None,
-        schedule: Schedule,
-        sam_frequency: float,
-        seed: int,
-    ) -> None:
-        self.records, self.classes = records, classes
-        self.labels, self.sources = labels, sources
-        self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
+    def __init__(self, task: TrainingTask, data: Dataset, seed: int) -> None:
+        self.task, self.records, self.classes, self.seed = task, data.train, len(data.classes), seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
-        self.after_resize = [RandomCrop(tuple(schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+        self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
     def __len__(self) -> int:
-        return self.schedule.max_iters * self.schedule.batch_size
+        return self.task.schedule.max_iters * self.task.schedule.batch_size
 
     def record(self, t: int) -> ImageRecord:
         """The image of sample t: every image once per epoch, in a new order each time."""
@@ -57,11 +42,11 @@ class TrainingSamples(Dataset[dict[str, Any]]):
     def read(self, record: ImageRecord) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
         image = load_image(record)
-        labels = load_label(self.labels, record, self.classes)
-        if self.sources is None:
+        labels = load_label(self.task.labels, record, self.classes)
+        if self.task.sources is None:
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
-            sources = load_sources(self.sources, record)
+            sources = load_sources(self.task.sources, record)
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
@@ -73,9 +58,9 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         seed = seed_of(self.seed, "sample", t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        keep_sam = np.random.uniform() < self.sam_frequency
+        keep_sam = np.random.uniform() < self.task.sam_frequency
         results = self.read(self.record(t))
-        factor = np.random.uniform(*self.schedule.scale_range)
+        factor = np.random.uniform(*self.task.schedule.scale_range)
         min_factor = 1 / min(results["img"].shape[:2])  # each side keeps a pixel
         results = Resize(scale_factor=max(factor, min_factor))(results)
         for transform in self.after_resize:

@@ -14,7 +14,7 @@ from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
 from sesam.execution.device import resolve_device
 from sesam.execution.pipeline import PipelineSteps, pending_batches, run_pipeline
 from sesam.params import Runtime
-from sesam.segmentation.network import load_predictor
+from sesam.segmentation.network import Predictor, load_predictor
 
 SplitRecord = tuple[str, ImageRecord]  # a split, and an image of it
 Prediction = tuple[SplitRecord, np.ndarray, np.ndarray]  # with the arrays that `predict` returns
@@ -55,9 +55,7 @@ def _read(record: SplitRecord) -> tuple[SplitRecord, np.ndarray]:
     return record, load_image(record[1])
 
 
-def _predict_each(
-    loaded: list[tuple[SplitRecord, np.ndarray]], predict: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-) -> list[Prediction]:
+def _predict_each(loaded: list[tuple[SplitRecord, np.ndarray]], predict: Predictor) -> list[Prediction]:
     return [(record, *predict(image)) for record, image in loaded]
 
 

@@ -14,11 +14,10 @@ WORK = Path("models/.work")
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """One training of the DAG.
+    """module: the stage's, for `python -m` in each process of a distributed training. round_name: None for the teacher.
 
-    module: the stage's, which `python -m` runs again in each process of a distributed training.
-    round_name: of a student; None for the teacher. sources: None if every labeled pixel is weakly labeled.
-    init: folder of the trained network whose weights it starts from; None for `network.pretrained`.
+    sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
+    None for `network.pretrained`.
     """
 
     module: str
@@ -44,11 +43,6 @@ class TrainingTask:
     def name(self) -> str:
         """Shown in messages, seeds the training and names its unfinished work."""
         return f"student-{self.round_name}" if self.round_name else "teacher"
-
-    @property
-    def arguments(self) -> list[str]:
-        """Of the stage's command line."""
-        return [self.round_name] if self.round_name else []
 
     @property
     def model_dir(self) -> Path:

@@ -59,7 +59,7 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 def train(task: TrainingTask, params: Params) -> None:
     """Train a network and write it to task.model_dir; resume an interrupted training with the same inputs."""
     if params.runtime.num_gpus > 1 and not is_worker_process():
-        launch(params.runtime, task.module, task.arguments)
+        launch(params.runtime, task.module, [task.round_name] if task.round_name else [])
         return
     device = resolve_device(params.runtime)
     with (
@@ -87,9 +87,9 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
         model = _initial_network(task, params, dataset, seed)
         _optimize_for(device, model, params.network.precision)
-        runner = _runner(task, params, dataset, model, hooks, device)
-        if device.type == "cpu":
-            _keep_freed_memory()
+        runner = _runner(task, params, model, TrainingSamples(task, dataset, seed), hooks, device.type == "cuda")
+        if get_world_size() == 1:
+            model.to(device)  # mmengine takes a GPU whenever there is one
         try:
             with translate_dataloader_errors(params.runtime.num_workers):
                 runner.train()
@@ -176,10 +176,11 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed:
 
 
 def _optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
-    """Change the memory format and the layers of the model to those that the device needs or is fastest with."""
+    """Change the memory format and the layers to those that the device needs or is fastest with."""
     if device.type == "cpu" or precision != "float32":
         model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
+        _keep_freed_memory()
         for name, conv in find_dilated_depthwise(model).items():
             model.set_submodule(name, ShiftedDepthwise(conv))
     elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
@@ -207,24 +208,15 @@ def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
     return [config | {"by_epoch": False} for config in ([rise, decay] if warmup else [decay])]
 
 
-def _dataloader(task: TrainingTask, params: Params, dataset: Dataset, device: torch.device) -> DataLoader[Any]:
-    samples = TrainingSamples(
-        dataset.train,
-        len(dataset.classes),
-        task.labels,
-        task.sources,
-        task.schedule,
-        task.sam_frequency,
-        seed_of(params.seed, task.name),
-    )
-    rank, processes = get_dist_info()
+def _dataloader(samples: TrainingSamples, params: Params, on_gpu: bool) -> DataLoader[Any]:
+    batch_size, (rank, processes) = samples.task.schedule.batch_size, get_dist_info()
     workers = params.runtime.num_workers
-    if device.type == "cpu":
+    if not on_gpu:
         workers = (workers + 1) // 2  # the network computes on every core: each further worker slows it down
     return DataLoader(
         samples,
-        task.schedule.batch_size // processes,
-        sampler=ResumableSampler(len(samples), task.schedule.batch_size, rank, processes),
+        batch_size // processes,
+        sampler=ResumableSampler(len(samples), batch_size, rank, processes),
         num_workers=workers,
         worker_init_fn=exit_on_queue_error,
         collate_fn=pseudo_collate,
@@ -232,22 +224,17 @@ def _dataloader(task: TrainingTask, params: Params, dataset: Dataset, device: to
 
 
 def _runner(
-    task: TrainingTask,
-    params: Params,
-    dataset: Dataset,
-    model: EncoderDecoder,
-    hooks: list[Hook],
-    device: torch.device,
+    task: TrainingTask, params: Params, model: EncoderDecoder, samples: TrainingSamples, hooks: list[Hook], on_gpu: bool
 ) -> Runner:
     checkpoint = task.work_dir / CheckpointHook.NAME
     distributed: dict[str, Any] = {}
     if get_world_size() > 1:
-        wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+        wrapper = {"broadcast_buffers": False, **({} if on_gpu else {"device_ids": None})}
         distributed = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
-    runner = Runner(
+    return Runner(
         model=model,
         work_dir=str(task.work_dir / "mmengine"),
-        train_dataloader=_dataloader(task, params, dataset, device),
+        train_dataloader=_dataloader(samples, params, on_gpu),
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
         optim_wrapper=optimizer_config(task.schedule, params.network.precision),
         param_scheduler=_scheduler_configs(task.schedule),
@@ -262,6 +249,3 @@ def _runner(
         log_level="ERROR",
         **distributed,
     )
-    if not distributed:
-        model.to(device)  # mmengine takes a GPU whenever there is one
-    return runner

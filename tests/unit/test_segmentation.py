@@ -120,7 +120,7 @@ def updated(params: Params, group: str, **changes: object) -> Params:
 
 
 def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(data.train, 3, LABELS, SOURCES, params.schedule, sam_frequency, seed)
+    return TrainingSamples(replace(task(params), sam_frequency=sam_frequency), data, seed)
 
 
 def random_network(folder: Path, classes=CLASSES, palette=PALETTE) -> EncoderDecoder:
@@ -360,7 +360,8 @@ def test_networks_differ_in_samples_weights_and_dropout(
 ) -> None:
     monkeypatch.setattr(training, "LoggingHook", lambda task, seed, bar: seeds.append(seed) or bar)
     monkeypatch.setattr(training, "_initial_network", lambda task, params, data, seed: seeds.append(seed))
-    monkeypatch.setattr(training, "TrainingSamples", lambda *arguments: seeds.append(arguments[-1]) or [])
+    monkeypatch.setattr(training, "TrainingSamples", lambda task, data, seed: seeds.append(seed))
+    monkeypatch.setattr(training, "_dataloader", lambda *_: None)
     monkeypatch.setattr(training, "_optimize_for", lambda *_: None)
     monkeypatch.setattr(training, "Runner", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
     used = set()
