@@ -122,7 +122,8 @@ def ends(process: int) -> bool:
     return False
 
 
-def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+@pytest.mark.usefixtures("data")
+def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"max_iters": ITERATIONS, "batch_size": 4, "crop_size": [32, 40], "lr": 0.02}
     changes = {f"schedule__{key}": value for key, value in tiny.items()}
     edit_params(Path(), network__base_channels=4, network__head_channels=8, runtime__device="cpu", **changes)
@@ -188,11 +189,9 @@ def test_srun_gives_each_process_the_cores_of_the_job(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("processes", "message"), [(3, "which 3 processes cannot share"), (8, "on a CPU it must be at least 2 for each")]
 )
+@pytest.mark.usefixtures("data")
 def test_a_batch_that_processes_cannot_share_is_refused(
-    data,  # noqa: F811
-    processes: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
+    processes: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "get_dist_info", lambda: (0, processes))
     params = load_params()
