@@ -77,9 +77,8 @@ class LoggingHook(Hook):
         if self.sums and not math.isfinite(loss := float(self.sums["loss"])):
             first = last - last % LOG_EVERY
             raise SesamError(
-                f"{self.task.name}: the losses of iterations {first + 1} to {last + 1} add up to {loss}: the training "
-                f"has diverged. Lower {self.task.group}.lr, or schedule.lr for both networks; it was "
-                f"{self.task.schedule.lr:g}."
+                f"{self.task.name} has diverged: the losses of iterations {first + 1} to {last + 1} add up to {loss}. "
+                f"Lower {self.task.group}.lr, or schedule.lr for both networks; it was {self.task.schedule.lr:g}."
             )
 
     def after_train(self, runner: Runner) -> None:

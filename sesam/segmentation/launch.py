@@ -37,10 +37,7 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
     if runtime.launcher == "torchrun":
         gpus = torch.cuda.device_count()
         if runtime.device != "cpu" and 0 < gpus < runtime.num_gpus:
-            raise SesamError(
-                f"params.yaml: runtime.num_gpus is {runtime.num_gpus}, but this machine has {gpus} GPUs. Set it to "
-                f"{gpus} or less."
-            )
+            raise SesamError(f"runtime.num_gpus is {runtime.num_gpus}, but this machine has {gpus} GPUs. Lower it.")
         torchrun = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}"]
         command = [*torchrun, *program]
     else:
@@ -52,13 +49,9 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
     try:
         code = subprocess.run(command, env=environment, check=False, preexec_fn=_exit_with_parent).returncode
     except FileNotFoundError:
-        raise SesamError(
-            "params.yaml: runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun."
-        ) from None
+        raise SesamError("runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun.") from None
     if code:
-        raise SesamError(
-            f"{' '.join(program[1:])} failed in {runtime.num_gpus} processes; see above. Run again to resume."
-        )
+        raise SesamError(f"{module} failed in {runtime.num_gpus} processes; see above. Run again to resume.")
 
 
 def _exit_with_parent() -> None:
@@ -82,7 +75,7 @@ def process_group(device: torch.device) -> Iterator[None]:
                 os.environ["SLURM_LOCALID"] = "0"
             init_dist("slurm" if STARTED_BY_SRUN in os.environ else "pytorch", "nccl")
         elif STARTED_BY_SRUN in os.environ:
-            raise SesamError("params.yaml: runtime.launcher srun needs GPUs, and there is none. Set it to torchrun.")
+            raise SesamError("runtime.launcher srun needs GPUs, and there is none. Set it to torchrun.")
         else:
             torch.distributed.init_process_group("gloo")
         yield

@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
 from sesam.artifacts.label_png import Palette
 from sesam.errors import SesamError, describe_validation_error
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Group
 from sesam.segmentation.backbones import backbone_spec
 
@@ -54,28 +55,8 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
     mmsegmentation's model zoo, with plain batch normalization (on several GPUs `convert_sync_batchnorm` changes it).
     """
     backbone = backbone_spec(network)
-    return {
-        "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "mmseg.SegDataPreProcessor",
-            "mean": backbone.mean,
-            "std": backbone.std,
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": 255,
-        },
-        "backbone": backbone.config,
-        "decode_head": _decode_head(network, backbone.channels, classes),
-        "auxiliary_head": None
-        if network.aux_loss_weight == 0
-        else _auxiliary_head(network.aux_loss_weight, backbone.channels, classes),
-        "train_cfg": {},
-        "test_cfg": {"mode": "whole"},
-    }
-
-
-def _decode_head(network: Architecture, channels: list[int], classes: int) -> dict[str, Any]:
-    return {
+    channels = backbone.channels
+    decode_head = {
         "type": "DepthwiseSeparableASPPHead",
         "in_channels": channels[-1],
         "in_index": len(channels) - 1,
@@ -83,19 +64,24 @@ def _decode_head(network: Architecture, channels: list[int], classes: int) -> di
         "dilations": [1, 12, 24, 36] if network.output_stride == 8 else [1, 6, 12, 18],
         "c1_in_channels": channels[0],
         "c1_channels": max(1, 48 * (network.base_channels or 64) // 64),
-        **_head_options(classes, 1.0),
     }
-
-
-def _auxiliary_head(loss_weight: float, channels: list[int], classes: int) -> dict[str, Any]:
-    return {
+    auxiliary_head = {
         "type": "FCNHead",
         "in_channels": channels[-2],
         "in_index": len(channels) - 2,
         "channels": channels[-1] // 8,
         "num_convs": 1,
         "concat_input": False,
-        **_head_options(classes, loss_weight),
+    }
+    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": backbone.mean, "std": backbone.std, "bgr_to_rgb": True}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
+        "backbone": backbone.config,
+        "decode_head": decode_head | _head_options(classes, 1.0),
+        "auxiliary_head": auxiliary_head | _head_options(classes, loss) if (loss := network.aux_loss_weight) else None,
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
     }
 
 
@@ -182,10 +168,8 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     try:
         saved = SavedNetwork.model_validate(read_json(folder / ARCHITECTURE))
     except ValidationError as problem:
-        raise SesamError(
-            f"{folder / ARCHITECTURE} does not describe a network ({describe_validation_error(problem)[0]}). "
-            "Train it again."
-        ) from None
+        reason = describe_validation_error(problem)[0]
+        raise SesamError(f"{folder / ARCHITECTURE} does not describe a network ({reason}). Train it again.") from None
     if classes is not None and list(classes) != saved.classes:
         raise SesamError(
             f"{folder} is a network of the classes {', '.join(saved.classes)}; those of the data set are "
