@@ -401,7 +401,7 @@ def encoder_work(model: str) -> float:
     return counter.get_total_flops()
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=BUILD, default="vit_b")
     parser.add_argument("--checkpoint", type=Path)
@@ -415,7 +415,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--bfloat16", action="store_true", help="on a CPU too")
     parser.add_argument("--whole", action="store_true", help="not step by step: the peers and the whole stage alone")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
     height, width = options.size
     size = (height, width)
 

@@ -1,49 +1,48 @@
-"""What the round's teacher sees in every training image: its classes P and its confidence c.
+"""Predict every training image with the round's teacher: its classes P and its confidence c.
 
-A round without a teacher gets predictions that say nothing, class 255 and confidence 0, so that no later
-stage need know.
+A round without a teacher gets class 255 and confidence 0 everywhere, so that no later stage needs to know.
 
 python -m stages.predict ROUND
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
+from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import run_main
 from sesam.execution.parallel import progress_bar
+from sesam.labels import IGNORE_INDEX
 from sesam.params import NO_TEACHER, parse_round
-from sesam.paths import round_dir
-from sesam.segmentation.predictions import steps, write_nothing
-
-if TYPE_CHECKING:
-    pass
+from sesam.paths import network_dir, round_dir
 
 
 def main() -> None:
-    name, params = parse_round(__doc__.splitlines()[0])
-    dataset, out = Dataset.load(), round_dir(name, "predictions")
-    if params.rounds[name].teacher == NO_TEACHER:
-        with (
-            atomic_directory(out, packed=True) as folder,
-            progress_bar(len(dataset.train), f"predictions {name}: no teacher") as bar,
-        ):
-            for item in dataset.train:
-                write_nothing(item, folder, dataset.palette)
-                bar.update()
+    round_name, params = parse_round(__doc__.splitlines()[0])
+    data, out = Dataset.load(), round_dir(round_name, "predictions")
+    teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
+    if teacher == NO_TEACHER:
+        with atomic_directory(out, packed=True) as folder:
+            write_empty_predictions(data, folder, f"{title}: no teacher")
         return
-    from sesam.execution.pipeline import pending_batches, run_pipeline
+    from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than the above
 
-    with atomic_directory(out, stage_fingerprint("predict", name), packed=True) as folder:
-        # one image a batch: what is predicted does not depend on what else is in it
-        batches = pending_batches(
-            dataset.train, lambda item: not (folder / "confidence" / f"{item.id}.png").exists(), 1
-        )
-        run_pipeline(batches, partial(steps, params, name, dataset, folder), params.runtime, f"predictions {name}")
+    with atomic_directory(out, stage_fingerprint("predict", round_name), packed=True) as folder:
+        predict_images(network_dir(teacher), data, folder, params.runtime, title)
+
+
+def write_empty_predictions(data: Dataset, folder: Path, title: str) -> None:
+    with progress_bar(len(data.train), title) as bar:
+        for record in data.train:
+            shape = record.height, record.width
+            write_label(folder / "labels" / f"{record.id}.png", np.full(shape, IGNORE_INDEX, np.uint8), data.palette)
+            write_gray(folder / "confidence" / f"{record.id}.png", np.zeros(shape, np.uint8))
+            bar.update()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Method, step 6: the student of a round, trained on weak labels, SAM's masks and confident predictions.
+"""Method, step 6: train a round's student on weak labels, SAM's masks and confident predictions.
 
 python -m stages.train_student ROUND
 """
@@ -8,26 +8,24 @@ from __future__ import annotations
 from sesam.errors import run_main
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, pseudo_label_dir
-from sesam.segmentation.training import TrainingTask, train
+from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.training import train
 
 
 def main() -> None:
-    name, params = parse_round(__doc__.splitlines()[0])
-    teacher = params.rounds[name].teacher
-    train(
-        TrainingTask(
-            name=f"student-{name}",
-            stage="train_student",
-            round=name,
-            labels=pseudo_label_dir(name) / "labels",
-            sources=pseudo_label_dir(name) / "sources",
-            schedule=params.schedule_of("student"),
-            loss=params.student.loss_weights,
-            sam_frequency=params.student.sam_frequency,
-            init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
-        ),
-        params,
+    round_name, params = parse_round(__doc__.splitlines()[0])
+    teacher = params.rounds[round_name].teacher
+    task = TrainingTask(
+        module="stages.train_student",
+        round_name=round_name,
+        labels=pseudo_label_dir(round_name) / "labels",
+        sources=pseudo_label_dir(round_name) / "sources",
+        schedule=params.schedule_of("student"),
+        loss_weights=params.student.loss_weights,
+        sam_frequency=params.student.sam_frequency,
+        init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )
+    train(task, params)
 
 
 if __name__ == "__main__":

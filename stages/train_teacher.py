@@ -1,4 +1,4 @@
-"""The teacher: a network trained on the weak labels alone, with plain cross-entropy.
+"""Train the teacher: a network on the weak labels alone, with plain cross-entropy.
 
 python -m stages.train_teacher
 """
@@ -8,24 +8,22 @@ from __future__ import annotations
 from sesam.errors import run_main
 from sesam.params import LossWeights, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.segmentation.training import TrainingTask, train
+from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.training import train
 
 
 def main() -> None:
     params = load_params()
-    train(
-        TrainingTask(
-            name="teacher",
-            stage="train_teacher",
-            round=None,
-            labels=WEAK_LABELS,
-            sources=None,
-            schedule=params.schedule_of("teacher"),
-            loss=LossWeights(weak=1.0, sam=0.0, confident=0.0),
-            sam_frequency=0.0,
-        ),
-        params,
+    task = TrainingTask(
+        module="stages.train_teacher",
+        round_name=None,
+        labels=WEAK_LABELS,
+        sources=None,
+        schedule=params.schedule_of("teacher"),
+        loss_weights=LossWeights(weak=1.0, sam=0.0, confident=0.0),
+        sam_frequency=0.0,
     )
+    train(task, params)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ LEAKED = IssueKind(
 Issue = tuple[IssueKind, str]  # and the file that has it
 
 
-class DataIssue(Exception):
+class DataIssue(Exception):  # noqa: N818
     """A file has an issue."""
 
     def __init__(self, kind: IssueKind, text: str) -> None:

@@ -1,11 +1,11 @@
-"""The mmsegmentation side: network, data set, loss, training, prediction."""
+"""The segmentation network, with mmsegmentation: data, loss, training, inference."""
 
 import contextlib
 import io
 import warnings
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-    # mmcv and mmseg tell at import which optional parts are not installed; none of them is used here
+    # at import mmcv and mmseg list the optional parts that are not installed; none of them is used here
     warnings.simplefilter("ignore")
     import mmseg.datasets
     import mmseg.models  # noqa: F401  (registers its networks)

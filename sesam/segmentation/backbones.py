@@ -18,13 +18,14 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
 
-PACKAGE = "package:"  # of network.pretrained: weights that an installed package holds
+PACKAGE = "package:"  # a prefix of network.pretrained: weights in an installed package
 WEIGHTS = (".pth", ".pt", ".bin")
+HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """config: mmseg's, of the backbone. channels: of its features, from stride 4 on. mean, std: of its input, RGB."""
+    """config: mmseg's. channels: of the features, from stride 4 on. mean, std: of the input, RGB, in 0 to 255."""
 
     config: dict[str, Any]
     channels: list[int]
@@ -33,13 +34,13 @@ class BackboneSpec:
 
 
 def backbone_spec(network: Architecture) -> BackboneSpec:
-    """The backbone that the params name; SesamError if timm is wanted and missing, or has no such model."""
+    """The backbone in the params; SesamError if it needs timm, which is missing or has no such model."""
     return _resnet(network) if network.backbone in RESNETS else _timm(network)
 
 
 def _resnet(network: Architecture) -> BackboneSpec:
-    assert network.base_channels is not None  # the params' schema sees to it
-    finest, depth = network.output_stride == 8, RESNETS[network.backbone]
+    assert network.base_channels is not None  # by the schema of the params
+    stride_8, depth = network.output_stride == 8, RESNETS[network.backbone]
     config = {
         "type": "ResNetV1c",
         "depth": depth,
@@ -47,41 +48,41 @@ def _resnet(network: Architecture) -> BackboneSpec:
         "stem_channels": network.base_channels,
         "num_stages": 4,
         "out_indices": [0, 1, 2, 3],
-        "dilations": [1, 1, 2, 4] if finest else [1, 1, 1, 2],
-        "strides": [1, 2, 1, 1] if finest else [1, 2, 2, 1],
+        "dilations": [1, 1, 2, 4] if stride_8 else [1, 1, 1, 2],
+        "strides": [1, 2, 1, 1] if stride_8 else [1, 2, 2, 1],
         "norm_cfg": {"type": "BN", "requires_grad": True},
         "norm_eval": False,
         "style": "pytorch",
         "contract_dilation": True,
     }
-    widest = network.base_channels * (8 if depth < 50 else 32)
-    channels = [widest // 8, widest // 4, widest // 2, widest]
+    last = network.base_channels * (8 if depth < 50 else 32)
+    channels = [last // 8, last // 4, last // 2, last]
     return BackboneSpec(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
 def _timm(network: Architecture) -> BackboneSpec:
-    """A model of timm; its features' channels and strides, and how its input is normalized, are read from timm."""
+    """A model of timm, which reports its features' channels and strides and how its input is normalized."""
     try:
         import timm
     except ImportError:
         raise SesamError(
-            f"network.backbone {network.backbone} is none of {', '.join(RESNETS)}; for timm's models install timm: "
+            f"network.backbone {network.backbone} is not one of {', '.join(RESNETS)}; for timm's models install timm: "
             "pip install -c constraints.txt -e '.[photographs]'"
         ) from None
     if not timm.is_model(network.backbone):
-        near = difflib.get_close_matches(network.backbone, [*RESNETS, *timm.list_models()], 3)
-        hint = f"Is it {' or '.join(near)}?" if near else "timm.list_models() lists timm's."
+        similar = difflib.get_close_matches(network.backbone, [*RESNETS, *timm.list_models()], 3)
+        hint = f"Is it {' or '.join(similar)}?" if similar else "timm.list_models() lists timm's."
         raise SesamError(f"network.backbone: neither mmsegmentation nor timm has a {network.backbone}. {hint}")
     options: dict[str, Any] = {"features_only": True, "pretrained": False}
     try:
-        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
+        with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
             info = timm.create_model(network.backbone, **options).feature_info
             options["out_indices"] = [k for k, stride in enumerate(info.reduction()) if stride >= 4]
             options["output_stride"] = network.output_stride
             features = timm.create_model(network.backbone, **options).feature_info
-    except Exception as problem:  # each of timm's models raises its own for what it cannot do
+    except Exception as problem:  # each of timm's models raises its own
         raise SesamError(
-            f"network.backbone {network.backbone} gives no features of output_stride {network.output_stride} "
+            f"network.backbone {network.backbone} has no features of output_stride {network.output_stride} "
             f"({problem}). Choose a convolutional model."
         ) from None
     if features.reduction()[0] != 4 or len(features.channels()) < 3:
@@ -89,44 +90,28 @@ def _timm(network: Architecture) -> BackboneSpec:
             f"network.backbone {network.backbone} has features of strides {info.reduction()}; DeepLabV3+ needs one of "
             "stride 4 and two coarser ones. Choose a convolutional model."
         )
-    known = timm.get_pretrained_cfg(network.backbone)
-    mean, std = ([255 * value for value in values] for values in (known.mean, known.std))
+    pretrained = timm.get_pretrained_cfg(network.backbone)
+    mean, std = ([255 * value for value in values] for values in (pretrained.mean, pretrained.std))
     config = {"type": "TIMMBackbone", "model_name": network.backbone, **options}
     return BackboneSpec(config, features.channels(), mean, std)
 
 
-def load_pretrained(backbone: nn.Module, source: str, expected: str | None = None) -> None:
-    """Fill the backbone from a file, an installed package of weights, or an address that mmengine knows.
+def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | None = None) -> None:
+    """Fill the backbone from a file, an installed package of weights, or a URL that mmengine supports.
 
     source: a path, package:NAME, open-mmlab://, torchvision:// or https://. Tensors are matched by name; where no name
-    matches, as in weights of another library, by order and shape. expected: SHA-256 of a file. SesamError if it cannot
-    be had, is another or does not fit: mmengine itself would train on from random weights.
+    matches, as in weights of another library, by order and shape. expected_sha256: of a file. SesamError if the weights
+    cannot be loaded, have another digest or do not fit: mmengine itself would train on from random weights.
     """
-    hint = "network.pretrained may also be the path of a local file, or null to start from random weights."
     if source.startswith(PACKAGE):
-        source = str(_weights_in(source.removeprefix(PACKAGE)))
-    if expected is not None and Path(source).is_file() and (found := sha256(Path(source))) != expected:
-        raise SesamError(f"network.pretrained: {source} has SHA-256 {found}, network.sha256 is {expected}.")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
-    try:
-        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
-    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
-        raise SesamError(
-            f"network.pretrained: {source} cannot be loaded ({problem}). Is there a network, or such a file? {hint}"
-        ) from None
-    finally:
-        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-    for inside in ("state_dict", "model"):
-        state = state.get(inside, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise SesamError(f"network.pretrained: {source} holds no weights by name. {hint}")
-    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+        source = str(_package_weights(source.removeprefix(PACKAGE)))
+    if expected_sha256 is not None and Path(source).is_file() and (digest := sha256(Path(source))) != expected_sha256:
+        raise SesamError(f"network.pretrained: {source} has SHA-256 {digest}, network.sha256 is {expected_sha256}.")
+    state = _load_state(source)
     module = getattr(backbone, "timm_model", backbone)
-    own = module.state_dict()
-    if not own.keys() & state.keys():
-        state = match_by_order(own, state.values())
+    expected = module.state_dict()
+    if not expected.keys() & state.keys():
+        state = match_by_order(expected, state.values())
     try:
         missing = [key for key in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key]
     except RuntimeError as problem:
@@ -134,27 +119,47 @@ def load_pretrained(backbone: nn.Module, source: str, expected: str | None = Non
     if missing:
         raise SesamError(
             f"network.pretrained: {source} does not fit network.backbone at this depth and width "
-            f"({len(missing)} weights, first: {missing[0].strip()}). {hint}"
+            f"({len(missing)} weights, first: {missing[0].strip()}). {HINT}"
         )
 
 
-def match_by_order(own: dict[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
-    """`others`, whose first tensors come in the order of `own`, under its names; as far as their shapes agree."""
-    named: dict[str, Tensor] = {}
-    for (key, mine), value in zip(own.items(), others, strict=False):
-        if mine.shape != value.shape:
+def _load_state(source: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name; SesamError if it cannot be loaded or has none."""
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
+    try:
+        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
+    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
+        raise SesamError(
+            f"network.pretrained: {source} cannot be loaded ({problem}). Check the connection, or the path. {HINT}"
+        ) from None
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+    for key in ("state_dict", "model"):
+        state = state.get(key, state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise SesamError(f"network.pretrained: {source} holds no weights by name. {HINT}")
+    return {key.removeprefix("backbone."): value for key, value in state.items()}
+
+
+def match_by_order(expected: dict[str, Tensor], tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    """`tensors` under the names of `expected`, in its order, up to the first whose shape differs."""
+    matched: dict[str, Tensor] = {}
+    for (key, value), tensor in zip(expected.items(), tensors, strict=False):
+        if value.shape != tensor.shape:
             break
-        named[key] = value
-    return named
+        matched[key] = tensor
+    return matched
 
 
-def _weights_in(package: str) -> Path:
-    """The one file of weights in an installed package, which is not imported; SesamError if there is none."""
+def _package_weights(package: str) -> Path:
+    """The only file of weights in an installed package, which is not imported; SesamError if there is none."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.suffix in WEIGHTS)
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.suffix in WEIGHTS)
     if not folders:
         raise SesamError(f"network.pretrained: no package {package} is installed. Install it, or set another source.")
-    if len(found) != 1:
-        raise SesamError(f"network.pretrained: the package {package} holds {len(found)} files of weights, not one.")
-    return found[0]
+    if len(files) != 1:
+        raise SesamError(f"network.pretrained: the package {package} holds {len(files)} files of weights, not one.")
+    return files[0]

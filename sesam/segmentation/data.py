@@ -1,10 +1,9 @@
-"""The training samples: sample t is a pure function of (seed, t), whoever computes it."""
+"""The training samples: sample t is a pure function of (seed, t), in whichever process."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,98 +11,84 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomFlip, Resize
 from mmseg.structures import SegDataSample
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from sesam.artifacts.manifest import ImageRecord, load_image, load_label
+from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Schedule
 from sesam.seeds import seed_of
+from sesam.segmentation.task import TrainingTask
 
 
-class TrainingSamples(Dataset[dict[str, Any]]):
-    """Sample t of a training: which image, and how it is resized, cropped, flipped and colored.
+class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
-    Without a source folder every labeled pixel counts as weakly labeled.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[ImageRecord],
-        classes: int,
-        labels: Path,
-        sources: Path | None,
-        schedule: Schedule,
-        sam_frequency: float,
-        seed: int,
-    ) -> None:
-        self.items, self.classes = items, classes
-        self.labels, self.sources = labels, sources
-        self.schedule, self.sam_frequency, self.seed = schedule, sam_frequency, seed
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch's, see `item`
-        self.after_resize = [RandomCrop(tuple(schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+    def __init__(self, task: TrainingTask, data: Dataset, seed: int) -> None:
+        self.task, self.records, self.classes, self.seed = task, data.train, len(data.classes), seed
+        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
+        self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
     def __len__(self) -> int:
-        return self.schedule.max_iters * self.schedule.batch_size
+        return self.task.schedule.max_iters * self.task.schedule.batch_size
 
-    def item(self, t: int) -> ImageRecord:
-        """The image of sample t: every image once before any comes again, in an order drawn anew each time."""
-        epoch, place = divmod(t, len(self.items))
-        if self.order[0] != epoch:  # kept, for a data set of a million images takes 11 ms to be shuffled
+    def record(self, t: int) -> ImageRecord:
+        """The image of sample t: every image once per epoch, in a new order each time."""
+        epoch, place = divmod(t, len(self.records))
+        if self.order[0] != epoch:  # cached: to shuffle a million images takes 11 ms
             generator = np.random.default_rng(seed_of(self.seed, "order", epoch))
-            self.order = epoch, generator.permutation(len(self.items))
-        return self.items[self.order[1][place]]
+            self.order = epoch, generator.permutation(len(self.records))
+        return self.records[self.order[1][place]]
 
-    def read(self, item: ImageRecord) -> dict[str, Any]:
+    def read(self, record: ImageRecord) -> dict[str, Any]:
         """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
-        image = load_image(item)
-        labels = load_label(self.labels, item, self.classes)
-        if self.sources is None:
+        image = load_image(record)
+        labels = load_label(self.task.labels, record, self.classes)
+        if self.task.sources is None:
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
-            sources = load_sources(self.sources, item)
+            sources = load_sources(self.task.sources, record)
         bgr = np.ascontiguousarray(image[..., ::-1])
         return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
 
     def __getitem__(self, t: int) -> dict[str, Any]:
         """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
 
-        h, w is the crop, or less where the image is smaller; the network's preprocessor pads.
+        h, w is the crop size, or less if the image is smaller; the network's preprocessor pads.
         """
         seed = seed_of(self.seed, "sample", t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        keeps_sam = np.random.uniform() < self.sam_frequency
-        results = self.read(self.item(t))
-        factor = np.random.uniform(*self.schedule.scale_range)
-        least = 1 / min(results["img"].shape[:2])  # a side keeps a pixel
-        results = Resize(scale_factor=max(factor, least))(results)
+        keep_sam = np.random.uniform() < self.task.sam_frequency
+        results = self.read(self.record(t))
+        factor = np.random.uniform(*self.task.schedule.scale_range)
+        min_factor = 1 / min(results["img"].shape[:2])  # each side keeps a pixel
+        results = Resize(scale_factor=max(factor, min_factor))(results)
         for transform in self.after_resize:
             results = transform(results)
         labels, sources = results["gt_seg_map"].transpose(2, 0, 1)
-        if not keeps_sam:
+        if not keep_sam:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
         sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
         return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
 
 
 class ResumableSampler(Sampler[int]):
-    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading what was trained on.
+    """0, 1, 2, … count-1; mmengine calls `skip` to resume without loading earlier samples.
 
-    Of several processes that share each batch of `batch` samples, process `rank` has its part of every one.
+    In a distributed training process `rank` has its share of every batch of `batch_size` samples.
     """
 
-    def __init__(self, count: int, batch: int = 1, rank: int = 0, processes: int = 1) -> None:
-        self.left: Sequence[int] = range(count)
+    def __init__(self, count: int, batch_size: int = 1, rank: int = 0, processes: int = 1) -> None:
+        self.indices: Sequence[int] = range(count)
         if processes > 1:
-            part = batch // processes
-            self.left = [t for t in self.left if t % batch // part == rank]
+            share = batch_size // processes
+            self.indices = [t for t in self.indices if t % batch_size // share == rank]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.left)
+        return iter(self.indices)
 
     def __len__(self) -> int:
-        return len(self.left)
+        return len(self.indices)
 
     def skip(self, samples: int) -> None:
-        self.left = self.left[samples:]
+        self.indices = self.indices[samples:]

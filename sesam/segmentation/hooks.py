@@ -1,4 +1,4 @@
-"""What happens around the iterations of a training: seeds, the log, checkpoints."""
+"""Around the iterations of a training: seeds, the log, checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from dvclive import Live
@@ -19,18 +19,16 @@ from sesam.artifacts.atomic_io import atomic_path
 from sesam.errors import SesamError
 from sesam.seeds import seed_of
 from sesam.segmentation.loss import SOURCES
-
-if TYPE_CHECKING:
-    from sesam.segmentation.training import TrainingTask
+from sesam.segmentation.task import TrainingTask
 
 LOG_EVERY = 10  # iterations
 CHECKPOINT_SECONDS = 120
 
 
 class LoggingHook(Hook):
-    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs its losses.
+    """Seeds each iteration, so that dropout too is a function of (seed, iteration); shows and logs the losses.
 
-    The log is kept in the checkpoints and written anew on resuming.
+    Checkpoints contain the log; a resumed training writes it again.
     """
 
     def __init__(self, task: TrainingTask, seed: int, bar: tqdm[Any]) -> None:
@@ -43,7 +41,7 @@ class LoggingHook(Hook):
         if not is_main_process():
             return
         try:
-            self.live = Live(str(self.task.log), dvcyaml=False, save_dvc_exp=False)
+            self.live = Live(str(self.task.log_dir), dvcyaml=False, save_dvc_exp=False)
         except sqlite3.Error as problem:
             raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
         for row in self.rows:
@@ -54,33 +52,33 @@ class LoggingHook(Hook):
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx, *process) % 2**63)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
-        for name, value in outputs.items():  # on the device: to read them would have a GPU wait for the next batch
+        for name, value in outputs.items():  # on the device: reading them would make a GPU wait for the next batch
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.bar.update()
-        if (batch_idx + 1) % LOG_EVERY == 0:
-            self._check(batch_idx)
-            all_reduce_dict(self.sums, "mean")
-            means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
-            row: dict[str, float] = {
-                "step": batch_idx + 1,
-                "loss": means["loss"],
-                "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # the heads'
-            }
-            if self.task.sources is not None:
-                row |= {f"loss_{source}": means[source] for source in SOURCES}
-            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            self.rows.append(row)
-            self.sums = {}
-            self._write(row)
+        if (batch_idx + 1) % LOG_EVERY:
+            return
+        self._check(batch_idx)
+        all_reduce_dict(self.sums, "mean")
+        means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
+        row: dict[str, float] = {
+            "step": batch_idx + 1,
+            "loss": means["loss"],
+            "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # of the heads
+        }
+        if self.task.sources is not None:
+            row |= {f"loss_{source}": means[source] for source in SOURCES}
+        self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        self.rows.append(row)
+        self.sums = {}
+        self._write(row)
 
     def _check(self, last: int) -> None:
-        """SesamError if a loss since the last row, up to the iteration of index `last`, was not finite."""
+        """SesamError if a loss since the last row, up to iteration index `last`, was not finite."""
         if self.sums and not math.isfinite(loss := float(self.sums["loss"])):
-            group = "teacher" if self.task.round is None else "student"
             first = last - last % LOG_EVERY
             raise SesamError(
-                f"{self.task.name}: the losses of iterations {first + 1} to {last + 1} add up to {loss}: the training "
-                f"has diverged. Lower {group}.learning_rate ({self.task.schedule.lr:g})."
+                f"{self.task.name} has diverged: the losses of iterations {first + 1} to {last + 1} add up to {loss}. "
+                f"Lower {self.task.group}.lr, or schedule.lr for both networks; it was {self.task.schedule.lr:g}."
             )
 
     def after_train(self, runner: Runner) -> None:
@@ -107,11 +105,11 @@ class LoggingHook(Hook):
 class CheckpointHook(Hook):
     """mmengine's checkpoint every CHECKPOINT_SECONDS, after an iteration that was logged."""
 
-    priority = "VERY_LOW"  # after the learning rate's step
+    priority = "VERY_LOW"  # after the scheduler's step
     NAME = "checkpoint.pth"
 
-    def __init__(self, work: Path) -> None:
-        self.path = work / self.NAME
+    def __init__(self, work_dir: Path) -> None:
+        self.path = work_dir / self.NAME
         self.last = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:

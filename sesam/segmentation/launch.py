@@ -1,6 +1,6 @@
-"""A training in several processes, one a GPU, by the launchers that mmengine knows: torchrun, Slurm's srun.
+"""Distributed training, one process per GPU, by the launchers that mmengine supports: torchrun and Slurm's srun.
 
-`python -m sesam.segmentation.launch` is torchrun without its report of a failure: the process has told it.
+`python -m sesam.segmentation.launch` is torchrun without its report of a failed process, which has printed its error.
 """
 
 from __future__ import annotations
@@ -20,66 +20,62 @@ from mmengine.dist import init_dist
 from sesam.errors import SesamError
 from sesam.params import Runtime
 
-BY_SRUN = "SESAM_BY_SRUN"  # set for the processes that `launch` starts: a whole Slurm job has srun's own variables
+# set for the processes that `launch` starts; srun's own variables are also set in the rest of a Slurm job
+STARTED_BY_SRUN = "SESAM_BY_SRUN"
 
 
 def is_worker_process() -> bool:
-    """Whether this is one of a training's processes."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or BY_SRUN in os.environ
+    """Whether this is a process of a distributed training."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or STARTED_BY_SRUN in os.environ
 
 
 def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
-    """`python -m module arguments` in `runtime.num_gpus` processes; SesamError if they cannot be, or one fails."""
-    work, environment = ["-m", module, *arguments], dict(os.environ)
+    """Run `python -m module arguments` in `runtime.num_gpus` processes; SesamError if one fails or cannot start."""
+    program, environment = ["-m", module, *arguments], dict(os.environ)
     if runtime.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU whenever there is one
     if runtime.launcher == "torchrun":
         gpus = torch.cuda.device_count()
         if runtime.device != "cpu" and 0 < gpus < runtime.num_gpus:
-            raise SesamError(
-                f"params.yaml: runtime.num_gpus is {runtime.num_gpus}, and this machine has {gpus} GPUs. Set it to "
-                "at most so many."
-            )
-        one = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}"]
-        command = [*one, *work]
+            raise SesamError(f"runtime.num_gpus is {runtime.num_gpus}, but this machine has {gpus} GPUs. Lower it.")
+        torchrun = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}"]
+        command = [*torchrun, *program]
     else:
-        # which nodes and GPUs is for the Slurm job to say
-        command = ["srun", f"--ntasks={runtime.num_gpus}", "--kill-on-bad-exit=1", sys.executable, *work]
-        environment[BY_SRUN] = "1"
-        if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # which srun no longer takes from the job
+        # the Slurm job decides on which nodes and GPUs
+        command = ["srun", f"--ntasks={runtime.num_gpus}", "--kill-on-bad-exit=1", sys.executable, *program]
+        environment[STARTED_BY_SRUN] = "1"
+        if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # srun does not inherit it
             environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
     try:
-        code = subprocess.run(command, env=environment, check=False, preexec_fn=_end_with_parent).returncode
+        code = subprocess.run(command, env=environment, check=False, preexec_fn=_exit_with_parent).returncode
     except FileNotFoundError:
-        raise SesamError(
-            "params.yaml: runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun."
-        ) from None
+        raise SesamError("runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun.") from None
     if code:
-        raise SesamError(f"{' '.join(work[1:])} in {runtime.num_gpus} processes failed: see above. Run again to go on.")
+        raise SesamError(f"{module} failed in {runtime.num_gpus} processes; see above. Run again to resume.")
 
 
-def _end_with_parent() -> None:
-    """Have Linux tell the launcher to end, and with it the training, when this stage is killed."""
+def _exit_with_parent() -> None:
+    """Have Linux end the launcher, and with it the training, when this stage is killed."""
     if hasattr(libc := ctypes.CDLL(None), "prctl"):
         libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """In a process that was launched: the group of all of them, over NCCL, or Gloo on CPUs.
+    """In a worker process: join the process group, over NCCL, or Gloo on CPUs.
 
-    An error ends the process at once: to leave the group in order it would wait for the others, and they for it.
+    An error ends the process at once: leaving the group in order would wait for the others, and they for it.
     """
     if not is_worker_process():
         yield
         return
     try:
         if device.type == "cuda":
-            if torch.cuda.device_count() == 1:  # Slurm gave each process its own, which is then number 0
+            if torch.cuda.device_count() == 1:  # Slurm shows each process its own GPU as number 0
                 os.environ["SLURM_LOCALID"] = "0"
-            init_dist("slurm" if BY_SRUN in os.environ else "pytorch", "nccl")
-        elif BY_SRUN in os.environ:
-            raise SesamError("params.yaml: runtime.launcher srun trains on GPUs, and here is none. Take torchrun.")
+            init_dist("slurm" if STARTED_BY_SRUN in os.environ else "pytorch", "nccl")
+        elif STARTED_BY_SRUN in os.environ:
+            raise SesamError("runtime.launcher srun needs GPUs, and there is none. Set it to torchrun.")
         else:
             torch.distributed.init_process_group("gloo")
         yield
@@ -87,7 +83,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         print(f"error: {problem}", file=sys.stderr, flush=True)
         os._exit(1)
     except BaseException as problem:
-        if not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another that ended
+        if not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another process
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

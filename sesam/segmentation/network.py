@@ -1,33 +1,37 @@
-"""DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width; loading and prediction.
+"""DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width: building, saving, loading, prediction.
 
-A trained network is a folder: network.json, its architecture as params.yaml has it, and model.pth, its weights. Neither
-names a type to build: a colleague's file is input, and `network_config` alone decides what is built. For others there
-is mmsegmentation.json, from which mmsegmentation's own `init_model` builds it; nothing here reads that.
+A trained network is a folder: network.json, its architecture as in params.yaml, and model.pth, its weights. Neither
+names a type to build: a pulled file is input, and `network_config` alone decides what is built. mmsegmentation.json is
+for mmsegmentation's own `init_model`; nothing here reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
+from torch.nn.functional import pad
 
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
 from sesam.artifacts.label_png import Palette
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
+from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Group
 from sesam.segmentation.backbones import backbone_spec
 
 ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
+
+Predictor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # classes and confidence of an image, see `predict`
 
 
 class SavedNetwork(Group):
@@ -40,69 +44,62 @@ class SavedNetwork(Group):
     @model_validator(mode="after")
     def _a_color_each(self) -> SavedNetwork:
         if len(self.palette) != len(self.classes):
-            raise ValueError(f"{len(self.palette)} colors of {len(self.classes)} classes")
+            raise ValueError(f"{len(self.palette)} colors for {len(self.classes)} classes")
         return self
 
 
 def network_config(network: Architecture, classes: int) -> dict[str, Any]:
-    """mmseg's config of the network.
+    """mmseg's config of the network; SesamError if there is no such backbone.
 
-    Backbone resnet101, width 64, head_width 512, output_stride 8 is deeplabv3plus_r101-d8 of mmsegmentation's model
-    zoo, with plain batch normalization; see `convert_sync_batchnorm` for several GPUs. SesamError without the backbone.
+    Backbone resnet101, base_channels 64, head_channels 512, output_stride 8 is deeplabv3plus_r101-d8 of
+    mmsegmentation's model zoo, with plain batch normalization (on several GPUs `convert_sync_batchnorm` changes it).
     """
     backbone = backbone_spec(network)
-    *_, coarse, coarsest = backbone.channels
-    finest = network.output_stride == 8
-    shared = {
+    channels = backbone.channels
+    decode_head = {
+        "type": "DepthwiseSeparableASPPHead",
+        "in_channels": channels[-1],
+        "in_index": len(channels) - 1,
+        "channels": network.head_channels,
+        "dilations": [1, 12, 24, 36] if network.output_stride == 8 else [1, 6, 12, 18],
+        "c1_in_channels": channels[0],
+        "c1_channels": max(1, 48 * (network.base_channels or 64) // 64),
+    }
+    auxiliary_head = {
+        "type": "FCNHead",
+        "in_channels": channels[-2],
+        "in_index": len(channels) - 2,
+        "channels": channels[-1] // 8,
+        "num_convs": 1,
+        "concat_input": False,
+    }
+    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": backbone.mean, "std": backbone.std, "bgr_to_rgb": True}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
+        "backbone": backbone.config,
+        "decode_head": decode_head | _head_options(classes, 1.0),
+        "auxiliary_head": auxiliary_head | _head_options(classes, loss) if (loss := network.aux_loss_weight) else None,
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }
+
+
+def _head_options(classes: int, loss_weight: float) -> dict[str, Any]:
+    return {
+        "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight},
         "num_classes": classes,
         "out_channels": classes,
         "dropout_ratio": 0.1,
         "norm_cfg": {"type": "BN", "requires_grad": True},
         "align_corners": False,
     }
-    return {
-        "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "mmseg.SegDataPreProcessor",
-            "mean": backbone.mean,
-            "std": backbone.std,
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": 255,
-        },
-        "backbone": backbone.config,
-        "decode_head": {
-            "type": "DepthwiseSeparableASPPHead",
-            "in_channels": coarsest,
-            "in_index": len(backbone.channels) - 1,
-            "channels": network.head_channels,
-            "dilations": [1, 12, 24, 36] if finest else [1, 6, 12, 18],
-            "c1_in_channels": backbone.channels[0],
-            "c1_channels": max(1, 48 * (network.base_channels or 64) // 64),
-            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": 1.0},
-            **shared,
-        },
-        "auxiliary_head": None
-        if network.aux_loss_weight == 0
-        else {
-            "type": "FCNHead",
-            "in_channels": coarse,
-            "in_index": len(backbone.channels) - 2,
-            "channels": coarsest // 8,
-            "num_convs": 1,
-            "concat_input": False,
-            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": network.aux_loss_weight},
-            **shared,
-        },
-        "train_cfg": {},
-        "test_cfg": {"mode": "whole"},
-    }
 
 
 class ShiftedDepthwise(nn.Module):
     """A dilated depthwise 3x3 convolution, with its weights, as the sum of nine shifted products.
 
-    oneDNN has no fast backward pass for it: on a CPU nearly all of a training step was spent in ASPP's three.
+    oneDNN has no fast backward pass for it: on a CPU ASPP's three took nearly all of a training step.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -111,9 +108,9 @@ class ShiftedDepthwise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         (height, width), dilation = x.shape[2:], self.dilation
-        rows = [0, 1, 2] if dilation < height else [1]  # the others see padding alone
+        rows = [0, 1, 2] if dilation < height else [1]  # the others see only padding
         columns = [0, 1, 2] if dilation < width else [1]
-        padded = F.pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
+        padded = pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
         total = x.new_zeros(())
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
@@ -135,47 +132,44 @@ def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def convert_sync_batchnorm(model: EncoderDecoder) -> None:
-    """Have every batch normalization of the model take its statistics over all processes, in training."""
-    for name, part in model.named_children():
-        if isinstance(part, TIMMBackbone):  # whose normalizations have activations in them
-            from timm.layers import convert_sync_batchnorm
+    """Have every batch normalization take its statistics over all processes, in training."""
+    for name, child in model.named_children():
+        if isinstance(child, TIMMBackbone):  # its normalizations contain activations
+            from timm.layers import convert_sync_batchnorm as convert_timm
 
-            part.timm_model = convert_sync_batchnorm(part.timm_model)
+            child.timm_model = convert_timm(child.timm_model)
         else:
-            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
 def save_network(
     folder: Path, network: Architecture, classes: Sequence[str], palette: Palette, model: nn.Module
 ) -> None:
-    """Write the architecture, the weights of a trained network and its classes, also as mmsegmentation has them."""
+    """Write a trained network's architecture, weights and classes, also in mmsegmentation's form."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
-    known = {"classes": list(classes), "palette": [list(color) for color in palette]}
-    content = BytesIO()  # to a path torch would write its name into the file, and a full disk is none of its errors
-    torch.save({"state_dict": state, "meta": {"dataset_meta": known}}, content)
+    dataset_meta = {"classes": list(classes), "palette": [list(color) for color in palette]}
+    content = BytesIO()  # torch.save to a path would put its name into the file and miss a full disk
+    torch.save({"state_dict": state, "meta": {"dataset_meta": dataset_meta}}, content)
     with atomic_path(folder / WEIGHTS) as unfinished:
         unfinished.write_bytes(content.getvalue())
     architecture = {key: getattr(network, key) for key in Architecture.model_fields}
-    write_json(folder / ARCHITECTURE, {"network": architecture, **known})
+    write_json(folder / ARCHITECTURE, {"network": architecture, **dataset_meta})
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
     config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
     write_json(folder / CONFIG, config)
 
 
 def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
-    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or not one of ours.
+    """The trained network of a folder, ready to predict; SesamError if it is missing, damaged or from elsewhere.
 
-    classes: SesamError if it is a network of others. Its class names and colors are in `dataset_meta`, as
-    mmsegmentation has them.
+    classes: SesamError if the network has others. Its class names and colors are in `dataset_meta`, as mmsegmentation
+    has them.
     """
     try:
         saved = SavedNetwork.model_validate(read_json(folder / ARCHITECTURE))
     except ValidationError as problem:
-        (first, *_) = problem.errors()
-        where = ".".join(str(part) for part in first["loc"]) or "all of it"
-        raise SesamError(
-            f"{folder / ARCHITECTURE} does not describe a network ({where}: {first['msg']}). Train it again."
-        ) from None
+        reason = describe_validation_error(problem)[0]
+        raise SesamError(f"{folder / ARCHITECTURE} does not describe a network ({reason}). Train it again.") from None
     if classes is not None and list(classes) != saved.classes:
         raise SesamError(
             f"{folder} is a network of the classes {', '.join(saved.classes)}; those of the data set are "
@@ -183,44 +177,54 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         )
     content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
-        if damage := find_corruption(content):
-            raise ValueError(damage)
-        content.seek(0)
-        weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
-        with torch.device("meta"):  # without memory, of which a false network.json could ask for any amount
-            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
-        if expected != {key: value.shape for key, value in weights.items()}:
-            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
-        model = MODELS.build(config)
-        model.load_state_dict(weights)
-    except Exception as problem:  # of many kinds, for the file may hold anything
+        model = _build(config, content)
+    except Exception as problem:  # of many kinds, because the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
     if device.type == "cpu":
-        model.to(memory_format=torch.channels_last)  # in which its convolutions are faster
+        model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
+
+
+def _build(config: dict[str, Any], content: BytesIO) -> EncoderDecoder:
+    """The network with the weights of a model.pth; raises whatever PyTorch raises if they do not fit."""
+    if damage := find_corruption(content):
+        raise ValueError(damage)
+    content.seek(0)
+    weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
+    with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
+        expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+    if expected != {key: value.shape for key, value in weights.items()}:
+        raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+    model = MODELS.build(config)
+    model.load_state_dict(weights)
+    return model
+
+
+def load_predictor(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> Predictor:
+    """`predict` with the network of a folder; errors as of `load_network`."""
+    return partial(predict, load_network(folder, device, classes), device=device)
 
 
 @torch.inference_mode()
 def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Classes and confidence of a whole image at its own size.
 
+    All that scores or labels images does it here, always in float32, so that labels have the quality that was scored.
+
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
     floor(255 * softmax maximum). SesamError if it does not fit on the GPU.
     """
     try:
-        return _predict(model, image, device)
+        bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
+        inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
+        with torch.autocast(device.type, enabled=False):
+            logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
+            confidence, classes = logits[0].softmax(0).max(0)
+        return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()
     except torch.OutOfMemoryError:
         height, width = image.shape[:2]
         raise SesamError(
             f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
             "with `sesam tile split`, or into smaller ones (--tile-size), or take another GPU."
         ) from None
-
-
-def _predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
-    inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
-    logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
-    confidence, classes = logits[0].softmax(0).max(0)
-    return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()

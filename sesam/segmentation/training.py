@@ -1,4 +1,4 @@
-"""Training with mmengine's Runner: the same bytes for the same params, whatever the workers and interruptions."""
+"""Training with mmengine's Runner: the same params give the same bytes, whatever the workers and interruptions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import shutil
 import time
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import barrier, get_dist_info, is_main_process
+from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,8 +32,7 @@ from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
-from sesam.params import LossWeights, Params, Precision, Schedule
-from sesam.paths import network_dir, training_log_dir
+from sesam.params import Params, Precision, Schedule
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingSamples
@@ -50,8 +47,8 @@ from sesam.segmentation.network import (
     network_config,
     save_network,
 )
+from sesam.segmentation.task import TrainingTask
 
-WORK = Path("models/.work")
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
     "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
@@ -59,121 +56,82 @@ OPTIMIZERS = {
 WARMUP = 20  # iterations, at most a tenth of the schedule
 
 
-@dataclass(frozen=True)
-class TrainingTask:
-    """What to train on. `name` is shown, seeds the training, and names its unfinished work.
-
-    stage, round: as dvc.yaml has them. init: the folder of a trained network whose weights to start from, or None
-    for initial ones.
-    """
-
-    name: str
-    stage: str
-    round: str | None
-    labels: Path
-    sources: Path | None
-    schedule: Schedule
-    loss: LossWeights
-    sam_frequency: float
-    init: Path | None = None
-
-    @property
-    def model(self) -> Path:
-        return network_dir(self.round or "teacher")
-
-    @property
-    def log(self) -> Path:
-        return training_log_dir(self.round or "teacher")
-
-
 def train(task: TrainingTask, params: Params) -> None:
-    """Train a network and write it to task.model; go on where an equal training stopped."""
+    """Train a network and write it to task.model_dir; resume an interrupted training with the same inputs."""
     if params.runtime.num_gpus > 1 and not is_worker_process():
-        launch(params.runtime, f"stages.{task.stage}", [task.round] if task.round else [])
+        launch(params.runtime, task.module, [task.round_name] if task.round_name else [])
         return
     device = resolve_device(params.runtime)
     with (
         process_group(device),
-        reraise_disk_errors(task.model),
-        exclusive_lock(WORK / task.name) if is_main_process() else nullcontext(),
+        reraise_disk_errors(task.model_dir),
+        exclusive_lock(task.work_dir) if is_main_process() else nullcontext(),
     ):
         _train(task, params, device)
 
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
-    rank, processes = get_dist_info()
-    if task.schedule.batch_size % processes:
-        raise SesamError(
-            f"params.yaml: schedule.batch_size is {task.schedule.batch_size}, which {processes} processes cannot share. "
-            "Set it to a multiple of runtime.num_gpus."
-        )
-    if device.type == "cpu" and task.schedule.batch_size < 2 * processes:  # a batch normalization of one value
-        raise SesamError("params.yaml: schedule.batch_size must be 2 or more for each of runtime.num_gpus on a CPU.")
-    if params.network.precision != "float32" and device.type == "cpu":
-        raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     dataset = Dataset.load()
-    seed = seed_of(params.seed, task.name)  # every network has weights, samples and dropout of its own
-    work = WORK / task.name
-    _check_labels(task, dataset)
-    if rank == 0:
-        resume_or_reset(work, stage_fingerprint(task.stage, task.round))
-        checkpoint = work / CheckpointHook.NAME
-        if checkpoint.exists() and (damage := find_corruption(checkpoint)):
-            print(f"{task.name} begins anew: {checkpoint} is damaged ({damage})", flush=True)
-            checkpoint.unlink()
+    _check(task, params, device, dataset)
+    if is_main_process():
+        _resume_or_restart(task)
     barrier()
-    samples = TrainingSamples(
-        dataset.train,
-        len(dataset.classes),
-        task.labels,
-        task.sources,
-        task.schedule,
-        task.sam_frequency,
-        seed,
-    )
-    config = network_config(params.network, len(dataset.classes))
     started = time.monotonic()
-    bar = tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=rank > 0)
-    with bar, warnings.catch_warnings():
-        warnings.filterwarnings("ignore")  # mmengine's on its own set-up
-        hooks = [LoggingHook(task, seed, bar), CheckpointHook(work)]
-        model = _initial_network(config, task, params, seed)
-        if device.type == "cpu" or params.network.precision != "float32":
-            model.to(memory_format=torch.channels_last)  # in which convolutions are faster there
-        if processes > 1 and device.type == "cuda":  # PyTorch's is for GPUs; on CPUs each normalizes by its own part
-            convert_sync_batchnorm(model)
-        optimizer = optimizer_config(task.schedule, params.network.precision)
-        workers = params.runtime.num_workers
-        if device.type == "cpu":
-            workers = (workers + 1) // 2  # the network computes on every core: each worker more makes it wait
-        runner = _runner(model, samples, task, work, workers, hooks, optimizer, device)
-        if processes == 1:
-            runner.model.to(device)  # mmengine takes a GPU whenever there is one
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if device.type == "cpu":
-            _keep_freed_memory()
-            for name, conv in find_dilated_depthwise(model).items():
-                model.set_submodule(name, ShiftedDepthwise(conv))
+    hidden = not is_main_process()
+    with (
+        tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=hidden) as bar,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore")  # mmengine's about its own set-up
+        seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
+        hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
+        model = _initial_network(task, params, dataset, seed)
+        _optimize_for(device, model, params.network.precision)
+        runner = _runner(task, params, model, TrainingSamples(task, dataset, seed), hooks, device.type == "cuda")
+        if get_world_size() == 1:
+            model.to(device)  # mmengine takes a GPU whenever there is one
         try:
             with translate_dataloader_errors(params.runtime.num_workers):
                 runner.train()
-        except SesamError as problem:  # from a worker, in the words of its traceback
+        except SesamError as problem:  # from a worker: the message is the last line of a traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-    if rank > 0:
-        return
-    save_network(task.model, params.network, dataset.classes, dataset.palette, model)
-    _close_log(runner)
-    shutil.rmtree(work)
-    fingerprint_file(work).unlink(missing_ok=True)
-    print(f"{task.model}: {task.schedule.max_iters} iterations in {time.monotonic() - started:.1f} s", flush=True)
+    if is_main_process():
+        save_network(task.model_dir, params.network, dataset.classes, dataset.palette, model)
+        _close_log(runner)
+        shutil.rmtree(task.work_dir)
+        fingerprint_file(task.work_dir).unlink(missing_ok=True)
+        seconds = time.monotonic() - started
+        print(f"{task.model_dir}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
-def _check_labels(task: TrainingTask, dataset: Dataset) -> None:
-    """SesamError, before hours are spent, if an image's labels are missing."""
+def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Dataset) -> None:
+    """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
+    batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
+    if batch_size % processes:
+        raise SesamError(
+            f"params.yaml: the {task.group}'s batch_size is {batch_size}, which {processes} processes cannot share. "
+            "Set schedule.batch_size to a multiple of runtime.num_gpus."
+        )
+    if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
+        raise SesamError(
+            f"params.yaml: the {task.group}'s batch_size is {batch_size}; on a CPU it must be at least 2 for each of "
+            "runtime.num_gpus."
+        )
+    if device.type == "cpu" and params.network.precision != "float32":
+        raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
-    files = [folder / f"{item.id}.png" for folder in folders for item in dataset.train]
+    files = [folder / f"{record.id}.png" for folder in folders for record in dataset.train]
     if missing := [file for file in files if not file.exists()]:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
+
+
+def _resume_or_restart(task: TrainingTask) -> None:
+    """Keep the unfinished training, unless its inputs have changed or its checkpoint is damaged."""
+    resume_or_reset(task.work_dir, stage_fingerprint(task.stage, task.round_name))
+    checkpoint = task.work_dir / CheckpointHook.NAME
+    if checkpoint.exists() and (damage := find_corruption(checkpoint)):
+        print(f"{task.name} is restarting from scratch: {checkpoint} is damaged ({damage})", flush=True)
+        checkpoint.unlink()
 
 
 def _close_log(runner: Runner) -> None:
@@ -184,18 +142,19 @@ def _close_log(runner: Runner) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: every step asks for the same large blocks again, and mapping them costs time."""
+    """Have glibc keep freed memory: every iteration asks for the same large blocks, and mapping them takes time."""
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def _initial_network(config: dict[str, Any], task: TrainingTask, params: Params, seed: int) -> torch.nn.Module:
+def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed: int) -> EncoderDecoder:
     """The network with the three-source loss and its weights before training."""
-    weights = [getattr(task.loss, source) for source in SOURCES]
-    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads what is smaller
+    config = network_config(params.network, len(dataset.classes))
+    weights = [getattr(task.loss_weights, source) for source in SOURCES]
+    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads smaller images
     trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
-    MMLogger.get_instance("initial", log_level="ERROR")  # init_weights tells of every layer
+    MMLogger.get_instance("initial", log_level="ERROR")  # init_weights logs every layer
     torch.manual_seed(seed % 2**63)
     model = MODELS.build(config | trainable)
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
@@ -204,16 +163,28 @@ def _initial_network(config: dict[str, Any], task: TrainingTask, params: Params,
             model.load_state_dict(load_network(task.init, torch.device("cpu")).state_dict())
         except RuntimeError:
             raise SesamError(
-                f"{task.init} is not the network of params.yaml, so no training can start from its weights. "
-                "Set student.init to initial, or `network_dir` to what made it."
+                f"{task.init} is not the network that params.yaml describes, so it cannot initialize the student. "
+                "Set student.init to pretrained, or `network` and `dataset` as they were when it was trained."
             ) from None
         return model
     for conv in find_dilated_depthwise(model).values():
-        # taps that reach past the crop are never trained; random, they disturbed the larger whole images
+        # taps that reach past the crop are never trained; random, they disturb larger images
         conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     if params.network.pretrained is not None:
         load_pretrained(model.backbone, params.network.pretrained, params.network.sha256)
     return model
+
+
+def _optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
+    """Change the memory format and the layers to those that the device needs or is fastest with."""
+    if device.type == "cpu" or precision != "float32":
+        model.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        _keep_freed_memory()
+        for name, conv in find_dilated_depthwise(model).items():
+            model.set_submodule(name, ShiftedDepthwise(conv))
+    elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
+        convert_sync_batchnorm(model)
 
 
 def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
@@ -227,44 +198,46 @@ def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]
     return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
 
 
-def _runner(
-    model: torch.nn.Module,
-    samples: TrainingSamples,
-    task: TrainingTask,
-    work: Path,
-    workers: int,
-    hooks: list[Hook],
-    optimizer: dict[str, Any],
-    device: torch.device,
-) -> Runner:
-    schedule = task.schedule
+def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
+    """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
     warmup = min(WARMUP, schedule.max_iters // 10)
     if warmup == 1:  # LinearLR takes its first step from a tenth, and would have no second
         warmup = 0
-    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": warmup}
-    schedulers = [decay | {"end": schedule.max_iters, "by_epoch": False}]
-    if warmup:
-        schedulers.insert(0, {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False})
-    checkpoint = work / CheckpointHook.NAME
-    rank, processes = get_dist_info()
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": warmup, "end": schedule.max_iters}
+    rise = {"type": "LinearLR", "start_factor": 0.1, "end": warmup}
+    return [config | {"by_epoch": False} for config in ([rise, decay] if warmup else [decay])]
+
+
+def _dataloader(samples: TrainingSamples, params: Params, on_gpu: bool) -> DataLoader[Any]:
+    batch_size, (rank, processes) = samples.task.schedule.batch_size, get_dist_info()
+    workers = params.runtime.num_workers
+    if not on_gpu:
+        workers = (workers + 1) // 2  # the network computes on every core: each further worker slows it down
+    return DataLoader(
+        samples,
+        batch_size // processes,
+        sampler=ResumableSampler(len(samples), batch_size, rank, processes),
+        num_workers=workers,
+        worker_init_fn=exit_on_queue_error,
+        collate_fn=pseudo_collate,
+    )
+
+
+def _runner(
+    task: TrainingTask, params: Params, model: EncoderDecoder, samples: TrainingSamples, hooks: list[Hook], on_gpu: bool
+) -> Runner:
+    checkpoint = task.work_dir / CheckpointHook.NAME
     distributed: dict[str, Any] = {}
-    if processes > 1:
-        wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+    if get_world_size() > 1:
+        wrapper = {"broadcast_buffers": False, **({} if on_gpu else {"device_ids": None})}
         distributed = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return Runner(
         model=model,
-        work_dir=str(work / "mmengine"),
-        train_dataloader=DataLoader(
-            samples,
-            schedule.batch_size // processes,
-            sampler=ResumableSampler(len(samples), schedule.batch_size, rank, processes),
-            num_workers=workers,
-            worker_init_fn=exit_on_queue_error,
-            collate_fn=pseudo_collate,
-        ),
-        train_cfg={"type": "IterBasedTrainLoop", "max_iters": schedule.max_iters},
-        optim_wrapper=optimizer,
-        param_scheduler=schedulers,
+        work_dir=str(task.work_dir / "mmengine"),
+        train_dataloader=_dataloader(samples, params, on_gpu),
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
+        optim_wrapper=optimizer_config(task.schedule, params.network.precision),
+        param_scheduler=_scheduler_configs(task.schedule),
         default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
         custom_hooks=hooks,
         load_from=str(checkpoint) if checkpoint.exists() else None,
@@ -272,7 +245,7 @@ def _runner(
         visualizer={"type": "Visualizer", "vis_backends": []},
         default_scope="mmseg",
         experiment_name=f"{task.name}-{time.monotonic_ns()}",
-        randomness={"seed": 0},  # of no effect: the weights and every iteration are seeded on their own
+        randomness={"seed": 0},  # of no effect: weights, samples and iterations have their own seeds
         log_level="ERROR",
         **distributed,
     )

@@ -1,4 +1,4 @@
-"""A training in two processes on a CPU, over Gloo: the samples and the loss of one; interrupted, the same bytes."""
+"""Training in two processes on a CPU, over Gloo: the samples and loss of one process; interrupted, the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conftest import ROOT, edit_params
 from unit.test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
 from sesam.errors import SesamError
-from sesam.params import Runtime, load_params
+from sesam.params import load_params
 from sesam.presets import load_preset
 from sesam.segmentation import training
 from sesam.segmentation.launch import launch
@@ -28,7 +28,7 @@ ITERATIONS = 30
 
 
 def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
-    """A Python program in processes, in the current folder, one thread each."""
+    """Run a Python program in processes of one thread, in the current folder."""
     Path("program.py").write_text(program)
     command = [sys.executable, "-m", "sesam.segmentation.launch", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
@@ -40,15 +40,15 @@ import torch
 import torch.distributed as processes
 from sesam.errors import SesamError
 from sesam.segmentation.loss import three_source_loss
-from sesam.segmentation.launch import joined
-with joined(torch.device("cpu")):
+from sesam.segmentation.launch import process_group
+with process_group(torch.device("cpu")):
     rank = processes.get_rank()
     logits, labels, sources, weights = torch.load("batch.pt")
-    part = slice(2 * rank, 2 * rank + 2)
-    mine = logits[part].requires_grad_()
-    loss, means = three_source_loss(mine, labels[part], sources[part], weights)
+    share = slice(2 * rank, 2 * rank + 2)
+    half = logits[share].requires_grad_()
+    loss, means = three_source_loss(half, labels[share], sources[share], weights)
     loss.backward()
-    torch.save((loss.detach(), means.detach(), mine.grad), f"{rank}.pt")
+    torch.save((loss.detach(), means.detach(), half.grad), f"{rank}.pt")
     processes.barrier()
     if rank == 1:
         raise SesamError("this label is wrong")
@@ -56,10 +56,10 @@ with joined(torch.device("cpu")):
 """
 
 
-def test_the_loss_of_two_processes_is_that_of_the_batch_and_an_error_ends_both(
+def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though one of them has more labeled pixels of a source than the other, or all."""
+    """Also if one of them has most or all labeled pixels of a source."""
     monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, 8, 8, generator=generator)
@@ -69,38 +69,38 @@ def test_the_loss_of_two_processes_is_that_of_the_batch_and_an_error_ends_both(
     weights = torch.tensor([1.0, 0.5, 0.3])
     torch.save((logits, labels, sources, weights), "batch.pt")
     done = run(HALVES, 2)
-    # the error of one ends all, with its message and no other
+    # one error ends both processes, and only its message is shown
     assert done.returncode == 1 and "error: this label is wrong" in done.stderr and "Traceback" not in done.stderr
     logits.requires_grad_()
     loss, means = three_source_loss(logits, labels, sources, weights)
     loss.backward()
-    parts = [torch.load(f"{rank}.pt") for rank in range(2)]
-    torch.testing.assert_close(sum(part[0] for part in parts) / 2, loss.detach())
-    torch.testing.assert_close(sum(part[1] for part in parts) / 2, means.detach())
-    torch.testing.assert_close(torch.cat([part[2] for part in parts]) / 2, logits.grad)
+    losses, source_means, gradients = zip(*(torch.load(f"{rank}.pt") for rank in range(2)), strict=True)
+    torch.testing.assert_close(sum(losses) / 2, loss.detach())
+    torch.testing.assert_close(sum(source_means) / 2, means.detach())
+    torch.testing.assert_close(torch.cat(gradients) / 2, logits.grad)
 
 
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from stages import train_student
-from stages.segmentation import hooks
+from sesam.segmentation import hooks
 from sesam.segmentation.data import TrainingSamples
-from sesam.segmentation.launch import launched
+from sesam.segmentation.launch import is_worker_process
 hooks.CHECKPOINT_SECONDS = 0
-seed, sample = hooks.Record.before_train_iter, TrainingSamples.__getitem__
+seed, sample = hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__
 def kill_the_stage(self, runner, batch_idx, data_batch=None):
     if batch_idx == 13:
         if os.environ["RANK"] == "0":
             os.kill(int(os.environ["STAGE"]), signal.SIGKILL)
         time.sleep(3600)
     seed(self, runner, batch_idx, data_batch)
-def noted(self, t):
+def note(self, t):
     with Path("seen-" + os.environ["RANK"]).open("a") as file:
         print(t, file=file)
     return sample(self, t)
-hooks.Record.before_train_iter, TrainingSamples.__getitem__ = kill_the_stage, noted
-if launched():
+hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__ = kill_the_stage, note
+if is_worker_process():
     Path("process-" + os.environ["RANK"]).write_text(str(os.getpid()))
     sys.argv = ["train_student", "r1"]
     train_student.main()
@@ -122,74 +122,78 @@ def ended(process: int) -> bool:
     return False
 
 
-def test_two_processes_train_as_one_does_and_resume(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    tiny = {"iterations": ITERATIONS, "batch": 4, "crop": [32, 40], "learning_rate": 0.02}
-    changes = {f"student__{key}": value for key, value in tiny.items()}
+@pytest.mark.usefixtures("data")
+def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"max_iters": ITERATIONS, "batch_size": 4, "crop_size": [32, 40], "lr": 0.02}
+    changes = {f"schedule__{key}": value for key, value in tiny.items()}
     edit_params(Path(), network__base_channels=4, network__head_channels=8, runtime__device="cpu", **changes)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def found() -> tuple[bytes, list[float]]:
+    def outputs() -> tuple[bytes, list[float]]:
         log = Path("metrics/training/r1/plots/metrics/loss.tsv").read_text().splitlines()[1:]
         return Path("models/r1/model.pth").read_bytes(), [float(line.split("\t")[1]) for line in log]
 
-    def trained() -> tuple[bytes, list[float]]:
+    def run_stage() -> tuple[bytes, list[float]]:
         command = [sys.executable, "-m", "stages.train_student", "r1"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(f"models/r1: {ITERATIONS} iterations in ") == 1
-        return found()
+        return outputs()
 
     monkeypatch.setattr(sys, "argv", ["train_student", "r1"])
     train_student.main()
-    _, one = found()
+    _, losses = outputs()
     edit_params(Path(), runtime__num_gpus=2)
-    weights, two = trained()
-    assert len(one) == len(two) == ITERATIONS // 10
-    # each normalizes by its own half of a batch, and drops out by itself: the same but for that
-    assert two == pytest.approx(one, rel=0.25) and one[-1] < one[0] and two[-1] < two[0]
+    weights, losses_of_two = run_stage()
+    assert len(losses) == len(losses_of_two) == ITERATIONS // 10
+    # each process normalizes its own half of a batch and has its own dropout: the same but for that
+    assert losses_of_two == pytest.approx(losses, rel=0.25)
+    assert losses[-1] < losses[0] and losses_of_two[-1] < losses_of_two[0]
 
-    for folder in ("models/student", "metrics/training"):
+    for folder in ("models/r1", "metrics/training"):
         shutil.rmtree(folder)
     Path("program.py").write_text(KILLED)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{Path.cwd()}")
     stage = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, check=False)
     assert stage.returncode == -signal.SIGKILL and "Traceback" not in stage.stderr, stage.stderr
-    # nothing goes on by itself: its processes hold the unfinished work, and the GPUs
+    # no process is left, which would hold the unfinished training and the GPUs
     assert all(ended(int(Path(f"process-{rank}").read_text())) for rank in range(2))
     seen = [{int(t) for t in Path(f"seen-{rank}").read_text().split()} for rank in range(2)]
     assert all(t % 4 // 2 == rank for rank in range(2) for t in seen[rank])  # halves of every batch of four
     assert min(map(max, seen)) >= 4 * 12
-    assert Path("models/.work/student-r1/checkpoint.pth").exists() and not Path("models/student").exists()
-    assert trained() == (weights, two)
+    assert Path("models/.work/student-r1/checkpoint.pth").exists() and not Path("models/r1").exists()
+    assert run_stage() == (weights, losses_of_two)
 
 
-def test_what_cannot_be_launched_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    slurm = Runtime.model_validate(RUNTIME.model_dump() | {"processes": 2, "launcher": "srun"})
+SRUN = RUNTIME.model_copy(update={"num_gpus": 2, "launcher": "srun"})
+
+
+def test_srun_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SesamError, match=r"runtime\.launcher is srun, but this machine has no Slurm"):
-        launch(slurm, "stages.train_student", ["r1"])
+        launch(SRUN, "stages.train_student", ["r1"])
 
 
-def test_srun_gives_a_process_the_jobs_cores(data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    program = tmp_path / "bin/srun"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK $@" > said\n')
+def test_srun_gives_each_process_the_cores_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "srun"
+    program.write_text(f'#!/bin/sh\necho "$SRUN_CPUS_PER_TASK $@" > {tmp_path}/arguments\n')
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
-    launch(
-        Runtime.model_validate(RUNTIME.model_dump() | {"processes": 2, "launcher": "srun"}), "stages.train_student", []
-    )
-    said = Path("said").read_text().split()
-    assert said[:2] == ["8", "--ntasks=2"] and said[-2:] == ["-m", "stages.train_student"]
+    launch(SRUN, "stages.train_student", [])
+    arguments = Path(tmp_path / "arguments").read_text().split()
+    assert arguments[:2] == ["8", "--ntasks=2"] and arguments[-2:] == ["-m", "stages.train_student"]
 
 
-def test_a_batch_that_cannot_be_shared_is_told(data, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(training, "get_dist_info", lambda: (0, 3))
+@pytest.mark.parametrize(
+    ("processes", "message"), [(3, "which 3 processes cannot share"), (8, "on a CPU it must be at least 2 for each")]
+)
+@pytest.mark.usefixtures("data")
+def test_a_batch_that_processes_cannot_share_is_refused(
+    processes: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "get_dist_info", lambda: (0, processes))
     params = load_params()
-    with pytest.raises(SesamError, match=r"student\.batch is 8, which 3 processes cannot share"):
-        training.train(task(params), params)
-    monkeypatch.setattr(training, "get_dist_info", lambda: (0, 8))
-    with pytest.raises(SesamError, match=r"student\.batch must be 2 or more for each of runtime\.processes on a CPU"):
+    with pytest.raises(SesamError, match=rf"the student's batch_size is 8[,;] {message}"):
         training.train(task(params), params)

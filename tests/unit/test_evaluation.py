@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, edit_params
 from dvc_render.vega_templates import TEMPLATES
 from golden_run import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
 from hypothesis import given
@@ -328,7 +328,7 @@ def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
     log = tmp_path / "plots/metrics/loss.tsv"
     log.parent.mkdir(parents=True)
     log.write_bytes(content)
-    with pytest.raises(SesamError, match=r"loss\.tsv is no log"):
+    with pytest.raises(SesamError, match=r"loss\.tsv is not a log"):
         loss_curve(tmp_path)
 
 
