@@ -6,8 +6,6 @@ segmenter = sesam.load_segmenter("bundled")
 result = sesam.pseudo_label(image, weak_label, segmenter, params={"sampling": {"num_points": 7}})
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

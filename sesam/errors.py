@@ -1,7 +1,5 @@
 """Errors for people: a message without a traceback, and exit code 1."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module

@@ -1,7 +1,5 @@
 """The values of a label map."""
 
-from __future__ import annotations
-
 import numpy as np
 
 IGNORE_INDEX = 255  # no class

@@ -1,7 +1,5 @@
 """Paths of the artifacts, as in dvc.yaml."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 MANIFEST = Path("data/dataset")

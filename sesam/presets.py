@@ -1,7 +1,5 @@
 """Presets, which hold what differs from the schema's defaults, and the params.yaml that `sesam init` writes of one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any

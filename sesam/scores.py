@@ -1,7 +1,5 @@
 """Scores from confusion matrices, which add up over images, so memory does not grow with their number."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sesam.labels import IGNORE_INDEX

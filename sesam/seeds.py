@@ -1,7 +1,5 @@
 """Seeds that depend on names and numbers only, never on the order of the work."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 

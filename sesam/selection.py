@@ -1,7 +1,5 @@
 """Step 4 of the method: of each component's candidates, keep the mask that fits the component."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Weak labels simulated from fine ones: coarse polygons, scribbles, points."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import cv2

@@ -1,7 +1,5 @@
 """YAML without the ambiguities that PyYAML accepts, and without what only an attacker writes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

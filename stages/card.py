@@ -6,8 +6,6 @@ README.md is for people, croissant.json the same for programs (MLCommons' Croiss
 image of each label, by its path in the data set and its SHA-256.
 """
 
-from __future__ import annotations
-
 from sesam.artifacts.atomic_io import read_json, write_json, write_text
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.metrics_schema import read_label_metrics

@@ -3,8 +3,6 @@
 It runs at every `dvc repro`, because a path may have moved since. Its output never changes, so no stage reruns for it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text

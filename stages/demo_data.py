@@ -1,7 +1,5 @@
 """Draw a demo data set: street scenes with fine labels, in the layout of a folder data set."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from pathlib import Path

@@ -4,8 +4,6 @@ The artifact is an index, data/embeddings.json. The embeddings are in a cache, b
 be deleted at any time. If `sam.enabled` is false, nothing is encoded and the index is empty.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from sesam.artifacts.atomic_io import write_json

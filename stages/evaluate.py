@@ -6,8 +6,6 @@ Predictions are kept for panels and report: of the first validation images, and 
 review; MAX_REPORT_IMAGES of each, so that report.num_images changes without new inference.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from sesam.artifacts.atomic_io import atomic_directory, write_json

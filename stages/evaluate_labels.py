@@ -6,8 +6,6 @@ Scores are of the training images that have a fine label; components and sources
 the round's pseudo-labels, lists all images without the use of fine labels, those that most need a look first.
 """
 
-from __future__ import annotations
-
 from sesam.artifacts.atomic_io import write_json, write_text
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import run_main

@@ -1,7 +1,5 @@
 """Step 5 of the method: merge selected masks, weak labels and confident predictions into pseudo-labels."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -5,8 +5,6 @@ python -m stages.panels ROUND
 Shown are the first report.num_images validation images, and as many training images from the top of ranking.csv.
 """
 
-from __future__ import annotations
-
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked

@@ -5,8 +5,6 @@ A round without a teacher gets class 255 and confidence 0 everywhere, so that no
 python -m stages.predict ROUND
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

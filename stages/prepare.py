@@ -3,8 +3,6 @@
 Images stay in place; the manifest has their paths. All issues are reported at once, and then nothing is written.
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

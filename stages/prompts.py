@@ -1,7 +1,5 @@
 """Steps 0 to 2 of the method: augment the weak labels, separate instances, sample prompts."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Scores, charts, params with their difference from the last commit, and per round
 review, as layers, with the outcome of each component.
 """
 
-from __future__ import annotations
-
 from sesam.artifacts.atomic_io import write_text
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import run_main

@@ -1,7 +1,5 @@
 """Step 3 of the method: SAM's three candidate masks, with predicted IoU, for every component's prompt."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from sesam.artifacts.atomic_io import atomic_directory

@@ -1,7 +1,5 @@
 """The scores of a run for `dvc metrics show`, for `dvc plots show` and for people: python -m stages.summarize"""
 
-from __future__ import annotations
-
 from sesam.artifacts.atomic_io import atomic_directory, write_json, write_text
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.metrics_schema import read_metrics

@@ -3,8 +3,6 @@
 python -m stages.train_student ROUND
 """
 
-from __future__ import annotations
-
 from sesam.errors import run_main
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, pseudo_label_dir

@@ -3,8 +3,6 @@
 python -m stages.train_teacher
 """
 
-from __future__ import annotations
-
 from sesam.errors import run_main
 from sesam.params import LossWeights, load_params
 from sesam.paths import WEAK_LABELS

@@ -7,8 +7,6 @@ one. With another `weak_labels.source` annotators' labels are converted to class
 Corrections in data/corrections are written over either.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

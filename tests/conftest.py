@@ -1,7 +1,5 @@
 """Small data sets and a way to run stages as a person would."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

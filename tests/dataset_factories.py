@@ -1,7 +1,5 @@
 """Small data sets in the exact original layouts: real file names, label values, palettes and formats."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A run with known answers: a data set of halves, what two rounds made of it, and networks that are functions."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 Labels that a pipeline loses with it are lost by the pipeline's own rules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

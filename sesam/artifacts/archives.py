@@ -4,8 +4,6 @@ An artifact's folder holds files-0000.zip, files-0001.zip, … of FILES_PER_ARCH
 compression, dates or modes. Equal files make equal archives, in whatever order they were written.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

@@ -1,7 +1,5 @@
 """Atomic writes: a file or folder appears complete or not at all. And reading, with messages for people."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import fcntl

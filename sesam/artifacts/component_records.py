@@ -5,8 +5,6 @@ The files also come by `dvc pull`, so each is checked where it is read: pycocoto
 lengths that do not fit their image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum

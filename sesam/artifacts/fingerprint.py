@@ -1,7 +1,5 @@
 """What decides an artifact, as dvc.yaml lists it: for resuming, and for SAM's embeddings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

@@ -4,8 +4,6 @@ No input can break these: what breaks them is a fault of this code, of a library
 learn from such labels without a word.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

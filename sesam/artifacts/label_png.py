@@ -1,7 +1,5 @@
 """Reading and writing images and label PNGs: 8-bit, one channel, palette attached."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from io import BytesIO

@@ -3,8 +3,6 @@
 They come by git, which merges them and keeps those of older runs, so each is checked where it is read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar

@@ -1,7 +1,5 @@
 """A round's ranking.csv: its training images, those that most need a look first (`evaluate_labels` writes it)."""
 
-from __future__ import annotations
-
 import csv
 import io
 

@@ -1,7 +1,5 @@
 """Where a pseudo-label's pixel comes from: the values of the source PNGs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

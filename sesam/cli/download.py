@@ -6,8 +6,6 @@ The pipeline downloads what it needs by itself. The file goes to the user's cach
 is set) and is checked against its published SHA-256.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from sesam.sam.checkpoints import download

@@ -6,8 +6,6 @@
 With --pixel, no picture is drawn.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -9,8 +9,6 @@ Each connected region of a class is one mask, so that an export without changes 
 tool has room for them, a mask has the source of most of its pixels, and the confidence of the round's teacher.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath

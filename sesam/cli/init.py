@@ -7,8 +7,6 @@ With --data or --classes, the preset's palette, subset and demo data set are dro
 changes is overwritten with --force alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 from itertools import takewhile

@@ -4,8 +4,6 @@ A subcommand is a module with `add_arguments(parser)`, `run(options)`, a docstri
 `REPOSITORY_FILES` if it needs a clone of the repository. Modules import PyTorch in `run` alone: help is quick.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

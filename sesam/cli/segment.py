@@ -7,8 +7,6 @@ tile are predicted tile by tile; each tile contributes its center alone, so that
 Images that are labeled already are skipped: OUT/made_by.json records the network and the tiles, each label its image.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 from collections.abc import Callable

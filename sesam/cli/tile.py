@@ -8,8 +8,6 @@ a folder NAME of PNGs, which `dataset.format: folder` reads as separate images. 
 contributes its center alone, so that no pixel is labeled at a tile's edge.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from pathlib import Path

@@ -10,8 +10,6 @@
 Later shapes cover earlier ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of a data set before anything is computed, warnings, and the cost of a run."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from functools import partial

@@ -1,7 +1,5 @@
 """How much of each class a data set has: shown by `prepare`, so that a label value misread as a class is seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

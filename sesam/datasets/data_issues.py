@@ -1,7 +1,5 @@
 """Issues of a data set's files: reported all at once, with the first files of each kind."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple

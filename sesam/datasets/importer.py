@@ -1,7 +1,5 @@
 """A data set in its original layout as a manifest and labels of class ids."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby

@@ -1,7 +1,5 @@
 """From the values of a data set's label files to class ids, 255 = no class."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

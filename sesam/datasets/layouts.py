@@ -3,8 +3,6 @@
 Paths are those of the original layout, whether the files exist or not: `prepare` reports what is missing.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Annotators' files as weak labels, and corrections of them."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -4,8 +4,6 @@ World coordinates: x to the right, y up from the ground, z ahead of the camera. 
 hides earlier paint, so callers paint far to near.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -1,7 +1,5 @@
 """The classes of the drawn scenes: names, colors and ids, in the order of presets/demo.yaml."""
 
-from __future__ import annotations
-
 CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "pole", "sign", "person", "car")
 PALETTE = (  # RGB, as in Cityscapes but for the pole's
     (128, 64, 128),

@@ -4,8 +4,6 @@ Positions (x, z) and sizes are meters, colors RGB from 0 to 255. The numbers are
 eye; those drawn from a range make no two objects alike.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from sesam.demo.canvas import FOCAL_LENGTH, Canvas, circle_angles, wall

@@ -8,8 +8,6 @@ The numbers are plausible sizes in meters and colors (RGB, 0 to 255), chosen by 
 draws decide the demo's data, and with it its scores and the bundled SAM's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

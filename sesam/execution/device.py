@@ -1,7 +1,5 @@
 """The device that the networks run on."""
 
-from __future__ import annotations
-
 import torch
 
 from sesam.errors import SesamError

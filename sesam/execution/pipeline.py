@@ -1,7 +1,5 @@
 """Reading, computing and writing at the same time, here or, if runtime.backend is ray, in Ray's workers."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor

@@ -4,8 +4,6 @@ Every worker has the shared files at the same paths as this process. Ray replace
 is done again: files are written atomically, and their bytes do not depend on the worker that writes them.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Worker processes on this machine: how they start, fail and end."""
 
-from __future__ import annotations
-
 import multiprocessing
 import multiprocessing.queues
 import os

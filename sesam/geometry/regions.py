@@ -1,7 +1,5 @@
 """Connected regions, each cropped to its bounding box."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple

@@ -3,8 +3,6 @@
 Counts are run lengths in column-major order, background first; an RLE string compresses them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Strokes: lines with a width."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Overlapping tiles along an axis."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 

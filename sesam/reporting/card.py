@@ -1,7 +1,5 @@
 """A round's data set card for people: README.md."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from string import Template

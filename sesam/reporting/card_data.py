@@ -1,7 +1,5 @@
 """What both data set cards report about a round's pseudo-labels, and the image of each label."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The report's charts, by Plotly."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The data set card for programs: MLCommons' Croissant 1.0, JSON-LD."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """Images as layers inside of a page: what `panels` writes for `report`, small enough to be shown by the dozen."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

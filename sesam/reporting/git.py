@@ -1,7 +1,5 @@
 """What git knows of a run: the commit of its code, and the params of the last commit."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """Titled pictures of one image, arranged on a page with legends."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 

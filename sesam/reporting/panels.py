@@ -1,7 +1,5 @@
 """One page per image: the steps of the method side by side, and for `explain` each component with its candidates."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from PIL import Image

@@ -1,7 +1,5 @@
 """The report: a run on one page."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict

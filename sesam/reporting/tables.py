@@ -1,7 +1,5 @@
 """The scores of a run as numbers: for `dvc metrics show`, for plots and charts, and as a table for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

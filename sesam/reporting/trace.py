@@ -1,7 +1,5 @@
 """One image's way through a round: its steps as maps, its components with their candidates, and both in sentences."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """segment-anything's Sam for many images and prompts at once."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial

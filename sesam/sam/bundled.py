@@ -4,8 +4,6 @@ Small enough for a CPU (320 x 320 input, stride 8, 128 channels), trained with `
 photographs and drawn scenes. Its model card is bundled_sam.md.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer

@@ -3,8 +3,6 @@
 A cache and nothing more: it is never pushed, and missing embeddings are computed again where they are needed.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections import Counter

@@ -5,8 +5,6 @@ end to end, the first layer's projections of an image are computed once for all 
 grid with image content is upscaled.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -5,8 +5,6 @@ one block of scores at a time, or is part of queries and keys; the padding of wi
 the residuals and norms stay float32.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from itertools import product
 from math import prod

@@ -4,8 +4,6 @@ transformers computes, resizes images and upscales masks; this module adapts it 
 folder as published: `sam.checkpoint` is its model.safetensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The steps of the stages embed and sam_masks: encode images, decode prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batches that are halved when the GPU's memory does not hold them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

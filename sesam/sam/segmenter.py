@@ -1,7 +1,5 @@
 """The interface of SAM-like models, and what goes in and out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

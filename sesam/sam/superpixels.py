@@ -5,8 +5,6 @@ Superpixels (SLIC, Achanta et al. 2012) are merged step by step, neighbors with 
 baseline comes from its rules and not from SAM.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

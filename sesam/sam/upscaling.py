@@ -5,8 +5,6 @@ Both are linear, so a tile of the image is its logits between two small matrices
 If all logits of a tile have one sign, all its pixels have that sign too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache

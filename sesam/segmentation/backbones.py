@@ -1,7 +1,5 @@
 """The network's backbone: mmsegmentation's ResNets or any model of timm, and its pretrained weights."""
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import os

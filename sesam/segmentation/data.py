@@ -1,7 +1,5 @@
 """The training samples: sample t is a pure function of (seed, t), in whichever process."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any

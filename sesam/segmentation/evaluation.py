@@ -1,7 +1,5 @@
 """A network's confusion matrix over the validation images, and its scores."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A trained network over many images: read, predict, write."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 `python -m sesam.segmentation.launch` is torchrun without its report of a failed process, which has printed its error.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -1,7 +1,5 @@
 """Method, step 6: one loss over three sources of labels."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmseg.models.segmentors import EncoderDecoder

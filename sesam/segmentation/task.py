@@ -1,7 +1,5 @@
 """What a network is trained on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Training with mmengine's Runner: the same params give the same bytes, whatever the workers and interruptions."""
 
-from __future__ import annotations
-
 import ctypes
 import shutil
 import time

@@ -3,8 +3,6 @@
 The data set is drawn scenes in Cityscapes' layout: train with fine and coarse labels, train_extra with coarse ones.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

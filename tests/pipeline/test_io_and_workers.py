@@ -1,7 +1,5 @@
 """Atomic files and folders, and worker processes that fail."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Training in two processes on a CPU, over Gloo: the samples and loss of one process; interrupted, the same bytes."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """With a SAM that never errs, the pseudo-labels must nearly equal the fine labels, whatever annotators drew."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType

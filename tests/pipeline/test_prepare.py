@@ -1,7 +1,5 @@
 """Issues of a data set and of params.yaml, and how they are reported."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

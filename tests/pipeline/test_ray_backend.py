@@ -1,7 +1,5 @@
 """The work on images on Ray: results, killed workers, failed images. test_dag compares its bytes with local ones."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

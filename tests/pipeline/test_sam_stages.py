@@ -1,7 +1,5 @@
 """The stages embed and sam_masks: killed and resumed, with worker processes, without a cache, without SAM."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -8,8 +8,6 @@ system. Then each case injects one fault into one stage, checks what it left, an
 a fork of this process, which has imported the libraries: a case takes less than a second.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import os

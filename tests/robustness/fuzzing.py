@@ -8,8 +8,6 @@ the reader raises SesamError, or returns what passes the target's own check. Tra
 programs and written files are failures. Cases run in a fork, which may crash; --show CASE prints a case's file.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

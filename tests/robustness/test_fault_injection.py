@@ -1,7 +1,5 @@
 """A few injected faults; `make fault-injection` tries thousands."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Files crafted to run a program, to reach other files or to exhaust memory are refused without effect."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

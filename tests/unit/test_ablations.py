@@ -1,7 +1,5 @@
 """The ablations: every row changes params to valid ones, and the tables hold what was run, one version per table."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Exports of annotation tools: each shape becomes the same pixels, whichever tool drew it."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """The Python API for one image gives what the pipeline gives, and the notebook that shows it runs."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess
@@ -15,7 +13,7 @@ from PIL import Image
 
 import sesam
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.label_png import write_label
+from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.sources import load_pseudo_label
 from sesam.demo.classes import CLASSES, PALETTE
@@ -23,7 +21,6 @@ from sesam.demo.scenes import Scene
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
 from sesam.paths import WEAK_LABELS, round_dir
-from sesam.segmentation.predictions import write
 from sesam.weak import weak_label
 
 NOTEBOOK = ROOT / "examples/one_image.ipynb"
@@ -43,7 +40,9 @@ def test_pseudo_label_equals_the_stages_result(
     weak = weak_label(scene.labels, params.weak_labels)
     write_label(WEAK_LABELS / f"{record.id}.png", weak, PALETTE)
     confidence = np.random.default_rng(0).integers(230, 256, weak.shape).astype(np.uint8)
-    write(record, scene.labels, confidence, round_dir("r1", "predictions"), PALETTE)
+    folder = round_dir("r1", "predictions")
+    write_label(folder / "labels" / f"{record.id}.png", scene.labels, PALETTE)
+    write_gray(folder / "confidence" / f"{record.id}.png", confidence)
     for stage, *arguments in (
         ("prompts", "r1"),
         ("embed",),

@@ -1,7 +1,5 @@
 """The rules that keep the code readable: which module imports which, how long files, functions and pages are."""
 
-from __future__ import annotations
-
 import ast
 import re
 from functools import cache

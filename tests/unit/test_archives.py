@@ -1,7 +1,5 @@
 """Files packed in archives: equal files make equal archives, and are read from them as they were."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile

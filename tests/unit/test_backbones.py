@@ -1,7 +1,5 @@
 """Backbones of timm, and pretrained weights from elsewhere."""
 
-from __future__ import annotations
-
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable

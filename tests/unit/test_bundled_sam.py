@@ -1,7 +1,5 @@
 """Training the bundled SAM: its examples, its samples, and that it resumes."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The data set cards, for people and for programs, and the training program that they hold."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import json

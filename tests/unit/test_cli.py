@@ -1,7 +1,5 @@
 """The command `sesam`: help, messages outside a clone, the generated reference, and what a wheel contains."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Pseudo-labels are exported to each tool and imported again: the same without changes, with corrections on top."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

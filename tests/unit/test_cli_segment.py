@@ -1,7 +1,5 @@
 """`sesam segment`: a folder of images labeled with a trained network, in tiles where they are large."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`sesam tile`: images split into tiles, and labels of tiles merged, for any sizes."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The JSON files between the stages are input: run lengths that do not fit are refused before pycocotools sees them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

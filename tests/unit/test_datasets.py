@@ -1,7 +1,5 @@
 """Data sets in their original layouts: label values, annotators' labels, budgets, issues."""
 
-from __future__ import annotations
-
 import shutil
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every stage of dvc.yaml lists the code that can change its result, and no other; params.yaml has every value."""
 
-from __future__ import annotations
-
 import ast
 from copy import deepcopy
 from functools import reduce

@@ -1,7 +1,5 @@
 """Commands in README and docs run, what they name exists, and no page is over its size."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess

@@ -1,7 +1,5 @@
 """Scores worked by hand, properties of every score, and both stages that judge on a data set with known answers."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """SAM 2.1, HQ-SAM and SAM 3's tracker, small and random, against transformers with the same prompts."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels are checked before they are written: labels that do not fit stop the DAG."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Image files whose pixels are not what they seem."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from struct import pack

@@ -1,7 +1,5 @@
 """The manifest comes by `dvc pull` too: its ids and paths cannot lead out of an artifact's folder."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

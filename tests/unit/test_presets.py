@@ -1,7 +1,5 @@
 """Presets fit the schema; `sesam init` writes params.yaml, and never over what a user has not committed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Steps 0 to 2: augmentation, instances, sampling."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

@@ -1,7 +1,5 @@
 """The report: what it compares and lets in, and that it works in a browser without a network."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

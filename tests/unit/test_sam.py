@@ -1,7 +1,5 @@
 """Batched SAM against segment-anything's SamPredictor; the embedding cache; checkpoints; superpixels."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

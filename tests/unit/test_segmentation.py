@@ -1,7 +1,5 @@
 """The segmentation network: three-source loss, samples, training, prediction, evaluation."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

@@ -1,7 +1,5 @@
 """Steps 4 and 5: which mask is kept, and how labels are merged."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

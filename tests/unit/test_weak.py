@@ -1,7 +1,5 @@
 """Weak labels: never another class, never a region forgotten."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from dataset_factories import connected

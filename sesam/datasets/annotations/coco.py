@@ -1,7 +1,5 @@
 """COCO's JSON: polygons, run lengths, boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path

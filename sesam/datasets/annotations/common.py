@@ -1,7 +1,5 @@
 """What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
-from __future__ import annotations
-
 import json
 import re
 import xml.etree.ElementTree as ElementTree

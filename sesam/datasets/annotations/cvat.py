@@ -1,7 +1,5 @@
 """CVAT for images 1.1, its XML."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from functools import partial

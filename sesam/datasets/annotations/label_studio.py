@@ -1,7 +1,5 @@
 """Label Studio's JSON: brush, polygon, keypoint and rectangle."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence

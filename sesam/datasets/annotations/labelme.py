@@ -1,7 +1,5 @@
 """labelme's JSON, a file per image."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Sequence
 from functools import partial

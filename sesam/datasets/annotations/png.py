@@ -1,7 +1,5 @@
 """PNGs in the data set's label values, named by the image's id."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec

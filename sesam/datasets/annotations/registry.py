@@ -1,7 +1,5 @@
 """The annotations of a folder or a file, in every known format. A new format is a module and an entry here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol

@@ -1,7 +1,5 @@
 """ScribbleSup's XML (Lin et al. 2016), a file per image: each `polygon`, an open line of points, is a stroke."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np

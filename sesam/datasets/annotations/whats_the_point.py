@@ -1,7 +1,5 @@
 """What's the Point (Bearman et al. 2016): JSON with the clicks {x, y, cls} of each image."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
