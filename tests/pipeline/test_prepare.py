@@ -199,8 +199,8 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ("text", "message"),
     [
         ("seed: [", "params.yaml"),
-        ("seed: 0\nseed: 1\n", "seed stands here twice"),
-        ("weak:\n  kind: point\n  kind: fine\n", "kind stands here twice"),
+        ("seed: 0\nseed: 1\n", "duplicate key seed"),
+        ("weak:\n  kind: point\n  kind: fine\n", "duplicate key kind"),
         (BOMB, "aliases"),
         ("a: " + "[" * 5000, "nested too deep"),
         ("seed: 0 # " + "x" * 1_000_000, "1000010 bytes"),

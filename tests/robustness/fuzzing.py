@@ -262,9 +262,8 @@ def label_metrics_file(path: Path, original: bytes) -> None:
 
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
     """Runs what `summarize` and `report` run."""
-    made = tables({"r1": network}, {"r1": labels}, NAMES)
-    assert all(as_html(chart, "a") for chart in charts(made, 1.0, {"r1": network["mIoU"]}))
-    summary({"r1": network}, {"r1": labels}, None, None)
+    metrics = {"teacher": network, "r1": network}, {"r1": labels}
+    assert tables(*metrics) and all(as_html(chart, "a") for chart in charts(*metrics, NAMES)) and summary(*metrics)
 
 
 def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -82,7 +82,6 @@ def test_segment_labels_a_folder(
     trained: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the precision of `evaluate`, also with the outputs among the images; what is there already is skipped."""
-    monkeypatch.delattr(torch, "autocast")
     sizes = {"a.png": (60, 70), "street/b.jpg": (150, 40), "street/deep/c.jpeg": (30, 200)}
     write_images(sizes)
     command = (*command[:-1], "in/out", "--tile-size", "64", "--overlap", "16")

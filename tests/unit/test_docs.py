@@ -147,7 +147,7 @@ def test_stages_never_write_through_links_of_a_shared_cache(workspace: Path, tmp
     assert "changed outs" not in sh("dvc", "status", cwd=workspace)
 
 
-@pytest.mark.parametrize("page", PAGES.keys() - set(WALKTHROUGH))
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - set(WALKTHROUGH)))
 def test_commands_are_run_or_say_what_they_need(page: str) -> None:
     assert [command for command in read_commands(page) if not command.startswith(CHECKED_ELSEWHERE)] == []
 

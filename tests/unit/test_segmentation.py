@@ -29,7 +29,7 @@ from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import sha256, write_text
 from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_predictions
-from sesam.cli import segment
+from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import pipeline
 from sesam.execution.device import resolve_device
@@ -514,7 +514,7 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
         torch, "autocast", lambda device, dtype=None, enabled=True: autocast("cpu", torch.bfloat16, enabled)
     )
     monkeypatch.setattr(model, "encode_decode", lambda *given: logits.append(encode_decode(*given)) or logits[-1])
-    segment.main(["in", "--model", "trained", "--out", "out"])
+    main(["segment", "in", "--model", "trained", "--out", "out"])
     with torch.autocast("cuda"):  # whatever is around it
         predict(model, np.zeros((20, 30, 3), np.uint8), torch.device("cuda"))
     assert [values.dtype for values in logits] == [torch.float32] * 2
