@@ -9,7 +9,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,11 +23,17 @@ Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+Multiplier = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
+
+ClassNames = Annotated[list[str], Field(min_length=2, max_length=255)]
+Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
+Strategy = Literal["skeleton", "random", "confident", "center"]
+RoundTeacher = Annotated[str, Field(pattern=r"^(none|teacher|r\d+)$")]
 
 NO_TEACHER, WEAK_LABEL_TEACHER = "none", "teacher"
 SIMULATED = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
@@ -48,23 +54,15 @@ class DemoParams(Group):
 
 
 class DatasetParams(Group):
-    format: Literal["cityscapes", "ade20k", "voc", "camvid", "folder"] = Field(
-        "folder", description="directory layout; folder: images/ and labels/, see docs/reference/file-formats.md"
-    )
+    format: Format = Field("folder", description="cityscapes, ade20k, voc, camvid; folder: images/ and labels/")
     root: str = Field("data/raw/mine", description="path of the data set")
     train: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
     val: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
-    subset: float | list[str] | None = Field(
-        None, description="training images to use: a fraction of them, a list of ids, or null for all"
-    )
+    subset: float | list[str] | None = Field(None, description="training images: a fraction, ids, or null for all")
     exclude: list[str] = Field([], description="ids of images to leave out of every split")
-    classes: Annotated[list[str], Field(min_length=2, max_length=255)] | None = Field(
-        None, description="folder only: class names, in id order"
-    )
+    classes: ClassNames | None = Field(None, description="folder only: class names, in id order")
     palette: list[Color] | None = Field(None, description="folder only: '#rrggbb' per class; null: generated colors")
-    ignore_values: list[Byte] | None = Field(
-        None, description="folder only: label values without a class; null: 255 alone"
-    )
+    ignore_values: list[Byte] | None = Field(None, description="folder only: values without a class; null: 255")
 
     @field_validator("subset", "exclude", mode="before")
     @classmethod
@@ -105,9 +103,7 @@ class CoarseParams(Group):
 
 
 class ScribbleParams(Group):
-    length_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.7, description="drawn part of the skeleton's longest path"
-    )
+    length_fraction: Multiplier = Field(0.7, description="drawn part of the skeleton's longest path")
     thickness: Pixels = Field(5, description="stroke width in pixels, also of annotators' lines")
     margin: Share = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
 
@@ -186,7 +182,6 @@ CropSize = Annotated[tuple[Pixels, Pixels], Field(strict=False)]
 ScaleRange = Annotated[tuple[Factor, Factor], Field(strict=False)]
 Optimizer = Literal["sgd", "adamw"]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
-Multiplier = Annotated[float, Field(gt=0, le=1)]
 
 
 class Schedule(Group):
@@ -230,9 +225,7 @@ class LossWeights(Group):
 
 
 class StudentParams(ScheduleOverride):
-    init: Literal["pretrained", "teacher"] = Field(
-        "pretrained", description="pretrained: network.pretrained; teacher: the weights of the round's teacher"
-    )
+    init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
     sam_frequency: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
 
@@ -249,9 +242,7 @@ class ComponentParams(Group):
 
 class SamplingParams(Group):
     prompt_type: Literal["points", "box", "mask"] = Field("points", description="points, box or mask")
-    strategy: Literal["skeleton", "random", "confident", "center"] = Field(
-        "skeleton", description="where points are drawn: skeleton, random, confident (teacher), center"
-    )
+    strategy: Strategy = Field("skeleton", description="where points are: skeleton, random, confident, center")
     num_points: Positive = Field(5, description="points per component (N)")
 
 
@@ -276,9 +267,7 @@ class SelectionParams(Group):
 
 
 class RoundParams(Group):
-    teacher: Annotated[str, Field(pattern=r"^(none|teacher|r\d+)$")] = Field(
-        NO_TEACHER, description="none, teacher (trained on the weak labels) or an earlier round (its student)"
-    )
+    teacher: RoundTeacher = Field(NO_TEACHER, description="none; teacher (of the weak labels); or an earlier round")
     fill_confident: bool = Field(False, description="true: the teacher's confident predictions also label pixels")
 
 
@@ -303,9 +292,7 @@ class Runtime(Group):
     num_workers: Positive = Field(8, description="processes that read, compute and write; on a CPU also SAM's threads")
     encoder_batch_size: Positive = Field(8, description="images per call of SAM's encoder, on a GPU")
     compile: bool = Field(True, description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
-    embedding_cache: str | None = Field(
-        None, description="absolute path of SAM's embeddings; null: data/embeddings in this clone"
-    )
+    embedding_cache: str | None = Field(None, description="absolute path of embeddings; null: data/embeddings")
     embedding_cache_gb: NotNegative = Field(50.0, description="embeddings are kept if all of them take no more")
     num_gpus: Positive = Field(1, description="processes per training, one per GPU; they share the batch")
     launcher: Literal["torchrun", "srun"] = Field("torchrun", description="how they are started; srun: Slurm")
@@ -345,30 +332,25 @@ class Params(Group):
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
-    def _teachers_of_rounds(self) -> Params:
-        names = list(self.rounds)
-        for k, (name, one) in enumerate(self.rounds.items()):
-            if one.teacher not in (NO_TEACHER, WEAK_LABEL_TEACHER, *names[:k]):
-                raise ValueError(f"rounds.{name}.teacher is {one.teacher}, which is not an earlier round")
-            if one.teacher == NO_TEACHER and one.fill_confident:
-                raise ValueError(f"rounds.{name}.fill_confident is true, but the round has no teacher; set it to false")
-            if one.teacher == NO_TEACHER and self.sampling.strategy == "confident":
-                raise ValueError(
-                    f"sampling.strategy confident needs a teacher in every round; rounds.{name}.teacher is none"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _source_of_fine_labels(self) -> Params:
+    def _groups_agree(self) -> Params:
+        earlier = [NO_TEACHER, WEAK_LABEL_TEACHER]
+        for name, settings in self.rounds.items():
+            teacher = f"rounds.{name}.teacher is {settings.teacher}"
+            if settings.teacher not in earlier:
+                raise ValueError(f"{teacher}, which is not an earlier round")
+            if settings.teacher == NO_TEACHER and settings.fill_confident:
+                raise ValueError(f"{teacher}, so rounds.{name}.fill_confident must be false")
+            if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
+                raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
+            earlier.append(name)
         if self.weak_labels.kind == "fine" and self.weak_labels.source != SIMULATED:
             raise ValueError(f"with weak_labels.kind fine, weak_labels.source must be {SIMULATED}")
         return self
 
     def schedule_of(self, network: Literal["teacher", "student"]) -> Schedule:
         """`schedule` with the keys that `teacher` or `student` overrides."""
-        override = getattr(self, network)
-        changes = {key: getattr(override, key) for key in Schedule.model_fields}
-        return self.schedule.model_copy(update={key: value for key, value in changes.items() if value is not None})
+        override = getattr(self, network).model_dump(include=set(Schedule.model_fields), exclude_none=True)
+        return self.schedule.model_copy(update=override)
 
     def check_round(self, round_name: str, *others: str) -> str:
         """round_name, if `rounds` has it, or if it is one of the others; else SesamError."""
@@ -378,6 +360,14 @@ class Params(Group):
         return round_name
 
 
+_RENAMED_SCHEDULE = {
+    "iterations": "schedule.max_iters",
+    "batch": "schedule.batch_size",
+    "crop": "schedule.crop_size",
+    "scale": "schedule.scale_range",
+    "learning_rate": "schedule.lr",
+    "backbone_rate": "schedule.backbone_lr_mult",
+}
 RENAMED = {
     "draw": "demo",
     "dataset.kind": "dataset.format",
@@ -388,18 +378,7 @@ RENAMED = {
     "network.width": "network.base_channels",
     "network.head_width": "network.head_channels",
     "network.auxiliary": "network.aux_loss_weight",
-    **{
-        f"{group}.{old}": f"schedule.{new}"
-        for group in ("teacher", "student", "schedule")
-        for old, new in {
-            "iterations": "max_iters",
-            "batch": "batch_size",
-            "crop": "crop_size",
-            "scale": "scale_range",
-            "learning_rate": "lr",
-            "backbone_rate": "backbone_lr_mult",
-        }.items()
-    },
+    **{f"{group}.{old}": new for group in ("teacher", "student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
     "student.start": "student.init (initial is now pretrained)",
     "student.loss": "student.loss_weights",
     "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",
@@ -414,8 +393,6 @@ RENAMED = {
     "runtime.cache": "runtime.embedding_cache",
     "runtime.cache_gb": "runtime.embedding_cache_gb",
 }
-
-Value = TypeVar("Value")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

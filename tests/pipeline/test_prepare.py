@@ -81,7 +81,7 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"rounds": {"teacher": {"teacher": "teacher", "fill_confident": True}}}, "rounds.teacher"),
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
-        ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident is true"),
+        ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident must be false"),
         ({"rounds": {"r2": {"teacher": "r1"}}}, "rounds.r2.teacher is r1, which is not an earlier round"),
         ({"weak_labels__kind": "fine", "weak_labels__source": "scribbles"}, "source must be data/fine/train"),
         ({"rounds__r2__teacher": "r2"}, "rounds.r2.teacher is r2, which is not an earlier round"),
