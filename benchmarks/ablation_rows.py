@@ -13,7 +13,7 @@ from sesam.sam.registry import MODELS
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak_labels.kind=scribble"
 ONE_ROUND = "~rounds.r2"
-UNTAUGHT = "schedule.max_iters=10"  # where the teacher is no part of the row
+UNTAUGHT = "+teacher.max_iters=10"  # where the teacher is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
 TEACHER = "rounds.r1.teacher=teacher"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
