@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -29,9 +30,7 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
 from sesam.paths import training_log_dir
 from sesam.segmentation import inference
-from stages import card, evaluate, panels, summarize
-from stages import report as make_report
-from stages.evaluate_labels import main as evaluate_labels
+from stages import card, evaluate, evaluate_labels, panels, report, summarize
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
 SHAPE = (8, 12)
@@ -48,12 +47,7 @@ def left_to(column: int) -> np.ndarray:
     return predicted
 
 
-SURE = np.full(SHAPE, 255, np.uint8)
-NETWORKS = {
-    "teacher": lambda image: (left_to(3), SURE),
-    "r1": lambda image: (left_to(5), SURE),
-    "r2": lambda image: (left_to(6), SURE),
-}
+BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
 
 
 def on_workers(params: Params, count: int) -> Params:
@@ -61,20 +55,18 @@ def on_workers(params: Params, count: int) -> Params:
 
 
 def make_workspace() -> tuple[Dataset, Params]:
-    """In the current folder, all that the stages left that come before those that judge."""
+    """In the current folder, the artifacts of all stages before the evaluation."""
     write_params(Path(), "demo")
     edit_params(Path(), runtime__num_workers=1)
     params = load_params()
-    records = {}
+    records: dict[str, tuple[ImageRecord, ...]] = {"train": (), "val": ()}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
         for i in ids:
             path = Path(f"images/{split}/{i}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(PHOTO).save(path)
             write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
-        records[split] = tuple(
-            ImageRecord(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
-        )
+            records[split] += (ImageRecord(i, str(path), *SHAPE, sha256(path)),)
     write_json(Path("data/embeddings.json"), {"engine": "0" * 64, "weights": "f" * 64, "images": {}})
     for record in records["train"]:
         weak = np.full(SHAPE, 255, np.uint8)
@@ -108,24 +100,27 @@ def make_workspace() -> tuple[Dataset, Params]:
     return data, params
 
 
-def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages that judge and draw, with NETWORKS in the place of trained ones."""
+def evaluate_everything(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that evaluate and draw, with networks that predict BOUNDARIES."""
 
-    def run(stage: Callable[[], None], *arguments: str) -> None:
+    def run(stage: ModuleType, *arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["stage", *arguments])
-        stage()
+        stage.main()
+
+    def predictor(network: Path, *_: object) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        return lambda image: (left_to(BOUNDARIES[network.name]), np.full(SHAPE, 255, np.uint8))
 
     for name in params.rounds:
         run(evaluate_labels, name)
-    monkeypatch.setattr(inference, "load_predictor", lambda network, device, classes: NETWORKS[network.name])
-    for name in NETWORKS:
+    monkeypatch.setattr(inference, "load_predictor", predictor)
+    for name in BOUNDARIES:
         write_text(training_log_dir(name) / "plots/metrics/loss.tsv", "step\tloss\n10\t0.5\n")
-        run(evaluate.main, name)
+        run(evaluate, name)
     for name in params.rounds:
-        run(card.main, name)
-        run(panels.main, name)
-    run(summarize.main)
-    run(make_report.main)
+        run(card, name)
+        run(panels, name)
+    run(summarize)
+    run(report)
 
 
 @cache
@@ -133,7 +128,7 @@ def _evaluated_run() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder.name)
-        judge_everything(*make_workspace(), patch)
+        evaluate_everything(make_workspace()[1], patch)
     return folder
 
 

@@ -15,7 +15,7 @@ from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regio
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
-from sesam.prompting import augment, bounding_box, image_prompts, sample_points, split_instances
+from sesam.prompting import augment, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
@@ -128,8 +128,12 @@ def test_confident_points_are_the_most_confident(params) -> None:
     assert points == [(1, 0), (3, 0)]
 
 
-def test_box_is_half_open() -> None:
-    assert bounding_box(Region(2, 3, np.ones((4, 5), bool))) == (3, 2, 8, 6)
+def test_box_is_half_open(params) -> None:
+    weak = np.full((10, 12), 255, np.uint8)
+    weak[2:6, 3:8] = 0
+    boxes = params.model_copy(update={"sampling": params.sampling.model_copy(update={"prompt_type": "box"})})
+    (component,) = image_prompts(weak, np.zeros_like(weak), np.zeros_like(weak), boxes, ("r1", "a"))
+    assert component.box == (3, 2, 8, 6) and component.points is None
 
 
 def test_points_depend_only_on_seed_round_image_and_component(params) -> None:
@@ -139,7 +143,7 @@ def test_points_depend_only_on_seed_round_image_and_component(params) -> None:
     alone = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
     weak[35:39, 40:59] = 1  # another component comes before it
     both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
-    assert [one.number for one in both] == [1, 2] and both[0].class_id == 1
+    assert [component.number for component in both] == [1, 2] and both[0].class_id == 1
     assert both[1] == replace(alone[0], number=2)
     without = params.model_copy(update={"sam": params.sam.model_copy(update={"enabled": False})})
     assert image_prompts(weak, nothing, nothing, without, ("r1", "a")) == []

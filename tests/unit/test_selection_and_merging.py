@@ -67,7 +67,7 @@ def test_each_candidate_is_evaluated() -> None:
     masks = candidates((columns(*range(10)), 0.9), (columns(2, 3, 4), 0.5), (columns(2), 0.99))
     best, evaluations = select_candidate(component(weak == 1), masks, weak_rles(weak), SELECTION)
     assert best.candidate == 1
-    assert [one.rejection for one in evaluations] == [Outcome.CONFLICT, None, Outcome.LOW_COVERAGE]
+    assert [evaluation.rejection for evaluation in evaluations] == [Outcome.CONFLICT, None, Outcome.LOW_COVERAGE]
     assert evaluations[0].coverage == (True, 3, 3, 40, 4, 1)
 
 
