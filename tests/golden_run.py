@@ -13,16 +13,9 @@ import pytest
 from conftest import edit_params, write_params
 from PIL import Image
 
+from sesam.artifacts import component_records
 from sesam.artifacts.atomic_io import sha256, write_json, write_text
-from sesam.artifacts.component_records import (
-    Candidate,
-    Component,
-    Outcome,
-    Selected,
-    write_candidates,
-    write_prompts,
-    write_selected,
-)
+from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
@@ -50,10 +43,6 @@ def left_to(column: int) -> np.ndarray:
 BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
 
 
-def on_workers(params: Params, count: int) -> Params:
-    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": count})})
-
-
 def make_workspace() -> tuple[Dataset, Params]:
     """In the current folder, the artifacts of all stages before the evaluation."""
     write_params(Path(), "demo")
@@ -73,8 +62,7 @@ def make_workspace() -> tuple[Dataset, Params]:
         weak[4, 1], weak[4, 10] = 0, 1
         write_label(Path(f"data/weak/{record.id}.png"), weak, PALETTE)
         for name, predicted in (("r1", left_to(3)), ("r2", left_to(5))):
-            confidence = np.full(SHAPE, 200, np.uint8)
-            confidence[:, :4] = 255
+            confidence = np.where(np.arange(12) < 4, np.full(SHAPE, 255, np.uint8), np.uint8(200))
             sources = np.full(SHAPE, NONE, np.uint8)
             sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
             merged = np.where(sources == NONE, np.uint8(255), predicted)
@@ -90,9 +78,9 @@ def make_workspace() -> tuple[Dataset, Params]:
                 Selected(2, 0, 0, 0.9, small, Outcome.KEPT),
                 Selected(3, 0, None, None, components[2].rle, Outcome.LOW_COVERAGE),
             ]
-            write_prompts(rounds / f"prompts/{record.id}.json", record, "mask", components)
-            write_candidates(rounds / f"masks/{record.id}.json", record, candidates)
-            write_selected(rounds / f"selected/{record.id}.json", record, selected)
+            component_records.write_prompts(rounds / f"prompts/{record.id}.json", record, "mask", components)
+            component_records.write_candidates(rounds / f"masks/{record.id}.json", record, candidates)
+            component_records.write_selected(rounds / f"selected/{record.id}.json", record, selected)
             write_label(Path(f"data/pseudo_labels/{name}/labels/{record.id}.png"), merged, PALETTE)
             write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
     data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])

@@ -17,12 +17,12 @@ OUTCOME_COLORS = {
 
 def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str]) -> dict[str, go.Figure]:
     """All charts of a run, by title."""
-    of = tables(networks, labels)
+    by_name = tables(networks, labels)
     figures = {
-        "Training loss": lines(of["training"]),
-        "IoU per class, validation images": bars(of["iou"]),
-        "Label sets against fine labels, training images": bars(of["labels"]),
-        "Merged labels against fine labels, per class": bars(of["label_classes"]),
+        "Training loss": lines(by_name["training"]),
+        "IoU per class, validation images": bars(by_name["iou"]),
+        "Label sets against fine labels, training images": bars(by_name["labels"]),
+        "Merged labels against fine labels, per class": bars(by_name["label_classes"]),
     }
     stacks = {
         f"{name}: components by outcome": Table("class", "components", transpose(metrics["components"]))

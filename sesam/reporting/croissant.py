@@ -35,12 +35,12 @@ _CONTEXT = {  # Croissant 1.0's
 def croissant(card_data: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
     data, (_, address) = card_data.data, TERMS[card_data.data.format]
-    word = "".join(letter if letter.isalnum() else "_" for letter in data.name)
+    identifier = "".join(letter if letter.isalnum() else "_" for letter in data.name)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": f"pseudo_labels_{word}_{card_data.round_name}",
+        "name": f"pseudo_labels_{identifier}_{card_data.round_name}",
         "description": f"{card_data.title}, made from {card_data.params.weak_labels.kind} labels by "
         f"{card_data.code_version}. Terms: {card_data.terms}.",
         "citeAs": PAPER,

@@ -115,10 +115,7 @@ def _scale_mask(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
 def _arrange_legends(
     steps: Sequence[Step], data: Dataset, font: Any, y: int, page_width: int
 ) -> tuple[list[tuple[int, int, str, Color]], int]:
-    """x, y, name and color of the classes in the steps, and of all sources if they are shown; and where they end.
-
-    They begin at `y` and are wrapped at the page's width.
-    """
+    """x, y, name, color of the steps' classes and, if shown, of all sources, wrapped, from `y` on; and their end."""
     labels = [step.values.ravel() for step in steps if step.kind == "classes" and step.values.ndim == 2]
     legends = [{data.classes[k]: data.palette[k] for k in np.setdiff1d(np.concatenate(labels), [IGNORE_INDEX])}]
     if any(step.kind == "sources" for step in steps):

@@ -72,11 +72,11 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
             of_classes[f"{name} {measure}"] = by_measure[measure]
         by_outcome = transpose(metrics["components"])
         components[name] = {outcome: sum(counts.values()) for outcome, counts in by_outcome.items()}
-    by_measure = transpose(label_sets)
+    columns = transpose(label_sets)
     return {
         "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
         "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
-        "labels": Table("labels", "share", {measure: by_measure[measure] for measure in measures}),
+        "labels": Table("labels", "share", {measure: columns[measure] for measure in measures}),
         "label_classes": Table("class", "share", of_classes),
         "components": Table("outcome", "components", components),
         "contested": Table("outcome", "pixels", {name: m["contested"] for name, m in labels.items()}),

@@ -3,11 +3,11 @@
 import ast
 import csv
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import sh
 from golden_run import copy_evaluated_run
 
 from sesam.artifacts.atomic_io import read_json, sha256
@@ -104,18 +104,14 @@ def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     assert code_version(tmp_path) == "SeSAM 0.1.0" and committed_params() == (None, {})
 
-    def git(*command: str) -> str:
-        command = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command)
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     def commit(file: str, text: str) -> str:
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).write_text(text)
-        git("add", "-A")
-        git("commit", "-qm", file)
-        return git("rev-parse", "HEAD")
+        sh("git", "add", "-A", cwd=tmp_path)
+        sh("git", "commit", "-qm", file, cwd=tmp_path)
+        return sh("git", "rev-parse", "HEAD", cwd=tmp_path).strip()
 
-    git("init", "-q")
+    sh("git", "init", "-q", cwd=tmp_path)
     code = commit("stages/a.py", "1")
     assert committed_params() == (None, {})
     last = commit("params.yaml", "seed: 3")  # not code

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, edit_params
 from dvc_render.vega_templates import TEMPLATES
-from golden_run import FINE, PALETTE, PHOTO, SHAPE, evaluate_everything, make_workspace, on_workers
+from golden_run import FINE, PALETTE, PHOTO, SHAPE, evaluate_everything, make_workspace
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -69,12 +69,15 @@ def test_scores_by_hand() -> None:
     assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabeled": 0.0}
     assert third == {"precision": None, "recall": 0.0, "IoU": 0.0, "unlabeled": 0.5}
     assert set(never.values()) == {None}
+    assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25  # a class only predicted has IoU 0
+    nothing_labeled = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
+    assert nothing_labeled == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
+    assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
 
 
 def test_contested_pixels_are_those_of_two_classes() -> None:
     def kept(k: int, *columns: int, outcome: Outcome = Outcome.KEPT) -> Selected:
-        mask = np.zeros((2, 6), bool)
-        mask[:, list(columns)] = True
+        mask = np.ones((2, 6), bool) & np.isin(np.arange(6), columns)
         return Selected(1, k, None, None, mask_to_rle(mask), outcome)
 
     masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, outcome=Outcome.CONFLICT), kept(0, 3)]
@@ -96,17 +99,8 @@ def test_review_priority_by_hand() -> None:
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 
-def test_a_class_only_predicted_has_iou_0_and_nothing_labeled_has_no_precision() -> None:
-    assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25
-    scores = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
-    assert scores == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
-    assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
-
-
 @given(actual=labels, given_labels=labels)
-def test_perfect_labels_score_1_and_recall_is_precision_times_coverage(
-    actual: np.ndarray, given_labels: np.ndarray
-) -> None:
+def test_perfect_labels_score_1_and_recall_is_precision_times_coverage(actual, given_labels) -> None:
     scores = label_scores(confusion_matrix(actual, given_labels, K))
     perfect = label_scores(confusion_matrix(actual, actual, K))
     assert set(perfect.values()) == ({1.0} if (actual != 255).any() else {None})
@@ -158,8 +152,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     assert teacher["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and teacher["pixel_accuracy"] == 0.75
 
     r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
-    weak, predictions, sam, _ = r1["scores"].values()
-    assert list(r1["scores"]) == ["weak", "predictions", "sam", "merged"]
+    weak, predictions, sam = (r1["scores"][label_set] for label_set in ("weak", "predictions", "sam"))
     assert weak["precision"] == 1 and weak["coverage"] == round(2 / 84, 4)
     # 3 of the 4 confident columns
     assert predictions["precision"] == 0.75 and predictions["coverage"] == round(4 / 12, 4)
@@ -218,8 +211,6 @@ def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Param
     contested = evaluate_all(data, params, "r1").contested
     # two columns, seven rows with a fine label and one without
     assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
-    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
-    assert evaluate_all(without, params, "r1").contested == {"weak": 4, "unknown": 4 * 15}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
@@ -228,8 +219,9 @@ def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], 
     without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
     without.save()
     evaluate_everything(params, monkeypatch)
-    assert read_json(Path("metrics/labels/r2.json"))["scores"]["merged"]["precision"] is None
-    assert read_json(Path("metrics/labels/r2.json"))["components"]["left"]["kept"] == 4
+    metrics = read_json(Path("metrics/labels/r2.json"))
+    assert metrics["scores"]["merged"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
+    assert metrics["contested"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
@@ -259,9 +251,7 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
         ("masks", 1, {"candidates": [{"iou": iou, "rle": "P2P1"} for iou in (0.9, 0.91)]}),  # another is preferred
     ],
 )
-def test_masks_selected_by_other_params_are_refused(
-    workspace: tuple[Dataset, Params], file: str, number: int, change: dict
-) -> None:
+def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:
     data, params = workspace
     trace = load_trace(data.train[0], "r1", data, params)
     assert [component.selected.candidate for component in trace.components] == [0, 0, None]
@@ -300,8 +290,10 @@ def test_loss_curve(tmp_path: Path) -> None:
 
 def test_workers_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    one, two = (evaluate_all(data, on_workers(params, count), "r1") for count in (1, 2))
-    assert label_metrics(one, data.classes) == label_metrics(two, data.classes) and one.ranking == two.ranking
+    two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
+    alone, together = (evaluate_all(data, changed, "r1") for changed in (params, two_workers))
+    assert label_metrics(alone, data.classes) == label_metrics(together, data.classes)
+    assert alone.ranking == together.ranking
 
 
 def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Dataset, Params], capsys) -> None:

@@ -175,9 +175,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("name", "keys", "value"), DAMAGED.values(), ids=DAMAGED)
-def test_damaged_metrics_are_refused(
-    workspace, monkeypatch: pytest.MonkeyPatch, name: str, keys: tuple, value: object
-) -> None:
+def test_damaged_metrics_are_refused(workspace, monkeypatch, name: str, keys: tuple, value: object) -> None:
     """They come by git, with its merges, and from older runs."""
     path = Path(f"metrics/{name}.json")
     root = {"document": read_json(path)}
