@@ -27,20 +27,17 @@ from stages import card, evaluate, evaluate_labels, panels, report, summarize
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
 SHAPE = (8, 12)
-FINE = np.zeros(SHAPE, np.uint8)
-FINE[:, 6:] = 1
-FINE[0] = 255
 PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
+BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
 
 
 def left_to(column: int) -> np.ndarray:
     """A prediction that puts the boundary between the classes at `column`."""
-    predicted = np.zeros(SHAPE, np.uint8)
-    predicted[:, column:] = 1
-    return predicted
+    return (np.ones(SHAPE, np.uint8) * (np.arange(SHAPE[1]) >= column)).astype(np.uint8)
 
 
-BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
+FINE = left_to(6)
+FINE[0] = 255
 
 
 def make_workspace() -> tuple[Dataset, Params]:

@@ -103,8 +103,7 @@ def test_points_are_distinct_pixels_of_their_component(params, strategy, values,
     for region in connected(values == 1):
         points = sample_points(region, config, confidence, np.random.default_rng(seed))
         assert 1 <= len(points) <= count and len(set(points)) == len(points)
-        whole = region.full_mask(values.shape)
-        assert all(whole[y, x] for x, y in points)
+        assert all(region.full_mask(values.shape)[y, x] for x, y in points)
 
 
 def test_points_of_each_strategy(params) -> None:

@@ -114,8 +114,7 @@ def test_merge_by_hand() -> None:
     assert labels[1].tolist() == [2, 1, 1, 2, 2, 255, 255, 255, 4, 4]
     assert sources[1].tolist() == [SAM] * 5 + [NONE] * 3 + [CONFIDENT] * 2
     assert labels[0, 0] == 3 and sources[0, 0] == WEAK
-    labels, _ = merge(weak, UNLABELED, chosen)
-    assert labels[1, 5:].tolist() == [255] * 5
+    assert merge(weak, UNLABELED, chosen)[0][1, 5:].tolist() == [255] * 5
 
 
 @pytest.mark.parametrize("fill", [True, False])
