@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sesam.artifacts.component_records import Box, Component, Point
+from sesam.artifacts.component_records import Component, Point
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.params import ComponentParams, Params, SamplingParams
@@ -32,34 +32,20 @@ def sample_points(
 ) -> list[Point]:
     """Step 2: at most `num_points` distinct pixels (x, y) of a component, in image coordinates.
 
-    `skeleton` draws uniformly from the topological skeleton, `random` from the
-    whole component, `confident` takes the teacher's most confident pixels
-    (Kweon and Yoon 2024; confidence is (H, W) uint8), `center` the one pixel
-    farthest from the outside.
+    `skeleton` draws uniformly from the topological skeleton, `random` from the whole component, `confident` takes the
+    teacher's most confident pixels (Kweon and Yoon 2024; confidence is (H, W) uint8), `center` the one pixel farthest
+    from the outside.
     """
-    if config.strategy == "skeleton":
-        x, y = skeleton(region.distance).pixels.T
-    elif config.strategy == "center":
-        y, x = np.empty((2, 0), int)
-    else:
-        y, x = np.nonzero(region.mask)
-    if len(y) == 0:
-        x, y = (np.array([value]) for value in innermost_pixel(region.distance))
-    if len(y) > config.num_points:
-        if config.strategy == "confident":
-            order = rng.permutation(len(y))  # of equally confident pixels, any
-            ranked = np.argsort(-confidence[region.slices][y, x][order].astype(int), kind="stable")
-            chosen = order[ranked[: config.num_points]]
-        else:
-            chosen = rng.choice(len(y), config.num_points, replace=False)
-        x, y = x[chosen], y[chosen]
-    return [(int(a) + region.left, int(b) + region.top) for a, b in zip(x, y, strict=True)]
-
-
-def bounding_box(region: Region) -> Box:
-    """The bounding box (x0, y0, x1, y1) in pixels, the far edges exclusive."""
-    height, width = region.mask.shape
-    return region.left, region.top, region.left + width, region.top + height
+    pixels = skeleton(region.distance).pixels if config.strategy == "skeleton" else np.argwhere(region.mask)[:, ::-1]
+    if config.strategy == "center" or len(pixels) == 0:
+        pixels = np.array([innermost_pixel(region.distance)])
+    if len(pixels) > config.num_points and config.strategy == "confident":
+        x, y = rng.permutation(pixels).T  # of equally confident pixels, any
+        ranked = np.argsort(-confidence[region.slices][y, x].astype(int), kind="stable")[: config.num_points]
+        pixels = np.stack([x, y], axis=1)[ranked]
+    elif len(pixels) > config.num_points:
+        pixels = rng.choice(pixels, config.num_points, replace=False)
+    return [(int(x) + region.left, int(y) + region.top) for x, y in pixels]
 
 
 def image_prompts(
@@ -81,6 +67,7 @@ def image_prompts(
             rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
             points = sample_points(region, params.sampling, confidence, rng)
         elif params.sampling.prompt_type == "box":
-            box = bounding_box(region)
+            height, width = region.mask.shape
+            box = (region.left, region.top, region.left + width, region.top + height)
         components.append(Component(number, k, region.rle(weak.shape), points, box))
     return components

@@ -21,8 +21,7 @@ def confusion_matrix(actual: np.ndarray, predicted: np.ndarray, classes: int) ->
 def class_iou(matrix: np.ndarray) -> np.ndarray:
     """TP / (TP + FP + FN) of each class, (K,) float64; an unlabeled pixel is a miss.
 
-    matrix: (K, K + 1) pixel counts. NaN for a class that occurs neither in the fine labels nor in what is
-    compared with them, as in mmsegmentation.
+    matrix: (K, K + 1) pixel counts. NaN for a class that occurs in neither of the labels, as in mmsegmentation.
     """
     hits = matrix.diagonal()
     union = matrix.sum(axis=1) + matrix[:, :-1].sum(axis=0) - hits
@@ -41,16 +40,12 @@ def network_scores(matrix: np.ndarray) -> Scores:
 
 
 def label_scores(matrix: np.ndarray) -> Scores:
-    """Scores of a label set that may leave pixels unlabeled; None where the denominator is 0.
-
-    precision: correct / labeled. recall: correct / all. f1: their harmonic mean. coverage: labeled / all. mIoU: see
-    `class_iou`.
-    """
+    """Scores of a label set that may leave pixels unlabeled; None where the denominator is 0."""
     correct, labeled, total = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
     return {
         "precision": ratio(correct, labeled),
         "recall": ratio(correct, total),
-        "f1": ratio(2 * correct, labeled + total),
+        "f1": ratio(2 * correct, labeled + total),  # the harmonic mean of both
         "coverage": ratio(labeled, total),
         "mIoU": mean_iou(matrix),
     }

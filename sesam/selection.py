@@ -31,8 +31,9 @@ class Coverage(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """A candidate's coverage, and why it does not fit its component, or None if it does."""
+    """A candidate, its coverage, and why it does not fit its component, or None if it does."""
 
+    candidate: Candidate
     coverage: Coverage
     rejection: Outcome | None
 
@@ -45,23 +46,15 @@ def select_candidate(
     If none fits, the component's own mask stays, with the reason of the candidate with the highest predicted IoU.
     Also the evaluation of every candidate. weak: see `weak_rles`.
     """
-    evaluations = [evaluate_candidate(candidate, component, weak, selection) for candidate in candidates]
-    fitting = [k for k, evaluation in enumerate(evaluations) if evaluation.rejection is None]
+    coverages = [measure_coverage(candidate, component, weak) for candidate in candidates]
+    reasons = [rejection_reason(coverage, selection) for coverage in coverages]
+    evaluations = [Evaluation(*columns) for columns in zip(candidates, coverages, reasons, strict=True)]
+    fitting = [k for k, reason in enumerate(reasons) if reason is None]
     best = max(fitting or range(len(candidates)), key=lambda k: candidates[k].predicted_iou)
-    number, class_id, rejection = component.number, component.class_id, evaluations[best].rejection
+    number, class_id, (mask, _, rejection) = component.number, component.class_id, evaluations[best]
     if rejection is None:
-        mask = candidates[best]
         return Selected(number, class_id, best, mask.predicted_iou, mask.rle, Outcome.KEPT), evaluations
     return Selected(number, class_id, None, None, component.rle, rejection), evaluations
-
-
-def evaluate_candidate(
-    candidate: Candidate, component: Component, weak: dict[int, Mask], selection: SelectionParams
-) -> Evaluation:
-    """How a candidate covers its component, and whether it fits."""
-    mask, component_mask = (to_coco_rle(rle, weak[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
-    coverage = measure_coverage(mask, component_mask, component.class_id, weak)
-    return Evaluation(coverage, rejection_reason(coverage, selection))
 
 
 def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome | None:
@@ -79,15 +72,14 @@ def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome 
     return Outcome.CONFLICT if coverage.foreign > selection.max_conflict * coverage.labels_inside else None
 
 
-def measure_coverage(mask: Mask, component: Mask, class_id: int, weak: dict[int, Mask]) -> Coverage:
-    """How a candidate covers its component; COCO masks, weak as `weak_rles`."""
-    labels = _intersection(component, weak[class_id]) if class_id in weak else component
-    labeled = class_id in weak and coco.area(labels) > 0
-    reference = labels if labeled else component
-    inside = _area(_intersection(mask, weak[IGNORE_INDEX])) if labeled else 0
-    foreign = inside - _area(_intersection(mask, weak[class_id])) if labeled else 0
-    covered = _area(_intersection(mask, reference))
-    return Coverage(labeled, covered, _area(reference), _area(mask), inside, foreign)
+def measure_coverage(candidate: Candidate, component: Component, weak: dict[int, Mask]) -> Coverage:
+    """How a candidate covers its component. weak: see `weak_rles`."""
+    m, c = (to_coco_rle(rle, weak[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
+    of_class = weak.get(component.class_id)
+    if of_class is None or not _area(c, of_class):
+        return Coverage(False, _area(m, c), _area(c), _area(m), 0, 0)
+    inside = _area(m, weak[IGNORE_INDEX])
+    return Coverage(True, _area(m, c, of_class), _area(c, of_class), _area(m), inside, inside - _area(m, of_class))
 
 
 def weak_rles(weak: np.ndarray) -> dict[int, Mask]:
@@ -97,9 +89,6 @@ def weak_rles(weak: np.ndarray) -> dict[int, Mask]:
     return {k: to_coco_rle(counts, weak.shape) for k, counts in masks.items()}
 
 
-def _area(mask: Mask) -> int:
-    return int(coco.area(mask))
-
-
-def _intersection(mask: Mask, other: Mask) -> Mask:
-    return coco.merge([mask, other], intersect=True)
+def _area(*masks: Mask) -> int:
+    """The number of pixels in all of the masks."""
+    return int(coco.area(coco.merge(list(masks), intersect=True)))

@@ -1,10 +1,4 @@
-"""The data set card of a round's pseudo-labels: README.md, croissant.json and images.csv beside them.
-
-python -m stages.card ROUND
-
-README.md is for people, croissant.json the same for programs (MLCommons' Croissant 1.0, JSON-LD). images.csv lists the
-image of each label, by its path in the data set and its SHA-256.
-"""
+"""The data set card of a round's pseudo-labels, beside them: README.md, croissant.json and images.csv."""
 
 from sesam.artifacts.atomic_io import read_json, write_json, write_text
 from sesam.artifacts.manifest import Dataset
@@ -19,7 +13,7 @@ from sesam.reporting.git import code_version
 
 
 def main() -> None:
-    round_name, params = parse_round(__doc__.splitlines()[0])
+    round_name, params = parse_round(__doc__)
     data, folder = Dataset.load(), pseudo_label_dir(round_name)
     metrics = read_label_metrics(METRICS / "labels" / f"{round_name}.json", data.classes)
     index = EMBEDDINGS.with_suffix(".json")
@@ -28,9 +22,9 @@ def main() -> None:
     except (KeyError, TypeError):
         raise SesamError(f"{index} is not from this run. Run `dvc repro`.") from None
     card_data = CardData(data, round_name, params, metrics, sam_sha256, code_version())
-    texts = readme(card_data), croissant(card_data)
-    write_text(folder / "README.md", texts[0])
-    write_json(folder / "croissant.json", texts[1])
+    text, description = readme(card_data), croissant(card_data)
+    write_text(folder / "README.md", text)
+    write_json(folder / "croissant.json", description)
     write_text(folder / "images.csv", images_csv(data, params.dataset.root))
     print(f"card {round_name}: {folder / 'README.md'}")
 

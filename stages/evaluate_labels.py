@@ -1,7 +1,5 @@
 """Score the labels of each step of a round against fine labels, and rank its images for review.
 
-python -m stages.evaluate_labels ROUND
-
 Scores are of the training images that have a fine label; components and sources are counted on all. ranking.csv, beside
 the round's pseudo-labels, lists all images without the use of fine labels, those that most need a look first.
 """
@@ -15,7 +13,7 @@ from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_c
 
 
 def main() -> None:
-    round_name, params = parse_round(__doc__.splitlines()[0])
+    round_name, params = parse_round(__doc__)
     data = Dataset.load()
     quality = evaluate_all(data, params, round_name)
     metrics = label_metrics(quality, data.classes)

@@ -28,10 +28,10 @@ def process(record: ImageRecord, labels: Path, sources: Path, round_name: str, p
         predicted, confidence = load_predictions(round_name, record, num_classes)
         confident = confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold)
     selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
-    merged = merge(weak, confident, selected)
-    check_merged(*merged, weak, confident, record, num_classes)
-    write_label(labels / f"{record.id}.png", merged[0], data.palette)
-    write_label(sources / f"{record.id}.png", merged[1], SOURCE_PALETTE)
+    merged, source_map = merge(weak, confident, selected)
+    check_merged(merged, source_map, weak, confident, record, num_classes)
+    write_label(labels / f"{record.id}.png", merged, data.palette)
+    write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
 
 
 def main() -> None:

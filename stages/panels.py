@@ -1,7 +1,5 @@
 """A page per image: metrics/panels/ROUND/SPLIT/ID.png; the same steps for the report: metrics/gallery/ROUND.json.
 
-python -m stages.panels ROUND
-
 Shown are the first report.num_images validation images, and as many training images from the top of ranking.csv.
 """
 
@@ -18,14 +16,11 @@ from sesam.reporting.trace import list_components, load_trace
 
 
 def main() -> None:
-    round_name, params = parse_round(__doc__.splitlines()[0])
+    round_name, params = parse_round(__doc__)
     data, count = Dataset.load(), params.report.num_images
-    train, val = top_ranked(round_name, data, count), data.val[:count]
-    gallery = []
-    with (
-        atomic_directory(METRICS / "panels" / round_name) as folder,
-        progress_bar(len(train) + len(val), f"panels {round_name}") as bar,
-    ):
+    train, val, gallery = top_ranked(round_name, data, count), data.val[:count], []
+    pages, title = METRICS / "panels" / round_name, f"panels {round_name}"
+    with atomic_directory(pages) as folder, progress_bar(len(train) + len(val), title) as bar:
         for record in train:
             trace = load_trace(record, round_name, data, params, with_student=True)
             with atomic_path(folder / "train" / f"{record.id}.png") as unfinished:

@@ -1,8 +1,4 @@
-"""A run on one page that needs neither a network nor a server, metrics/report.html: python -m stages.report
-
-Scores, charts, params with their difference from the last commit, and per round the training images that most need a
-review, as layers, with the outcome of each component.
-"""
+"""A run on one page that needs neither a network nor a server, metrics/report.html; see `render_page`."""
 
 from sesam.artifacts.atomic_io import write_text
 from sesam.artifacts.manifest import Dataset

@@ -8,18 +8,16 @@ from sesam.artifacts.component_records import read_candidates, read_prompts, wri
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
-from sesam.params import SelectionParams, parse_round
+from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.selection import select_candidate, weak_rles
 
 
-def process(
-    record: ImageRecord, folder: Path, round_name: str, selection: SelectionParams, num_classes: int
-) -> tuple[int, int]:
+def process(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> tuple[int, int]:
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / f"{record.id}.json", record, components)
     weak = weak_rles(load_label(WEAK_LABELS, record, num_classes))
-    selected = [select_candidate(c, candidates[c.number], weak, selection)[0] for c in components]
+    selected = [select_candidate(c, candidates[c.number], weak, params.selection)[0] for c in components]
     write_selected(folder / f"{record.id}.json", record, selected)
     return sum(component.kept for component in selected), len(selected)
 
@@ -28,9 +26,7 @@ def main() -> None:
     round_name, params = parse_round(__doc__)
     data = Dataset.load()
     with atomic_directory(round_dir(round_name, "selected"), packed=True) as folder:
-        work = partial(
-            process, folder=folder, round_name=round_name, selection=params.selection, num_classes=len(data.classes)
-        )
+        work = partial(process, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
         counts = map_images(work, data.train, params.runtime, f"select_masks {round_name}")
     kept, total = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {round_name}: SAM's mask kept for {kept} of {total} components")

@@ -1,4 +1,4 @@
-"""The scores of a run for `dvc metrics show`, for `dvc plots show` and for people: python -m stages.summarize"""
+"""The scores of a run for `dvc metrics show`, for `dvc plots show` and for people."""
 
 from sesam.artifacts.atomic_io import atomic_directory, write_json, write_text
 from sesam.artifacts.manifest import Dataset

@@ -6,22 +6,16 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from conftest import edit_params, write_params
 from PIL import Image
 
+from sesam.artifacts import component_records
 from sesam.artifacts.atomic_io import sha256, write_json, write_text
-from sesam.artifacts.component_records import (
-    Candidate,
-    Component,
-    Outcome,
-    Selected,
-    write_candidates,
-    write_prompts,
-    write_selected,
-)
+from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
@@ -29,60 +23,43 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
 from sesam.paths import training_log_dir
 from sesam.segmentation import inference
-from stages import card, evaluate, panels, summarize
-from stages import report as make_report
-from stages.evaluate_labels import main as evaluate_labels
+from stages import card, evaluate, evaluate_labels, panels, report, summarize
 
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
 SHAPE = (8, 12)
-FINE = np.zeros(SHAPE, np.uint8)
-FINE[:, 6:] = 1
-FINE[0] = 255
 PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
+BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
 
 
 def left_to(column: int) -> np.ndarray:
     """A prediction that puts the boundary between the classes at `column`."""
-    predicted = np.zeros(SHAPE, np.uint8)
-    predicted[:, column:] = 1
-    return predicted
+    return (np.ones(SHAPE, np.uint8) * (np.arange(SHAPE[1]) >= column)).astype(np.uint8)
 
 
-SURE = np.full(SHAPE, 255, np.uint8)
-NETWORKS = {
-    "teacher": lambda image: (left_to(3), SURE),
-    "r1": lambda image: (left_to(5), SURE),
-    "r2": lambda image: (left_to(6), SURE),
-}
-
-
-def on_workers(params: Params, count: int) -> Params:
-    return params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": count})})
+FINE = left_to(6)
+FINE[0] = 255
 
 
 def make_workspace() -> tuple[Dataset, Params]:
-    """In the current folder, all that the stages left that come before those that judge."""
+    """In the current folder, the artifacts of all stages before the evaluation."""
     write_params(Path(), "demo")
     edit_params(Path(), runtime__num_workers=1)
     params = load_params()
-    records = {}
+    records: dict[str, tuple[ImageRecord, ...]] = {"train": (), "val": ()}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):
         for i in ids:
             path = Path(f"images/{split}/{i}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(PHOTO).save(path)
             write_label(Path(f"data/fine/{split}/{i}.png"), FINE, PALETTE)
-        records[split] = tuple(
-            ImageRecord(i, f"images/{split}/{i}.png", *SHAPE, sha256(Path(f"images/{split}/{i}.png"))) for i in ids
-        )
+            records[split] += (ImageRecord(i, str(path), *SHAPE, sha256(path)),)
     write_json(Path("data/embeddings.json"), {"engine": "0" * 64, "weights": "f" * 64, "images": {}})
     for record in records["train"]:
         weak = np.full(SHAPE, 255, np.uint8)
         weak[4, 1], weak[4, 10] = 0, 1
         write_label(Path(f"data/weak/{record.id}.png"), weak, PALETTE)
         for name, predicted in (("r1", left_to(3)), ("r2", left_to(5))):
-            confidence = np.full(SHAPE, 200, np.uint8)
-            confidence[:, :4] = 255
+            confidence = np.where(np.arange(12) < 4, np.full(SHAPE, 255, np.uint8), np.uint8(200))
             sources = np.full(SHAPE, NONE, np.uint8)
             sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
             merged = np.where(sources == NONE, np.uint8(255), predicted)
@@ -98,9 +75,9 @@ def make_workspace() -> tuple[Dataset, Params]:
                 Selected(2, 0, 0, 0.9, small, Outcome.KEPT),
                 Selected(3, 0, None, None, components[2].rle, Outcome.LOW_COVERAGE),
             ]
-            write_prompts(rounds / f"prompts/{record.id}.json", record, "mask", components)
-            write_candidates(rounds / f"masks/{record.id}.json", record, candidates)
-            write_selected(rounds / f"selected/{record.id}.json", record, selected)
+            component_records.write_prompts(rounds / f"prompts/{record.id}.json", record, "mask", components)
+            component_records.write_candidates(rounds / f"masks/{record.id}.json", record, candidates)
+            component_records.write_selected(rounds / f"selected/{record.id}.json", record, selected)
             write_label(Path(f"data/pseudo_labels/{name}/labels/{record.id}.png"), merged, PALETTE)
             write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
     data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
@@ -108,24 +85,27 @@ def make_workspace() -> tuple[Dataset, Params]:
     return data, params
 
 
-def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stages that judge and draw, with NETWORKS in the place of trained ones."""
+def evaluate_everything(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that evaluate and draw, with networks that predict BOUNDARIES."""
 
-    def run(stage: Callable[[], None], *arguments: str) -> None:
+    def run(stage: ModuleType, *arguments: str) -> None:
         monkeypatch.setattr(sys, "argv", ["stage", *arguments])
-        stage()
+        stage.main()
+
+    def predictor(network: Path, *_: object) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        return lambda image: (left_to(BOUNDARIES[network.name]), np.full(SHAPE, 255, np.uint8))
 
     for name in params.rounds:
         run(evaluate_labels, name)
-    monkeypatch.setattr(inference, "load_predictor", lambda network, device, classes: NETWORKS[network.name])
-    for name in NETWORKS:
+    monkeypatch.setattr(inference, "load_predictor", predictor)
+    for name in BOUNDARIES:
         write_text(training_log_dir(name) / "plots/metrics/loss.tsv", "step\tloss\n10\t0.5\n")
-        run(evaluate.main, name)
+        run(evaluate, name)
     for name in params.rounds:
-        run(card.main, name)
-        run(panels.main, name)
-    run(summarize.main)
-    run(make_report.main)
+        run(card, name)
+        run(panels, name)
+    run(summarize)
+    run(report)
 
 
 @cache
@@ -133,7 +113,7 @@ def _evaluated_run() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder.name)
-        judge_everything(*make_workspace(), patch)
+        evaluate_everything(make_workspace()[1], patch)
     return folder
 
 

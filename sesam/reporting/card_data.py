@@ -48,13 +48,11 @@ def param_values(params: Params, round_name: str) -> dict[str, Any]:
     """Every param that decides the round's labels, by dotted key."""
     groups = GROUPS if params.rounds[round_name].teacher == NO_TEACHER else (*GROUPS, *TEACHER_GROUPS)
     rounds = [round_name]  # and those that taught it
-    while (teacher := params.rounds[rounds[0]].teacher) in params.rounds.keys() - rounds:
+    while (teacher := params.rounds[rounds[0]].teacher) in params.rounds:
         rounds.insert(0, teacher)
-    values = params.model_dump(include={*groups})
-    return flatten(
-        {group: values[group] for group in groups}
-        | {f"rounds.{name}": params.rounds[name].model_dump() for name in rounds}
-    )
+    values = params.model_dump()
+    values["rounds"] = {name: values["rounds"][name] for name in rounds}
+    return flatten({group: values[group] for group in (*groups, "rounds")})
 
 
 def images_csv(data: Dataset, root: str) -> str:

@@ -1,7 +1,7 @@
 """The data set card for programs: MLCommons' Croissant 1.0, JSON-LD."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,31 +13,41 @@ PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "
     "arXiv 2604.11170, 2026"
 )
-FOLDERS = {
-    "labels": "Class ids, 255: unlabeled.",
-    "sources": "Where a pixel's label comes from: "
-    + ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
-    + ".",
+_SOURCES = ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
+FOLDERS = {"labels": "Class ids, 255: unlabeled.", "sources": f"Where a pixel's label comes from: {_SOURCES}."}
+_TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5
+parentField path recordSet references regex repeated replace separator source subField transform"""
+_CONTEXT = {  # Croissant 1.0's
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _TERMS.split()},
 }
 
 
 def croissant(card_data: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
     data, (_, address) = card_data.data, TERMS[card_data.data.format]
-    table = images_csv(data, card_data.params.dataset.root)
-    word = "".join(letter if letter.isalnum() else "_" for letter in data.name)
+    identifier = "".join(letter if letter.isalnum() else "_" for letter in data.name)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": f"pseudo_labels_{word}_{card_data.round_name}",
+        "name": f"pseudo_labels_{identifier}_{card_data.round_name}",
         "description": f"{card_data.title}, made from {card_data.params.weak_labels.kind} labels by "
         f"{card_data.code_version}. Terms: {card_data.terms}.",
         "citeAs": PAPER,
         "version": version("sesam"),
         **({"license": address} if address else {}),
-        "distribution": _distribution(data, table),
-        "recordSet": [_images(), _classes(data), *map(_pixels, FOLDERS)],
+        "distribution": _distribution(data, images_csv(data, card_data.params.dataset.root)),
+        "recordSet": _record_sets(data),
         "additionalProperty": [
             {"@type": "sc:PropertyValue", "name": key, "value": value if isinstance(value, int | float) else str(value)}
             for key, value in _properties(card_data).items()
@@ -58,14 +68,14 @@ def _properties(card_data: CardData) -> dict[str, Any]:
 
 def _distribution(data: Dataset, table: str) -> list[dict[str, Any]]:
     """The files: label PNGs, source PNGs and images.csv, whose text is `table`."""
-    nested = any("/" in record.id for record in data.train)
+    pattern = "**/*.png" if any("/" in record.id for record in data.train) else "*.png"
     return [
         {
             "@type": "cr:FileSet",
             "@id": folder,
             "description": description,
             "encodingFormat": "image/png",
-            "includes": f"{folder}/**/*.png" if nested else f"{folder}/*.png",
+            "includes": f"{folder}/{pattern}",
         }
         for folder, description in FOLDERS.items()
     ] + [
@@ -81,55 +91,32 @@ def _distribution(data: Dataset, table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _record_set(name: str, fields: Iterable[tuple[str, str, dict[str, Any]]], **more: Any) -> dict[str, Any]:
-    """fields: name, data type and, unless the data are inline, source."""
+def _record_sets(data: Dataset) -> list[dict[str, Any]]:
+    """The rows of images.csv, the classes, and the pixels of both folders."""
+    table = {"fileObject": {"@id": "images.csv"}}
+    columns = [("sc:Text", name, table | {"extract": {"column": name}}) for name in ("id", "image", "sha256")]
+    rows = [
+        {"classes/id": k, "classes/name": name, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
+        for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True))
+    ]
+    classes = _record_set("classes", [("sc:Integer", "id", {}), ("sc:Text", "name", {}), ("sc:Text", "color", {})])
+    record_sets = [_record_set("images", columns), classes | {"key": {"@id": "classes/id"}, "data": rows}]
+    for folder in FOLDERS:
+        path, content = (
+            {"fileSet": {"@id": folder}, "extract": {"fileProperty": name}} for name in ("fullpath", "content")
+        )
+        fields = [("sc:Text", "file", path), ("sc:ImageObject", "pixels", content)]
+        record_sets.append(_record_set(f"{folder}_of_images", fields))
+    return record_sets
+
+
+def _record_set(name: str, fields: Iterable[tuple[str, str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """fields: data type, name and, unless the data are inline, source."""
     return {
         "@type": "cr:RecordSet",
         "@id": name,
         "field": [
             {"@type": "cr:Field", "@id": f"{name}/{field}", "dataType": kind, **({"source": source} if source else {})}
-            for field, kind, source in fields
+            for kind, field, source in fields
         ],
-        **more,
     }
-
-
-def _images() -> dict[str, Any]:
-    def source(column: str) -> dict[str, Any]:
-        return {"fileObject": {"@id": "images.csv"}, "extract": {"column": column}}
-
-    return _record_set("images", [(column, "sc:Text", source(column)) for column in ("id", "image", "sha256")])
-
-
-def _classes(data: Dataset) -> dict[str, Any]:
-    rows = [
-        {"classes/id": k, "classes/name": name, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True))
-    ]
-    fields = [("id", "sc:Integer"), ("name", "sc:Text"), ("color", "sc:Text")]
-    return _record_set("classes", [(*field, {}) for field in fields], key={"@id": "classes/id"}, data=rows)
-
-
-def _pixels(folder: str) -> dict[str, Any]:
-    def source(file_property: str) -> dict[str, Any]:
-        return {"fileSet": {"@id": folder}, "extract": {"fileProperty": file_property}}
-
-    fields = [("file", "sc:Text", source("fullpath")), ("pixels", "sc:ImageObject", source("content"))]
-    return _record_set(f"{folder}_of_images", fields)
-
-
-_CROISSANT_TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath
-key md5 parentField path recordSet references regex repeated replace separator source subField transform"""
-_CONTEXT = {  # Croissant 1.0's
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "dct": "http://purl.org/dc/terms/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "sc": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{term: f"cr:{term}" for term in _CROISSANT_TERMS.split()},
-}

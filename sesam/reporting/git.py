@@ -32,7 +32,6 @@ def committed_params() -> tuple[str | None, Mapping[str, Any]]:
     try:
         params = yaml.safe_load(git("show", "HEAD:./params.yaml", cwd=Path()))
     except yaml.YAMLError:
-        params = None
-    return (
-        (git("rev-parse", "--short", "HEAD", cwd=Path()).strip(), params) if isinstance(params, Mapping) else (None, {})
-    )
+        return None, {}
+    commit = git("rev-parse", "--short", "HEAD", cwd=Path()).strip()
+    return (commit, params) if isinstance(params, Mapping) else (None, {})

@@ -1,6 +1,6 @@
 """Titled pictures of one image, arranged on a page with legends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -37,17 +37,14 @@ class Step(NamedTuple):
 
 
 def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float = 0) -> Image.Image:
-    """Rows of tiles of one image, and legends below.
-
-    threshold: in [0, 1]; maps are faded where their confidence is lower.
-    """
+    """Rows of tiles of one image, and legends below; maps are faded where their confidence is below `threshold`."""
     font = ImageFont.load_default(_TEXT)
     tiles = [[fit_to_tile(draw_step(step, data.palette, threshold)) for step in row] for row in rows]
     height, width = tiles[0][0].shape[:2]
     cell_width, cell_height = width + _GAP, _LINE + height + _GAP
-    page_width, grid_height = max(map(len, rows)) * cell_width + _GAP, len(rows) * cell_height
-    legends = _legends([step for row in rows for step in row], data)
-    entries, page_height = _arrange_legends(legends, font, grid_height, page_width)
+    page_width = max(map(len, rows)) * cell_width + _GAP
+    steps = [step for row in rows for step in row]
+    entries, page_height = _arrange_legends(steps, data, font, len(rows) * cell_height, page_width)
     page = Image.new("RGB", (page_width, page_height), _PAPER)
     draw = ImageDraw.Draw(page)
     for i, row in enumerate(rows):
@@ -63,7 +60,7 @@ def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float
 
 
 def draw_step(step: Step, palette: Sequence[Color], threshold: float) -> np.ndarray:
-    """A step's map in its colors, (H, W, 3) uint8 RGB, faded where its confidence is below `threshold`."""
+    """A step's map in its colors, (H, W, 3) uint8 RGB, faded where its confidence is below `threshold` in [0, 1]."""
     if step.values.ndim == 3:
         return step.values
     if step.kind == "confidence":
@@ -72,14 +69,20 @@ def draw_step(step: Step, palette: Sequence[Color], threshold: float) -> np.ndar
     return picture if step.confidence is None else fade(picture, step.confidence < 255 * threshold)
 
 
-def fit_to_tile(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 pixels at tile size: enlarged by a whole factor to stay crisp, or averaged down."""
+def downscale(pixels: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 pixels with at most `side` of them along the longer side."""
     height, width = pixels.shape[:2]
     longer = max(height, width)
-    if longer <= _SIDE:
-        return pixels.repeat(_SIDE // longer, axis=0).repeat(_SIDE // longer, axis=1)
-    size = (max(1, width * _SIDE // longer), max(1, height * _SIDE // longer))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    if longer <= side:
+        return pixels
+    size = (max(1, width * side // longer), max(1, height * side // longer))
+    return cv2.resize(pixels, size, interpolation=interpolation)
+
+
+def fit_to_tile(pixels: np.ndarray) -> np.ndarray:
+    """A copy of (H, W, 3) uint8 pixels at tile size: enlarged by a whole factor to stay crisp, or averaged down."""
+    factor = max(1, _SIDE // max(pixels.shape[:2]))
+    return downscale(pixels, _SIDE).repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def fade(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -109,20 +112,14 @@ def _scale_mask(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def _legends(steps: Iterable[Step], data: Dataset) -> list[dict[str, Color]]:
-    """Names and colors of the classes that occur in the steps, and of all sources if they are shown."""
-    labels = [np.unique(step.values) for step in steps if step.kind == "classes" and step.values.ndim == 2]
-    occurring = sorted(set(np.concatenate(labels).tolist()) - {IGNORE_INDEX})
-    legends = [{data.classes[k]: data.palette[k] for k in occurring}]
+def _arrange_legends(
+    steps: Sequence[Step], data: Dataset, font: Any, y: int, page_width: int
+) -> tuple[list[tuple[int, int, str, Color]], int]:
+    """x, y, name, color of the steps' classes and, if shown, of all sources, wrapped, from `y` on; and their end."""
+    labels = [step.values.ravel() for step in steps if step.kind == "classes" and step.values.ndim == 2]
+    legends = [{data.classes[k]: data.palette[k] for k in np.setdiff1d(np.concatenate(labels), [IGNORE_INDEX])}]
     if any(step.kind == "sources" for step in steps):
         legends.append(dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True)))
-    return legends
-
-
-def _arrange_legends(
-    legends: Sequence[Mapping[str, Color]], font: Any, y: int, page_width: int
-) -> tuple[list[tuple[int, int, str, Color]], int]:
-    """x, y, name and color of every entry from `y` on, wrapped at the page's width, and where they end."""
     entries = []
     for legend in legends:
         x = _GAP

@@ -18,38 +18,35 @@ MAX_ROWS = 40  # components on a page
 def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
-    rows = [trace.inputs, trace.results, *(_component_row(trace.image, component) for component in shown)]
+    rows = [trace.inputs, trace.results, *(_component_row(trace.image, traced) for traced in shown)]
     return compose_page(rows, trace.data, trace.params.teacher_labels.confidence_threshold)
 
 
 def val_page(round_name: str, record: ImageRecord, data: Dataset) -> Image.Image:
     """A validation image, its fine label, and the predictions of the teacher and the round's student, in a row."""
-    num_classes = len(data.classes)
-    row = [
-        Step("image", "image", load_image(record)),
-        Step("fine", "classes", load_fine_label("val", record, num_classes)),
-    ]
+    count = len(data.classes)
+    row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]
     for title, network in (("network of the weak labels", "teacher"), (f"student {round_name}", round_name)):
-        predicted = load_label(METRICS / "predictions" / network / "val", record, num_classes)
+        predicted = load_label(METRICS / "predictions" / network / "val", record, count)
         row.append(Step(title, "classes", predicted))
     return compose_page([row], data)
 
 
-def _component_row(image: np.ndarray, component: ComponentTrace) -> list[Step]:
-    outcome = describe_outcome(component).split(",")[0]
-    title = f"{component.component.number} {component.class_name}: {outcome}"
-    row = [Step(title, "image", draw_prompt(image, component.component))]
-    for k, (candidate, evaluation) in enumerate(zip(component.candidates, component.evaluations, strict=True)):
-        kept = "kept: " if k == component.selected.candidate else ""
-        title = f"{kept}IoU {candidate.predicted_iou:.2f}, {evaluation.rejection or 'fits'}"
-        color = KEPT_COLOR if evaluation.rejection is None else REFUSED_COLOR
-        row.append(Step(title, "image", draw_mask(image, rle_to_mask(candidate.rle, image.shape[:2]), color)))
+def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
+    component, outcome = traced.component, describe_outcome(traced).split(",")[0]
+    row = [Step(f"{component.number} {traced.class_name}: {outcome}", "image", draw_prompt(image, component))]
+    for k, (candidate, _, rejection) in enumerate(traced.evaluations):
+        mask = rle_to_mask(candidate.rle, image.shape[:2])
+        picture = fit_to_tile(fade(image, ~mask))
+        draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)
+        kept = "kept: " if k == traced.selected.candidate else ""
+        row.append(Step(f"{kept}IoU {candidate.predicted_iou:.2f}, {rejection or 'fits'}", "image", picture))
     return row
 
 
 def draw_prompt(image: np.ndarray, component: Component) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB at tile size, faded outside the component, with its prompt."""
-    picture = fit_to_tile(fade(image, ~rle_to_mask(component.rle, image.shape[:2]))).copy()
+    picture = fit_to_tile(fade(image, ~rle_to_mask(component.rle, image.shape[:2])))
     scale = picture.shape[0] / image.shape[0]
     for x, y in component.points or ():
         center = (round((x + 0.5) * scale), round((y + 0.5) * scale))
@@ -58,11 +55,4 @@ def draw_prompt(image: np.ndarray, component: Component) -> np.ndarray:
     if component.box is not None:
         left, top, right, bottom = (round(side * scale) for side in component.box)
         cv2.rectangle(picture, (left, top), (right, bottom), PROMPT_COLOR, 3)
-    return picture
-
-
-def draw_mask(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB at tile size, faded outside the mask (H, W) bool, with its outline."""
-    picture = fit_to_tile(fade(image, ~mask)).copy()
-    draw_outline(picture, mask, color)
     return picture

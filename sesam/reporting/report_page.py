@@ -16,7 +16,6 @@ from sesam.params import Params, flatten
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.gallery import LAYERS, GalleryImage
 from sesam.reporting.git import committed_params
-from sesam.reporting.pages import Color
 from sesam.reporting.tables import annotation_hours, network_title
 from sesam.yaml_io import read_yaml
 
@@ -33,33 +32,22 @@ class ParamDiff(NamedTuple):
 
 def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> list[ParamDiff]:
     """Every param of either, without `runtime`, which changes no result; "–" where one has no such param."""
-    now, then = (
-        flatten({group: value for group, value in values.items() if group != "runtime"})
-        for values in (params, committed)
-    )
-    absent = object()
 
     def text(value: Any) -> str:
-        return "–" if value is absent else "null" if value is None else str(value)
+        return "null" if value is None else str(value)
 
-    pairs = {key: (now.get(key, absent), then.get(key, absent)) for key in [*now, *then]}
+    now, then = flatten({**params, "runtime": {}}), flatten({**committed, "runtime": {}})
+    pairs = {key: (now.get(key, "–"), then.get(key, "–")) for key in [*now, *then] if key != "runtime"}
     return [ParamDiff(key, text(new), None if new == old else text(old)) for key, (new, old) in pairs.items()]
 
 
-def legend(names: tuple[str, ...], palette: tuple[Color, ...]) -> list[tuple[str, str]]:
-    return [(name, "#{:02x}{:02x}{:02x}".format(*color)) for name, color in zip(names, palette, strict=True)]
-
-
 def render_page(data: Dataset, params: Params, galleries: Mapping[str, list[GalleryImage]]) -> str:
-    """The page. galleries: of each round."""
+    """Scores, charts, params with their difference from the last commit, and the images of each round's gallery."""
     networks, labels = read_metrics(params.rounds, data.classes)
     hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
-    drawn = charts(networks, labels, data.classes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
-    layers = {
-        name: [[asdict(layer) for layer in image.layers] for image in images] for name, images in galleries.items()
-    }
-    names = {layer["name"] for images in layers.values() for image in images for layer in image}
+    layers = {name: [asdict(image)["layers"] for image in images] for name, images in galleries.items()}
+    shown = {layer.name for images in galleries.values() for image in images for layer in image.layers}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["quote"] = shlex.quote
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -69,14 +57,15 @@ def render_page(data: Dataset, params: Params, galleries: Mapping[str, list[Gall
         cost=cost,
         networks={network_title(name): metrics for name, metrics in networks.items()},
         labels=labels,
-        charts=[(chart.title, as_html(chart, f"chart{k}")) for k, chart in enumerate(drawn)],
+        charts=charts(networks, labels, data.classes),
+        as_html=as_html,
         gamma=params.teacher_labels.confidence_threshold,
         galleries=galleries,
         layers=layers,
-        layer_names=[name for name in LAYERS if name in names],
+        layer_names=[name for name in LAYERS if name in shown],
         legends={
-            "classes": legend(data.classes, data.palette),
-            "sources": legend(SOURCE_NAMES[1:], SOURCE_PALETTE[1:]),
+            "classes": zip(data.classes, data.palette, strict=True),
+            "sources": zip(SOURCE_NAMES[1:], SOURCE_PALETTE[1:], strict=True),
         },
         params=compare_params(now, then if commit else now),
         commit=commit,

@@ -1,8 +1,8 @@
 """The scores of a run as numbers: for `dvc metrics show`, for plots and charts, and as a table for people."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.metrics_schema import MetricsByName
 from sesam.params import AnnotationMinutes, Params
 from sesam.scores import ratio
+
+Value = TypeVar("Value")
 
 
 class Table(NamedTuple):
@@ -47,6 +49,12 @@ def network_title(network: str) -> str:
     return network if network == "teacher" else f"student {network}"
 
 
+def transpose(rows: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
+    """A table's rows by name as its columns by name."""
+    columns = next(iter(rows.values()))
+    return {column: {name: row[column] for name, row in rows.items()} for column in columns}
+
+
 def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     """The tables of a run, by name.
 
@@ -55,37 +63,24 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     contested pixels, by outcome.
     """
     measures = ("precision", "recall")
-    by_set = {
-        (label_set if label_set == "weak" else f"{name} {label_set}"): scores
-        for name, metrics in labels.items()
-        for label_set, scores in metrics["scores"].items()
-    }
+    label_sets, of_classes, components = {}, {}, {}
+    for name, metrics in labels.items():
+        for label_set, scores in metrics["scores"].items():
+            label_sets["weak" if label_set == "weak" else f"{name} {label_set}"] = scores
+        by_measure = transpose(metrics["classes"]["merged"])
+        for measure in measures:
+            of_classes[f"{name} {measure}"] = by_measure[measure]
+        by_outcome = transpose(metrics["components"])
+        components[name] = {outcome: sum(counts.values()) for outcome, counts in by_outcome.items()}
+    columns = transpose(label_sets)
     return {
         "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
         "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
-        "labels": Table("labels", "share", {measure: _column(by_set, measure) for measure in measures}),
-        "label_classes": Table(
-            "class",
-            "share",
-            {
-                f"{name} {measure}": _column(metrics["classes"]["merged"], measure)
-                for name, metrics in labels.items()
-                for measure in measures
-            },
-        ),
-        "components": Table("outcome", "components", {name: _outcomes(m["components"]) for name, m in labels.items()}),
+        "labels": Table("labels", "share", {measure: columns[measure] for measure in measures}),
+        "label_classes": Table("class", "share", of_classes),
+        "components": Table("outcome", "components", components),
         "contested": Table("outcome", "pixels", {name: m["contested"] for name, m in labels.items()}),
     }
-
-
-def _column(rows: Mapping[str, Mapping[str, float | None]], measure: str) -> dict[str, float | None]:
-    return {key: scores[measure] for key, scores in rows.items()}
-
-
-def _outcomes(components: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """The number of components by outcome, over all classes."""
-    outcomes = next(iter(components.values()))
-    return {outcome: sum(counts[outcome] for counts in components.values()) for outcome in outcomes}
 
 
 def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
@@ -93,37 +88,34 @@ def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str
 
     The last column is unlabeled. A row of zeros is a class without pixels.
     """
-    matrices = {network_title(name): metrics["confusion"] for name, metrics in networks.items()} | {
-        f"{name} {label_set}": metrics["confusion"][label_set]
-        for name, metrics in labels.items()
-        for label_set in ("sam", "merged")
-    }
-    counts = {title: np.array(matrix) for title, matrix in matrices.items()}
+    counts = {network_title(name): np.array(metrics["confusion"]) for name, metrics in networks.items()}
+    for name, metrics in labels.items():
+        counts |= {f"{name} {label_set}": np.array(metrics["confusion"][label_set]) for label_set in ("sam", "merged")}
     return {title: matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) for title, matrix in counts.items()}
 
 
 def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, classes: Sequence[str]) -> None:
     """The data of `dvc plots show`: TABLE/SERIES.csv, and confusion/NETWORK.csv for DVC's confusion template."""
-
-    def write(table: str, series: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        if rows:  # DVC fails on a file without any
-            write_text(folder / table / f"{series.replace(' ', '_')}.csv", csv_text(header, rows))
-
-    for name, table in tables(networks, labels).items():
-        for series, values in table.series.items():
-            write(name, series, (table.x, table.y), [(x, y) for x, y in values.items() if y is not None])
+    files: dict[str, tuple[tuple[str, str], Sequence[tuple[Any, Any]]]] = {
+        f"{name}/{series}": ((table.x, table.y), [(x, y) for x, y in values.items() if y is not None])
+        for name, table in tables(networks, labels).items()
+        for series, values in table.series.items()
+    }
     for title, shares in confusion_shares(networks, labels).items():
-        write("confusion", title, ("actual", "predicted"), list(percent_rows(shares, (*classes, "unlabeled"))))
+        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(shares, (*classes, "unlabeled"))
+    for name, (header, rows) in files.items():
+        if rows:  # DVC fails on a file without any
+            write_text(folder / f"{name.replace(' ', '_')}.csv", csv_text(header, rows))
 
 
-def percent_rows(shares: np.ndarray, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def percent_rows(shares: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
     """A row (actual, predicted) per percent of an actual class's pixels: DVC's template counts rows.
 
     shares: (K, K + 1), see `confusion_shares`.
     """
     percents = np.diff(np.rint(100 * shares.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
-    for i, j in np.argwhere(percents):
-        yield from [(names[i], names[j])] * int(percents[i, j])
+    cells = np.repeat(np.argwhere(percents), percents[percents != 0], axis=0)
+    return [(names[actual], names[predicted]) for actual, predicted in cells]
 
 
 def results_text(data: Dataset, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:

@@ -4,15 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sesam.artifacts.component_records import (
-    Candidate,
-    Component,
-    Outcome,
-    Selected,
-    read_candidates,
-    read_prompts,
-    read_selected,
-)
+from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_image, load_label, load_predictions
 from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
@@ -26,11 +18,10 @@ from sesam.selection import Evaluation, select_candidate, weak_rles
 
 
 class ComponentTrace(NamedTuple):
-    """A component with its candidates, each one's evaluation, and the selected mask."""
+    """A component, the evaluation of each of its candidates, and the selected mask."""
 
     component: Component
     class_name: str
-    candidates: list[Candidate]
     evaluations: list[Evaluation]
     selected: Selected
 
@@ -77,17 +68,13 @@ def load_trace(
         results.append(Step("SAM's masks", "classes", masks))
     results += [Step("merged", "classes", merged), Step("source", "sources", sources)]
     if with_student:
-        folder = METRICS / "predictions" / round_name
-        labels, confidence = (
-            load_label(folder / "train", record, num_classes),
-            load_label(folder / "confidence", record),
-        )
-        results += _network_steps("student", labels, confidence)
+        labels, confidence = (METRICS / "predictions" / round_name / folder for folder in ("train", "confidence"))
+        results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
     return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
 
 
-def _network_steps(name: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
-    return [Step(name, "classes", labels, confidence), Step(f"{name}'s confidence", "confidence", confidence)]
+def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
+    return [Step(network, "classes", labels, confidence), Step(f"{network}'s confidence", "confidence", confidence)]
 
 
 def _load_components(
@@ -102,29 +89,26 @@ def _load_components(
         raise SesamError(f"{path}: other components were selected than were prompted. Run `dvc repro`.")
     components, rles = [], weak_rles(weak)
     for component in prompts:
-        offered = candidates[component.number]
-        selected, evaluations = select_candidate(component, offered, rles, selection)
+        selected, evaluations = select_candidate(component, candidates[component.number], rles, selection)
         if selected != on_disk[component.number]:
             raise SesamError(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
             )
-        class_name = data.classes[component.class_id]
-        components.append(ComponentTrace(component, class_name, offered, evaluations, selected))
+        components.append(ComponentTrace(component, data.classes[component.class_id], evaluations, selected))
     return components
 
 
-def describe_candidate(candidate: Candidate, evaluation: Evaluation, selection: SelectionParams) -> str:
+def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, and whether it fits."""
-    coverage, rejection = evaluation
-    reference = "annotators' pixels of the component" if coverage.labeled else "the component"
+    candidate, coverage, rejection = evaluation
     covered = coverage.covered / max(1, coverage.reference_area)
-    text = f"predicted IoU {candidate.predicted_iou:.2f}, covers {covered:.0%} of {reference}"
+    text = f"predicted IoU {candidate.predicted_iou:.2f}, covers {covered:.0%} of "
     if coverage.labeled:
-        foreign = coverage.foreign / max(1, coverage.labels_inside)
-        text += f"; {foreign:.0%} of the annotators' pixels in it are of another class"
+        foreign = f"{coverage.foreign / max(1, coverage.labels_inside):.0%}"
+        text += f"annotators' pixels of the component; {foreign} of the annotators' pixels in it are of another class"
     else:
-        text += f", which is {coverage.covered / max(1, coverage.area):.0%} of the mask"
+        text += f"the component, which is {coverage.covered / max(1, coverage.area):.0%} of the mask"
     if rejection is None:
         return f"{text}: fits"
     limit = {
@@ -148,14 +132,14 @@ def describe_outcome(component: ComponentTrace) -> str:
 def list_components(trace: ImageTrace) -> list[str]:
     """Every component and candidate, one line each."""
     lines = []
-    for component in trace.components:
-        prompted = component.component
-        prompt = f"{len(prompted.points)} points" if prompted.points else prompted.prompt_type
-        pixels = int(rle_to_mask(prompted.rle, trace.merged.shape).sum())
-        name = f"{prompted.number} {component.class_name}"
-        lines.append(f"{name}, {pixels} pixels, prompted with {prompt}: {describe_outcome(component)}")
-        for k, masks in enumerate(zip(component.candidates, component.evaluations, strict=True), 1):
-            lines.append(f"    mask {k}: {describe_candidate(*masks, trace.params.selection)}")
+    for traced in trace.components:
+        component = traced.component
+        prompt = f"{len(component.points)} points" if component.points else component.prompt_type
+        size = f"{rle_to_mask(component.rle, trace.merged.shape).sum()} pixels"
+        title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
+        lines.append(f"{title}: {describe_outcome(traced)}")
+        for k, evaluation in enumerate(traced.evaluations, 1):
+            lines.append(f"    mask {k}: {describe_candidate(evaluation, trace.params.selection)}")
     return lines
 
 
@@ -165,8 +149,8 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     def class_name(label: int) -> str:
         return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
 
-    source, name = int(trace.sources[y, x]), f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
-    lines = [f"{name}: {class_name(trace.merged[y, x])}, from {SOURCE_NAMES[source]}."]
+    source, pixel = trace.sources[y, x], f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
+    lines = [f"{pixel}: {class_name(trace.merged[y, x])}, from {SOURCE_NAMES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
     elif source == SAM:
@@ -187,12 +171,11 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which kept masks hold a pixel, and why the topmost was kept."""
     shape, components = trace.merged.shape, {component.selected.number: component for component in trace.components}
     kept = largest_first([component.selected for component in trace.components], shape)
-    holding = [selected for selected in kept if rle_to_mask(selected.rle, shape)[y, x]]
+    holding = [components[selected.number] for selected in kept if rle_to_mask(selected.rle, shape)[y, x]]
     if not holding:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
-    *others, top = (components[selected.number] for selected in holding)
-    place = top.selected.candidate or 0
-    mask = describe_candidate(top.candidates[place], top.evaluations[place], trace.params.selection)
+    *others, top = holding
+    mask = describe_candidate(top.evaluations[top.selected.candidate or 0], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
     if others:
         titles = ", ".join(component.title for component in reversed(others))
@@ -202,16 +185,12 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
 
 def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which components without a kept mask, and which refused masks hold a pixel."""
-
-    def holds(rle: str) -> bool:
-        return bool(rle_to_mask(rle, trace.merged.shape)[y, x])
-
     lines = ["No annotator labeled it and no kept mask holds it."]
-    without = [component for component in trace.components if not component.selected.kept]
+    shape, without = trace.merged.shape, [component for component in trace.components if not component.selected.kept]
     for component in without:
-        if holds(component.component.rle):
+        if rle_to_mask(component.component.rle, shape)[y, x]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
     for component in without:
-        if any(holds(candidate.rle) for candidate in component.candidates):
+        if any(rle_to_mask(evaluation.candidate.rle, shape)[y, x] for evaluation in component.evaluations):
             lines.append(f"A refused mask of component {component.title} holds it.")
     return lines

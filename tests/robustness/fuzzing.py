@@ -263,16 +263,16 @@ def label_metrics_file(path: Path, original: bytes) -> None:
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
     """Runs what `summarize` and `report` run."""
     metrics = {"teacher": network, "r1": network}, {"r1": labels}
-    assert tables(*metrics) and all(as_html(chart, "a") for chart in charts(*metrics, NAMES)) and summary(*metrics)
+    figures = charts(*metrics, NAMES).values()
+    assert tables(*metrics) and all(as_html(figure, "a") for figure in figures) and summary(*metrics)
 
 
 def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
     """A network's metrics as `evaluate` writes them, and a round's as `evaluate_labels` does."""
     matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
-    matrices = dict.fromkeys(("weak", "predictions", "sam", "merged"), matrix)
     outcomes = Counter({(1, Outcome.KEPT): 2, (2, Outcome.LOW_COVERAGE): 1})
-    found = LabelQuality(matrices, outcomes, Counter(correct=3), np.array([1, 2, 3, 4]), [], [])
-    return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(found, NAMES)
+    quality = LabelQuality(np.stack([matrix] * 4), outcomes, Counter(correct=3), np.array([1, 2, 3, 4]), [], [])
+    return network_report(matrix, NAMES, [[10, 1.5], [20, 0.5]]), labels_report(quality, NAMES)
 
 
 NETWORK_METRICS, LABEL_METRICS = sample_metrics()

@@ -3,11 +3,11 @@
 import ast
 import csv
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import sh
 from golden_run import copy_evaluated_run
 
 from sesam.artifacts.atomic_io import read_json, sha256
@@ -15,7 +15,7 @@ from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import SesamError
 from sesam.params import Params
-from sesam.reporting.card import readme, training_script
+from sesam.reporting.card import readme
 from sesam.reporting.card_data import CardData, param_values
 from sesam.reporting.croissant import croissant
 from sesam.reporting.git import code_version, committed_params
@@ -33,9 +33,8 @@ def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
     assert lines[0] == "# Pseudo-labels of halves, round r1"
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 | 0 |" in lines
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 | 0 |" in lines
-    assert (
-        "Masks of two classes claimed 64 pixels; the smaller mask won: correct 52, wrong 0, weak 4, unknown 8" in text
-    )
+    claimed = "Masks of two classes claimed 64 pixels; the smaller mask won: correct 52, wrong 0, weak 4, unknown 8"
+    assert claimed in text
     assert f"SAM: bundled, SHA-256 {'f' * 64}" in text and "precision 0.875" in text
     assert "| rounds.r1.teacher | `none` |" in lines and "| selection.tau_weak | `0.7` |" in lines
     # four of twelve columns, less one weak label
@@ -76,11 +75,15 @@ def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Dataset,
     assert json.loads(json.dumps(croissant(card_data)))["name"] == "pseudo_labels_x_r1"
 
 
-@pytest.mark.parametrize("text", ['"', "it's", '"""', "\\", "a\nb", "$labels {x}", "é"])
+@pytest.mark.parametrize("text", ['"', "it's", '"""', "\\", "a\nb", "{{ labels }} {x}", "é"])
 def test_training_script_holds_any_text(workspace: tuple[Dataset, Params], text: str) -> None:
     data, params = workspace
     params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"root": f"data/{text}"})})
-    script = training_script(CardData(replace(data, classes=(text,) * 4), "r1", params, {}, "", ""))
+    metrics = read_json(Path("metrics/labels/r1.json"))
+    for by_class in (metrics["classes"]["merged"], metrics["components"]):
+        by_class[text] = by_class["left"]
+    card_data = CardData(replace(data, classes=(text,) * 4), "r1", params, metrics, "", "")
+    script = readme(card_data).split("```python\n")[1].split("```")[0]
     values = {
         node.targets[0].id: ast.literal_eval(node.value.args[0] if isinstance(node.value, ast.Call) else node.value)
         for node in ast.parse(script).body
@@ -90,9 +93,7 @@ def test_training_script_holds_any_text(workspace: tuple[Dataset, Params], text:
 
 
 @pytest.mark.parametrize("index", ["{}", "[]"])
-def test_embeddings_of_another_run_are_refused(
-    workspace: tuple[Dataset, Params], monkeypatch: pytest.MonkeyPatch, index: str
-) -> None:
+def test_embeddings_of_another_run_are_refused(workspace, monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     Path("data/embeddings.json").write_text(index)
     monkeypatch.setattr("sys.argv", ["card", "r1"])
     with pytest.raises(SesamError, match=r"data/embeddings\.json is not from this run"):
@@ -103,18 +104,14 @@ def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     assert code_version(tmp_path) == "SeSAM 0.1.0" and committed_params() == (None, {})
 
-    def git(*command: str) -> str:
-        command = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c", *command)
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     def commit(file: str, text: str) -> str:
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).write_text(text)
-        git("add", "-A")
-        git("commit", "-qm", file)
-        return git("rev-parse", "HEAD")
+        sh("git", "add", "-A", cwd=tmp_path)
+        sh("git", "commit", "-qm", file, cwd=tmp_path)
+        return sh("git", "rev-parse", "HEAD", cwd=tmp_path).strip()
 
-    git("init", "-q")
+    sh("git", "init", "-q", cwd=tmp_path)
     code = commit("stages/a.py", "1")
     assert committed_params() == (None, {})
     last = commit("params.yaml", "seed: 3")  # not code
@@ -127,19 +124,10 @@ def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch:
 
 
 def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
-    found = param_values(params, "r1")
-    for group in (
-        "dataset",
-        "weak_labels",
-        "teacher_labels",
-        "components",
-        "sampling",
-        "sam",
-        "selection",
-        "rounds.r1",
-    ):
-        assert any(key.startswith(f"{group}.") for key in found), group
-    assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in found)
+    values = param_values(params, "r1")
+    groups = ("dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection", "rounds.r1")
+    assert not [group for group in groups if not any(key.startswith(f"{group}.") for key in values)]
+    assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in values)
     taught = param_values(params, "r2")  # by the student of r1
     assert {"network.backbone", "schedule.max_iters", "rounds.r1.teacher"} < taught.keys()
     assert next(key for key in taught if key.startswith("rounds")) == "rounds.r1.teacher"
@@ -151,7 +139,7 @@ def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
 )
 def test_a_ranking_of_other_images_is_refused(workspace: tuple[Dataset, Params], damage: str) -> None:
     data, _ = workspace
-    assert [item.id for item in top_ranked("r1", data, 2)] == ["2", "3"]
+    assert [record.id for record in top_ranked("r1", data, 2)] == ["2", "3"]
     Path("data/pseudo_labels/r1/ranking.csv").write_text(damage)
     with pytest.raises(SesamError, match=r"ranking\.csv does not rank the 4 training images"):
         top_ranked("r1", data, 2)

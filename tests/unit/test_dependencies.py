@@ -95,7 +95,7 @@ def dependency_faults(stages: dict[str, Any]) -> list[str]:
         listed = [path for path in stage["deps"] if path.startswith(("sesam/", "stages/"))]
         covered = {path for path in decisive for dep in listed if path == dep or path.startswith(f"{dep}/")}
         faults += [f"{name} does not list {path}" for path in sorted(decisive - covered)]
-        code = [dep for dep in listed if not dep.endswith(".html")]
+        code = [dep for dep in listed if not dep.endswith((".html", ".md"))]
         useless = [dep for dep in code if not any(path == dep or path.startswith(f"{dep}/") for path in decisive)]
         faults += [f"{name} lists {path} for nothing" for path in useless]
     return faults

@@ -1,4 +1,4 @@
-"""Scores worked by hand, properties of every score, and both stages that judge on a data set with known answers."""
+"""Scores worked by hand, properties of every score, and the stages that evaluate, on a data set with known answers."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT, edit_params
 from dvc_render.vega_templates import TEMPLATES
-from golden_run import FINE, PALETTE, PHOTO, SHAPE, judge_everything, make_workspace, on_workers
+from golden_run import FINE, PALETTE, PHOTO, SHAPE, evaluate_everything, make_workspace
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -52,40 +52,32 @@ ACTUAL = row(0, 0, 0, 0, 1, 1, 2, 2, 255, 255)
 GIVEN = row(0, 0, 1, 255, 1, 1, 0, 255, 0, 255)
 
 
-def test_confusion_counts_pixels_with_a_fine_label() -> None:
-    assert confusion_matrix(ACTUAL, GIVEN, K).tolist() == [
-        [2, 1, 0, 0, 1],
-        [0, 2, 0, 0, 0],
-        [1, 0, 0, 0, 1],
-        [0, 0, 0, 0, 0],
-    ]
-
-
 def test_many_classes_do_not_overflow_a_byte() -> None:
     matrix = confusion_matrix(row(200, 253), row(253, 200), 254)
     assert matrix.sum() == 2 and matrix[200, 253] == 1 and matrix[253, 200] == 1
 
 
 def test_scores_by_hand() -> None:
-    matrix = confusion_matrix(ACTUAL, GIVEN, K)
+    matrix = confusion_matrix(ACTUAL, GIVEN, K)  # without the pixels that have no fine label
+    assert matrix.tolist() == [[2, 1, 0, 0, 1], [0, 2, 0, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     assert class_iou(matrix)[:3].tolist() == [2 / 5, 2 / 3, 0]
     assert np.isnan(class_iou(matrix)[3])  # occurs nowhere
     assert network_scores(matrix) == {"mIoU": 0.3556, "pixel_accuracy": 0.5}
     assert label_scores(matrix) == {"precision": 0.6667, "recall": 0.5, "f1": 0.5714, "coverage": 0.75, "mIoU": 0.3556}
-
-
-def test_class_scores_by_hand() -> None:
-    first, second, third, never = class_scores(confusion_matrix(ACTUAL, GIVEN, K))
+    first, second, third, never = class_scores(matrix)
     assert first == {"precision": 0.6667, "recall": 0.5, "IoU": 0.4, "unlabeled": 0.25}
     assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabeled": 0.0}
     assert third == {"precision": None, "recall": 0.0, "IoU": 0.0, "unlabeled": 0.5}
     assert set(never.values()) == {None}
+    assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25  # a class only predicted has IoU 0
+    nothing_labeled = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
+    assert nothing_labeled == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
+    assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
 
 
 def test_contested_pixels_are_those_of_two_classes() -> None:
     def kept(k: int, *columns: int, outcome: Outcome = Outcome.KEPT) -> Selected:
-        mask = np.zeros((2, 6), bool)
-        mask[:, list(columns)] = True
+        mask = np.ones((2, 6), bool) & np.isin(np.arange(6), columns)
         return Selected(1, k, None, None, mask_to_rle(mask), outcome)
 
     masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, outcome=Outcome.CONFLICT), kept(0, 3)]
@@ -99,45 +91,25 @@ def test_review_priority_by_hand() -> None:
     outcomes = (Outcome.KEPT, Outcome.CONFLICT, Outcome.OVERSIZED)
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
-    assert priority == {
-        "score": round(4 / 7, 5),
-        "unlabeled": round(1 / 7, 5),
-        "contradicted": round(2 / 7, 5),
-        "contested": round(2 / 7, 5),
-        "components": 3,
-        "refused": 2,
-    }
+    shares = {"score": 0.57143, "unlabeled": 0.14286, "contradicted": 0.28571, "contested": 0.28571}  # 4, 1, 2, 2 of 7
+    assert priority == {**shares, "components": 3, "refused": 2}
     rows = [{"id": k, **priority, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
     lines = ranking_csv(rows).splitlines()
     assert lines[0] == "id,score,unlabeled,contradicted,contested,components,refused"
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 
-def test_a_class_only_predicted_has_iou_0() -> None:
-    assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25
-
-
-def test_nothing_labeled_has_no_precision() -> None:
-    scores = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
-    assert scores == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
-    assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
-
-
 @given(actual=labels, given_labels=labels)
-def test_recall_is_precision_times_coverage(actual: np.ndarray, given_labels: np.ndarray) -> None:
+def test_perfect_labels_score_1_and_recall_is_precision_times_coverage(actual, given_labels) -> None:
     scores = label_scores(confusion_matrix(actual, given_labels, K))
+    perfect = label_scores(confusion_matrix(actual, actual, K))
+    assert set(perfect.values()) == ({1.0} if (actual != 255).any() else {None})
     if scores["precision"] is not None:
         assert scores["recall"] == pytest.approx(scores["precision"] * scores["coverage"], abs=2e-4)
         if scores["recall"]:
             harmonic = 2 / (1 / scores["precision"] + 1 / scores["recall"])
             assert scores["f1"] == pytest.approx(harmonic, abs=2e-3)
     assert all(value is None or 0 <= value <= 1 for value in scores.values())
-
-
-@given(actual=labels)
-def test_perfect_labels_score_1(actual: np.ndarray) -> None:
-    scores = label_scores(confusion_matrix(actual, actual, K))
-    assert set(scores.values()) == ({1.0} if (actual != 255).any() else {None})
 
 
 @given(pairs=st.lists(st.tuples(labels, labels), min_size=1, max_size=4))
@@ -169,32 +141,29 @@ def test_rank_correlation() -> None:
 
 
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
-    data, params = workspace
-    judge_everything(data, params, monkeypatch)
-    assert (
-        "summarize: val_mIoU_weak 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, labels_precision 1.0"
-        in capsys.readouterr().out
-    )
+    _, params = workspace
+    evaluate_everything(params, monkeypatch)
+    printed = "summarize: val_mIoU_weak 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, labels_precision 1.0"
+    assert printed in capsys.readouterr().out
 
     teacher, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("teacher", "r2"))
     assert student["mIoU"] == student["pixel_accuracy"] == 1.0
     assert student["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
     assert teacher["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and teacher["pixel_accuracy"] == 0.75
 
-    judged = {name: read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2")}
-    assert list(judged["r1"]["scores"]) == ["weak", "predictions", "sam", "merged"]
-    assert judged["r1"]["scores"]["weak"]["precision"] == 1
-    assert judged["r1"]["scores"]["weak"]["coverage"] == round(2 / 84, 4)
-    assert judged["r1"]["scores"]["predictions"]["precision"] == 0.75  # 3 of the 4 confident columns
-    assert judged["r1"]["scores"]["predictions"]["coverage"] == round(4 / 12, 4)
-    assert judged["r1"]["scores"]["sam"]["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
-    assert judged["r2"]["scores"]["merged"]["precision"] == 1
-    left, right = (judged["r1"]["classes"]["merged"][name] for name in ("left", "right, far"))
+    r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
+    weak, predictions, sam = (r1["scores"][label_set] for label_set in ("weak", "predictions", "sam"))
+    assert weak["precision"] == 1 and weak["coverage"] == round(2 / 84, 4)
+    # 3 of the 4 confident columns
+    assert predictions["precision"] == 0.75 and predictions["coverage"] == round(4 / 12, 4)
+    assert sam["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
+    assert r2["scores"]["merged"]["precision"] == 1
+    left, right = (r1["classes"]["merged"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
-    assert judged["r1"]["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0, "conflict": 0}
-    assert judged["r1"]["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0, "conflict": 0}
-    assert judged["r1"]["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
+    assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0, "conflict": 0}
+    assert r1["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0, "conflict": 0}
+    assert r1["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary == {
@@ -230,23 +199,18 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
 
 def test_percents_of_a_class_add_up_to_100() -> None:
     shares = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
-    assert Counter(tables.percent_rows(shares, "abcd")) == {
-        **{("a", "a"): 33, ("a", "b"): 34, ("a", "c"): 33},
-        ("c", "b"): 100,
-    }
+    counts = {("a", "a"): 33, ("a", "b"): 34, ("a", "c"): 33, ("c", "b"): 100}
+    assert Counter(tables.percent_rows(shares, "abcd")) == counts
 
 
 def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    otherwise = Path("data/fine/train/3.png")
     fine = FINE.copy()
     fine[1:, 10:] = 2
-    write_label(otherwise, fine, PALETTE)
+    write_label(Path("data/fine/train/3.png"), fine, PALETTE)
     contested = evaluate_all(data, params, "r1").contested
     # two columns, seven rows with a fine label and one without
     assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
-    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
-    assert evaluate_all(without, params, "r1").contested == {"weak": 4, "unknown": 4 * 15}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
@@ -254,15 +218,16 @@ def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], 
     shutil.rmtree("data/fine/train")
     without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
     without.save()
-    judge_everything(without, params, monkeypatch)
-    assert read_json(Path("metrics/labels/r2.json"))["scores"]["merged"]["precision"] is None
-    assert read_json(Path("metrics/labels/r2.json"))["components"]["left"]["kept"] == 4
+    evaluate_everything(params, monkeypatch)
+    metrics = read_json(Path("metrics/labels/r2.json"))
+    assert metrics["scores"]["merged"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
+    assert metrics["contested"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
 def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
-    data, params = workspace
-    judge_everything(data, params, monkeypatch)
+    _, params = workspace
+    evaluate_everything(params, monkeypatch)
     for name in params.rounds:
         folder = Path("metrics/panels", name)
         pictures = {str(path.relative_to(folder)): path for path in folder.rglob("*.png")}
@@ -286,9 +251,7 @@ def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
         ("masks", 1, {"candidates": [{"iou": iou, "rle": "P2P1"} for iou in (0.9, 0.91)]}),  # another is preferred
     ],
 )
-def test_masks_selected_by_other_params_are_refused(
-    workspace: tuple[Dataset, Params], file: str, number: int, change: dict
-) -> None:
+def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:
     data, params = workspace
     trace = load_trace(data.train[0], "r1", data, params)
     assert [component.selected.candidate for component in trace.components] == [0, 0, None]
@@ -313,27 +276,24 @@ def test_each_pixel_is_explained(workspace: tuple[Dataset, Params]) -> None:
     assert len(lines) == 6 and lines[4] == "3 left, 1 pixels, prompted with mask: no mask kept (low_coverage)"
 
 
-def test_a_training_shorter_than_a_log_step_has_no_loss_curve(tmp_path: Path) -> None:
-    assert loss_curve(tmp_path) == []
+def test_loss_curve(tmp_path: Path) -> None:
+    assert loss_curve(tmp_path) == []  # a training shorter than a log step
     log = tmp_path / "plots/metrics/loss.tsv"
     log.parent.mkdir(parents=True)
     log.write_text("step\tloss\n10\t1.25\n20\t0.5\n")
     assert loss_curve(tmp_path) == [[10, 1.25], [20, 0.5]]
-
-
-@pytest.mark.parametrize("content", [b"step\tother\n1\t2\n", b"step\tloss\n1\tx\n", b"step\tloss\n1\n", b"\xff\xfe\0"])
-def test_a_damaged_log_is_named(tmp_path: Path, content: bytes) -> None:
-    log = tmp_path / "plots/metrics/loss.tsv"
-    log.parent.mkdir(parents=True)
-    log.write_bytes(content)
-    with pytest.raises(SesamError, match=r"loss\.tsv is not a log"):
-        loss_curve(tmp_path)
+    for damaged in (b"step\tother\n1\t2\n", b"step\tloss\n1\tx\n", b"step\tloss\n1\n", b"\xff\xfe\0"):
+        log.write_bytes(damaged)
+        with pytest.raises(SesamError, match=r"loss\.tsv is not a log"):
+            loss_curve(tmp_path)
 
 
 def test_workers_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     data, params = workspace
-    one, two = (evaluate_all(data, on_workers(params, count), "r1") for count in (1, 2))
-    assert label_metrics(one, data.classes) == label_metrics(two, data.classes) and one.ranking == two.ranking
+    two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
+    alone, together = (evaluate_all(data, changed, "r1") for changed in (params, two_workers))
+    assert label_metrics(alone, data.classes) == label_metrics(together, data.classes)
+    assert alone.ranking == together.ranking
 
 
 def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Dataset, Params], capsys) -> None:
@@ -347,20 +307,15 @@ def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[D
         evaluate_all(many, params, "r1")
 
 
-@pytest.mark.parametrize("lost", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
-def test_missing_file_is_reported_and_nothing_is_written(
-    workspace: tuple[Dataset, Params], monkeypatch, lost: str
-) -> None:
-    Path(lost).unlink()
-    with pytest.raises(SesamError, match=lost):
-        judge_everything(*workspace, monkeypatch)
+@pytest.mark.parametrize("path", ["data/weak/2.png", "data/pseudo_labels/r2/sources/3.png", "data/fine/val/1.png"])
+def test_missing_or_small_file_is_reported_and_nothing_is_written(workspace, monkeypatch, path: str) -> None:
+    Path(path).unlink()
+    with pytest.raises(SesamError, match=f"{path} is missing"):
+        evaluate_everything(workspace[1], monkeypatch)
+    write_label(Path(path), FINE[:4], PALETTE)
+    with pytest.raises(SesamError, match=f"{path} is 12x4 pixels, its image 12x8"):
+        evaluate_everything(workspace[1], monkeypatch)
     assert not list(Path().glob("metrics/*.json"))
-
-
-def test_wrong_size_is_reported(workspace: tuple[Dataset, Params], monkeypatch) -> None:
-    write_label(Path("data/weak/2.png"), FINE[:4], PALETTE)
-    with pytest.raises(SesamError, match=r"data/weak/2.png is 12x4 pixels, its image 12x8"):
-        judge_everything(*workspace, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -15,27 +15,22 @@ from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regio
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
-from sesam.prompting import augment, bounding_box, image_prompts, sample_points, split_instances
+from sesam.prompting import augment, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
 
-def test_augment_by_hand() -> None:
-    weak = np.array([[1, 255, 255]], np.uint8)
-    confident = np.array([[0, 0, 255]], np.uint8)
-    assert augment(weak, confident).tolist() == [[1, 0, 255]]
-
-
 @given(MAPS, MAPS)
-def test_augment_never_overwrites_weak_labels(weak, confident) -> None:
-    augmented = augment(weak, confident)
-    assert (augmented[weak != 255] == weak[weak != 255]).all()
+def test_augment_fills_unlabeled_pixels_and_never_overwrites_weak_labels(weak, confident) -> None:
+    augmented, drawn = augment(weak, confident), weak != 255
+    assert (augmented[drawn] == weak[drawn]).all() and (augmented[~drawn] == confident[~drawn]).all()
 
 
-def test_confidence_is_rounded_down_before_it_is_compared() -> None:
+@pytest.mark.parametrize(("threshold", "confidence"), [(0.9, [229, 230]), (1.0, [254, 255])])
+def test_confidence_is_rounded_down_before_it_is_compared(threshold: float, confidence: list) -> None:
     # 0.899 * 255 = 229.2 is stored as 229; 0.9 * 255 = 229.5 asks for 230
-    assert confident_labels(np.array([3, 3], np.uint8), np.array([229, 230], np.uint8), 0.9).tolist() == [255, 3]
-    assert confident_labels(np.array([3, 3], np.uint8), np.array([254, 255], np.uint8), 1.0).tolist() == [255, 3]
+    predicted = np.array([3, 3], np.uint8)
+    assert confident_labels(predicted, np.array(confidence, np.uint8), threshold).tolist() == [255, 3]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +71,8 @@ def test_run_lengths_round_trip(values) -> None:
 
 
 def test_shallow_skeletons_equal_scikit_image(scene) -> None:
-    found = [region for _, region in connected_regions(scene.labels, min_area=64)]
-    shallow = [region for region in found if region.distance.max() < 2 * MAX_THINNED_DISTANCE]
+    regions = [region for _, region in connected_regions(scene.labels, min_area=64)]
+    shallow = [region for region in regions if region.distance.max() < 2 * MAX_THINNED_DISTANCE]
     assert len(shallow) > 5
     for region in shallow:
         exact = skeletonize(np.pad(region.mask, 1))[1:-1, 1:-1]
@@ -100,7 +95,7 @@ def test_deep_skeletons_are_connected_and_near_the_exact_one(scene) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["skeleton", "random", "confident", "center"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=MAPS, count=st.integers(1, 9), seed=st.integers(0, 99))
 def test_points_are_distinct_pixels_of_their_component(params, strategy, values, count, seed) -> None:
     config = params.sampling.model_copy(update={"strategy": strategy, "num_points": count})
@@ -108,41 +103,38 @@ def test_points_are_distinct_pixels_of_their_component(params, strategy, values,
     for region in connected(values == 1):
         points = sample_points(region, config, confidence, np.random.default_rng(seed))
         assert 1 <= len(points) <= count and len(set(points)) == len(points)
-        whole = region.full_mask(values.shape)
-        assert all(whole[y, x] for x, y in points)
+        assert all(region.full_mask(values.shape)[y, x] for x, y in points)
 
 
-def test_skeleton_points_follow_the_middle_and_few_pixels_are_all_taken(params) -> None:
-    bar = Region(10, 20, np.ones((5, 40), bool))
-    config = params.sampling
-    points = sample_points(bar, config, np.zeros((60, 80), np.uint8), np.random.default_rng(0))
+def test_points_of_each_strategy(params) -> None:
+    def sample(region: Region, confidence: np.ndarray, **changes: object) -> list:
+        config = params.sampling.model_copy(update=changes)
+        return sample_points(region, config, confidence, np.random.default_rng(0))
+
+    bar, row = Region(10, 20, np.ones((5, 40), bool)), Region(0, 0, np.ones((1, 4), bool))
+    points = sample(bar, np.zeros((60, 80), np.uint8))  # the middle of the bar
     assert len(points) == 5 and {y for _, y in points} <= {11, 12, 13}
-    pair = Region(0, 0, np.ones((1, 2), bool))
-    assert len(sample_points(pair, config, np.zeros((1, 2), np.uint8), np.random.default_rng(0))) == 2
-
-
-def test_confident_points_are_the_most_confident(params) -> None:
-    config = params.sampling.model_copy(update={"strategy": "confident", "num_points": 2})
     confidence = np.array([[1, 9, 3, 8]], np.uint8)
-    points = sample_points(Region(0, 0, np.ones((1, 4), bool)), config, confidence, np.random.default_rng(0))
-    assert points == [(1, 0), (3, 0)]
+    assert sample(row, confidence, strategy="confident", num_points=2) == [(1, 0), (3, 0)]
+    assert len(sample(row, confidence, num_points=9)) == 4  # few pixels are all taken
 
 
-def test_box_is_half_open() -> None:
-    assert bounding_box(Region(2, 3, np.ones((4, 5), bool))) == (3, 2, 8, 6)
+def test_prompts_depend_only_on_params_seed_round_image_and_component(params) -> None:
+    def prompts(round_name: str = "r1", seed: int = 0, **changes: object) -> list:
+        groups = {group: getattr(params, group).model_copy(update=values) for group, values in changes.items()}
+        changed = params.model_copy(update={"seed": seed, **groups})
+        return image_prompts(weak, np.zeros_like(weak), np.zeros_like(weak), changed, (round_name, "a"))
 
-
-def test_points_depend_only_on_seed_round_image_and_component(params) -> None:
     weak = np.full((40, 60), 255, np.uint8)
     weak[5:30, 5:25] = 2
-    nothing = np.zeros_like(weak)
-    alone = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
+    (alone,) = prompts()
     weak[35:39, 40:59] = 1  # another component comes before it
-    both = image_prompts(weak, nothing, nothing, params, ("r1", "a"))
-    assert [one.number for one in both] == [1, 2] and both[0].class_id == 1
-    assert both[1] == replace(alone[0], number=2)
-    without = params.model_copy(update={"sam": params.sam.model_copy(update={"enabled": False})})
-    assert image_prompts(weak, nothing, nothing, without, ("r1", "a")) == []
-    assert image_prompts(weak, nothing, nothing, params, ("r2", "a"))[1].points != alone[0].points
-    other = params.model_copy(update={"seed": params.seed + 1})
-    assert image_prompts(weak, nothing, nothing, other, ("r1", "a"))[1].points != alone[0].points
+    assert [(component.number, component.class_id) for component in prompts()] == [(1, 1), (2, 2)]
+    assert prompts()[1] == replace(alone, number=2)
+    assert prompts("r2")[1].points != alone.points != prompts(seed=1)[1].points
+    assert prompts(sam={"enabled": False}) == []
+    boxes = prompts(sampling={"prompt_type": "box"})  # far edges exclusive
+    assert [(component.box, component.points) for component in boxes] == [
+        ((40, 35, 59, 39), None),
+        ((5, 5, 25, 30), None),
+    ]

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import edit_params
-from golden_run import copy_evaluated_run, judge_everything
+from golden_run import copy_evaluated_run, evaluate_everything
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
-from sesam.reporting.gallery import SIDE, GalleryImage, Layer, gray_url, label_url, read_gallery, write_gallery
+from sesam.reporting.gallery import SIDE, GalleryImage, Layer, data_url, read_gallery, write_gallery
 from sesam.reporting.report_page import ParamDiff, compare_params
 from stages import card, report, summarize
 
@@ -32,7 +32,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset,
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-URL = gray_url(np.zeros((2, 2), np.uint8))
+URL = data_url(np.zeros((2, 2), np.uint8))
 # what a person does, and sees: each layer's button, then the slider of confidence
 VISIT = """
 <script>
@@ -48,14 +48,14 @@ const seen = {layers: {}, legends: {}};
     button.click();
     await pause();
     const name = button.textContent;
-    seen.layers[name] = canvases().map(one => [one.dataset.round, one.dataset.layer, pixels(one)]);
-    const legends = [...document.querySelectorAll(".legend")].filter(one => !one.hidden);
-    seen.legends[name] = legends.map(one => one.dataset.kind);
+    seen.layers[name] = canvases().map(canvas => [canvas.dataset.round, canvas.dataset.layer, pixels(canvas)]);
+    const legends = [...document.querySelectorAll(".legend")].filter(legend => !legend.hidden);
+    seen.legends[name] = legends.map(legend => legend.dataset.kind);
   }
-  seen.charts = [...document.querySelectorAll(".plotly-graph-div")].map(one => one.querySelectorAll("svg").length);
-  seen.wider = [...document.querySelectorAll(".charts > *")].filter(one => one.scrollWidth > one.clientWidth).length;
+  seen.charts = [...document.querySelectorAll(".plotly-graph-div")].map(chart => chart.querySelectorAll("svg").length);
+  seen.wider = [...document.querySelectorAll(".charts > *")].filter(box => box.scrollWidth > box.clientWidth).length;
   for (const [input, value] of [[gamma, 0], [gamma, 1], [through, 0.5]]) {
-    [...document.querySelectorAll("#layers button")].find(one => one.textContent === "teacher").click();
+    [...document.querySelectorAll("#layers button")].find(button => button.textContent === "teacher").click();
     input.value = value;
     input.dispatchEvent(new Event("input"));
     await pause();
@@ -80,21 +80,20 @@ def visit(page: Path, script: str = VISIT) -> dict:
         pytest.skip("needs Chromium")
     visited = page.with_name("visited.html")
     visited.write_text(page.read_text().replace("</body>", script + "</body>"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=15000"]
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'browser'}"]
-    options += ["--dump-dom", "--window-size=1300,900"]
-    done = subprocess.run([CHROMIUM, *options, visited.as_uri()], capture_output=True, text=True, timeout=120)
-    found = re.search(r'data-seen="([^"]*)"', done.stdout)
-    assert found, done.stderr
-    return json.loads(html.unescape(found[1])) | {
-        "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    }
+    options = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --virtual-time-budget=15000 --dump-dom"
+    command = [CHROMIUM, *options.split(), "--window-size=1300,900", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--user-data-dir={page.parent / 'browser'}", visited.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    seen = re.search(r'data-seen="([^"]*)"', done.stdout)
+    assert seen, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(seen[1])) | {"console": console}
 
 
 def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = workspace
     edit_params(Path(), rounds__r2__teacher="teacher", report__num_images=2)
-    judge_everything(data, load_params(), monkeypatch)
+    evaluate_everything(load_params(), monkeypatch)
     page = Path("metrics/report.html").resolve()
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page.read_text())
     seen = visit(page)
@@ -105,10 +104,10 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
     ]
     assert len(seen["charts"]) == 8 and all(seen["charts"])  # each drew something
     assert seen["wider"] == 0  # and none more than its place
-    for name, shown in seen["layers"].items():
-        assert len(shown) == 4  # two of each round
-        for of_round, layer, _ in shown:
-            assert layer == ("none" if name.startswith("teacher") and of_round == "r1" else name)
+    for name, canvases in seen["layers"].items():
+        assert len(canvases) == 4  # two of each round
+        for round_name, layer, _ in canvases:
+            assert layer == ("none" if name.startswith("teacher") and round_name == "r1" else name)
     assert seen["legends"]["source"] == ["sources"] and seen["legends"]["merged"] == ["classes"]
     fine = decoded(seen["layers"]["fine"][-1][2])
     assert (fine[0, :, 3] == 0).all()  # unlabeled pixels let the background through
@@ -176,40 +175,36 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("name", "keys", "value"), DAMAGED.values(), ids=DAMAGED)
-def test_damaged_metrics_are_refused(
-    workspace, monkeypatch: pytest.MonkeyPatch, name: str, keys: tuple, value: object
-) -> None:
+def test_damaged_metrics_are_refused(workspace, monkeypatch, name: str, keys: tuple, value: object) -> None:
     """They come by git, with its merges, and from older runs."""
     path = Path(f"metrics/{name}.json")
-    holder = {"document": read_json(path)}
+    root = {"document": read_json(path)}
     *parents, last = ("document", *keys)
-    inner = reduce(getitem, parents, holder)
+    inner = reduce(getitem, parents, root)
+    inner[last] = value
     if value is DELETED:
         del inner[last]
-    else:
-        inner[last] = value
-    write_json(path, holder["document"])
+    write_json(path, root["document"])
     monkeypatch.setattr("sys.argv", ["card", path.stem])
     for stage in (summarize, report, card) if name.startswith("labels") else (summarize, report):
         with pytest.raises(SesamError, match=rf"metrics/{name}\.json is not from this run \(.*`dvc repro`"):
             stage.main()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]]",
-        [{"id": "a", "layers": [], "components": []}],
-        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": "https://a.b/c.png"}], "components": []}],
-        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": f'{URL}"'}], "components": []}],
-        [{"id": "a", "layers": [{"name": "a", "kind": "new", "picture": URL}], "components": []}],
-        [{"id": "a", "layers": [{"name": "a", "kind": "image", "picture": URL}], "components": [], "more": 1}],
-    ],
-)
-def test_a_damaged_gallery_is_refused(tmp_path: Path, content: object) -> None:
+LAYER = {"name": "a", "kind": "image", "picture": URL}
+IMAGE = {"id": "a", "layers": [LAYER], "components": []}
+
+
+BAD_LAYERS = [
+    LAYER | bad for bad in ({"picture": "https://a.b/c.png"}, {"picture": f'{URL}"'}, {"kind": "new"}, {"n": 1})
+]
+BAD_IMAGES = [IMAGE | bad for bad in ({"layers": []}, {"more": 1}, *({"layers": [layer]} for layer in BAD_LAYERS))]
+
+
+@pytest.mark.parametrize("content", ["{", "[]]", *(json.dumps([image]) for image in BAD_IMAGES)])
+def test_a_damaged_gallery_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "r1.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    path.write_text(content)
     with pytest.raises(SesamError, match=r"r1\.json"):
         read_gallery(path)
 
@@ -217,16 +212,14 @@ def test_a_damaged_gallery_is_refused(tmp_path: Path, content: object) -> None:
 def test_large_pictures_are_made_smaller() -> None:
     labels = np.zeros((100, 5 * SIDE), np.uint8)
     labels[:, SIDE:] = 255
-    shown = decoded(label_url(labels, ((1, 2, 3),), 255))
+    shown = decoded(data_url(labels, ((1, 2, 3),), transparent=255))
     assert shown.shape == (20, SIDE, 4)
     assert shown[0, 0].tolist() == [1, 2, 3, 255] and shown[0, -1, 3] == 0
 
 
 def test_params_are_compared_with_the_last_commit() -> None:
-    now, then = (
-        {"a": {"b": 90.0, "c": None}, "d": [1], "runtime": {"num_workers": 1}},
-        {"a": {"b": 90, "c": 2}, "e": {}},
-    )
+    now = {"a": {"b": 90.0, "c": None}, "d": [1], "runtime": {"num_workers": 1}}
+    then = {"a": {"b": 90, "c": 2}, "e": {}}
     assert compare_params(now, then) == [
         ParamDiff("a.b", "90.0", None),
         ParamDiff("a.c", "null", "2"),

@@ -24,9 +24,7 @@ SELECTION = SelectionParams(tau_mask=0.3, tau_weak=0.7, max_conflict=0.05)
 
 
 def columns(*numbers: int) -> np.ndarray:
-    mask = np.zeros(SHAPE, bool)
-    mask[:, list(numbers)] = True
-    return mask
+    return np.ones(SHAPE, bool) & np.isin(np.arange(SHAPE[1]), numbers)
 
 
 def component(mask: np.ndarray) -> Component:
@@ -54,10 +52,9 @@ def test_without_weak_labels_the_fitting_mask_of_highest_predicted_iou_is_kept()
         (columns(0, 1, 2), 0.8),  # of equal ones the first
     )
     assert selected(c, masks, UNLABELED).candidate == 0
-    strict = selected(c, masks, UNLABELED, tau_mask=0.31)
-    assert strict == Selected(4, 1, 2, 0.8, masks[2].rle, Outcome.KEPT)
-    refused = selected(c, masks[:1], UNLABELED, tau_mask=0.31)
-    assert refused == Selected(4, 1, None, None, c.rle, Outcome.OVERSIZED)
+    assert selected(c, masks, UNLABELED, tau_mask=0.31) == Selected(4, 1, 2, 0.8, masks[2].rle, Outcome.KEPT)
+    oversized = Selected(4, 1, None, None, c.rle, Outcome.OVERSIZED)
+    assert selected(c, masks[:1], UNLABELED, tau_mask=0.31) == oversized
 
 
 def test_each_candidate_is_evaluated() -> None:
@@ -67,7 +64,7 @@ def test_each_candidate_is_evaluated() -> None:
     masks = candidates((columns(*range(10)), 0.9), (columns(2, 3, 4), 0.5), (columns(2), 0.99))
     best, evaluations = select_candidate(component(weak == 1), masks, weak_rles(weak), SELECTION)
     assert best.candidate == 1
-    assert [one.rejection for one in evaluations] == [Outcome.CONFLICT, None, Outcome.LOW_COVERAGE]
+    assert [evaluation.rejection for evaluation in evaluations] == [Outcome.CONFLICT, None, Outcome.LOW_COVERAGE]
     assert evaluations[0].coverage == (True, 3, 3, 40, 4, 1)
 
 
@@ -117,8 +114,7 @@ def test_merge_by_hand() -> None:
     assert labels[1].tolist() == [2, 1, 1, 2, 2, 255, 255, 255, 4, 4]
     assert sources[1].tolist() == [SAM] * 5 + [NONE] * 3 + [CONFIDENT] * 2
     assert labels[0, 0] == 3 and sources[0, 0] == WEAK
-    labels, _ = merge(weak, UNLABELED, chosen)
-    assert labels[1, 5:].tolist() == [255] * 5
+    assert merge(weak, UNLABELED, chosen)[0][1, 5:].tolist() == [255] * 5
 
 
 @pytest.mark.parametrize("fill", [True, False])
@@ -126,9 +122,8 @@ def test_only_a_round_with_fill_confident_takes_predictions(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     data, params = make_workspace()
     rounds = {"r1": params.rounds["r1"].model_copy(update={"fill_confident": fill})}
-    folders, record = (tmp_path / "labels", tmp_path / "sources"), data.train[0]
-    process(record, *folders, "r1", params.model_copy(update={"rounds": rounds}), data)
-    assert (CONFIDENT in read_label(tmp_path / f"sources/{record.id}.png")) == fill
+    process(data.train[0], Path("labels"), Path("sources"), "r1", params.model_copy(update={"rounds": rounds}), data)
+    assert (CONFIDENT in read_label(Path(f"sources/{data.train[0].id}.png"))) == fill
 
 
 MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
