@@ -153,7 +153,12 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     return _save(figure, out, "hours", "mIoU over annotation hours")
 
 
-NETWORKS = {"Supervision": ("teacher", "r1", "r2"), "Steps": ("r1",), "Other SAMs": ("r1",), "Training": ("r1", "r2", "r3")}
+NETWORKS = {
+    "Supervision": ("teacher", "r1", "r2"),
+    "Steps": ("r1",),
+    "Other SAMs": ("r1",),
+    "Training": ("r1", "r2", "r3"),
+}
 ABOUT = {
     "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` are the students of the rounds.",
     "Steps": f"Scribbles, labels and student of round 1 (`{ONE_ROUND}`); the first row is the default.",

@@ -285,7 +285,7 @@ class ReportParams(Group):
 
 
 class Runtime(Group):
-    """Settings that change no result; no stage depends on this group."""
+    """The machine's settings; no stage depends on this group, so that a change reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     backend: Literal["local", "ray"] = Field("local", description="where images are processed: local or ray")
@@ -315,7 +315,7 @@ class Params(Group):
     network: NetworkParams = NetworkParams()
     schedule: Schedule = Schedule()
     teacher: ScheduleOverride = Field(
-        ScheduleOverride(), description="keys of schedule that differ: dvc exp run -S +teacher.max_iters=…"
+        ScheduleOverride(), description="keys of schedule that differ; sweep them as +teacher.max_iters"
     )
     student: StudentParams = StudentParams()
     teacher_labels: TeacherLabelParams = TeacherLabelParams()

@@ -39,7 +39,7 @@ def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float |
     """
     merged = labels[list(labels)[-1]]["scores"]["merged"]
     return {
-        "val_mIoU_weak": networks["teacher"]["mIoU"],
+        "val_mIoU_teacher": networks["teacher"]["mIoU"],
         **{f"val_mIoU_{name}": networks[name]["mIoU"] for name in list(labels)[-2:]},
         **{f"labels_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
     }
@@ -133,7 +133,7 @@ def results_text(data: Dataset, params: Params, networks: MetricsByName, labels:
         f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
         "",
         "Networks, mIoU on the validation images",
-        line("weak labels alone", networks["teacher"]["mIoU"], f"trained on the {kind} labels, without SAM"),
+        line("teacher", networks["teacher"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",
         f"Pseudo-labels of {last}, against the fine labels of the training images",
