@@ -6,7 +6,7 @@ python -m stages.train_student ROUND
 from sesam.errors import run_main
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, pseudo_label_dir
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.training import train
 
 

@@ -6,7 +6,7 @@ python -m stages.train_teacher
 from sesam.errors import run_main
 from sesam.params import LossWeights, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.training import train
 
 

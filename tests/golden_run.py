@@ -117,7 +117,8 @@ def judge_everything(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPa
 
     for name in params.rounds:
         run(evaluate_labels, name)
-    monkeypatch.setattr(inference, "load_predictor", lambda network, device, classes: NETWORKS[network.name])
+    monkeypatch.setattr(inference, "load_network", lambda network, device, classes: NETWORKS[network.name])
+    monkeypatch.setattr(inference, "predict", lambda network, image, device: network(image))
     for name in NETWORKS:
         write_text(training_log_dir(name) / "plots/metrics/loss.tsv", "step\tloss\n10\t0.5\n")
         run(evaluate.main, name)

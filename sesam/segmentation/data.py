@@ -1,8 +1,10 @@
-"""The training samples: sample t is a pure function of (seed, t), in whichever process."""
+"""What a network is trained on: sample t is a pure function of the task and (seed, t), in whichever process."""
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +16,46 @@ from torch.utils.data import Sampler
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
+from sesam.params import WEAK_LABEL_TEACHER, LossWeights, Schedule
 from sesam.seeds import seed_of
-from sesam.segmentation.task import TrainingTask
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """module: the stage's, for `python -m` in each process of a distributed training. round_name: None for the teacher.
+
+    sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
+    None for `network.pretrained`.
+    """
+
+    module: str
+    round_name: str | None
+    labels: Path
+    sources: Path | None
+    schedule: Schedule
+    loss_weights: LossWeights
+    sam_frequency: float
+    init: Path | None = None
+
+    @property
+    def network(self) -> str:
+        """The name of the trained network: "teacher", or the round's."""
+        return self.round_name or WEAK_LABEL_TEACHER
+
+    @property
+    def group(self) -> Literal["teacher", "student"]:
+        """The group of params.yaml that overrides `schedule`."""
+        return "student" if self.round_name else "teacher"
+
+    @property
+    def name(self) -> str:
+        """Shown in messages, seeds the training and names its unfinished work."""
+        return f"student-{self.round_name}" if self.round_name else "teacher"
+
+    @property
+    def work_dir(self) -> Path:
+        """The unfinished training: checkpoint and mmengine's files."""
+        return Path("models/.work", self.name)
 
 
 class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):

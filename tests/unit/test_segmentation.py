@@ -37,17 +37,9 @@ from sesam.params import LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples
+from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
 from sesam.segmentation.loss import three_source_loss
-from sesam.segmentation.network import (
-    ShiftedDepthwise,
-    load_network,
-    load_predictor,
-    network_config,
-    predict,
-    save_network,
-)
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import train
 from stages import evaluate
 from stages import predict as predict_stage
@@ -581,9 +573,9 @@ def test_missing_and_damaged_network(tmp_path: Path):
 
 def test_a_network_of_other_classes_is_refused(tmp_path: Path):
     random_network(tmp_path)
-    load_predictor(tmp_path, CPU, CLASSES)
+    load_network(tmp_path, CPU, CLASSES)
     with pytest.raises(SesamError, match=r"is a network of the classes .*; those of the data set are"):
-        load_predictor(tmp_path, CPU, CLASSES[::-1])
+        load_network(tmp_path, CPU, CLASSES[::-1])
 
 
 @pytest.mark.parametrize("colors", [[], [[0, 0, 0]] * 300])
