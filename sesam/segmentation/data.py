@@ -25,16 +25,16 @@ class TrainingTask:
     """module: the stage's, for `python -m` in each process of a distributed training. round_name: None for the teacher.
 
     sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
-    None for `network.pretrained`.
+    None for `network.pretrained`. sam_frequency: the probability that a sample uses its SAM pixels.
     """
 
     module: str
-    round_name: str | None
     labels: Path
-    sources: Path | None
     schedule: Schedule
     loss_weights: LossWeights
-    sam_frequency: float
+    round_name: str | None = None
+    sources: Path | None = None
+    sam_frequency: float = 0.0
     init: Path | None = None
 
     @property
@@ -77,37 +77,28 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
             self.order = epoch, generator.permutation(len(self.records))
         return self.records[self.order[1][place]]
 
-    def read(self, record: ImageRecord) -> dict[str, Any]:
-        """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
-        image = load_image(record)
-        labels = load_label(self.task.labels, record, self.classes)
-        if self.task.sources is None:
-            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
-        else:
-            sources = load_sources(self.task.sources, record)
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
-
     def __getitem__(self, t: int) -> dict[str, Any]:
         """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
 
         h, w is the crop size, or less if the image is smaller; the network's preprocessor pads.
         """
-        seed = seed_of(self.seed, "sample", t)
+        seed, record = seed_of(self.seed, "sample", t), self.record(t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        keep_sam = np.random.uniform() < self.task.sam_frequency
-        results = self.read(self.record(t))
-        factor = np.random.uniform(*self.task.schedule.scale_range)
-        min_factor = 1 / min(results["img"].shape[:2])  # each side keeps a pixel
-        results = Resize(scale_factor=max(factor, min_factor))(results)
-        for transform in self.after_resize:
-            results = transform(results)
-        labels, sources = results["gt_seg_map"].transpose(2, 0, 1)
-        if not keep_sam:
+        labels = load_label(self.task.labels, record, self.classes)
+        if self.task.sources is None:
+            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
+        else:
+            sources = load_sources(self.task.sources, record)
+        if np.random.uniform() >= self.task.sam_frequency:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
-        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
-        return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
+        results: dict[str, Any] = {"img": np.ascontiguousarray(load_image(record)[..., ::-1])}  # BGR
+        results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
+        factor, min_factor = np.random.uniform(*self.task.schedule.scale_range), 1 / min(labels.shape)
+        for transform in (Resize(scale_factor=max(factor, min_factor)), *self.after_resize):  # each side keeps a pixel
+            results = transform(results)
+        inputs, targets = (torch.from_numpy(results[key].transpose(2, 0, 1).copy()) for key in ("img", "gt_seg_map"))
+        return {"inputs": inputs, "data_samples": SegDataSample(gt_sem_seg=PixelData(data=targets))}
 
 
 class ResumableSampler(Sampler[int]):

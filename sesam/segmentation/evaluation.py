@@ -11,9 +11,10 @@ import numpy as np
 from sesam.artifacts.label_png import Palette, write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label
 from sesam.errors import SesamError
+from sesam.execution.pipeline import run_pipeline
 from sesam.params import MAX_REPORT_IMAGES, Runtime
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
-from sesam.segmentation.inference import run_inference
+from sesam.segmentation.inference import load_steps
 
 
 def evaluate_network(
@@ -29,7 +30,8 @@ def evaluate_network(
     items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(data.val)]
     items += [(record, "train", True) for record in shown]
     write = partial(_write, num_classes=len(data.classes), palette=data.palette, folder=folder)
-    run_inference(network, data.classes, items, write, runtime, title, partial(np.add, total, out=total))
+    load = partial(load_steps, network, data.classes, write, runtime)
+    run_pipeline([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
     return total
 
 

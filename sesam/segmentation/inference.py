@@ -17,24 +17,12 @@ from sesam.segmentation.network import load_network, predict
 Item = tuple[Any, ...]  # an ImageRecord, then what `write` needs to know about it
 
 
-def run_inference(
-    network: Path,
-    classes: Sequence[str],
-    items: Sequence[Item],
-    write: Callable[..., Any],
-    runtime: Runtime,
-    title: str,
-    collect: Callable[[Any], object] = lambda result: None,
-) -> None:
-    """Call write(item, *predict(image)) for each item, and `collect` with what it returns.
+def load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime) -> PipelineSteps:
+    """For `run_pipeline`: call write(item, *predict(image)) for each item.
 
-    SesamError if the folder `network` has no network of these classes, or an image cannot be read.
+    SesamError if the folder `network` has no network of these classes, or an image cannot be read. An item is a batch,
+    so that its prediction does not depend on others.
     """
-    batches = [[item] for item in items]  # one image each, so that its prediction does not depend on others
-    run_pipeline(batches, partial(_load_steps, network, classes, write, runtime), runtime, title, collect)
-
-
-def _load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime) -> PipelineSteps:
     device = resolve_device(runtime)
     model = load_network(network, device, classes)
 
@@ -50,9 +38,10 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
 
 def predict_images(network: Path, data: Dataset, folder: Path, runtime: Runtime, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
-    pending = [(record,) for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
+    pending = [record for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
     write = partial(_write, folder=folder, palette=data.palette)
-    run_inference(network, data.classes, pending, write, runtime, title)
+    load = partial(load_steps, network, data.classes, write, runtime)
+    run_pipeline([[(record,)] for record in pending], load, runtime, title)
 
 
 def _write(

@@ -85,7 +85,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def main() -> None:
+if __name__ == "__main__":
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -95,7 +95,3 @@ def main() -> None:
         torchrun(sys.argv[1:])
     except (ChildFailedError, SignalException):
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@ names a type to build: a pulled file is input, and `network_config` alone decide
 for mmsegmentation's own `init_model`; nothing here reads it.
 """
 
+import ctypes
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import product
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -24,7 +26,7 @@ from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, 
 from sesam.artifacts.label_png import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Architecture, Byte, Group
+from sesam.params import Architecture, Byte, Group, Precision
 from sesam.segmentation.backbones import backbone_spec
 
 ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
@@ -115,6 +117,21 @@ def convert_sync_batchnorm(model: EncoderDecoder) -> None:
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
+def optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
+    """For training: change the memory format and the layers to those that the device needs or is fastest with."""
+    if device.type == "cpu" or precision != "float32":
+        model.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time
+        if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        for name, conv in find_dilated_depthwise(model).items():
+            model.set_submodule(name, ShiftedDepthwise(conv))
+    elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
+        convert_sync_batchnorm(model)
+
+
 def save_network(
     folder: Path, network: Architecture, classes: Sequence[str], palette: Palette, model: nn.Module
 ) -> None:
@@ -150,28 +167,22 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         )
     content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
-        model = _build(config, content)
+        if damage := find_corruption(content):
+            raise ValueError(damage)
+        content.seek(0)
+        weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
+        with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
+            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+        if expected != {key: value.shape for key, value in weights.items()}:
+            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+        model = MODELS.build(config)
+        model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
-
-
-def _build(config: dict[str, Any], content: BytesIO) -> EncoderDecoder:
-    """The network with the weights of a model.pth; raises whatever PyTorch raises if they do not fit."""
-    if damage := find_corruption(content):
-        raise ValueError(damage)
-    content.seek(0)
-    weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
-    with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
-        expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
-    if expected != {key: value.shape for key, value in weights.items()}:
-        raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
-    model = MODELS.build(config)
-    model.load_state_dict(weights)
-    return model
 
 
 @torch.inference_mode()

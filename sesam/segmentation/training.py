@@ -1,6 +1,5 @@
 """Training with mmengine's Runner: the same params give the same bytes, whatever the workers and interruptions."""
 
-import ctypes
 import shutil
 import time
 import warnings
@@ -17,13 +16,7 @@ from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sesam.artifacts.atomic_io import (
-    exclusive_lock,
-    find_corruption,
-    fingerprint_file,
-    reraise_disk_errors,
-    resume_or_reset,
-)
+from sesam.artifacts import atomic_io
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
@@ -37,14 +30,7 @@ from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingT
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.launch import is_worker_process, launch, process_group
 from sesam.segmentation.loss import SOURCES
-from sesam.segmentation.network import (
-    ShiftedDepthwise,
-    convert_sync_batchnorm,
-    find_dilated_depthwise,
-    load_network,
-    network_config,
-    save_network,
-)
+from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
 
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
@@ -61,8 +47,8 @@ def train(task: TrainingTask, params: Params) -> None:
     device = resolve_device(params.runtime)
     with (
         process_group(device),
-        reraise_disk_errors(network_dir(task.network)),
-        exclusive_lock(task.work_dir) if is_main_process() else nullcontext(),
+        atomic_io.reraise_disk_errors(network_dir(task.network)),
+        atomic_io.exclusive_lock(task.work_dir) if is_main_process() else nullcontext(),
     ):
         _train(task, params, device)
 
@@ -79,7 +65,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
         model = _initial_network(task, params, dataset, seed)
-        _optimize_for(device, model, params.network.precision)
+        optimize_for(device, model, params.network.precision)
         runner = Runner(
             model=model,
             train_dataloader=_dataloader(TrainingSamples(task, dataset, seed), params, device),
@@ -100,23 +86,20 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             runner.logger.removeHandler(handler)
             handler.close()
         shutil.rmtree(task.work_dir)
-        fingerprint_file(task.work_dir).unlink(missing_ok=True)
+        atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
 def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Dataset) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
     batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
+    size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
     if batch_size % processes:
         raise SesamError(
-            f"params.yaml: the {task.group}'s batch_size is {batch_size}, which {processes} processes cannot share. "
-            "Set schedule.batch_size to a multiple of runtime.num_gpus."
+            f"{size}, which {processes} processes cannot share. Set schedule.batch_size to a multiple of runtime.num_gpus."
         )
     if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
-        raise SesamError(
-            f"params.yaml: the {task.group}'s batch_size is {batch_size}; on a CPU it must be at least 2 for each of "
-            "runtime.num_gpus."
-        )
+        raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.num_gpus.")
     if device.type == "cpu" and params.network.precision != "float32":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
@@ -127,9 +110,9 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Da
 
 def _resume_or_restart(task: TrainingTask) -> None:
     """Keep the unfinished training, unless its inputs have changed or its checkpoint is damaged."""
-    resume_or_reset(task.work_dir, stage_fingerprint(task.module.rpartition(".")[2], task.round_name))
+    atomic_io.resume_or_reset(task.work_dir, stage_fingerprint(task.module.rpartition(".")[2], task.round_name))
     checkpoint = task.work_dir / CheckpointHook.NAME
-    if checkpoint.exists() and (damage := find_corruption(checkpoint)):
+    if checkpoint.exists() and (damage := atomic_io.find_corruption(checkpoint)):
         print(f"{task.name} is restarting from scratch: {checkpoint} is damaged ({damage})", flush=True)
         checkpoint.unlink()
 
@@ -161,21 +144,6 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed:
     return model
 
 
-def _optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
-    """Change the memory format and the layers to those that the device needs or is fastest with."""
-    if device.type == "cpu" or precision != "float32":
-        model.to(memory_format=torch.channels_last)
-    if device.type == "cpu":
-        # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time
-        if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-            libc.mallopt(-4, 0)  # M_MMAP_MAX
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-        for name, conv in find_dilated_depthwise(model).items():
-            model.set_submodule(name, ShiftedDepthwise(conv))
-    elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
-        convert_sync_batchnorm(model)
-
-
 def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
     config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.lr}}
@@ -205,11 +173,10 @@ def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) 
 def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
     """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
     warmup = min(WARMUP, schedule.max_iters // 10)
-    rise = {"type": "LinearLR", "start_factor": 0.1, "end": warmup, "by_epoch": False}
-    if warmup < 2:  # LinearLR takes its first step from a tenth: with one, it never gets to the whole
-        warmup = 0
-    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": warmup, "end": schedule.max_iters}
-    return [*([rise] if warmup else []), decay | {"by_epoch": False}]
+    begin = warmup if warmup > 1 else 0  # LinearLR takes its first step from a tenth, and of one step has no second
+    rise = {"type": "LinearLR", "start_factor": 0.1, "end": begin}
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": begin, "end": schedule.max_iters}
+    return [config | {"by_epoch": False} for config in ([rise, decay] if begin else [decay])]
 
 
 def _runner_options(task: TrainingTask, params: Params, device: torch.device) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import sha256, write_text
 from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_predictions
-from sesam.cli import segment
+from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import pipeline
 from sesam.execution.device import resolve_device
@@ -101,7 +101,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 def task(params: Params, round_name: str | None = "r1") -> TrainingTask:
     loss_weights = LossWeights(weak=1.0, sam=0.5, confident=0.25)
-    return TrainingTask("stages.train_student", round_name, LABELS, SOURCES, params.schedule, loss_weights, 0.5)
+    return TrainingTask("stages.train_student", LABELS, params.schedule, loss_weights, round_name, SOURCES, 0.5)
 
 
 def updated(params: Params, group: str, **changes: object) -> Params:
@@ -200,14 +200,17 @@ def test_label_follows_its_image(data: Dataset, params: Params):
 
 
 def test_wrong_labels_are_named(data: Dataset, params: Params):
-    dataset, record = samples(data, params), data.train[0]
+    dataset = samples(data, params)
+    record = dataset.record(0)
     path = LABELS / f"{record.id}.png"
     write_label(path, np.zeros((record.height, record.width + 1), np.uint8), PALETTE)
-    with pytest.raises(SesamError, match=r"street/0\.png is 61x40 pixels, its image 60x40"):
-        dataset.read(record)
+    with pytest.raises(
+        SesamError, match=rf"{record.id}\.png is {record.width + 1}x.* pixels, its image {record.width}x"
+    ):
+        dataset[0]
     write_label(path, np.full((record.height, record.width), 3, np.uint8), PALETTE)
     with pytest.raises(SesamError, match=r"holds 3; expected are 0 to 2"):
-        dataset.read(record)
+        dataset[0]
 
 
 def test_sampler_skips():
@@ -344,7 +347,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
     monkeypatch.setattr(training, "_initial_network", lambda task, params, data, seed: seeds.append(seed))
     monkeypatch.setattr(training, "TrainingSamples", lambda task, data, seed: seeds.append(seed))
     monkeypatch.setattr(training, "_dataloader", lambda *_: None)
-    monkeypatch.setattr(training, "_optimize_for", lambda *_: None)
+    monkeypatch.setattr(training, "optimize_for", lambda *_: None)
     monkeypatch.setattr(training, "Runner", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
     used = set()
     for round_name in (None, "r1", "r2"):
@@ -506,7 +509,7 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
         torch, "autocast", lambda device, dtype=None, enabled=True: autocast("cpu", torch.bfloat16, enabled)
     )
     monkeypatch.setattr(model, "encode_decode", lambda *given: logits.append(encode_decode(*given)) or logits[-1])
-    segment.main(["in", "--model", "trained", "--out", "out"])
+    main(["segment", "in", "--model", "trained", "--out", "out"])
     with torch.autocast("cuda"):  # whatever is around it
         predict(model, np.zeros((20, 30, 3), np.uint8), torch.device("cuda"))
     assert [values.dtype for values in logits] == [torch.float32] * 2
