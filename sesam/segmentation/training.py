@@ -96,7 +96,8 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Da
     size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
     if batch_size % processes:
         raise SesamError(
-            f"{size}, which {processes} processes cannot share. Set schedule.batch_size to a multiple of runtime.num_gpus."
+            f"{size}, which {processes} processes cannot share. "
+            "Set schedule.batch_size to a multiple of runtime.num_gpus."
         )
     if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
         raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.num_gpus.")
