@@ -8,8 +8,10 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 from zipfile import ZipFile
 
 import mmseg
@@ -154,8 +156,7 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
     nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
     loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(3))
     loss.backward()
-    assert loss.item() == 0
-    assert logits.grad.abs().max() == 0
+    assert loss.item() == logits.grad.abs().max() == 0
 
 
 # The samples
@@ -190,10 +191,8 @@ def test_label_follows_its_image(data: Dataset, params: Params):
     dataset.after_resize = dataset.after_resize[:2]
     seen = set()
     for t in range(8):
-        sample = dataset[t]
-        labels, _ = sample["data_samples"].gt_sem_seg.data
-        assert torch.equal(labels == 2, sample["inputs"][0] > 200)
-        assert torch.equal(labels == 1, sample["inputs"][2] > 150)
+        (blue, _, red), (labels, _) = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
+        assert torch.equal(labels == 2, blue > 200) and torch.equal(labels == 1, red > 150)
         seen |= set(labels.unique().tolist())
     assert seen >= {0, 1, 2}
 
@@ -203,9 +202,7 @@ def test_wrong_labels_are_named(data: Dataset, params: Params):
     record = dataset.record(0)
     path = LABELS / f"{record.id}.png"
     write_label(path, np.zeros((record.height, record.width + 1), np.uint8), PALETTE)
-    with pytest.raises(
-        SesamError, match=rf"{record.id}\.png is {record.width + 1}x.* pixels, its image {record.width}x"
-    ):
+    with pytest.raises(SesamError, match=rf"{record.id}\.png is {record.width + 1}x.*, its image {record.width}x"):
         dataset[0]
     write_label(path, np.full((record.height, record.width), 3, np.uint8), PALETTE)
     with pytest.raises(SesamError, match=r"holds 3; expected are 0 to 2"):
@@ -236,32 +233,21 @@ def remove_as_on_nfs(folder: Path, remove=shutil.rmtree, **options) -> None:
 _seed_iteration = hooks.LoggingHook.before_train_iter
 
 
-def interrupt(params: Params, monkeypatch: pytest.MonkeyPatch, iteration: int = 13) -> None:
-    """Train, and stop before an iteration."""
-
-    def stop(self, runner, batch_idx: int, data_batch=None) -> None:
-        if batch_idx == iteration:
-            raise KeyboardInterrupt
-        _seed_iteration(self, runner, batch_idx, data_batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
-        patch.setattr(hooks.LoggingHook, "before_train_iter", stop)
-        train(task(params), params)
-    assert CHECKPOINT.exists()
-
-
-def resume(params: Params, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Train; the iterations that it takes."""
+def train_until(stop: int | None, params: Params, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train, to the end or to an interruption before an iteration; the iterations that it takes."""
     iterations = []
 
     def note(self, runner, batch_idx: int, data_batch=None) -> None:
+        if batch_idx == stop:
+            raise KeyboardInterrupt
         iterations.append(batch_idx)
         _seed_iteration(self, runner, batch_idx, data_batch)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+        patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
         patch.setattr(hooks.LoggingHook, "before_train_iter", note)
         train(task(params), params)
+    assert CHECKPOINT.exists() == bool(stop)
     return iterations
 
 
@@ -280,8 +266,8 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
     shutil.rmtree("metrics/training")
 
     three_workers = updated(params, "runtime", num_workers=3)
-    interrupt(three_workers, monkeypatch)
-    assert resume(three_workers, monkeypatch) == list(range(10, 20))
+    train_until(13, three_workers, monkeypatch)
+    assert train_until(None, three_workers, monkeypatch) == list(range(10, 20))
     assert [path.read_bytes() for path in outputs] == uninterrupted
 
 
@@ -289,14 +275,14 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
 def test_a_damaged_checkpoint_is_dropped(
     data: Dataset, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt(params, monkeypatch)
+    train_until(13, params, monkeypatch)
     content = bytearray(CHECKPOINT.read_bytes())
     if damage == "flipped":
         with ZipFile(CHECKPOINT) as archive:
             largest = max(archive.infolist(), key=lambda info: info.file_size)
         content[largest.header_offset + largest.file_size // 2] ^= 1
     CHECKPOINT.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
-    assert resume(params, monkeypatch) == list(range(20))
+    assert train_until(None, params, monkeypatch) == list(range(20))
     assert f"student-r1 is restarting from scratch: {CHECKPOINT} is damaged" in capsys.readouterr().out
 
 
@@ -305,18 +291,18 @@ def test_an_unfinished_training_of_other_inputs_is_dropped(
 ):
     # in this process the workers of an interrupted training would be waited for, five seconds each
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
-    interrupt(params, monkeypatch, 11)
-    assert resume(params, monkeypatch)[0] == 10 and "changed" not in capsys.readouterr().out
-    interrupt(params, monkeypatch, 11)
+    train_until(11, params, monkeypatch)
+    assert train_until(None, params, monkeypatch)[0] == 10 and "changed" not in capsys.readouterr().out
+    train_until(11, params, monkeypatch)
     digest = fingerprint.path_digest
     monkeypatch.setattr(fingerprint, "path_digest", lambda path: "other" if path.name == "seeds.py" else digest(path))
-    assert resume(params, monkeypatch)[0] == 0
+    assert train_until(None, params, monkeypatch)[0] == 0
     assert "sesam/seeds.py changed" in capsys.readouterr().out
-    interrupt(params, monkeypatch, 11)
+    train_until(11, params, monkeypatch)
     record = data.train[0]
     write_label(LABELS / f"{record.id}.png", np.zeros((record.height, record.width), np.uint8), PALETTE)
     edit_params(Path(), schedule__lr=0.5)
-    assert resume(params, monkeypatch)[0] == 0
+    assert train_until(None, params, monkeypatch)[0] == 0
     assert "data/pseudo_labels/r1/labels, params.yaml: schedule changed" in capsys.readouterr().out
 
 
@@ -392,11 +378,8 @@ def test_a_diverging_training_stops(
 
 
 def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> None:
-    def read_only(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=OSError(errno.EROFS, os.strerror(errno.EROFS))))
     with pytest.raises(SesamError, match="models/r1 cannot be written: Read-only file system"):
         train(task(params), params)
 
@@ -453,11 +436,8 @@ def test_shifted_depthwise_is_the_same_convolution():
 
 
 def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     model = MODELS.build(network_config(NETWORK, 3)).eval()
-    monkeypatch.setattr(model, "encode_decode", full)
+    monkeypatch.setattr(model, "encode_decode", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*sesam tile"):
         predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
 
@@ -490,9 +470,7 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(network, "load_network", lambda *_: model)
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
-    monkeypatch.setattr(
-        torch, "autocast", lambda device, dtype=None, enabled=True: autocast("cpu", torch.bfloat16, enabled)
-    )
+    monkeypatch.setattr(torch, "autocast", lambda _, enabled=True: autocast("cpu", torch.bfloat16, enabled))
     monkeypatch.setattr(model, "encode_decode", lambda *given: logits.append(encode_decode(*given)) or logits[-1])
     main(["segment", "in", "--model", "trained", "--out", "out"])
     with torch.autocast("cuda"):  # whatever is around it
