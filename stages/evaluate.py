@@ -23,8 +23,7 @@ def main() -> None:
     name = parser.parse_args().network
     params, data = load_params(), Dataset.load()
     params.check_round(name, WEAK_LABEL_TEACHER)
-    train = [] if name == WEAK_LABEL_TEACHER else top_ranked(name, data, MAX_REPORT_IMAGES)
-    shown = {"val": data.val[:MAX_REPORT_IMAGES], "train": train}
+    shown = [] if name == WEAK_LABEL_TEACHER else top_ranked(name, data, MAX_REPORT_IMAGES)
     with atomic_directory(METRICS / "predictions" / name) as folder:
         matrix = evaluate_network(network_dir(name), data, shown, folder, params.runtime, f"evaluate {name}")
     scores = network_metrics(matrix, data.classes, loss_curve(training_log_dir(name)))

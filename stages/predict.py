@@ -5,8 +5,6 @@ A round without a teacher gets class 255 and confidence 0 everywhere, so that no
 python -m stages.predict ROUND
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
@@ -24,22 +22,17 @@ def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
     data, out = Dataset.load(), round_dir(round_name, "predictions")
     teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
-    if teacher == NO_TEACHER:
-        with atomic_directory(out, packed=True) as folder:
-            write_empty_predictions(data, folder, f"{title}: no teacher")
+    if teacher != NO_TEACHER:
+        from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below
+
+        with atomic_directory(out, stage_fingerprint("predict", round_name), packed=True) as folder:
+            predict_images(network_dir(teacher), data, folder, params.runtime, title)
         return
-    from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than the above
-
-    with atomic_directory(out, stage_fingerprint("predict", round_name), packed=True) as folder:
-        predict_images(network_dir(teacher), data, folder, params.runtime, title)
-
-
-def write_empty_predictions(data: Dataset, folder: Path, title: str) -> None:
-    with progress_bar(len(data.train), title) as bar:
+    with atomic_directory(out, packed=True) as folder, progress_bar(len(data.train), f"{title}: no teacher") as bar:
         for record in data.train:
-            shape = record.height, record.width
-            write_label(folder / "labels" / f"{record.id}.png", np.full(shape, IGNORE_INDEX, np.uint8), data.palette)
-            write_gray(folder / "confidence" / f"{record.id}.png", np.zeros(shape, np.uint8))
+            zeros = np.zeros((record.height, record.width), np.uint8)
+            write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, data.palette)
+            write_gray(folder / "confidence" / f"{record.id}.png", zeros)
             bar.update()
 
 

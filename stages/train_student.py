@@ -6,20 +6,20 @@ python -m stages.train_student ROUND
 from sesam.errors import run_main
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, pseudo_label_dir
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.training import train
 
 
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
-    teacher = params.rounds[round_name].teacher
+    teacher, folder = params.rounds[round_name].teacher, pseudo_label_dir(round_name)
     task = TrainingTask(
         module="stages.train_student",
-        round_name=round_name,
-        labels=pseudo_label_dir(round_name) / "labels",
-        sources=pseudo_label_dir(round_name) / "sources",
+        labels=folder / "labels",
         schedule=params.schedule_of("student"),
         loss_weights=params.student.loss_weights,
+        round_name=round_name,
+        sources=folder / "sources",
         sam_frequency=params.student.sam_frequency,
         init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )

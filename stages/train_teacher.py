@@ -6,22 +6,14 @@ python -m stages.train_teacher
 from sesam.errors import run_main
 from sesam.params import LossWeights, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.training import train
 
 
 def main() -> None:
     params = load_params()
-    task = TrainingTask(
-        module="stages.train_teacher",
-        round_name=None,
-        labels=WEAK_LABELS,
-        sources=None,
-        schedule=params.schedule_of("teacher"),
-        loss_weights=LossWeights(weak=1.0, sam=0.0, confident=0.0),
-        sam_frequency=0.0,
-    )
-    train(task, params)
+    schedule, loss_weights = params.schedule_of("teacher"), LossWeights(weak=1.0, sam=0.0, confident=0.0)
+    train(TrainingTask("stages.train_teacher", WEAK_LABELS, schedule, loss_weights), params)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A pinhole camera and a canvas on which polygons given in meters are painted.
 
-World coordinates: x to the right, y up from the ground, z ahead of the camera. Without a depth buffer, later paint
-hides earlier paint, so callers paint far to near.
+World coordinates: x to the right, y up from the ground, z ahead of the camera. Later paint hides earlier paint.
 """
 
 from dataclasses import dataclass
@@ -22,15 +21,11 @@ GRAIN: Texture = ((2, 0.06),)
 
 @dataclass(frozen=True)
 class Camera:
-    """Position and direction of the camera.
+    """Position and direction of the camera."""
 
-    horizon: its row, center: the column of the street's vanishing point, pixels of the canvas. x: meters from the
-    middle of the street.
-    """
-
-    horizon: float
-    center: float
-    x: float
+    horizon: float  # its row, pixels of the canvas
+    center: float  # column of the street's vanishing point, pixels of the canvas
+    x: float  # meters from the middle of the street
 
     def project(self, points: ArrayLike) -> np.ndarray:
         """World points (N, 3) in meters to canvas points (N, 2) float64, x and y in pixels."""
@@ -49,9 +44,7 @@ class Canvas:
     """
 
     def __init__(self, rng: np.random.Generator, camera: Camera, sun: float) -> None:
-        self.rng = rng
-        self.camera = camera
-        self.sun = sun
+        self.rng, self.camera, self.sun = rng, camera, sun
         self.image = np.zeros((CANVAS_SIZE, CANVAS_SIZE, 3), np.float32)
         self.labels = np.zeros((CANVAS_SIZE, CANVAS_SIZE), np.uint8)
         self.instances = np.zeros((CANVAS_SIZE, CANVAS_SIZE), np.uint16)
@@ -80,10 +73,8 @@ class Canvas:
         polygon = np.zeros((bottom - top, right - left), np.uint8)
         inside = cv2.fillPoly(polygon, [outline - (left, top)], 1).astype(bool)
         window = np.s_[top:bottom, left:right]
-
         shade = np.ones(inside.shape, np.float32)
-        # each polygon has its place in the noise, or one pattern would run through all of them
-        shift = self.rng.integers(0, CANVAS_SIZE, 2)
+        shift = self.rng.integers(0, CANVAS_SIZE, 2)  # or one pattern would run through all polygons
         for scale, strength in texture:
             row, column = (top + shift[0]) % CANVAS_SIZE, (left + shift[1]) % CANVAS_SIZE
             shade += strength * self.noise[scale][row : row + inside.shape[0], column : column + inside.shape[1]]
@@ -91,7 +82,6 @@ class Canvas:
         if alpha < 1:
             painted = alpha * painted + (1 - alpha) * self.image[window][inside]
         self.image[window][inside] = painted
-
         if label is not None:
             self.instance += new_instance
             self.labels[window][inside] = label
@@ -124,10 +114,7 @@ def circle_angles(count: int) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, scale: int) -> np.ndarray:
-    """Noise of mean 0 and variance 1 with features of about `scale` pixels, (1024, 1024) float32.
-
-    It is the canvas twice each way, so that a window at any shift lies inside.
-    """
+    """Noise of mean 0, variance 1 and features of about `scale` pixels, (1024, 1024) float32: four times the canvas."""
     cells = max(CANVAS_SIZE // scale, 4)
     step = CANVAS_SIZE // cells
     # padded by wrapping around and cropped again, so that the tiles below join without an edge

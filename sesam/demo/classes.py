@@ -1,15 +1,6 @@
 """The classes of the drawn scenes: names, colors and ids, in the order of presets/demo.yaml."""
 
 CLASSES = ("road", "sidewalk", "building", "vegetation", "sky", "pole", "sign", "person", "car")
-PALETTE = (  # RGB, as in Cityscapes but for the pole's
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (107, 142, 35),
-    (70, 130, 180),
-    (190, 190, 150),
-    (220, 220, 0),
-    (220, 20, 60),
-    (0, 0, 142),
-)
+HEX_COLORS = "804080 f423e8 464646 6b8e23 4682b4 bebe96 dcdc00 dc143c 00008e"  # Cityscapes' but for the pole's
+PALETTE = tuple((color[0], color[1], color[2]) for color in map(bytes.fromhex, HEX_COLORS.split()))  # RGB
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, POLE, SIGN, PERSON, CAR = range(len(CLASSES))

@@ -1,7 +1,6 @@
 """How the objects of a street are painted: skyline, houses, trees, hedges, posts, people and cars.
 
-Positions (x, z) and sizes are meters, colors RGB from 0 to 255. The numbers are plausible sizes and colors, chosen by
-eye; those drawn from a range make no two objects alike.
+Positions (x, z) and sizes are meters, colors RGB from 0 to 255, chosen by eye; ranges make no two objects alike.
 """
 
 import numpy as np
@@ -37,15 +36,13 @@ def paint_house(canvas: Canvas, side: int, x: float, z: float, depth: float) -> 
     """A house from z to z + depth whose facade stands x beside the middle of the street; side: -1 left, 1 right."""
     rng = canvas.rng
     x, height = side * x, rng.uniform(5, 16)
-    color = FACADE_COLORS[rng.integers(len(FACADE_COLORS))] * rng.uniform(0.7, 1.15)
-    color += rng.uniform(-15, 15, 3)
+    color = rng.choice(FACADE_COLORS) * rng.uniform(0.7, 1.15) + rng.uniform(-15, 15, 3)
     plaster = ((2, 0.07), (6, 0.05), (96, 0.08))
     # of a near house the gable can be out of view: then the facade shares the id of the object painted before
     canvas.paint(wall(x, x + side * 12, 0, height, z), color * 0.75, BUILDING, plaster, new_instance=True)
     facade = [(x, 0, z), (x, 0, z + depth), (x, height, z + depth), (x, height, z)]
     sunlight = 1.05 if side * canvas.sun > 0 else 0.85
     canvas.paint(facade, color * sunlight, BUILDING, plaster)
-
     glass = np.array((60, 70, 85)) * rng.uniform(0.6, 1.6)
     storey, pitch = rng.uniform(2.6, 3.4), rng.uniform(1.6, 3.0)  # from window to window, up and sideways
     width = pitch * 0.5
@@ -53,9 +50,8 @@ def paint_house(canvas: Canvas, side: int, x: float, z: float, depth: float) -> 
         for start in np.arange(z + 0.6, z + depth - 1.2, pitch):
             pane = [(x, y, start), (x, y, start + width), (x, y + 1.5, start + width), (x, y + 1.5, start)]
             canvas.paint(pane, glass * rng.uniform(0.7, 1.3), texture=())
-        for start in np.arange(1.0, 11, pitch):
-            if z > 3:  # of a nearer gable hardly anything is in view
-                canvas.paint(wall(x + side * start, x + side * (start + width), y, y + 1.5, z), glass * 0.8, texture=())
+        for start in np.arange(1.0, 11, pitch) if z > 3 else ():  # of a nearer gable hardly anything is in view
+            canvas.paint(wall(x + side * start, x + side * (start + width), y, y + 1.5, z), glass * 0.8, texture=())
 
 
 def paint_tree(canvas: Canvas, x: float, z: float) -> None:
@@ -105,8 +101,7 @@ def paint_post(canvas: Canvas, x: float, z: float) -> None:
         arm = -np.sign(x) * rng.uniform(0.8, 1.6)
         canvas.paint(wall(x, x + arm, height - 2 * half, height, z), metal, POLE)
         return
-    color = SIGN_COLORS[rng.integers(len(SIGN_COLORS))]
-    radius, corners = rng.uniform(0.42, 0.65), rng.choice((3, 4, 8, 24))
+    color, radius, corners = rng.choice(SIGN_COLORS), rng.uniform(0.42, 0.65), rng.choice((3, 4, 8, 24))
     angles = circle_angles(corners) + np.pi / 2 + (np.pi / 4 if corners == 4 else 0)  # a square stands on an edge
     ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(corners)], axis=1)
     middle = np.array((x, height, z - 0.05))
@@ -136,17 +131,15 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
 def paint_car(canvas: Canvas, x: float, z: float) -> None:
     """A car seen from behind, its middle at x and its rear at z."""
     rng = canvas.rng
-    color = CAR_COLORS[rng.integers(len(CAR_COLORS))] * rng.uniform(0.75, 1.1)
+    color = rng.choice(CAR_COLORS) * rng.uniform(0.75, 1.1)
     half, length, roof = 0.9, 4.2, rng.uniform(1.35, 1.75)  # half the width, the length, the height
     belt = 0.55 * roof  # where body and cabin meet
     canvas.paint_shadow(x, z + length / 2, 2.2, length + 0.8, 0.5)
     canvas.instance += 1
     glass, rubber = np.array((45, 55, 65)) * rng.uniform(0.6, 1.7), np.array((28, 28, 30))
     sheen = ((6, 0.03), (24, 0.08))
-
     # the side that the camera sees, and where the cabin, which narrows upwards, ends on it
-    flank = x + half if x < canvas.camera.x else x - half
-    inner = x + 0.78 * half if x < canvas.camera.x else x - 0.78 * half
+    flank, inner = (x + share * half if x < canvas.camera.x else x - share * half for share in (1, 0.78))
     flank_side = [(flank, 0.25, z), (flank, 0.25, z + length), (flank, belt, z + length), (flank, belt, z)]
     canvas.paint(flank_side, color * 0.75, CAR, sheen)
     cabin = [(flank, belt, z + 0.1), (flank, belt, z + 3.2), (inner, roof, z + 2.4), (inner, roof, z + 0.5)]
@@ -159,7 +152,6 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
         wheel = np.stack([np.full(18, flank), 0.33 + 0.33 * np.sin(angles), hub + 0.33 * np.cos(angles)], axis=1)
         canvas.paint(wheel, rubber, CAR, texture=())
 
-    # the rear
     for tyre in (x - half + 0.15, x + half - 0.15):
         canvas.paint(wall(tyre - 0.12, tyre + 0.12, 0, 0.4, z), rubber, CAR, texture=())
     canvas.paint(wall(x - half, x + half, 0.25, belt, z), color, CAR, sheen)
@@ -168,10 +160,8 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     canvas.paint(cabin, color * 0.95, CAR, sheen)
     pane = np.array(cabin)  # the cabin less a frame
     pane[:, 0] = x + (pane[:, 0] - x) * 0.86
-    pane[:2, 1] -= 0.08
-    pane[2:, 1] += 0.04
+    pane[:, 1] += (-0.08, -0.08, 0.04, 0.04)
     canvas.paint(pane, glass, texture=())
     for lamp in (x - half + 0.18, x + half - 0.18):
         canvas.paint(wall(lamp - 0.14, lamp + 0.14, belt - 0.25, belt - 0.1, z), (190, 40, 35), texture=())
-    number_plate = wall(x - 0.28, x + 0.28, 0.42, 0.55, z)
-    canvas.paint(number_plate, (225, 225, 215), texture=())
+    canvas.paint(wall(x - 0.28, x + 0.28, 0.42, 0.55, z), (225, 225, 215), texture=())  # number plate

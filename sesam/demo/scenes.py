@@ -1,11 +1,7 @@
 """Street scenes drawn by the program, with exact labels.
 
-A pinhole camera looks down a street; every object is placed in meters and painted far to near, so scale follows
-distance and near objects hide far ones. The demo data set and the bundled SAM's training set are both drawn here, with
-different seeds.
-
-The numbers are plausible sizes in meters and colors (RGB, 0 to 255), chosen by eye. They and the order of the random
-draws decide the demo's data, and with it its scores and the bundled SAM's.
+A pinhole camera looks down a street; objects are placed in meters and painted far to near, so that near ones hide far
+ones. The numbers, chosen by eye, and the order of the random draws decide the demo's data and the bundled SAM's.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,22 +15,16 @@ from sesam.demo.classes import ROAD, SIDEWALK, SKY, VEGETATION
 from sesam.demo.objects import paint_car, paint_hedge, paint_house, paint_person, paint_post, paint_skyline, paint_tree
 
 STREET_END = 90.0  # houses and trees line the street up to here, meters
-
-# distance in meters, function of objects.py, its arguments after the canvas
-Placed = tuple[float, Callable[..., None], tuple[float, ...]]
+Placed = tuple[float, Callable[..., None], tuple[float, ...]]  # distance in meters, paint_… and its arguments
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One drawn street.
+    """One drawn street."""
 
-    image: (256, 256, 3) uint8 RGB. labels: (256, 256) uint8 class ids. instances: (256, 256) uint16, an id per painted
-    object, surfaces included.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    instances: np.ndarray
+    image: np.ndarray  # (256, 256, 3) uint8 RGB
+    labels: np.ndarray  # (256, 256) uint8 class ids
+    instances: np.ndarray  # (256, 256) uint16, an id per painted object, surfaces included
 
 
 def draw_scene(seed: int | tuple[int, ...]) -> Scene:
@@ -42,8 +32,7 @@ def draw_scene(seed: int | tuple[int, ...]) -> Scene:
     rng = np.random.default_rng(seed)
     horizon, center = rng.uniform(0.38, 0.52) * CANVAS_SIZE, rng.uniform(0.35, 0.65) * CANVAS_SIZE
     camera = Camera(horizon, center, x=rng.uniform(-2.0, 2.0))
-    road = rng.uniform(2.6, 4.4)  # half its width
-    pavement = rng.uniform(1.8, 3.5)
+    road, pavement = rng.uniform(2.6, 4.4), rng.uniform(1.8, 3.5)  # half the road's width, the pavement's
     canvas = Canvas(rng, camera, sun=rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 2.0))
     paint_sky(canvas)
     paint_ground(canvas, road, pavement)
@@ -66,8 +55,7 @@ def paint_sky(canvas: Canvas) -> None:
     clouds = np.clip(large + 0.4 * small - rng.uniform(0.0, 1.5), 0, 1)[..., None]
     canvas.image += clouds * (245 - canvas.image) * 0.7
     canvas.labels[:] = SKY
-    canvas.instance = 1
-    canvas.instances[:] = 1
+    canvas.instances[:] = canvas.instance = 1
 
 
 def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
@@ -89,7 +77,6 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
             start, end = np.round(canvas.camera.project([(inner, 0, z), (outer, 0, z)])).astype(int).tolist()
             cv2.line(canvas.image, start, end, (slab * 0.8).tolist(), 1)
     canvas.paint(ground(-road, road, near, far), asphalt, ROAD, ((2, 0.06), (96, 0.06)), new_instance=True)
-
     marking = np.full(3, rng.uniform(170, 230))
     dash, offset = rng.uniform(1.5, 4.0), rng.uniform(0, 3)
     for z in np.arange(1.5 + offset, 60, 2 * dash):
@@ -102,8 +89,7 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
         for x in np.arange(-road + 0.3, road - 0.5, 1.0):
             canvas.paint(ground(x, x + 0.5, z, z + 2.5), marking)
     if rng.uniform() < 0.5:  # the shadow of a house
-        z = rng.uniform(3, 12)
-        depth, reach = rng.uniform(2, 8), rng.uniform(0.4, 1.0) * 2 * road
+        z, depth, reach = rng.uniform(3, 12), rng.uniform(2, 8), rng.uniform(0.4, 1.0) * 2 * road
         foot = -road - pavement if canvas.sun > 0 else road + pavement
         shadow = ground(foot, foot + np.sign(canvas.sun) * reach, z, z + depth)
         canvas.paint(shadow, (20, 20, 35), texture=(), alpha=0.4)
@@ -162,9 +148,6 @@ def photograph(canvas: Canvas) -> Scene:
     image += 12 * canvas.noise[96][:CANVAS_SIZE, :CANVAS_SIZE, None]  # uneven light
     image = np.asarray(cv2.resize(image.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
     image += rng.normal(0, rng.uniform(1, 3), image.shape)
-    return Scene(
-        image=np.clip(image, 0, 255).astype(np.uint8),
-        # one of four canvas pixels: a mean of class ids would be another class
-        labels=np.ascontiguousarray(canvas.labels[::2, ::2]),
-        instances=np.ascontiguousarray(canvas.instances[::2, ::2]),
-    )
+    # one of four canvas pixels: a mean of class ids would be another class
+    labels, instances = (np.ascontiguousarray(ids[::2, ::2]) for ids in (canvas.labels, canvas.instances))
+    return Scene(np.clip(image, 0, 255).astype(np.uint8), labels, instances)

@@ -3,8 +3,7 @@
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +20,25 @@ WEIGHTS = (".pth", ".pt", ".bin")
 HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
 
-@dataclass(frozen=True)
-class BackboneSpec:
-    """config: mmseg's. channels: of the features, from stride 4 on. mean, std: of the input, RGB, in 0 to 255."""
+def backbone_spec(network: Architecture) -> tuple[dict[str, Any], list[int], list[float], list[float]]:
+    """mmseg's config of the backbone, its features' channels from stride 4 on, mean and std of RGB input in 0 to 255.
 
-    config: dict[str, Any]
-    channels: list[int]
-    mean: list[float]
-    std: list[float]
-
-
-def backbone_spec(network: Architecture) -> BackboneSpec:
-    """The backbone in the params; SesamError if it needs timm, which is missing or has no such model."""
-    return _resnet(network) if network.backbone in RESNETS else _timm(network)
-
-
-def _resnet(network: Architecture) -> BackboneSpec:
+    SesamError if it needs timm, which is missing or has no such model.
+    """
+    if network.backbone not in RESNETS:
+        return _timm(network)
     assert network.base_channels is not None  # by the schema of the params
-    stride_8, depth = network.output_stride == 8, RESNETS[network.backbone]
-    config = {
-        "type": "ResNetV1c",
-        "depth": depth,
-        "base_channels": network.base_channels,
-        "stem_channels": network.base_channels,
-        "num_stages": 4,
-        "out_indices": [0, 1, 2, 3],
-        "dilations": [1, 1, 2, 4] if stride_8 else [1, 1, 1, 2],
-        "strides": [1, 2, 1, 1] if stride_8 else [1, 2, 2, 1],
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "norm_eval": False,
-        "style": "pytorch",
-        "contract_dilation": True,
-    }
-    last = network.base_channels * (8 if depth < 50 else 32)
-    channels = [last // 8, last // 4, last // 2, last]
-    return BackboneSpec(config, channels, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
+    stride_8, depth, width = network.output_stride == 8, RESNETS[network.backbone], network.base_channels
+    config = {"type": "ResNetV1c", "depth": depth, "base_channels": width, "stem_channels": width, "num_stages": 4}
+    dilations, strides = ([1, 1, 2, 4], [1, 2, 1, 1]) if stride_8 else ([1, 1, 1, 2], [1, 2, 2, 1])
+    config |= {"out_indices": [0, 1, 2, 3], "dilations": dilations, "strides": strides}
+    config |= {"norm_cfg": {"type": "BN", "requires_grad": True}, "norm_eval": False}
+    config |= {"style": "pytorch", "contract_dilation": True}
+    last = width * (8 if depth < 50 else 32)
+    return config, [last // 8, last // 4, last // 2, last], [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
-def _timm(network: Architecture) -> BackboneSpec:
+def _timm(network: Architecture) -> tuple[dict[str, Any], list[int], list[float], list[float]]:
     """A model of timm, which reports its features' channels and strides and how its input is normalized."""
     try:
         import timm
@@ -90,8 +70,7 @@ def _timm(network: Architecture) -> BackboneSpec:
         )
     pretrained = timm.get_pretrained_cfg(network.backbone)
     mean, std = ([255 * value for value in values] for values in (pretrained.mean, pretrained.std))
-    config = {"type": "TIMMBackbone", "model_name": network.backbone, **options}
-    return BackboneSpec(config, features.channels(), mean, std)
+    return {"type": "TIMMBackbone", "model_name": network.backbone, **options}, features.channels(), mean, std
 
 
 def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | None = None) -> None:
@@ -105,11 +84,11 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
         source = str(_package_weights(source.removeprefix(PACKAGE)))
     if expected_sha256 is not None and Path(source).is_file() and (digest := sha256(Path(source))) != expected_sha256:
         raise SesamError(f"network.pretrained: {source} has SHA-256 {digest}, network.sha256 is {expected_sha256}.")
-    state = _load_state(source)
-    module = getattr(backbone, "timm_model", backbone)
+    state, module = _load_state(source), getattr(backbone, "timm_model", backbone)
     expected = module.state_dict()
     if not expected.keys() & state.keys():
-        state = match_by_order(expected, state.values())
+        pairs = zip(expected.items(), state.values(), strict=False)
+        state = {key: tensor for (key, _), tensor in takewhile(lambda pair: pair[0][1].shape == pair[1].shape, pairs)}
     try:
         missing = [key for key in module.load_state_dict(state, strict=False).missing_keys if "num_batches" not in key]
     except RuntimeError as problem:
@@ -134,21 +113,10 @@ def _load_state(source: str) -> dict[str, Tensor]:
         del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
     for key in ("state_dict", "model"):
         state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named:
         raise SesamError(f"network.pretrained: {source} holds no weights by name. {HINT}")
     return {key.removeprefix("backbone."): value for key, value in state.items()}
-
-
-def match_by_order(expected: dict[str, Tensor], tensors: Iterable[Tensor]) -> dict[str, Tensor]:
-    """`tensors` under the names of `expected`, in its order, up to the first whose shape differs."""
-    matched: dict[str, Tensor] = {}
-    for (key, value), tensor in zip(expected.items(), tensors, strict=False):
-        if value.shape != tensor.shape:
-            break
-        matched[key] = tensor
-    return matched
 
 
 def _package_weights(package: str) -> Path:

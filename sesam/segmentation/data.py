@@ -1,8 +1,10 @@
-"""The training samples: sample t is a pure function of (seed, t), in whichever process."""
+"""What a network is trained on: sample t is a pure function of the task and (seed, t), in whichever process."""
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +16,46 @@ from torch.utils.data import Sampler
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
+from sesam.params import WEAK_LABEL_TEACHER, LossWeights, Schedule
 from sesam.seeds import seed_of
-from sesam.segmentation.task import TrainingTask
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """module: the stage's, for `python -m` in each process of a distributed training. round_name: None for the teacher.
+
+    sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
+    None for `network.pretrained`. sam_frequency: the probability that a sample uses its SAM pixels.
+    """
+
+    module: str
+    labels: Path
+    schedule: Schedule
+    loss_weights: LossWeights
+    round_name: str | None = None
+    sources: Path | None = None
+    sam_frequency: float = 0.0
+    init: Path | None = None
+
+    @property
+    def network(self) -> str:
+        """The name of the trained network: "teacher", or the round's."""
+        return self.round_name or WEAK_LABEL_TEACHER
+
+    @property
+    def group(self) -> Literal["teacher", "student"]:
+        """The group of params.yaml that overrides `schedule`."""
+        return "student" if self.round_name else "teacher"
+
+    @property
+    def name(self) -> str:
+        """Shown in messages, seeds the training and names its unfinished work."""
+        return f"student-{self.round_name}" if self.round_name else "teacher"
+
+    @property
+    def work_dir(self) -> Path:
+        """The unfinished training: checkpoint and mmengine's files."""
+        return Path("models/.work", self.name)
 
 
 class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
@@ -37,37 +77,28 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
             self.order = epoch, generator.permutation(len(self.records))
         return self.records[self.order[1][place]]
 
-    def read(self, record: ImageRecord) -> dict[str, Any]:
-        """mmseg's form of an image and its labels: img (H, W, 3) uint8 BGR, gt_seg_map (H, W, 2) uint8."""
-        image = load_image(record)
-        labels = load_label(self.task.labels, record, self.classes)
-        if self.task.sources is None:
-            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
-        else:
-            sources = load_sources(self.task.sources, record)
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        return {"img": bgr, "gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
-
     def __getitem__(self, t: int) -> dict[str, Any]:
         """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
 
         h, w is the crop size, or less if the image is smaller; the network's preprocessor pads.
         """
-        seed = seed_of(self.seed, "sample", t)
+        seed, record = seed_of(self.seed, "sample", t), self.record(t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        keep_sam = np.random.uniform() < self.task.sam_frequency
-        results = self.read(self.record(t))
-        factor = np.random.uniform(*self.task.schedule.scale_range)
-        min_factor = 1 / min(results["img"].shape[:2])  # each side keeps a pixel
-        results = Resize(scale_factor=max(factor, min_factor))(results)
-        for transform in self.after_resize:
-            results = transform(results)
-        labels, sources = results["gt_seg_map"].transpose(2, 0, 1)
-        if not keep_sam:
+        labels = load_label(self.task.labels, record, self.classes)
+        if self.task.sources is None:
+            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
+        else:
+            sources = load_sources(self.task.sources, record)
+        if np.random.uniform() >= self.task.sam_frequency:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
-        sample = SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(np.stack([labels, sources]))))
-        return {"inputs": torch.from_numpy(results["img"].transpose(2, 0, 1).copy()), "data_samples": sample}
+        results: dict[str, Any] = {"img": np.ascontiguousarray(load_image(record)[..., ::-1])}  # BGR
+        results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
+        factor, min_factor = np.random.uniform(*self.task.schedule.scale_range), 1 / min(labels.shape)
+        for transform in (Resize(scale_factor=max(factor, min_factor)), *self.after_resize):  # each side keeps a pixel
+            results = transform(results)
+        inputs, targets = (torch.from_numpy(results[key].transpose(2, 0, 1).copy()) for key in ("img", "gt_seg_map"))
+        return {"inputs": inputs, "data_samples": SegDataSample(gt_sem_seg=PixelData(data=targets))}
 
 
 class ResumableSampler(Sampler[int]):

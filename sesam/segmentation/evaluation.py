@@ -1,7 +1,7 @@
 """A network's confusion matrix over the validation images, and its scores."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,49 +11,46 @@ import numpy as np
 from sesam.artifacts.label_png import Palette, write_gray, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label
 from sesam.errors import SesamError
-from sesam.params import Runtime
+from sesam.execution.pipeline import run_pipeline
+from sesam.params import MAX_REPORT_IMAGES, Runtime
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
-from sesam.segmentation.inference import SplitRecord, run_inference
+from sesam.segmentation.inference import load_steps
 
 
 def evaluate_network(
-    network: Path, data: Dataset, shown: Mapping[str, Sequence[ImageRecord]], folder: Path, runtime: Runtime, title: str
+    network: Path, data: Dataset, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
 ) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
-    shown: images by split, train and val, whose predictions are written: classes to folder/SPLIT/ID.png, of training
-    images the confidence to folder/confidence/ID.png. SesamError if an image or a fine label cannot be read.
+    Of the first MAX_REPORT_IMAGES of them, and of the training images `shown`, the predicted classes are written to
+    folder/SPLIT/ID.png, and of training images the confidence to folder/confidence/ID.png. SesamError if an image or a
+    fine label cannot be read.
     """
-    count = len(data.classes)
-    total = np.zeros((count, count + 1), np.int64)
-
-    def add(matrix: np.ndarray | None) -> None:
-        if matrix is not None:
-            np.add(total, matrix, out=total)
-
-    records = [("val", record) for record in data.val] + [("train", record) for record in shown["train"]]
-    ids = {split: frozenset(record.id for record in images) for split, images in shown.items()}
-    write = partial(_write, classes=count, palette=data.palette, shown=ids, folder=folder)
-    run_inference(network, data.classes, records, write, runtime, title, add)
+    total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
+    items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(data.val)]
+    items += [(record, "train", True) for record in shown]
+    write = partial(_write, num_classes=len(data.classes), palette=data.palette, folder=folder)
+    load = partial(load_steps, network, data.classes, write, runtime)
+    run_pipeline([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
     return total
 
 
 def _write(
-    split_record: SplitRecord,
+    item: tuple[ImageRecord, str, bool],
     predicted: np.ndarray,
     confidence: np.ndarray,
-    classes: int,
+    num_classes: int,
     palette: Palette,
-    shown: Mapping[str, frozenset[str]],
     folder: Path,
-) -> np.ndarray | None:
-    """The confusion matrix of a validation image; files of an image that is shown."""
-    split, record = split_record
-    if record.id in shown[split]:
+) -> np.ndarray | int:
+    """The confusion matrix of a validation image, 0 for a training image; files of an image that is shown."""
+    record, split, is_shown = item
+    if is_shown:
         write_label(folder / split / f"{record.id}.png", predicted, palette)
-        if split == "train":
-            write_gray(folder / "confidence" / f"{record.id}.png", confidence)
-    return confusion_matrix(load_fine_label("val", record, classes), predicted, classes) if split == "val" else None
+    if split == "val":
+        return confusion_matrix(load_fine_label("val", record, num_classes), predicted, num_classes)
+    write_gray(folder / "confidence" / f"{record.id}.png", confidence)
+    return 0
 
 
 def network_metrics(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict[str, Any]:

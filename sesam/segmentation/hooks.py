@@ -1,7 +1,5 @@
 """Around the iterations of a training: seeds, the log, checkpoints."""
 
-from __future__ import annotations
-
 import math
 import sqlite3
 import time
@@ -17,9 +15,10 @@ from tqdm import tqdm
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.errors import SesamError
+from sesam.paths import training_log_dir
 from sesam.seeds import seed_of
+from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.loss import SOURCES
-from sesam.segmentation.task import TrainingTask
 
 LOG_EVERY = 10  # iterations
 CHECKPOINT_SECONDS = 120
@@ -31,9 +30,9 @@ class LoggingHook(Hook):
     Checkpoints contain the log; a resumed training writes it again.
     """
 
-    def __init__(self, task: TrainingTask, seed: int, bar: tqdm[Any]) -> None:
+    def __init__(self, task: TrainingTask, seed: int, bar: "tqdm[Any]") -> None:
         self.task, self.seed, self.bar = task, seed, bar
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[tuple[int, dict[str, float]]] = []  # iterations done, and their metrics
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
 
     def before_train(self, runner: Runner) -> None:
@@ -41,11 +40,11 @@ class LoggingHook(Hook):
         if not is_main_process():
             return
         try:
-            self.live = Live(str(self.task.log_dir), dvcyaml=False, save_dvc_exp=False)
+            self.live = Live(str(training_log_dir(self.task.network)), dvcyaml=False, save_dvc_exp=False)
         except sqlite3.Error as problem:
             raise SesamError(f"DVC's database cannot be written ({problem}). Is the disk full?") from None
         for row in self.rows:
-            self._write(row)
+            self._write(*row)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
         process = (get_rank(),) if get_rank() else ()
@@ -60,17 +59,14 @@ class LoggingHook(Hook):
         self._check(batch_idx)
         all_reduce_dict(self.sums, "mean")
         means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
-        row: dict[str, float] = {
-            "step": batch_idx + 1,
-            "loss": means["loss"],
-            "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1],  # of the heads
-        }
+        row = {"loss": means["loss"], "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1]}  # of the heads
         if self.task.sources is not None:
             row |= {f"loss_{source}": means[source] for source in SOURCES}
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        self.rows.append(row)
+        self.rows.append((batch_idx + 1, row))
         self.sums = {}
-        self._write(row)
+        if is_main_process():
+            self._write(batch_idx + 1, row)
 
     def _check(self, last: int) -> None:
         """SesamError if a loss since the last row, up to iteration index `last`, was not finite."""
@@ -92,13 +88,10 @@ class LoggingHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         self.rows = checkpoint["rows"]
 
-    def _write(self, row: dict[str, float]) -> None:
-        if not is_main_process():
-            return
-        self.live.step = int(row["step"])
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        self.live.step = step
         for name, value in row.items():
-            if name != "step":
-                self.live.log_metric(name, value)
+            self.live.log_metric(name, value)
         self.live.make_summary()
 
 

@@ -36,10 +36,8 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
         gpus = torch.cuda.device_count()
         if runtime.device != "cpu" and 0 < gpus < runtime.num_gpus:
             raise SesamError(f"runtime.num_gpus is {runtime.num_gpus}, but this machine has {gpus} GPUs. Lower it.")
-        torchrun = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}"]
-        command = [*torchrun, *program]
-    else:
-        # the Slurm job decides on which nodes and GPUs
+        command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}", *program]
+    else:  # the Slurm job decides on which nodes and GPUs
         command = ["srun", f"--ntasks={runtime.num_gpus}", "--kill-on-bad-exit=1", sys.executable, *program]
         environment[STARTED_BY_SRUN] = "1"
         if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # srun does not inherit it
@@ -77,18 +75,17 @@ def process_group(device: torch.device) -> Iterator[None]:
         else:
             torch.distributed.init_process_group("gloo")
         yield
-    except SesamError as problem:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
-        os._exit(1)
     except BaseException as problem:
-        if not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another process
+        if isinstance(problem, SesamError):
+            print(f"error: {problem}", file=sys.stderr)
+        elif not isinstance(problem, KeyboardInterrupt) and "peer" not in str(problem):  # Gloo's, of another process
             traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     torch.distributed.destroy_process_group()
 
 
-def main() -> None:
+if __name__ == "__main__":
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -98,7 +95,3 @@ def main() -> None:
         torchrun(sys.argv[1:])
     except (ChildFailedError, SignalException):
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,16 +5,16 @@ names a type to build: a pulled file is input, and `network_config` alone decide
 for mmsegmentation's own `init_model`; nothing here reads it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from functools import partial
+import ctypes
+from collections.abc import Sequence
 from io import BytesIO
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
@@ -26,12 +26,10 @@ from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, 
 from sesam.artifacts.label_png import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Architecture, Byte, Group
+from sesam.params import Architecture, Byte, Group, Precision
 from sesam.segmentation.backbones import backbone_spec
 
 ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
-
-Predictor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # classes and confidence of an image, see `predict`
 
 
 class SavedNetwork(Group):
@@ -42,7 +40,7 @@ class SavedNetwork(Group):
     palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
 
     @model_validator(mode="after")
-    def _a_color_each(self) -> SavedNetwork:
+    def _a_color_each(self) -> Self:
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} colors for {len(self.classes)} classes")
         return self
@@ -54,46 +52,29 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
     Backbone resnet101, base_channels 64, head_channels 512, output_stride 8 is deeplabv3plus_r101-d8 of
     mmsegmentation's model zoo, with plain batch normalization (on several GPUs `convert_sync_batchnorm` changes it).
     """
-    backbone = backbone_spec(network)
-    channels = backbone.channels
-    decode_head = {
-        "type": "DepthwiseSeparableASPPHead",
-        "in_channels": channels[-1],
-        "in_index": len(channels) - 1,
-        "channels": network.head_channels,
-        "dilations": [1, 12, 24, 36] if network.output_stride == 8 else [1, 6, 12, 18],
-        "c1_in_channels": channels[0],
-        "c1_channels": max(1, 48 * (network.base_channels or 64) // 64),
-    }
-    auxiliary_head = {
-        "type": "FCNHead",
-        "in_channels": channels[-2],
-        "in_index": len(channels) - 2,
-        "channels": channels[-1] // 8,
-        "num_convs": 1,
-        "concat_input": False,
-    }
-    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": backbone.mean, "std": backbone.std, "bgr_to_rgb": True}
+    backbone, channels, mean, std = backbone_spec(network)
+    last, stride_8, loss_weight = len(channels) - 1, network.output_stride == 8, network.aux_loss_weight
+    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": mean, "std": std, "bgr_to_rgb": True}
+    aspp = {"type": "DepthwiseSeparableASPPHead", "in_channels": channels[-1], "in_index": last}
+    aspp |= {"channels": network.head_channels, "dilations": [1, 12, 24, 36] if stride_8 else [1, 6, 12, 18]}
+    aspp |= {"c1_in_channels": channels[0], "c1_channels": max(1, 48 * (network.base_channels or 64) // 64)}
+    fcn = {"type": "FCNHead", "in_channels": channels[-2], "in_index": last - 1, "channels": channels[-1] // 8}
+    fcn |= {"num_convs": 1, "concat_input": False}
     return {
         "type": "EncoderDecoder",
         "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
-        "backbone": backbone.config,
-        "decode_head": decode_head | _head_options(classes, 1.0),
-        "auxiliary_head": auxiliary_head | _head_options(classes, loss) if (loss := network.aux_loss_weight) else None,
+        "backbone": backbone,
+        "decode_head": aspp | _head_options(classes, 1.0),
+        "auxiliary_head": fcn | _head_options(classes, loss_weight) if loss_weight else None,
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
 
 
 def _head_options(classes: int, loss_weight: float) -> dict[str, Any]:
-    return {
-        "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight},
-        "num_classes": classes,
-        "out_channels": classes,
-        "dropout_ratio": 0.1,
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "align_corners": False,
-    }
+    loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight}
+    options = {"loss_decode": loss, "num_classes": classes, "out_channels": classes, "dropout_ratio": 0.1}
+    return options | {"norm_cfg": {"type": "BN", "requires_grad": True}, "align_corners": False}
 
 
 class ShiftedDepthwise(nn.Module):
@@ -112,23 +93,17 @@ class ShiftedDepthwise(nn.Module):
         columns = [0, 1, 2] if dilation < width else [1]
         padded = pad(x, [dilation * (len(columns) > 1)] * 2 + [dilation * (len(rows) > 1)] * 2)
         total = x.new_zeros(())
-        for i, row in enumerate(rows):
-            for j, column in enumerate(columns):
-                shifted = padded[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
-                total = total + shifted * self.weight[:, 0, row, column, None, None]
+        for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
+            shifted = padded[:, :, i * dilation : i * dilation + height, j * dilation : j * dilation + width]
+            total = total + shifted * self.weight[:, 0, row, column, None, None]
         return total
 
 
 def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The dilated depthwise convolutions of the model's ASPP, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if name.startswith("decode_head.")
-        and isinstance(module, nn.Conv2d)
-        and module.groups > 1
-        and module.dilation[0] > 1
-    }
+    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    aspp = {name: conv for name, conv in convs.items() if name.startswith("decode_head.")}
+    return {name: conv for name, conv in aspp.items() if conv.groups > 1 and conv.dilation[0] > 1}
 
 
 def convert_sync_batchnorm(model: EncoderDecoder) -> None:
@@ -140,6 +115,21 @@ def convert_sync_batchnorm(model: EncoderDecoder) -> None:
             child.timm_model = convert_timm(child.timm_model)
         else:
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+
+
+def optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
+    """For training: change the memory format and the layers to those that the device needs or is fastest with."""
+    if device.type == "cpu" or precision != "float32":
+        model.to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time
+        if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+            libc.mallopt(-4, 0)  # M_MMAP_MAX
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        for name, conv in find_dilated_depthwise(model).items():
+            model.set_submodule(name, ShiftedDepthwise(conv))
+    elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
+        convert_sync_batchnorm(model)
 
 
 def save_network(
@@ -177,33 +167,22 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         )
     content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
     try:
-        model = _build(config, content)
+        if damage := find_corruption(content):
+            raise ValueError(damage)
+        content.seek(0)
+        weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
+        with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
+            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+        if expected != {key: value.shape for key, value in weights.items()}:
+            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+        model = MODELS.build(config)
+        model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
-
-
-def _build(config: dict[str, Any], content: BytesIO) -> EncoderDecoder:
-    """The network with the weights of a model.pth; raises whatever PyTorch raises if they do not fit."""
-    if damage := find_corruption(content):
-        raise ValueError(damage)
-    content.seek(0)
-    weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
-    with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
-        expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
-    if expected != {key: value.shape for key, value in weights.items()}:
-        raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
-    model = MODELS.build(config)
-    model.load_state_dict(weights)
-    return model
-
-
-def load_predictor(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> Predictor:
-    """`predict` with the network of a folder; errors as of `load_network`."""
-    return partial(predict, load_network(folder, device, classes), device=device)
 
 
 @torch.inference_mode()

@@ -1,6 +1,5 @@
 """Training with mmengine's Runner: the same params give the same bytes, whatever the workers and interruptions."""
 
-import ctypes
 import shutil
 import time
 import warnings
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_process
-from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.models.segmentors import EncoderDecoder
@@ -18,34 +16,21 @@ from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from sesam.artifacts.atomic_io import (
-    exclusive_lock,
-    find_corruption,
-    fingerprint_file,
-    reraise_disk_errors,
-    resume_or_reset,
-)
+from sesam.artifacts import atomic_io
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
 from sesam.params import Params, Precision, Schedule
+from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples
+from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.launch import is_worker_process, launch, process_group
 from sesam.segmentation.loss import SOURCES
-from sesam.segmentation.network import (
-    ShiftedDepthwise,
-    convert_sync_batchnorm,
-    find_dilated_depthwise,
-    load_network,
-    network_config,
-    save_network,
-)
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
 
 OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
@@ -55,37 +40,38 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 
 
 def train(task: TrainingTask, params: Params) -> None:
-    """Train a network and write it to task.model_dir; resume an interrupted training with the same inputs."""
+    """Train a network and write it to its folder; resume an interrupted training with the same inputs."""
     if params.runtime.num_gpus > 1 and not is_worker_process():
         launch(params.runtime, task.module, [task.round_name] if task.round_name else [])
         return
     device = resolve_device(params.runtime)
     with (
         process_group(device),
-        reraise_disk_errors(task.model_dir),
-        exclusive_lock(task.work_dir) if is_main_process() else nullcontext(),
+        atomic_io.reraise_disk_errors(network_dir(task.network)),
+        atomic_io.exclusive_lock(task.work_dir) if is_main_process() else nullcontext(),
     ):
         _train(task, params, device)
 
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
-    dataset = Dataset.load()
+    dataset, is_main = Dataset.load(), is_main_process()
     _check(task, params, device, dataset)
-    if is_main_process():
+    if is_main:
         _resume_or_restart(task)
     barrier()
     started = time.monotonic()
-    hidden = not is_main_process()
-    with (
-        tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=hidden) as bar,
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore")  # mmengine's about its own set-up
+    bar = tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=not is_main)
+    with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
         model = _initial_network(task, params, dataset, seed)
-        _optimize_for(device, model, params.network.precision)
-        runner = _runner(task, params, model, TrainingSamples(task, dataset, seed), hooks, device.type == "cuda")
+        optimize_for(device, model, params.network.precision)
+        runner = Runner(
+            model=model,
+            train_dataloader=_dataloader(TrainingSamples(task, dataset, seed), params, device),
+            custom_hooks=hooks,
+            **_runner_options(task, params, device),
+        )
         if get_world_size() == 1:
             model.to(device)  # mmengine takes a GPU whenever there is one
         try:
@@ -93,28 +79,28 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
                 runner.train()
         except SesamError as problem:  # from a worker: the message is the last line of a traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-    if is_main_process():
-        save_network(task.model_dir, params.network, dataset.classes, dataset.palette, model)
-        _close_log(runner)
+    if is_main:
+        folder, seconds = network_dir(task.network), time.monotonic() - started
+        save_network(folder, params.network, dataset.classes, dataset.palette, model)
+        for handler in list(runner.logger.handlers):  # on NFS a folder with an open file cannot be removed
+            runner.logger.removeHandler(handler)
+            handler.close()
         shutil.rmtree(task.work_dir)
-        fingerprint_file(task.work_dir).unlink(missing_ok=True)
-        seconds = time.monotonic() - started
-        print(f"{task.model_dir}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
+        atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
+        print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
 def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Dataset) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
     batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
+    size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
     if batch_size % processes:
         raise SesamError(
-            f"params.yaml: the {task.group}'s batch_size is {batch_size}, which {processes} processes cannot share. "
+            f"{size}, which {processes} processes cannot share. "
             "Set schedule.batch_size to a multiple of runtime.num_gpus."
         )
     if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
-        raise SesamError(
-            f"params.yaml: the {task.group}'s batch_size is {batch_size}; on a CPU it must be at least 2 for each of "
-            "runtime.num_gpus."
-        )
+        raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.num_gpus.")
     if device.type == "cpu" and params.network.precision != "float32":
         raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
@@ -125,25 +111,11 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Da
 
 def _resume_or_restart(task: TrainingTask) -> None:
     """Keep the unfinished training, unless its inputs have changed or its checkpoint is damaged."""
-    resume_or_reset(task.work_dir, stage_fingerprint(task.stage, task.round_name))
+    atomic_io.resume_or_reset(task.work_dir, stage_fingerprint(task.module.rpartition(".")[2], task.round_name))
     checkpoint = task.work_dir / CheckpointHook.NAME
-    if checkpoint.exists() and (damage := find_corruption(checkpoint)):
+    if checkpoint.exists() and (damage := atomic_io.find_corruption(checkpoint)):
         print(f"{task.name} is restarting from scratch: {checkpoint} is damaged ({damage})", flush=True)
         checkpoint.unlink()
-
-
-def _close_log(runner: Runner) -> None:
-    """Close mmengine's log: on NFS a folder with an open file cannot be removed."""
-    for handler in list(runner.logger.handlers):
-        runner.logger.removeHandler(handler)
-        handler.close()
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory: every iteration asks for the same large blocks, and mapping them takes time."""
-    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed: int) -> EncoderDecoder:
@@ -173,18 +145,6 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed:
     return model
 
 
-def _optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
-    """Change the memory format and the layers to those that the device needs or is fastest with."""
-    if device.type == "cpu" or precision != "float32":
-        model.to(memory_format=torch.channels_last)
-    if device.type == "cpu":
-        _keep_freed_memory()
-        for name, conv in find_dilated_depthwise(model).items():
-            model.set_submodule(name, ShiftedDepthwise(conv))
-    elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
-        convert_sync_batchnorm(model)
-
-
 def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
     config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.lr}}
@@ -196,20 +156,10 @@ def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]
     return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
 
 
-def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
-    """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
-    warmup = min(WARMUP, schedule.max_iters // 10)
-    if warmup == 1:  # LinearLR takes its first step from a tenth, and would have no second
-        warmup = 0
-    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": warmup, "end": schedule.max_iters}
-    rise = {"type": "LinearLR", "start_factor": 0.1, "end": warmup}
-    return [config | {"by_epoch": False} for config in ([rise, decay] if warmup else [decay])]
-
-
-def _dataloader(samples: TrainingSamples, params: Params, on_gpu: bool) -> DataLoader[Any]:
+def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) -> DataLoader[Any]:
     batch_size, (rank, processes) = samples.task.schedule.batch_size, get_dist_info()
     workers = params.runtime.num_workers
-    if not on_gpu:
+    if device.type == "cpu":
         workers = (workers + 1) // 2  # the network computes on every core: each further worker slows it down
     return DataLoader(
         samples,
@@ -221,29 +171,33 @@ def _dataloader(samples: TrainingSamples, params: Params, on_gpu: bool) -> DataL
     )
 
 
-def _runner(
-    task: TrainingTask, params: Params, model: EncoderDecoder, samples: TrainingSamples, hooks: list[Hook], on_gpu: bool
-) -> Runner:
+def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
+    """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
+    warmup = min(WARMUP, schedule.max_iters // 10)
+    begin = warmup if warmup > 1 else 0  # LinearLR takes its first step from a tenth, and of one step has no second
+    rise = {"type": "LinearLR", "start_factor": 0.1, "end": begin}
+    decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": begin, "end": schedule.max_iters}
+    return [config | {"by_epoch": False} for config in ([rise, decay] if begin else [decay])]
+
+
+def _runner_options(task: TrainingTask, params: Params, device: torch.device) -> dict[str, Any]:
+    """mmengine's Runner without its defaults, which log and save on their own."""
     checkpoint = task.work_dir / CheckpointHook.NAME
-    distributed: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if get_world_size() > 1:
-        wrapper = {"broadcast_buffers": False, **({} if on_gpu else {"device_ids": None})}
-        distributed = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
-    return Runner(
-        model=model,
-        work_dir=str(task.work_dir / "mmengine"),
-        train_dataloader=_dataloader(samples, params, on_gpu),
-        train_cfg={"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
-        optim_wrapper=optimizer_config(task.schedule, params.network.precision),
-        param_scheduler=_scheduler_configs(task.schedule),
-        default_hooks={"logger": None, "checkpoint": None, "timer": None, "runtime_info": None, "sampler_seed": None},
-        custom_hooks=hooks,
-        load_from=str(checkpoint) if checkpoint.exists() else None,
-        resume=checkpoint.exists(),
-        visualizer={"type": "Visualizer", "vis_backends": []},
-        default_scope="mmseg",
-        experiment_name=f"{task.name}-{time.monotonic_ns()}",
-        randomness={"seed": 0},  # of no effect: weights, samples and iterations have their own seeds
-        log_level="ERROR",
-        **distributed,
-    )
+        wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+        options = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
+    return options | {
+        "work_dir": str(task.work_dir / "mmengine"),
+        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
+        "optim_wrapper": optimizer_config(task.schedule, params.network.precision),
+        "param_scheduler": _scheduler_configs(task.schedule),
+        "default_hooks": dict.fromkeys(("logger", "checkpoint", "timer", "runtime_info", "sampler_seed")),
+        "load_from": str(checkpoint) if checkpoint.exists() else None,
+        "resume": checkpoint.exists(),
+        "visualizer": {"type": "Visualizer", "vis_backends": []},
+        "default_scope": "mmseg",
+        "experiment_name": f"{task.name}-{time.monotonic_ns()}",
+        "randomness": {"seed": 0},  # of no effect: weights, samples and iterations have their own seeds
+        "log_level": "ERROR",
+    }

@@ -21,16 +21,7 @@ from sesam.segmentation.launch import launch
 from sesam.segmentation.loss import three_source_loss
 from stages import train_student
 
-RUNTIME = load_preset(ROOT / "presets/demo.yaml").runtime
 ITERATIONS = 30
-
-
-def run(program: str, processes: int) -> subprocess.CompletedProcess[str]:
-    """Run a Python program in processes of one thread, in the current folder."""
-    Path("program.py").write_text(program)
-    command = [sys.executable, "-m", "sesam.segmentation.launch", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, "program.py"], env=environment, capture_output=True, text=True, check=False)
 
 
 HALVES = """
@@ -66,7 +57,10 @@ def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     labels[0, :6], sources[2:] = 255, torch.where(sources[2:] == 2, 1, sources[2:])
     weights = torch.tensor([1.0, 0.5, 0.3])
     torch.save((logits, labels, sources, weights), "batch.pt")
-    done = run(HALVES, 2)
+    Path("halves.py").write_text(HALVES)
+    command = [sys.executable, "-m", "sesam.segmentation.launch", "--standalone", "--nproc-per-node=2", "halves.py"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     # one error ends both processes, and only its message is shown
     assert done.returncode == 1 and "error: this label is wrong" in done.stderr and "Traceback" not in done.stderr
     logits.requires_grad_()
@@ -84,7 +78,8 @@ from pathlib import Path
 from stages import train_student
 from sesam.segmentation import hooks
 from sesam.segmentation.data import TrainingSamples
-from sesam.segmentation.launch import is_worker_process
+from sesam.segmentation.launch import is_worker_process, launch
+from sesam.params import load_params
 hooks.CHECKPOINT_SECONDS = 0
 seed, sample = hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__
 def kill_the_stage(self, runner, batch_idx, data_batch=None):
@@ -104,8 +99,6 @@ if is_worker_process():
     train_student.main()
 else:
     os.environ["STAGE"] = str(os.getpid())
-    from sesam.params import load_params
-    from sesam.segmentation.launch import launch
     launch(load_params().runtime, "program", [])
 """
 
@@ -164,7 +157,7 @@ def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPa
     assert run_stage() == (weights, losses_of_two)
 
 
-SRUN = RUNTIME.model_copy(update={"num_gpus": 2, "launcher": "srun"})
+SRUN = load_preset(ROOT / "presets/demo.yaml").runtime.model_copy(update={"num_gpus": 2, "launcher": "srun"})
 
 
 def test_srun_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +185,5 @@ def test_a_batch_that_processes_cannot_share_is_refused(
     processes: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "get_dist_info", lambda: (0, processes))
-    params = load_params()
     with pytest.raises(SesamError, match=rf"the student's batch_size is 8[,;] {message}"):
-        training.train(task(params), params)
+        training.train(task(load_params()), load_params())

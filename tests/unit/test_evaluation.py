@@ -143,7 +143,7 @@ def test_rank_correlation() -> None:
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
     _, params = workspace
     evaluate_everything(params, monkeypatch)
-    printed = "summarize: val_mIoU_teacher 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, labels_precision 1.0"
+    printed = "summarize: val_mIoU_teacher 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, label_precision 1.0"
     assert printed in capsys.readouterr().out
 
     teacher, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("teacher", "r2"))
@@ -168,7 +168,7 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
     summary = read_json(Path("metrics/summary.json"))
     assert summary == {
         **{"val_mIoU_teacher": 0.5833, "val_mIoU_r1": 0.8452, "val_mIoU_r2": 1.0},
-        **{"labels_precision": 1.0, "labels_recall": 0.6667, "labels_mIoU": 0.6667},
+        **{"label_precision": 1.0, "label_recall": 0.6667, "label_mIoU": 0.6667},
     }
     columns = ["metrics/summary.json", *(max(key, str(score), key=len) for key, score in summary.items())]
     assert len("    ".join(columns)) <= 120  # as `dvc metrics show` prints them

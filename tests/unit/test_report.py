@@ -144,7 +144,7 @@ def test_files_of_removed_rounds_are_kept_and_not_read(workspace) -> None:
         path.write_text("of a removed round")
     summarize.main()
     report.main()
-    labels = ("labels_precision", "labels_recall", "labels_mIoU")
+    labels = ("label_precision", "label_recall", "label_mIoU")
     assert list(read_json(Path("metrics/summary.json"))) == ["val_mIoU_teacher", "val_mIoU_r1", *labels]
     assert not [path for path in Path("metrics/plots").rglob("*") if "r2" in path.name]
     assert "student r2" not in Path("metrics/report.html").read_text()

@@ -8,8 +8,10 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 from zipfile import ZipFile
 
 import mmseg
@@ -37,17 +39,9 @@ from sesam.params import LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples
+from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
 from sesam.segmentation.loss import three_source_loss
-from sesam.segmentation.network import (
-    ShiftedDepthwise,
-    load_network,
-    load_predictor,
-    network_config,
-    predict,
-    save_network,
-)
-from sesam.segmentation.task import TrainingTask
+from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import train
 from stages import evaluate
 from stages import predict as predict_stage
@@ -56,7 +50,6 @@ CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 
 CPU = torch.device("cpu")
 LABELS, SOURCES = (Path("data/pseudo_labels/r1", part) for part in ("labels", "sources"))
 CHECKPOINT = Path("models/.work/student-r1/checkpoint.pth")
-KINDS = ("val", "train", "confidence")
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +102,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
 def task(params: Params, round_name: str | None = "r1") -> TrainingTask:
     loss_weights = LossWeights(weak=1.0, sam=0.5, confident=0.25)
-    return TrainingTask("stages.train_student", round_name, LABELS, SOURCES, params.schedule, loss_weights, 0.5)
+    return TrainingTask("stages.train_student", LABELS, params.schedule, loss_weights, round_name, SOURCES, 0.5)
 
 
 def updated(params: Params, group: str, **changes: object) -> Params:
@@ -163,8 +156,7 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
     nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
     loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(3))
     loss.backward()
-    assert loss.item() == 0
-    assert logits.grad.abs().max() == 0
+    assert loss.item() == logits.grad.abs().max() == 0
 
 
 # The samples
@@ -172,8 +164,8 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
 
 def test_sample_is_a_function_of_seed_and_t(data: Dataset, params: Params):
     def bytes_of(dataset: TrainingSamples, t: int) -> bytes:
-        sample = dataset[t]
-        return sample["inputs"].numpy().tobytes() + sample["data_samples"].gt_sem_seg.data.numpy().tobytes()
+        arrays = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
+        return b"".join(array.numpy().tobytes() for array in arrays)
 
     first, second = samples(data, params), samples(data, params)
     forward = [bytes_of(first, t) for t in range(12)]
@@ -199,34 +191,29 @@ def test_label_follows_its_image(data: Dataset, params: Params):
     dataset.after_resize = dataset.after_resize[:2]
     seen = set()
     for t in range(8):
-        sample = dataset[t]
-        labels, _ = sample["data_samples"].gt_sem_seg.data
-        assert torch.equal(labels == 2, sample["inputs"][0] > 200)
-        assert torch.equal(labels == 1, sample["inputs"][2] > 150)
+        (blue, _, red), (labels, _) = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
+        assert torch.equal(labels == 2, blue > 200) and torch.equal(labels == 1, red > 150)
         seen |= set(labels.unique().tolist())
     assert seen >= {0, 1, 2}
 
 
 def test_wrong_labels_are_named(data: Dataset, params: Params):
-    dataset, record = samples(data, params), data.train[0]
+    dataset = samples(data, params)
+    record = dataset.record(0)
     path = LABELS / f"{record.id}.png"
     write_label(path, np.zeros((record.height, record.width + 1), np.uint8), PALETTE)
-    with pytest.raises(SesamError, match=r"street/0\.png is 61x40 pixels, its image 60x40"):
-        dataset.read(record)
+    with pytest.raises(SesamError, match=rf"{record.id}\.png is {record.width + 1}x.*, its image {record.width}x"):
+        dataset[0]
     write_label(path, np.full((record.height, record.width), 3, np.uint8), PALETTE)
     with pytest.raises(SesamError, match=r"holds 3; expected are 0 to 2"):
-        dataset.read(record)
+        dataset[0]
 
 
-def test_sampler_skips():
+def test_sampler_skips_and_processes_share_every_batch():
     sampler = ResumableSampler(10)
     sampler.skip(4)
     sampler.skip(2)
-    assert list(sampler) == [6, 7, 8, 9]
-    assert len(sampler) == 4
-
-
-def test_processes_share_every_batch():
+    assert list(sampler) == [6, 7, 8, 9] and len(sampler) == 4
     shares = [ResumableSampler(16, 8, rank, 2) for rank in range(2)]
     assert [list(share) for share in shares] == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
     shares[1].skip(4)  # samples of one iteration
@@ -246,32 +233,21 @@ def remove_as_on_nfs(folder: Path, remove=shutil.rmtree, **options) -> None:
 _seed_iteration = hooks.LoggingHook.before_train_iter
 
 
-def interrupt(params: Params, monkeypatch: pytest.MonkeyPatch, iteration: int = 13) -> None:
-    """Train, and stop before an iteration."""
-
-    def stop(self, runner, batch_idx: int, data_batch=None) -> None:
-        if batch_idx == iteration:
-            raise KeyboardInterrupt
-        _seed_iteration(self, runner, batch_idx, data_batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
-        patch.setattr(hooks.LoggingHook, "before_train_iter", stop)
-        train(task(params), params)
-    assert CHECKPOINT.exists()
-
-
-def resume(params: Params, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Train; the iterations that it takes."""
+def train_until(stop: int | None, params: Params, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train, to the end or to an interruption before an iteration; the iterations that it takes."""
     iterations = []
 
     def note(self, runner, batch_idx: int, data_batch=None) -> None:
+        if batch_idx == stop:
+            raise KeyboardInterrupt
         iterations.append(batch_idx)
         _seed_iteration(self, runner, batch_idx, data_batch)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+        patch.setattr(hooks, "CHECKPOINT_SECONDS", 0)
         patch.setattr(hooks.LoggingHook, "before_train_iter", note)
         train(task(params), params)
+    assert CHECKPOINT.exists() == bool(stop)
     return iterations
 
 
@@ -290,8 +266,8 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
     shutil.rmtree("metrics/training")
 
     three_workers = updated(params, "runtime", num_workers=3)
-    interrupt(three_workers, monkeypatch)
-    assert resume(three_workers, monkeypatch) == list(range(10, 20))
+    train_until(13, three_workers, monkeypatch)
+    assert train_until(None, three_workers, monkeypatch) == list(range(10, 20))
     assert [path.read_bytes() for path in outputs] == uninterrupted
 
 
@@ -299,14 +275,14 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
 def test_a_damaged_checkpoint_is_dropped(
     data: Dataset, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt(params, monkeypatch)
+    train_until(13, params, monkeypatch)
     content = bytearray(CHECKPOINT.read_bytes())
     if damage == "flipped":
         with ZipFile(CHECKPOINT) as archive:
             largest = max(archive.infolist(), key=lambda info: info.file_size)
         content[largest.header_offset + largest.file_size // 2] ^= 1
     CHECKPOINT.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
-    assert resume(params, monkeypatch) == list(range(20))
+    assert train_until(None, params, monkeypatch) == list(range(20))
     assert f"student-r1 is restarting from scratch: {CHECKPOINT} is damaged" in capsys.readouterr().out
 
 
@@ -315,18 +291,18 @@ def test_an_unfinished_training_of_other_inputs_is_dropped(
 ):
     # in this process the workers of an interrupted training would be waited for, five seconds each
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
-    interrupt(params, monkeypatch, 11)
-    assert resume(params, monkeypatch)[0] == 10 and "changed" not in capsys.readouterr().out
-    interrupt(params, monkeypatch, 11)
+    train_until(11, params, monkeypatch)
+    assert train_until(None, params, monkeypatch)[0] == 10 and "changed" not in capsys.readouterr().out
+    train_until(11, params, monkeypatch)
     digest = fingerprint.path_digest
     monkeypatch.setattr(fingerprint, "path_digest", lambda path: "other" if path.name == "seeds.py" else digest(path))
-    assert resume(params, monkeypatch)[0] == 0
+    assert train_until(None, params, monkeypatch)[0] == 0
     assert "sesam/seeds.py changed" in capsys.readouterr().out
-    interrupt(params, monkeypatch, 11)
+    train_until(11, params, monkeypatch)
     record = data.train[0]
     write_label(LABELS / f"{record.id}.png", np.zeros((record.height, record.width), np.uint8), PALETTE)
     edit_params(Path(), schedule__lr=0.5)
-    assert resume(params, monkeypatch)[0] == 0
+    assert train_until(None, params, monkeypatch)[0] == 0
     assert "data/pseudo_labels/r1/labels, params.yaml: schedule changed" in capsys.readouterr().out
 
 
@@ -348,20 +324,17 @@ def test_a_short_training_reaches_its_learning_rate(
 def test_networks_differ_in_samples_weights_and_dropout(
     data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "LoggingHook", lambda task, seed, bar: seeds.append(seed) or bar)
-    monkeypatch.setattr(training, "_initial_network", lambda task, params, data, seed: seeds.append(seed))
-    monkeypatch.setattr(training, "TrainingSamples", lambda task, data, seed: seeds.append(seed))
-    monkeypatch.setattr(training, "_dataloader", lambda *_: None)
-    monkeypatch.setattr(training, "_optimize_for", lambda *_: None)
-    monkeypatch.setattr(training, "Runner", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
-    used = set()
+    def stop(**options) -> None:
+        seeds.add((options["train_dataloader"].dataset.seed, options["custom_hooks"][0].seed))
+        weights.add(float(options["model"].decode_head.conv_seg.weight[0, 0]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "Runner", stop)
+    seeds, weights = set(), set()
     for round_name in (None, "r1", "r2"):
-        seeds: list[int] = []
         with pytest.raises(KeyboardInterrupt):
             train(replace(task(params, round_name), module="stages.train_teacher"), params)
-        assert len(seeds) == 3 and len(set(seeds)) == 1
-        used.add(seeds[0])
-    assert len(used) == 3
+    assert len(set().union(*seeds)) == len(seeds) == len(weights) == 3
 
 
 def test_a_student_starts_from_its_teacher(
@@ -405,11 +378,8 @@ def test_a_diverging_training_stops(
 
 
 def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> None:
-    def read_only(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=OSError(errno.EROFS, os.strerror(errno.EROFS))))
     with pytest.raises(SesamError, match="models/r1 cannot be written: Read-only file system"):
         train(task(params), params)
 
@@ -422,17 +392,14 @@ def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params:
         train(task(params), updated(params, "network", precision="bfloat16"))
 
 
-def test_missing_label_file(data: Dataset, params: Params):
-    (SOURCES / "street/3.png").unlink()
-    with pytest.raises(SesamError, match=r"data/pseudo_labels/r1/sources/street/3\.png is missing \(1 of 10"):
-        train(task(params), params)
-
-
-def test_a_damaged_file_in_a_worker_is_named(data: Dataset, params: Params):
-    (LABELS / "street/2.png").write_bytes(b"not a picture")
+def test_a_missing_or_damaged_label_file_is_named(data: Dataset, params: Params):
+    (LABELS / "street/2.png").write_bytes(b"not a picture")  # read in a worker
     with pytest.raises(SesamError, match=r"^\S+/labels/street/2\.png cannot be read as an image") as caught:
         train(task(params), params)
     assert "Traceback" not in str(caught.value)
+    (SOURCES / "street/3.png").unlink()
+    with pytest.raises(SesamError, match=r"data/pseudo_labels/r1/sources/street/3\.png is missing \(1 of 10"):
+        train(task(params), params)
 
 
 def test_a_killed_worker_is_reported(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
@@ -447,37 +414,30 @@ def test_a_killed_worker_is_reported(data: Dataset, params: Params, monkeypatch:
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 def test_published_network():
     """Every layer is that of the config that mmsegmentation ships, down to its strides and dilations."""
+
+    def layers(config: dict) -> list[tuple[str, str]]:
+        with torch.device("meta"):
+            modules = MODELS.build(config).named_modules()
+        leaves = [(name, str(module)) for name, module in modules if not list(module.children())]
+        return [(name, text.replace("SyncBatchNorm", "BatchNorm2d")) for name, text in leaves if "loss" not in name]
+
     name = "deeplabv3plus/deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024.py"
     published = Config.fromfile(Path(mmseg.__file__).parent / ".mim/configs" / name).model
-    published.pretrained = published.data_preprocessor = None
     ours = network_config(load_preset(ROOT / "presets/cityscapes.yaml").network, 19)
-    assert _layers(ours) == _layers(published)
-
-
-def _layers(config: dict) -> dict[str, str]:
-    with torch.device("meta"):
-        model = MODELS.build(config)
-    return {
-        name: str(module).replace("SyncBatchNorm", "BatchNorm2d")
-        for name, module in model.named_modules()
-        if not list(module.children()) and "loss" not in name and name != "data_preprocessor"
-    }
+    published.pretrained, published.data_preprocessor = None, ours["data_preprocessor"]
+    assert layers(ours) == layers(published)
 
 
 def test_shifted_depthwise_is_the_same_convolution():
     for size, dilation in [((9, 20), 3), ((9, 20), 12), ((9, 8), 12)]:
         conv = torch.nn.Conv2d(5, 5, 3, padding=dilation, dilation=dilation, groups=5, bias=False)
         x = torch.randn(2, 5, *size)
-        expected = conv(x)
-        torch.testing.assert_close(ShiftedDepthwise(conv)(x), expected)
+        torch.testing.assert_close(ShiftedDepthwise(conv)(x), conv(x))
 
 
 def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
     model = MODELS.build(network_config(NETWORK, 3)).eval()
-    monkeypatch.setattr(model, "encode_decode", full)
+    monkeypatch.setattr(model, "encode_decode", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*sesam tile"):
         predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
 
@@ -510,9 +470,7 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(network, "load_network", lambda *_: model)
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
-    monkeypatch.setattr(
-        torch, "autocast", lambda device, dtype=None, enabled=True: autocast("cpu", torch.bfloat16, enabled)
-    )
+    monkeypatch.setattr(torch, "autocast", lambda _, enabled=True: autocast("cpu", torch.bfloat16, enabled))
     monkeypatch.setattr(model, "encode_decode", lambda *given: logits.append(encode_decode(*given)) or logits[-1])
     main(["segment", "in", "--model", "trained", "--out", "out"])
     with torch.autocast("cuda"):  # whatever is around it
@@ -560,8 +518,8 @@ def test_evaluate_keeps_predictions_for_any_report(
     monkeypatch.setattr(sys, "argv", ["evaluate", name])
     edit_params(Path(), report__num_images=1, runtime__device="cpu")
     evaluate.main()
-    kept = {kind: len(list(Path("metrics/predictions", name, kind).rglob("*.png"))) for kind in KINDS}
-    assert kept == {"val": 3, "train": train, "confidence": train}
+    for kind, count in {"val": 3, "train": train, "confidence": train}.items():
+        assert len(list(Path("metrics/predictions", name, kind).rglob("*.png"))) == count
 
 
 def test_only_stages_without_inference_depend_on_the_report() -> None:
@@ -570,40 +528,30 @@ def test_only_stages_without_inference_depend_on_the_report() -> None:
     assert {name for name in params if {"report", "report.num_images"} & {*params[name]}} <= {"panels", "report"}
 
 
-def test_missing_and_damaged_network(tmp_path: Path):
-    with pytest.raises(SesamError, match=r"network\.json is missing"):
-        load_network(tmp_path / "none", CPU)
-    random_network(tmp_path)
-    (tmp_path / "model.pth").write_bytes(b"not weights")
-    with pytest.raises(SesamError, match="Train it again"):
-        load_network(tmp_path, CPU)
-
-
-def test_a_network_of_other_classes_is_refused(tmp_path: Path):
-    random_network(tmp_path)
-    load_predictor(tmp_path, CPU, CLASSES)
-    with pytest.raises(SesamError, match=r"is a network of the classes .*; those of the data set are"):
-        load_predictor(tmp_path, CPU, CLASSES[::-1])
-
-
 @pytest.mark.parametrize("colors", [[], [[0, 0, 0]] * 300])
-def test_a_network_has_a_color_for_each_class(tmp_path: Path, colors: list[list[int]]):
+def test_an_unusable_network_is_refused(tmp_path: Path, colors: list[list[int]]):
+    def check(message: str, classes: tuple[str, ...] = CLASSES) -> None:
+        with pytest.raises(SesamError, match=message):
+            load_network(tmp_path, CPU, classes)
+
+    check(r"network\.json is missing")
     random_network(tmp_path)
+    load_network(tmp_path, CPU, CLASSES)
+    check(r"is a network of the classes .*; those of the data set are", CLASSES[::-1])
+    (tmp_path / "model.pth").write_bytes(b"not weights")
+    check("Train it again")
     path = tmp_path / "network.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"palette": colors}))
-    message = rf"network\.json does not describe a network.*{len(colors)} colors for 3 classes.*Train it again"
-    with pytest.raises(SesamError, match=message):
-        load_network(tmp_path, CPU)
+    check(rf"network\.json does not describe a network.*{len(colors)} colors for 3 classes.*Train it again")
 
 
 def test_pretrained(tmp_path: Path):
     def backbone(base_channels: int) -> torch.nn.Module:
         return MODELS.build(network_config(NETWORK.model_copy(update={"base_channels": base_channels}), 3)).backbone
 
-    with pytest.raises(SesamError, match=r"network\.pretrained: nowhere/r18\.pth cannot be loaded.*local file"):
-        load_pretrained(backbone(4), "nowhere/r18.pth")
-    saved, loaded = backbone(4), backbone(4)
-    path = tmp_path / "r18.pth"
+    saved, loaded, path = backbone(4), backbone(4), tmp_path / "r18.pth"
+    with pytest.raises(SesamError, match=r"network\.pretrained: .*/r18\.pth cannot be loaded.*local file"):
+        load_pretrained(loaded, str(path))
     torch.save({"state_dict": saved.state_dict() | {"fc.weight": torch.zeros(2, 2)}}, path)
     load_pretrained(loaded, str(path))
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
