@@ -14,7 +14,7 @@ from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import run_main
-from sesam.execution.parallel import progress_bar
+from sesam.execution.parallel import track
 from sesam.labels import IGNORE_INDEX
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, round_dir
@@ -35,12 +35,10 @@ def main() -> None:
 
 
 def write_empty_predictions(data: Dataset, folder: Path, title: str) -> None:
-    with progress_bar(len(data.train), title) as bar:
-        for record in data.train:
-            shape = record.height, record.width
-            write_label(folder / "labels" / f"{record.id}.png", np.full(shape, IGNORE_INDEX, np.uint8), data.palette)
-            write_gray(folder / "confidence" / f"{record.id}.png", np.zeros(shape, np.uint8))
-            bar.update()
+    for record in track(data.train, len(data.train), title):
+        shape = record.height, record.width
+        write_label(folder / "labels" / f"{record.id}.png", np.full(shape, IGNORE_INDEX, np.uint8), data.palette)
+        write_gray(folder / "confidence" / f"{record.id}.png", np.zeros(shape, np.uint8))
 
 
 if __name__ == "__main__":

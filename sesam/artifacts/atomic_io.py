@@ -50,8 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
         tmp = path.parent / f"{TMP_PREFIX}{uuid4().hex}{path.suffix}"
-        # the file gets the umask's mode; mkstemp's are private
-        descriptor = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # with the umask; mkstemp's are private
         _LOCKS.add(descriptor)
         try:
             with suppress(OSError):  # network file systems may have no locks
@@ -134,11 +133,8 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_digest(*parts: Any) -> str:

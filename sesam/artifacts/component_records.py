@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
@@ -115,7 +115,7 @@ def write_selected(path: Path, record: ImageRecord, selected: list[Selected]) ->
 
 def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> list[Component]:
     """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
-    document = _read(path, record, _PROMPTS)
+    document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
         if component.prompt_type != document.prompt:
             raise _damaged(path, f"component {component.number} is not prompted with {document.prompt}")
@@ -124,7 +124,6 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
         left, top, right, bottom = component.box or (0, 0, 1, 1)
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
             raise _damaged(path, f"component {component.number} has no box in the image")
-    _check_classes(path, document.components, num_classes)
     return document.components
 
 
@@ -141,8 +140,7 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
 
 def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Selected]:
     """An image's components as `select_masks` wrote them; SesamError if the file is anything else."""
-    selected = _read(path, record, _SELECTED).components
-    _check_classes(path, selected, num_classes)
+    selected = _read(path, record, _SELECTED, num_classes).components
     for component in selected:
         if component.kept != (component.candidate is not None):
             raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
@@ -152,7 +150,7 @@ def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Sel
 def _write(
     path: Path,
     record: ImageRecord,
-    adapter: TypeAdapter[_Document[_Kind]],
+    adapter: TypeAdapter[Any],
     components: list[_Kind],
     prompt: PromptType | None = None,
 ) -> None:
@@ -160,7 +158,9 @@ def _write(
     write_json(path, adapter.dump_python(document, mode="json", by_alias=True, exclude_defaults=True))
 
 
-def _read(path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]]) -> _Document[_Kind]:
+def _read(
+    path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]], num_classes: int = 255
+) -> _Document[_Kind]:
     try:
         document = adapter.validate_json(read_bytes(path))
     except ValidationError as problem:
@@ -171,17 +171,14 @@ def _read(path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]
         raise _damaged(path, "two components have one number")
     pixels = record.height * record.width
     for component in document.components:
+        if not isinstance(component, _Candidates) and component.class_id >= num_classes:
+            raise _damaged(path, f"class {component.class_id}, where classes are 0 to {num_classes - 1}")
         for mask in component.candidates if isinstance(component, _Candidates) else (component,):
             counts = rle_to_counts(mask.rle)
             # each, or their sum might wrap around
             if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
                 raise _damaged(path, f"run lengths do not fit {record.width}x{record.height} pixels")
     return document
-
-
-def _check_classes(path: Path, components: Sequence[Component | Selected], num_classes: int) -> None:
-    if unknown := [component.class_id for component in components if component.class_id >= num_classes]:
-        raise _damaged(path, f"class {unknown[0]}, where classes are 0 to {num_classes - 1}")
 
 
 def _damaged(path: Path, reason: str) -> SesamError:

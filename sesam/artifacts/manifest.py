@@ -4,13 +4,11 @@ One file for the classes and one per split, so that a stage depends only on what
 ids and hashes name the files that stages write, so ids that lead out of an artifact's folder are refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -84,7 +82,7 @@ class Dataset:
         write_json(folder / "classes.json", raw)
 
     @classmethod
-    def load(cls, folder: Path = MANIFEST) -> Dataset:
+    def load(cls, folder: Path = MANIFEST) -> Self:
         """The manifest; SesamError if a file is missing or holds anything else than `save` writes."""
         path = folder / "classes.json"
         classes: _Classes = _read(path, _Classes)

@@ -20,9 +20,9 @@ from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256
 from sesam.artifacts.label_png import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import images_below
-from sesam.errors import ErrorCollector, SesamError, try_item
-from sesam.execution.parallel import progress_bar
-from sesam.geometry.tiling import check_overlap, tile_slices
+from sesam.errors import SesamError, try_item
+from sesam.execution.parallel import collect_results
+from sesam.geometry.tiling import check_overlap, stitch_tiles
 
 MADE_BY = "made_by.json"
 
@@ -54,21 +54,18 @@ def run(options: argparse.Namespace) -> None:
     _record_network(options.out, {"network": sha256(options.model / WEIGHTS)} | tiling)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
-        return predict_tiled(image, lambda tile: predict(model, tile, device)[0], options.tile_size, options.overlap)
+        def predict_tile(where: tuple[slice, slice]) -> np.ndarray:
+            return predict(model, image[where], device)[0]
 
-    errors, skipped = ErrorCollector(), 0
+        return stitch_tiles((image.shape[0], image.shape[1]), options.tile_size, options.overlap, predict_tile)
+
     label = partial(label_image, out=options.out, predict=predict_labels, palette=model.dataset_meta["palette"])
-    with progress_bar(len(images), "segment") as bar:
-        for image in images.items():
-            result = try_item(label, image)
-            if isinstance(result, SesamError):
-                errors.add(result)
-            else:
-                skipped += not result
-            bar.update()
-    if skipped:
-        print(f"segment: {skipped} images were labeled already", flush=True)
-    errors.raise_if_any()
+    outcomes, labeled = (try_item(label, image) for image in images.items()), list[bool]()
+    try:
+        collect_results(outcomes, len(images), "segment", labeled.append)
+    finally:
+        if skipped := labeled.count(False):
+            print(f"segment: {skipped} images were labeled already", flush=True)
 
 
 def _record_network(out: Path, made_by: dict[str, str]) -> None:
@@ -108,17 +105,6 @@ def label_image(
         Image.fromarray(overlay(pixels, labels, full_palette(palette))).save(unfinished, format="PNG")
     write_label(label, labels, palette, digest)  # last: its existence marks the image as done
     return True
-
-
-def predict_tiled(
-    image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int
-) -> np.ndarray:
-    """Class ids (H, W) uint8 of an image (H, W, 3) uint8 RGB; `predict` returns those of a tile. Sides in pixels."""
-    labels = np.empty(image.shape[:2], np.uint8)
-    for rows, center_rows, inside_rows in tile_slices(image.shape[0], tile, overlap):
-        for columns, center_columns, inside_columns in tile_slices(image.shape[1], tile, overlap):
-            labels[center_rows, center_columns] = predict(image[rows, columns])[inside_rows, inside_columns]
-    return labels
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_json, 
 from sesam.artifacts.label_png import check_exif_orientation, open_image
 from sesam.datasets.layouts import files_below, images_below
 from sesam.errors import SesamError
-from sesam.execution.parallel import progress_bar
-from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, tile_slices, tile_starts
+from sesam.execution.parallel import track
+from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, stitch_tiles, tile_starts
 
 TILE_NAME = re.compile(r"(\d+)-(\d+)")  # first row and column
 INDEX = "tiles.json"  # a TileIndex, in the folder that `split` wrote
@@ -86,10 +86,9 @@ def split_all(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
     sizes = {}
-    with atomic_directory(options.out) as folder, progress_bar(len(images), "tile split") as bar:
-        for name, path in images.items():
+    with atomic_directory(options.out) as folder:
+        for name, path in track(images.items(), len(images), "tile split"):
             sizes[name] = split_image(path, folder / name, options.tile_size, options.overlap)
-            bar.update()
         write_json(folder / INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
 
 
@@ -122,12 +121,9 @@ def merge_all(options: argparse.Namespace) -> None:
             tiles.setdefault(file.parent, set()).add(file.stem)
     if not tiles:
         raise SesamError(f"{options.folder} has no tiles (NAME/ROW-COLUMN.png).")
-    with progress_bar(len(tiles), "tile merge") as bar:
-        for folder, names in sorted(tiles.items()):
-            name = folder.relative_to(options.folder).as_posix()
-            size = _original_size(name, names, index, path)
-            merge_tiles(folder, size, index, options.out / f"{name}.png")
-            bar.update()
+    for folder, names in track(sorted(tiles.items()), len(tiles), "tile merge"):
+        name = folder.relative_to(options.folder).as_posix()
+        merge_tiles(folder, _original_size(name, names, index, path), index, options.out / f"{name}.png")
 
 
 def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> tuple[int, int]:
@@ -147,21 +143,22 @@ def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> 
 
 def merge_tiles(folder: Path, size: tuple[int, int], index: TileIndex, out: Path) -> None:
     """Write the label (height, width = `size`) of a folder's tiles; SesamError if one is missing or does not fit."""
-    labels, palette = np.empty(size, np.uint8), None
-    columns_of_tiles = list(tile_slices(size[1], index.tile, index.overlap))
-    for rows, center_rows, inside_rows in tile_slices(size[0], index.tile, index.overlap):
-        for columns, center_columns, inside_columns in columns_of_tiles:
-            path = folder / f"{tile_name(rows.start, columns.start)}.png"
-            with open_image(path) as image:
-                tile, palette = np.array(image), palette or image.getpalette()
-            expected = rows.stop - rows.start, columns.stop - columns.start
-            if tile.shape != expected:
-                raise SesamError(
-                    f"{path} is {'x'.join(str(side) for side in tile.shape[::-1])}; expected {expected[1]}x"
-                    f"{expected[0]} pixels of one channel. Make the labels again."
-                )
-            labels[center_rows, center_columns] = tile[inside_rows, inside_columns]
-    merged = Image.fromarray(labels, mode="P" if palette else "L")
+    palette: list[int] | None = None
+
+    def read_tile(where: tuple[slice, slice]) -> np.ndarray:
+        nonlocal palette
+        path = folder / f"{tile_name(*(side.start for side in where))}.png"
+        with open_image(path) as image:
+            tile, palette = np.array(image), palette or image.getpalette()
+        height, width = (side.stop - side.start for side in where)
+        if tile.shape != (height, width):
+            actual = "x".join(map(str, tile.shape[::-1]))
+            raise SesamError(
+                f"{path} is {actual}; expected {width}x{height} pixels of one channel. Make the labels again."
+            )
+        return tile
+
+    merged = Image.fromarray(stitch_tiles(size, index.tile, index.overlap, read_tile), mode="P" if palette else "L")
     if palette:
         merged.putpalette(palette)
         _fill_palette(merged)

@@ -101,10 +101,7 @@ def test_run_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     run_pipeline(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
     assert collected == SQUARES and written() == set(SQUARES)
     assert 2 <= len(list(Path().glob("loaded-*"))) <= 3
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SesamError, match="Ray lost 2 workers at the images from 4 on"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(SesamError, match="Ray lost 2 workers at the images from 4 on"):
         patch.setattr(ray_backend, "MAX_TRIES", 2)
         run_pipeline(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
 
