@@ -44,17 +44,14 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
     """A line per error: the dotted key, what is wrong, the value. renamed: old keys and their new names."""
     lines = []
     for error in problem.errors():
-        key = ".".join(map(str, error["loc"])) or "(whole file)"
-        if new := (renamed or {}).get(key) if error["type"] == "extra_forbidden" else None:
-            reason = f"renamed to {new}"
-        elif error["type"] == "extra_forbidden":
-            reason = "unknown key; remove it or correct its spelling"
+        key, reason = ".".join(map(str, error["loc"])) or "(whole file)", error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            new = (renamed or {}).get(key)
+            reason = f"renamed to {new}" if new else "unknown key; remove it or correct its spelling"
         elif error["type"] == "missing":
             reason = "missing"
-        elif error["type"] == "value_error" and isinstance(error["input"], Mapping):
-            reason = error["msg"].removeprefix("Value error, ")
-        else:
-            reason = f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r:.60}"
+        elif error["type"] != "value_error" or not isinstance(error["input"], Mapping):
+            reason += f", got {error['input']!r:.60}"
         lines.append(f"{key}: {reason}")
     return lines
 

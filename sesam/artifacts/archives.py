@@ -15,7 +15,6 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from sesam.errors import SesamError
 
 FILES_PER_ARCHIVE = 1000
-_FIRST, _EMPTY = b"PK\3\4", b"PK\5\6"  # first bytes of an archive with files, and of an empty one
 _HEADER = struct.Struct("<26xHH")  # of a member; ends with the lengths of the name and the extra field that follow
 
 
@@ -54,20 +53,11 @@ def path_to_delete(path: Path) -> str:
 @lru_cache(16)
 def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
     """The names of the archives' first files, sorted, and the archives in that order."""
-    begins: list[tuple[str, Path]] = []
-    for path in folder.glob("files-*.zip"):
-        try:
-            with path.open("rb") as file:
-                header = file.read(_HEADER.size)
-                if header[: len(_FIRST)] == _FIRST and len(header) == _HEADER.size:
-                    length, _ = _HEADER.unpack(header)
-                    begins.append((file.read(length).decode(), path))
-                elif header[: len(_EMPTY)] != _EMPTY:
-                    raise ValueError("it is not a ZIP archive")
-        except (OSError, ValueError) as problem:
-            raise _damaged(path, str(problem)) from None
-    begins.sort()
-    return [name for name, _ in begins], [path for _, path in begins]
+    first_names = {
+        path: min(_members(path, path.stat().st_mtime_ns), default="") for path in folder.glob("files-*.zip")
+    }
+    archives = sorted(first_names, key=first_names.__getitem__)
+    return [first_names[path] for path in archives], archives
 
 
 @lru_cache(64)  # archives, so that memory does not grow with their number

@@ -54,10 +54,8 @@ def run(options: argparse.Namespace) -> None:
     _record_network(options.out, {"network": sha256(options.model / WEIGHTS)} | tiling)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
-        def predict_tile(where: tuple[slice, slice]) -> np.ndarray:
-            return predict(model, image[where], device)[0]
-
-        return stitch_tiles((image.shape[0], image.shape[1]), options.tile_size, options.overlap, predict_tile)
+        shape, tiles = image.shape[:2], (options.tile_size, options.overlap)
+        return stitch_tiles(shape, *tiles, lambda where: predict(model, image[where], device)[0])
 
     label = partial(label_image, out=options.out, predict=predict_labels, palette=model.dataset_meta["palette"])
     outcomes, labeled = (try_item(label, image) for image in images.items()), list[bool]()

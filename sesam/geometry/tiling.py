@@ -36,7 +36,7 @@ def tile_slices(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, s
 
 
 def stitch_tiles(
-    shape: tuple[int, int], tile: int, overlap: int, label_tile: Callable[[tuple[slice, slice]], np.ndarray]
+    shape: tuple[int, ...], tile: int, overlap: int, label_tile: Callable[[tuple[slice, slice]], np.ndarray]
 ) -> np.ndarray:
     """The labels (H, W) uint8 whose tiles `label_tile` returns; each tile contributes its center. Sides in pixels."""
     labels = np.empty(shape, np.uint8)
