@@ -42,10 +42,7 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved to `path` when the block ends without error.
-
-    DiskError if the disk is full or may not be written to.
-    """
+    """A path beside `path` to write to, moved there when the block ends without error; DiskError for a full disk."""
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
@@ -104,10 +101,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, also of one that was packed with its artifact.
-
-    SesamError if it is missing, unreadable, or not a regular file (a pipe would never end).
-    """
+    """The content of a file, also of a packed one; SesamError if it is missing, unreadable or not a regular file."""
     try:
         if path.exists() and not path.is_file():
             raise SesamError(f"{path} is not a regular file. Replace it with one.")
@@ -168,8 +162,7 @@ def resume_or_reset(folder: Path, fingerprint: Mapping[str, str]) -> None:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Create `folder` if needed and lock it for this process; SesamError if another process holds it.
 
-    The lock is the system's, on the folder itself: it ends with the process, however that ends. File systems without
-    locks lock nothing.
+    The lock is the system's, on the folder itself: it ends with the process. File systems without locks lock nothing.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)

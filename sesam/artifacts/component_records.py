@@ -1,6 +1,5 @@
-"""An image's components with their prompts, candidates and selected masks: the JSON files between the stages.
+"""The JSON files between the stages: an image's components, by number, with prompts, candidates and selected masks.
 
-Each component has a number, by which the files of one image are matched.
 The files also come by `dvc pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run
 lengths that do not fit their image.
 """
@@ -128,10 +127,7 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
 
 
 def read_candidates(path: Path, record: ImageRecord, components: Sequence[Component]) -> dict[int, list[Candidate]]:
-    """An image's candidates by component number, as `sam_masks` wrote them.
-
-    SesamError if the file is anything else, or not of the components that were prompted.
-    """
+    """Candidates by component number, as `sam_masks` wrote them for `components`; SesamError for any other file."""
     candidates = {prompted.number: prompted.candidates for prompted in _read(path, record, _CANDIDATES).components}
     if candidates.keys() != {component.number for component in components}:
         raise _damaged(path, "it is not of the components that were prompted")

@@ -79,10 +79,7 @@ def _record_network(out: Path, made_by: dict[str, str]) -> None:
 def label_image(
     image: tuple[str, Path], out: Path, predict: Callable[[np.ndarray], np.ndarray], palette: Palette
 ) -> bool:
-    """Write the label and the overlay of an image (ID, path); False if it is labeled already.
-
-    SesamError if the image cannot be read, or a label exists and does not name its image.
-    """
+    """Write label and overlay of an image (ID, path); False if labeled already. SesamError if it cannot be read."""
     image_id, path = image
     label = out / "labels" / f"{image_id}.png"
     content = read_bytes(path)

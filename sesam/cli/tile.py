@@ -62,16 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_tile_size(parser: argparse.ArgumentParser) -> None:
     """Add --tile-size and --overlap."""
-    parser.add_argument(
-        "--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels (default: %(default)s)"
+    sides = (
+        ("--tile-size", 1024, "side of a tile in pixels"),
+        ("--overlap", 256, "least pixels that neighboring tiles share"),
     )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=256,
-        metavar="N",
-        help="least pixels that neighboring tiles share (default: %(default)s)",
-    )
+    for name, default, text in sides:
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -27,10 +27,7 @@ Batch = Sequence[Any]
 
 
 class PipelineSteps(NamedTuple):
-    """A batch of items goes through `for row in compute([read(item) for item in batch]): write(*row)`.
-
-    On a GPU worker processes read and write: `read` and `write` must be picklable.
-    """
+    """`for row in compute([read(item) for item in batch]): write(*row)`; `read` and `write` must be picklable."""
 
     read: Callable[[Any], Any]
     compute: Callable[[list[Any]], Sequence[tuple[Any, ...]]]
@@ -43,11 +40,7 @@ StepsFactory = Callable[[], PipelineSteps]
 
 
 def pending_batches(items: Sequence[Any], pending: Callable[[Any], bool], size: int) -> list[Batch]:
-    """The batches of `size` items in which any item is pending.
-
-    A resumed run has the batches of an uninterrupted one: on a GPU the last bit of a sum may depend on the rest of the
-    batch.
-    """
+    """The batches of `size` items with a pending item, as an uninterrupted run has them: results may depend on them."""
     batches = [items[k : k + size] for k in range(0, len(items), size)]
     return [batch for batch in batches if any(map(pending, batch))]
 

@@ -1,7 +1,7 @@
 """The work on images on Ray: on this machine, or on the cluster that Ray's own RAY_ADDRESS names.
 
-Every worker has the shared files at the same paths as this process. Ray replaces a lost worker or node, and its work
-is done again: files are written atomically, and their bytes do not depend on the worker that writes them.
+Workers share this process's files and paths. Ray replaces lost ones, whose work is done again: writes are atomic and
+do not depend on the worker.
 """
 
 import os

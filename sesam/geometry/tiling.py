@@ -25,11 +25,9 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_slices(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Per tile on an axis of `length` pixels: the tile, its center, and its center within the tile.
-
-    The centers partition the axis; inside the image they are at least overlap / 2 from their tile's edges.
-    """
+    """Per tile on an axis, in pixels: the tile, its center, its center within it. The centers partition the axis."""
     starts = tile_starts(length, tile, overlap)
+    # inside the image at least overlap / 2 from the tiles' edges
     edges = [0, *((start + tile + following) // 2 for start, following in pairwise(starts)), length]
     for start, (first, stop) in zip(starts, pairwise(edges), strict=True):
         yield slice(start, min(start + tile, length)), slice(first, stop), slice(first - start, stop - start)
