@@ -40,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     for name in getattr(options.module, "REPOSITORY_FILES", ()):
         if not Path(name).exists():
-            raise SesamError(
-                f"sesam {options.command} needs {name}, which is not in {Path.cwd()}. Run it in the root of a clone "
-                "of the repository."
-            )
+            missing = f"sesam {options.command} needs {name}, which is not in {Path.cwd()}"
+            raise SesamError(f"{missing}. Run it in the root of a clone of the repository.")
     options.module.run(options)

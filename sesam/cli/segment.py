@@ -29,9 +29,7 @@ MADE_BY = "made_by.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, metavar="FOLDER", help="images below it at any depth")
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="a trained network's folder, as models/r2"
-    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained network, as models/r2")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for labels/ and overlays/")
     add_tile_size(parser)
 
@@ -88,10 +86,8 @@ def label_image(
         with open_image(label) as existing:
             source_digest = existing.info.get(SOURCE_DIGEST)
         if source_digest is None:
-            raise SesamError(
-                f"{label} does not name its image: it was changed, or another program or version wrote it. "
-                "Move it to another folder, and it is made again."
-            )
+            reason = "it was changed, or another program or version wrote it"
+            raise SesamError(f"{label} does not name its image: {reason}. Move it away, and it is made again.")
         if source_digest == digest:
             return False
     pixels = read_image(path, content)

@@ -10,6 +10,7 @@ contributes its center alone, so that no pixel is labeled at a tile's edge.
 
 import argparse
 import re
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,9 @@ class TileIndex(BaseModel):
 
     def tile_names(self, size: tuple[int, int]) -> set[str]:
         """The names of the tiles of an image of height and width `size`."""
-        rows, columns = (tile_starts(side, self.tile, self.overlap) for side in size)
-        return {tile_name(top, left) for top in rows for left in columns}
+        return {
+            tile_name(*corner) for corner in product(*(tile_starts(side, self.tile, self.overlap) for side in size))
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = actions.add_parser("merge", description="Merge the label PNGs of tiles.")
     merge.set_defaults(action=merge_all)
     merge.add_argument("folder", type=Path, metavar="FOLDER", help="label PNGs of tiles, below it at any depth")
-    merge.add_argument(
-        "--tiles", type=Path, required=True, metavar="DIR", help=f"the folder that `split` wrote, with {INDEX}"
-    )
+    merge.add_argument("--tiles", type=Path, required=True, metavar="DIR", help=f"what `split` wrote, with {INDEX}")
     merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the merged labels")
 
 
@@ -94,11 +94,10 @@ def split_image(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int,
         check_exif_orientation(path, image)
         source = image if image.mode in MODES else image.convert("RGB")
         _fill_palette(source)
-        for top in tile_starts(image.height, tile, overlap):
-            for left in tile_starts(image.width, tile, overlap):
-                box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
-                with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
-                    source.crop(box).save(unfinished, format="PNG")
+        for top, left in product(*(tile_starts(side, tile, overlap) for side in image.size[::-1])):
+            box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
+            with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
+                source.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
 
 
@@ -130,10 +129,8 @@ def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> 
     if len(sizes) > 1:  # as where train and val share a name
         sizes = {size for size in sizes if index.tile_names(size) == tiles}
         if len(sizes) != 1:
-            raise SesamError(
-                f"{path} has images {name} of several sizes; the tiles fit {'several' if sizes else 'none'} of them. "
-                "Make the labels again, or rename one and split again."
-            )
+            reason = f"images {name} of several sizes; the tiles fit {'several' if sizes else 'none'} of them"
+            raise SesamError(f"{path} has {reason}. Make the labels again, or rename one and split again.")
     return sizes.pop()
 
 

@@ -37,13 +37,6 @@ def test_centers_of_tiles_partition_an_axis(length: int, tile: int, data: st.Dat
         assert center.stop == length or where.stop - center.stop >= overlap // 2
 
 
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40))
-def test_tiled_prediction_equals_whole_prediction_without_context(height: int, width: int, tile: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    labels = stitch_tiles((height, width), tile, tile // 2, lambda where: image[where][..., 0] % 3)
-    assert np.array_equal(labels, image[..., 0] % 3)
-
-
 def test_overlay_is_the_mean_of_image_and_class_color() -> None:
     palette = np.array([(0, 0, 0), (255, 255, 255)] + [(0, 0, 0)] * 254, np.uint8)
     tinted = overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0, 1]], np.uint8), palette)
