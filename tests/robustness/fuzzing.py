@@ -22,7 +22,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from multiprocessing import Value
 from operator import getitem
@@ -266,13 +266,10 @@ def targets(folder: Path) -> list[Target]:
     records.write_prompts(folder / "points.json", ITEM, "points", prompted)
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
     rle = mask_to_rle(LABELS == 1)
-    item = {"id": "a/b", "image": "a/b.png", "height": 24, "width": 32, "sha256": "0" * 64, "fine": True}
-    palette = [[0, 0, 0], [9, 9, 9], [7, 7, 7]]
-    classes = {"name": "x", "classes": NAMES, "palette": palette, "format": "folder", "ignore_values": [9]}
-    for name, value in (("classes", classes), ("train", [item]), ("val", [])):
-        for at in ("manifest", "classes"):
-            (folder / at).mkdir(exist_ok=True)
-            (folder / at / f"{name}.json").write_bytes(of_json(value))
+    palette = ((0, 0, 0), (9, 9, 9), (7, 7, 7))
+    data = Dataset("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
+    data.save(folder / "manifest")
+    data.save(folder / "classes")
     strokes = "".join(
         f"<polygon><tag>{name}</tag><point><X>3</X><Y>{y}</Y></point><point><X>20</X><Y>9</Y></point></polygon>"
         for y, name in enumerate(NAMES)
@@ -283,12 +280,9 @@ def targets(folder: Path) -> list[Target]:
     from mmseg.registry import MODELS
 
     torch.manual_seed(0)
-    save_network(folder / "trained", small, *THREE, MODELS.build(network_config(small, 3)))
-    content = {name: (folder / "trained" / name).read_bytes() for name in ("network.json", "model.pth")}
-    for at in ("network", "weights"):
-        (folder / at).mkdir()
-        for name, value in content.items():
-            (folder / at / name).write_bytes(value)
+    model = MODELS.build(network_config(small, 3))
+    save_network(folder / "network", small, *THREE, model)
+    save_network(folder / "weights", small, *THREE, model)
     array = io.BytesIO()
     np.savez(array, embedding=np.zeros((4, 8, 8), np.float16))
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
@@ -308,15 +302,15 @@ def targets(folder: Path) -> list[Target]:
         Target("strokes", "strokes.xml", (xml,), annotated),
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
         *(Target(f"of {name.split('.')[0]}", name, (content,), exported) for name, content in exports()),
-        Target("images", "manifest/train.json", (of_json([item, item | {"id": "c"}]),), manifest, 2),
-        Target("classes", "classes/classes.json", (of_json(classes),), manifest),
+        Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest, 2),
+        Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest),
         Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),
         Target("selected", "selected.json", (of_json(size | {"components": found}),), selected, 2),
         Target("params", "params.yaml", tuple(render_params(preset).encode() for preset in presets), params, 2),
-        Target("network", "network/network.json", (content["network.json"],), network, 0.3),
-        Target("weights", "weights/model.pth", (content["model.pth"],), network, 0.3),
+        Target("network", "network/network.json", ((folder / "network/network.json").read_bytes(),), network, 0.3),
+        Target("weights", "weights/model.pth", ((folder / "weights/model.pth").read_bytes(),), network, 0.3),
         Target("archive", "archive/files-0000.zip", (packed(folder),), archive),
         Target("embedding", f"{'e' * 16}/{'0' * 64}.npz", (array.getvalue(),), embedding),
         Target("network metrics", "network_metrics.json", (of_json(NETWORK_METRICS),), network_metrics_file),
@@ -426,15 +420,16 @@ def watch() -> dict[str, bool]:
     return switch
 
 
+def hangs(*_: object) -> None:
+    raise FuzzingError(f"takes more than {SECONDS} s")
+
+
 def try_case(target: Target, folder: Path, rng: random.Random, switch: dict[str, bool]) -> str:
     """ "refused" or "accepted"; FuzzingError for anything else."""
     sample, content = mutated(target, rng)
     path = folder / target.path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-
-    def hangs(*_: object) -> None:
-        raise FuzzingError(f"takes more than {SECONDS} s")
 
     signal.signal(signal.SIGALRM, hangs)
     signal.alarm(SECONDS)
