@@ -3,8 +3,6 @@
 `sesam.pseudo_label` and `sesam.load_segmenter` are the method for one image; see sesam/api.py.
 """
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 

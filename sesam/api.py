@@ -86,22 +86,17 @@ def pseudo_label(
         if array.shape != expected or array.dtype != np.uint8:
             raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
     components = image_prompts(weak_label, predicted, confidence, checked, (round_name, image_id))
-    candidates = _candidates(image, components, segmenter)
+    candidates: dict[int, list[Candidate]] = {}
+    if components:
+        embeddings, size = segmenter.encode([segmenter.preprocess(image)]), image.shape[:2]
+        (masks,) = segmenter.decode(embeddings, [size], [component_prompts(components)])
+        candidates = {c.number: to_candidates(m, size) for c, m in zip(components, masks, strict=True)}
     weak = weak_rles(weak_label)
     selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher_labels.confidence_threshold)
     return PseudoLabel(*merge(weak_label, confident, selected), components, candidates, selected)
-
-
-def _candidates(image: np.ndarray, components: list[Component], segmenter: Segmenter) -> dict[int, list[Candidate]]:
-    """SAM's three masks of each component, by its number."""
-    if not components:
-        return {}
-    embeddings = segmenter.encode([segmenter.preprocess(image)])
-    (masks,) = segmenter.decode(embeddings, [image.shape[:2]], [component_prompts(components)])
-    return {c.number: to_candidates(m, image.shape[:2]) for c, m in zip(components, masks, strict=True)}
 
 
 def _params(groups: Mapping[str, Any]) -> Params:

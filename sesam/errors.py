@@ -1,7 +1,7 @@
 """Errors for people: a message without a traceback, and exit code 1."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TypeVar
 
@@ -21,25 +21,13 @@ class DiskError(SesamError):
     """The disk is full or read-only: no further item can be written either."""
 
 
-class ErrorCollector:
-    """The errors of single items, raised as one when the other items are done."""
-
-    def __init__(self) -> None:
-        self.errors: list[SesamError] = []
-        self.count = 0
-
-    def add(self, error: SesamError) -> None:
-        self.count += 1
-        if self.count <= MAX_SHOWN:
-            self.errors.append(error)
-
-    def raise_if_any(self) -> None:
-        """SesamError that lists what was added, if anything was."""
-        if self.count == 1:
-            raise self.errors[0]
-        if self.count:
-            rest = [f"and {self.count - MAX_SHOWN} more"] if self.count > MAX_SHOWN else []
-            raise SesamError("\n  ".join([f"{self.count} images failed:", *map(str, self.errors), *rest]))
+def raise_errors(messages: Sequence[str]) -> None:
+    """One SesamError that lists the messages of all failed images, if there are any."""
+    if len(messages) == 1:
+        raise SesamError(messages[0])
+    if messages:
+        rest = [f"and {len(messages) - MAX_SHOWN} more"] if len(messages) > MAX_SHOWN else []
+        raise SesamError("\n  ".join([f"{len(messages)} images failed:", *messages[:MAX_SHOWN], *rest]))
 
 
 def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
@@ -56,17 +44,14 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
     """A line per error: the dotted key, what is wrong, the value. renamed: old keys and their new names."""
     lines = []
     for error in problem.errors():
-        key = ".".join(map(str, error["loc"])) or "(whole file)"
-        if new := (renamed or {}).get(key) if error["type"] == "extra_forbidden" else None:
-            reason = f"renamed to {new}"
-        elif error["type"] == "extra_forbidden":
-            reason = "unknown key; remove it or correct its spelling"
+        key, reason = ".".join(map(str, error["loc"])) or "(whole file)", error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            new = (renamed or {}).get(key)
+            reason = f"renamed to {new}" if new else "unknown key; remove it or correct its spelling"
         elif error["type"] == "missing":
             reason = "missing"
-        elif error["type"] == "value_error" and isinstance(error["input"], Mapping):
-            reason = error["msg"].removeprefix("Value error, ")
-        else:
-            reason = f"{error['msg'].removeprefix('Value error, ')}, got {error['input']!r:.60}"
+        elif error["type"] != "value_error" or not isinstance(error["input"], Mapping):
+            reason += f", got {error['input']!r:.60}"
         lines.append(f"{key}: {reason}")
     return lines
 

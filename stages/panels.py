@@ -7,7 +7,7 @@ from sesam.artifacts.atomic_io import atomic_directory, atomic_path
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import run_main
-from sesam.execution.parallel import progress_bar
+from sesam.execution.parallel import track
 from sesam.params import parse_round
 from sesam.paths import GALLERY, METRICS
 from sesam.reporting.gallery import GalleryImage, layer, write_gallery
@@ -19,20 +19,17 @@ def main() -> None:
     round_name, params = parse_round(__doc__)
     data, count = Dataset.load(), params.report.num_images
     train, val, gallery = top_ranked(round_name, data, count), data.val[:count], []
-    pages, title = METRICS / "panels" / round_name, f"panels {round_name}"
-    with atomic_directory(pages) as folder, progress_bar(len(train) + len(val), title) as bar:
-        for record in train:
+    with atomic_directory(METRICS / "panels" / round_name) as folder:
+        for record in track(train, len(train), f"panels {round_name}, train"):
             trace = load_trace(record, round_name, data, params, with_student=True)
             with atomic_path(folder / "train" / f"{record.id}.png") as unfinished:
                 trace_page(trace).save(unfinished)
             layers = [layer(step, data.palette) for step in (*trace.inputs, *trace.results)]
             gallery.append(GalleryImage(record.id, layers, list_components(trace)))
             del trace  # its masks, before those of the next are read
-            bar.update()
-        for record in val:
+        for record in track(val, len(val), f"panels {round_name}, val"):
             with atomic_path(folder / "val" / f"{record.id}.png") as unfinished:
                 val_page(round_name, record, data).save(unfinished)
-            bar.update()
     write_gallery(GALLERY / f"{round_name}.json", gallery)
 
 

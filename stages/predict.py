@@ -12,7 +12,7 @@ from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.label_png import write_gray, write_label
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import run_main
-from sesam.execution.parallel import progress_bar
+from sesam.execution.parallel import track
 from sesam.labels import IGNORE_INDEX
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, round_dir
@@ -28,12 +28,11 @@ def main() -> None:
         with atomic_directory(out, stage_fingerprint("predict", round_name), packed=True) as folder:
             predict_images(network_dir(teacher), data, folder, params.runtime, title)
         return
-    with atomic_directory(out, packed=True) as folder, progress_bar(len(data.train), f"{title}: no teacher") as bar:
-        for record in data.train:
+    with atomic_directory(out, packed=True) as folder:
+        for record in track(data.train, len(data.train), f"{title}: no teacher"):
             zeros = np.zeros((record.height, record.width), np.uint8)
             write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, data.palette)
             write_gray(folder / "confidence" / f"{record.id}.png", zeros)
-            bar.update()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -92,19 +91,14 @@ def evaluate_everything(params: Params, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(sys, "argv", ["stage", *arguments])
         stage.main()
 
-    def predictor(network: Path, *_: object) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        return lambda image: (left_to(BOUNDARIES[network.name]), np.full(SHAPE, 255, np.uint8))
+    def predict(network: Path, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return left_to(BOUNDARIES[network.name]), np.full(SHAPE, 255, np.uint8)
 
     for name in params.rounds:
         run(evaluate_labels, name)
-<<<<<<< HEAD
-    monkeypatch.setattr(inference, "load_predictor", predictor)
+    monkeypatch.setattr(inference, "load_network", lambda network, device, classes: network)
+    monkeypatch.setattr(inference, "predict", predict)
     for name in BOUNDARIES:
-=======
-    monkeypatch.setattr(inference, "load_network", lambda network, device, classes: NETWORKS[network.name])
-    monkeypatch.setattr(inference, "predict", lambda network, image, device: network(image))
-    for name in NETWORKS:
->>>>>>> c-B
         write_text(training_log_dir(name) / "plots/metrics/loss.tsv", "step\tloss\n10\t0.5\n")
         run(evaluate, name)
     for name in params.rounds:

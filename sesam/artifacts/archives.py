@@ -10,13 +10,11 @@ import zlib
 from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from sesam.errors import SesamError
 
 FILES_PER_ARCHIVE = 1000
-_FIRST, _EMPTY = b"PK\3\4", b"PK\5\6"  # first bytes of an archive with files, and of an empty one
 _HEADER = struct.Struct("<26xHH")  # of a member; ends with the lengths of the name and the extra field that follow
 
 
@@ -39,52 +37,31 @@ def read_packed(path: Path) -> bytes | None:
         if first.exists():
             begins, archives = _archives(folder, first.stat().st_mtime_ns)
             name = path.relative_to(folder).as_posix()
-            k = bisect_right(begins, name) - 1
-            member = _members(archives[k], archives[k].stat().st_mtime_ns).get(name) if k >= 0 else None
-            return _read(member) if member else None
+            if (k := bisect_right(begins, name) - 1) < 0:
+                return None
+            info = _members(archives[k], archives[k].stat().st_mtime_ns).get(name)
+            return _read(archives[k], info) if info else None
     return None
 
 
 def path_to_delete(path: Path) -> str:
     """What to delete so that a corrupt file is written again, in words: it, or the folder whose archives hold it."""
-    if not path.exists():
-        for folder in path.parents:
-            if (folder / "files-0000.zip").exists():
-                return str(folder)
-    return "it"
-
-
-class _Member(NamedTuple):
-    """Position of a file in an archive. An open ZipFile would share its file position with forked workers."""
-
-    archive: Path
-    start: int
-    size: int
-    crc: int
+    packed = (str(folder) for folder in path.parents if (folder / "files-0000.zip").exists())
+    return "it" if path.exists() else next(packed, "it")
 
 
 @lru_cache(16)
 def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
     """The names of the archives' first files, sorted, and the archives in that order."""
-    begins: list[tuple[str, Path]] = []
-    for path in folder.glob("files-*.zip"):
-        try:
-            with path.open("rb") as file:
-                header = file.read(_HEADER.size)
-                if header[: len(_FIRST)] == _FIRST and len(header) == _HEADER.size:
-                    length, _ = _HEADER.unpack(header)
-                    begins.append((file.read(length).decode(), path))
-                elif header[: len(_EMPTY)] != _EMPTY:
-                    raise ValueError("it is not a ZIP archive")
-        except (OSError, ValueError) as problem:
-            raise _damaged(path, str(problem)) from None
-    begins.sort()
-    return [name for name, _ in begins], [path for _, path in begins]
+    first_names = {
+        path: min(_members(path, path.stat().st_mtime_ns), default="") for path in folder.glob("files-*.zip")
+    }
+    archives = sorted(first_names, key=first_names.__getitem__)
+    return [first_names[path] for path in archives], archives
 
 
 @lru_cache(64)  # archives, so that memory does not grow with their number
-def _members(path: Path, written: int) -> dict[str, _Member]:
-    members = {}
+def _members(path: Path, written: int) -> dict[str, ZipInfo]:
     try:
         with ZipFile(path) as archive:
             length = path.stat().st_size
@@ -93,24 +70,24 @@ def _members(path: Path, written: int) -> dict[str, _Member]:
                     raise BadZipFile(f"{info.filename} is compressed")
                 if not 0 <= info.header_offset <= info.header_offset + info.file_size <= length:
                     raise BadZipFile(f"{info.filename} exceeds the archive")
-                members[info.filename] = _Member(path, info.header_offset, info.file_size, info.CRC)
+            return {info.filename: info for info in archive.infolist()}
     except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
         raise _damaged(path, str(problem)) from None
-    return members
 
 
-def _read(member: _Member) -> bytes:
+def _read(path: Path, member: ZipInfo) -> bytes:
+    """The content of an archive's member. An open ZipFile would share its file position with forked workers."""
     try:
-        with member.archive.open("rb") as file:
-            file.seek(member.start)
+        with path.open("rb") as file:
+            file.seek(member.header_offset)
             header = file.read(_HEADER.size)
             if len(header) == _HEADER.size:
                 file.seek(sum(_HEADER.unpack(header)), 1)
-            content = file.read(member.size)
+            content = file.read(member.file_size)
     except OSError as problem:
-        raise _damaged(member.archive, str(problem.strerror)) from None
-    if zlib.crc32(content) != member.crc:
-        raise _damaged(member.archive, "checksum mismatch")
+        raise _damaged(path, str(problem.strerror)) from None
+    if zlib.crc32(content) != member.CRC:
+        raise _damaged(path, "checksum mismatch")
     return content
 
 

@@ -42,16 +42,12 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved to `path` when the block ends without error.
-
-    DiskError if the disk is full or may not be written to.
-    """
+    """A path beside `path` to write to, moved there when the block ends without error; DiskError for a full disk."""
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
         tmp = path.parent / f"{TMP_PREFIX}{uuid4().hex}{path.suffix}"
-        # the file gets the umask's mode; mkstemp's are private
-        descriptor = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # with the umask; mkstemp's are private
         _LOCKS.add(descriptor)
         try:
             with suppress(OSError):  # network file systems may have no locks
@@ -105,10 +101,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, also of one that was packed with its artifact.
-
-    SesamError if it is missing, unreadable, or not a regular file (a pipe would never end).
-    """
+    """The content of a file, also of a packed one; SesamError if it is missing, unreadable or not a regular file."""
     try:
         if path.exists() and not path.is_file():
             raise SesamError(f"{path} is not a regular file. Replace it with one.")
@@ -134,11 +127,8 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def json_digest(*parts: Any) -> str:
@@ -172,8 +162,7 @@ def resume_or_reset(folder: Path, fingerprint: Mapping[str, str]) -> None:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Create `folder` if needed and lock it for this process; SesamError if another process holds it.
 
-    The lock is the system's, on the folder itself: it ends with the process, however that ends. File systems without
-    locks lock nothing.
+    The lock is the system's, on the folder itself: it ends with the process. File systems without locks lock nothing.
     """
     while True:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
-"""An image's components with their prompts, candidates and selected masks: the JSON files between the stages.
+"""The JSON files between the stages: an image's components, by number, with prompts, candidates and selected masks.
 
-Each component has a number, by which the files of one image are matched.
 The files also come by `dvc pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run
 lengths that do not fit their image.
 """
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
@@ -115,7 +114,7 @@ def write_selected(path: Path, record: ImageRecord, selected: list[Selected]) ->
 
 def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> list[Component]:
     """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
-    document = _read(path, record, _PROMPTS)
+    document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
         if component.prompt_type != document.prompt:
             raise _damaged(path, f"component {component.number} is not prompted with {document.prompt}")
@@ -124,15 +123,11 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
         left, top, right, bottom = component.box or (0, 0, 1, 1)
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
             raise _damaged(path, f"component {component.number} has no box in the image")
-    _check_classes(path, document.components, num_classes)
     return document.components
 
 
 def read_candidates(path: Path, record: ImageRecord, components: Sequence[Component]) -> dict[int, list[Candidate]]:
-    """An image's candidates by component number, as `sam_masks` wrote them.
-
-    SesamError if the file is anything else, or not of the components that were prompted.
-    """
+    """Candidates by component number, as `sam_masks` wrote them for `components`; SesamError for any other file."""
     candidates = {prompted.number: prompted.candidates for prompted in _read(path, record, _CANDIDATES).components}
     if candidates.keys() != {component.number for component in components}:
         raise _damaged(path, "it is not of the components that were prompted")
@@ -141,8 +136,7 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
 
 def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Selected]:
     """An image's components as `select_masks` wrote them; SesamError if the file is anything else."""
-    selected = _read(path, record, _SELECTED).components
-    _check_classes(path, selected, num_classes)
+    selected = _read(path, record, _SELECTED, num_classes).components
     for component in selected:
         if component.kept != (component.candidate is not None):
             raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
@@ -152,7 +146,7 @@ def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Sel
 def _write(
     path: Path,
     record: ImageRecord,
-    adapter: TypeAdapter[_Document[_Kind]],
+    adapter: TypeAdapter[Any],
     components: list[_Kind],
     prompt: PromptType | None = None,
 ) -> None:
@@ -160,7 +154,9 @@ def _write(
     write_json(path, adapter.dump_python(document, mode="json", by_alias=True, exclude_defaults=True))
 
 
-def _read(path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]]) -> _Document[_Kind]:
+def _read(
+    path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]], num_classes: int = 255
+) -> _Document[_Kind]:
     try:
         document = adapter.validate_json(read_bytes(path))
     except ValidationError as problem:
@@ -171,17 +167,14 @@ def _read(path: Path, record: ImageRecord, adapter: TypeAdapter[_Document[_Kind]
         raise _damaged(path, "two components have one number")
     pixels = record.height * record.width
     for component in document.components:
+        if not isinstance(component, _Candidates) and component.class_id >= num_classes:
+            raise _damaged(path, f"class {component.class_id}, where classes are 0 to {num_classes - 1}")
         for mask in component.candidates if isinstance(component, _Candidates) else (component,):
             counts = rle_to_counts(mask.rle)
             # each, or their sum might wrap around
             if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
                 raise _damaged(path, f"run lengths do not fit {record.width}x{record.height} pixels")
     return document
-
-
-def _check_classes(path: Path, components: Sequence[Component | Selected], num_classes: int) -> None:
-    if unknown := [component.class_id for component in components if component.class_id >= num_classes]:
-        raise _damaged(path, f"class {unknown[0]}, where classes are 0 to {num_classes - 1}")
 
 
 def _damaged(path: Path, reason: str) -> SesamError:

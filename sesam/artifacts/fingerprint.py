@@ -15,18 +15,9 @@ from sesam.errors import SesamError
 
 ROOT = Path(__file__).parents[2]  # of the code
 LIBRARIES = (  # their versions may change a result
-    "torch",
-    "onedl-mmsegmentation",
-    "onedl-mmengine",
-    "onedl-mmcv",
-    "timm",
-    "segment-anything",
-    "transformers",
-    "numpy",
-    "opencv-python",
-    "pillow",
-    "scikit-image",
-)
+    "torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "timm", "segment-anything", "transformers",
+    "numpy", "opencv-python", "pillow", "scikit-image",
+)  # fmt: skip
 
 
 def stage_fingerprint(stage: str, key: str | None = None) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """What holds of all labels, checked before they are written: where it does not, the DAG stops.
 
-No input can break these: what breaks them is a fault of this code, of a library, or of the machine. A network would
-learn from such labels without a word.
+No input can break these, only a fault of this code, of a library, or of the machine; a network would learn from it.
 """
 
 from collections.abc import Iterable

@@ -4,13 +4,11 @@ One file for the classes and one per split, so that a stage depends only on what
 ids and hashes name the files that stages write, so ids that lead out of an artifact's folder are refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -41,10 +39,7 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 @with_config(_STRICT)
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photograph. `id` names its files in every artifact; `sha256` is of the image file.
-
-    fine: whether it has a fine label.
-    """
+    """One photograph. `id` names its files in every artifact; `sha256` is of its file; fine: it has a fine label."""
 
     id: Annotated[str, AfterValidator(validate_id)]
     image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
@@ -64,10 +59,7 @@ def validate_record(record: ImageRecord) -> ImageRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes in id order, their RGB colors, and the images of each split.
-
-    format, ignore_values: as in params.yaml, for what else is written in the data set's own label values.
-    """
+    """Classes in id order, their RGB colors, the images of each split. format, ignore_values: as in params.yaml."""
 
     name: str
     classes: tuple[str, ...]
@@ -84,7 +76,7 @@ class Dataset:
         write_json(folder / "classes.json", raw)
 
     @classmethod
-    def load(cls, folder: Path = MANIFEST) -> Dataset:
+    def load(cls, folder: Path = MANIFEST) -> Self:
         """The manifest; SesamError if a file is missing or holds anything else than `save` writes."""
         path = folder / "classes.json"
         classes: _Classes = _read(path, _Classes)
@@ -143,8 +135,7 @@ def load_image(record: ImageRecord) -> np.ndarray:
 def load_label(folder: str | Path, record: ImageRecord, num_values: int = 256, unlabeled: bool = True) -> np.ndarray:
     """An image's PNG in an artifact, folder/ID.png, (H, W) uint8.
 
-    SesamError if its size is not the image's, or if it holds anything but 0 to num_values - 1 and, if pixels may be
-    unlabeled, 255.
+    SesamError for another size than the image's, or values other than 0 to num_values - 1 and, if unlabeled, 255.
     """
     path = Path(folder, f"{record.id}.png")
     label = read_label(path)

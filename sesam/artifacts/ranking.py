@@ -10,10 +10,7 @@ from sesam.paths import RANKING, pseudo_label_dir
 
 
 def top_ranked(round_name: str, data: Dataset, count: int) -> list[ImageRecord]:
-    """The first `count` training images of the round's ranking.
-
-    SesamError if the file cannot be read, or does not rank the training images, each once.
-    """
+    """The first `count` images of a round's ranking; SesamError if it does not rank the training images, each once."""
     path = pseudo_label_dir(round_name) / RANKING
     try:
         ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]

@@ -26,12 +26,8 @@ def pixel(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="id of a training image")
     parser.add_argument("--round", metavar="ROUND", help="a key of `rounds` in params.yaml (default: the last)")
-    parser.add_argument(
-        "--pixel", type=pixel, metavar="X,Y", help="explain this pixel instead; from the upper left corner, in pixels"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="file of the picture (default: metrics/explained/ROUND/ID.png)"
-    )
+    parser.add_argument("--pixel", type=pixel, metavar="X,Y", help="explain this pixel; from the upper left, in pixels")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="picture (default: metrics/explained/ROUND/ID.png)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,13 +8,13 @@ changes is overwritten with --force alone.
 """
 
 import argparse
-import subprocess
 from itertools import takewhile
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import atomic_path
+from sesam.artifacts.atomic_io import write_text
 from sesam.errors import SesamError
 from sesam.presets import PRESETS, load_preset, render_params
+from sesam.reporting.git import git
 
 PARAMS = Path("params.yaml")
 REPOSITORY_FILES = ("dvc.yaml", str(PRESETS))
@@ -23,12 +23,7 @@ REPOSITORY_FILES = ("dvc.yaml", str(PRESETS))
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", metavar="PRESET", help="name of a file in presets/, without .yaml")
     parser.add_argument("--data", type=Path, metavar="PATH", help="folder of your data set (dataset.root)")
-    parser.add_argument(
-        "--classes",
-        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        metavar="A,B,…",
-        help="class names in id order, separated by commas (dataset.classes)",
-    )
+    parser.add_argument("--classes", metavar="A,B,…", help="class names in id order (dataset.classes)")
     parser.add_argument("--force", action="store_true", help="overwrite a params.yaml with uncommitted changes")
 
 
@@ -39,20 +34,12 @@ def run(options: argparse.Namespace) -> None:
         raise SesamError(f"{path} does not exist. Presets: {known}.")
     if options.data is not None and not options.data.is_dir():
         raise SesamError(f"--data: {options.data} is not a folder.")
-    text = render_params(load_preset(path, options.data, options.classes))
-    if PARAMS.exists() and not options.force and PARAMS.read_bytes() != text.encode() and not _is_committed():
+    classes = options.classes and [name.strip() for name in options.classes.split(",") if name.strip()]
+    text = render_params(load_preset(path, options.data, classes))
+    safe = text.encode(), git("show", f"HEAD:./{PARAMS}", cwd=Path()).encode()  # "" outside a repository
+    if PARAMS.exists() and not options.force and PARAMS.read_bytes() not in safe:
         raise SesamError("params.yaml has uncommitted changes. Commit them, or overwrite them with --force.")
-    with atomic_path(PARAMS) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(PARAMS, text)
     print(f"init: wrote {PARAMS} from {path}. Run the pipeline with `dvc repro`.")
     for line in takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()):
         print(f"  {line.removeprefix('# ')}")
-
-
-def _is_committed() -> bool:
-    """Whether HEAD has params.yaml as it is; false outside a git repository and without git."""
-    try:
-        committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return committed == PARAMS.read_bytes()

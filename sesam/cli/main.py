@@ -7,19 +7,11 @@ A subcommand is a module with `add_arguments(parser)`, `run(options)`, a docstri
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 from sesam.cli import download, explain, export, init, segment, tile
 from sesam.errors import SesamError
 
-COMMANDS: dict[str, ModuleType] = {
-    "init": init,
-    "explain": explain,
-    "export": export,
-    "segment": segment,
-    "tile": tile,
-    "download": download,
-}
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (init, explain, export, segment, tile, download)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,8 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     for name in getattr(options.module, "REPOSITORY_FILES", ()):
         if not Path(name).exists():
-            raise SesamError(
-                f"sesam {options.command} needs {name}, which is not in {Path.cwd()}. Run it in the root of a clone "
-                "of the repository."
-            )
+            missing = f"sesam {options.command} needs {name}, which is not in {Path.cwd()}"
+            raise SesamError(f"{missing}. Run it in the root of a clone of the repository.")
     options.module.run(options)

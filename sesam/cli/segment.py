@@ -20,18 +20,16 @@ from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256
 from sesam.artifacts.label_png import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import images_below
-from sesam.errors import ErrorCollector, SesamError, try_item
-from sesam.execution.parallel import progress_bar
-from sesam.geometry.tiling import check_overlap, tile_slices
+from sesam.errors import SesamError, try_item
+from sesam.execution.parallel import collect_results
+from sesam.geometry.tiling import check_overlap, stitch_tiles
 
 MADE_BY = "made_by.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, metavar="FOLDER", help="images below it at any depth")
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="a trained network's folder, as models/r2"
-    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained network, as models/r2")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for labels/ and overlays/")
     add_tile_size(parser)
 
@@ -54,21 +52,16 @@ def run(options: argparse.Namespace) -> None:
     _record_network(options.out, {"network": sha256(options.model / WEIGHTS)} | tiling)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
-        return predict_tiled(image, lambda tile: predict(model, tile, device)[0], options.tile_size, options.overlap)
+        shape, tiles = image.shape[:2], (options.tile_size, options.overlap)
+        return stitch_tiles(shape, *tiles, lambda where: predict(model, image[where], device)[0])
 
-    errors, skipped = ErrorCollector(), 0
     label = partial(label_image, out=options.out, predict=predict_labels, palette=model.dataset_meta["palette"])
-    with progress_bar(len(images), "segment") as bar:
-        for image in images.items():
-            result = try_item(label, image)
-            if isinstance(result, SesamError):
-                errors.add(result)
-            else:
-                skipped += not result
-            bar.update()
-    if skipped:
-        print(f"segment: {skipped} images were labeled already", flush=True)
-    errors.raise_if_any()
+    outcomes, labeled = (try_item(label, image) for image in images.items()), list[bool]()
+    try:
+        collect_results(outcomes, len(images), "segment", labeled.append)
+    finally:
+        if skipped := labeled.count(False):
+            print(f"segment: {skipped} images were labeled already", flush=True)
 
 
 def _record_network(out: Path, made_by: dict[str, str]) -> None:
@@ -84,10 +77,7 @@ def _record_network(out: Path, made_by: dict[str, str]) -> None:
 def label_image(
     image: tuple[str, Path], out: Path, predict: Callable[[np.ndarray], np.ndarray], palette: Palette
 ) -> bool:
-    """Write the label and the overlay of an image (ID, path); False if it is labeled already.
-
-    SesamError if the image cannot be read, or a label exists and does not name its image.
-    """
+    """Write label and overlay of an image (ID, path); False if labeled already. SesamError if it cannot be read."""
     image_id, path = image
     label = out / "labels" / f"{image_id}.png"
     content = read_bytes(path)
@@ -96,10 +86,8 @@ def label_image(
         with open_image(label) as existing:
             source_digest = existing.info.get(SOURCE_DIGEST)
         if source_digest is None:
-            raise SesamError(
-                f"{label} does not name its image: it was changed, or another program or version wrote it. "
-                "Move it to another folder, and it is made again."
-            )
+            reason = "it was changed, or another program or version wrote it"
+            raise SesamError(f"{label} does not name its image: {reason}. Move it away, and it is made again.")
         if source_digest == digest:
             return False
     pixels = read_image(path, content)
@@ -108,17 +96,6 @@ def label_image(
         Image.fromarray(overlay(pixels, labels, full_palette(palette))).save(unfinished, format="PNG")
     write_label(label, labels, palette, digest)  # last: its existence marks the image as done
     return True
-
-
-def predict_tiled(
-    image: np.ndarray, predict: Callable[[np.ndarray], np.ndarray], tile: int, overlap: int
-) -> np.ndarray:
-    """Class ids (H, W) uint8 of an image (H, W, 3) uint8 RGB; `predict` returns those of a tile. Sides in pixels."""
-    labels = np.empty(image.shape[:2], np.uint8)
-    for rows, center_rows, inside_rows in tile_slices(image.shape[0], tile, overlap):
-        for columns, center_columns, inside_columns in tile_slices(image.shape[1], tile, overlap):
-            labels[center_rows, center_columns] = predict(image[rows, columns])[inside_rows, inside_columns]
-    return labels
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ contributes its center alone, so that no pixel is labeled at a tile's edge.
 
 import argparse
 import re
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,8 @@ from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_json, 
 from sesam.artifacts.label_png import check_exif_orientation, open_image
 from sesam.datasets.layouts import files_below, images_below
 from sesam.errors import SesamError
-from sesam.execution.parallel import progress_bar
-from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, tile_slices, tile_starts
+from sesam.execution.parallel import track
+from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, stitch_tiles, tile_starts
 
 TILE_NAME = re.compile(r"(\d+)-(\d+)")  # first row and column
 INDEX = "tiles.json"  # a TileIndex, in the folder that `split` wrote
@@ -40,8 +41,9 @@ class TileIndex(BaseModel):
 
     def tile_names(self, size: tuple[int, int]) -> set[str]:
         """The names of the tiles of an image of height and width `size`."""
-        rows, columns = (tile_starts(side, self.tile, self.overlap) for side in size)
-        return {tile_name(top, left) for top in rows for left in columns}
+        return {
+            tile_name(*corner) for corner in product(*(tile_starts(side, self.tile, self.overlap) for side in size))
+        }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,24 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = actions.add_parser("merge", description="Merge the label PNGs of tiles.")
     merge.set_defaults(action=merge_all)
     merge.add_argument("folder", type=Path, metavar="FOLDER", help="label PNGs of tiles, below it at any depth")
-    merge.add_argument(
-        "--tiles", type=Path, required=True, metavar="DIR", help=f"the folder that `split` wrote, with {INDEX}"
-    )
+    merge.add_argument("--tiles", type=Path, required=True, metavar="DIR", help=f"what `split` wrote, with {INDEX}")
     merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the merged labels")
 
 
 def add_tile_size(parser: argparse.ArgumentParser) -> None:
     """Add --tile-size and --overlap."""
-    parser.add_argument(
-        "--tile-size", type=int, default=1024, metavar="N", help="side of a tile in pixels (default: %(default)s)"
+    sides = (
+        ("--tile-size", 1024, "side of a tile in pixels"),
+        ("--overlap", 256, "least pixels that neighboring tiles share"),
     )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=256,
-        metavar="N",
-        help="least pixels that neighboring tiles share (default: %(default)s)",
-    )
+    for name, default, text in sides:
+        parser.add_argument(name, type=int, default=default, metavar="N", help=f"{text} (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -86,10 +82,9 @@ def split_all(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
     sizes = {}
-    with atomic_directory(options.out) as folder, progress_bar(len(images), "tile split") as bar:
-        for name, path in images.items():
+    with atomic_directory(options.out) as folder:
+        for name, path in track(images.items(), len(images), "tile split"):
             sizes[name] = split_image(path, folder / name, options.tile_size, options.overlap)
-            bar.update()
         write_json(folder / INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
 
 
@@ -99,11 +94,10 @@ def split_image(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int,
         check_exif_orientation(path, image)
         source = image if image.mode in MODES else image.convert("RGB")
         _fill_palette(source)
-        for top in tile_starts(image.height, tile, overlap):
-            for left in tile_starts(image.width, tile, overlap):
-                box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
-                with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
-                    source.crop(box).save(unfinished, format="PNG")
+        for top, left in product(*(tile_starts(side, tile, overlap) for side in image.size[::-1])):
+            box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
+            with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
+                source.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
 
 
@@ -122,12 +116,9 @@ def merge_all(options: argparse.Namespace) -> None:
             tiles.setdefault(file.parent, set()).add(file.stem)
     if not tiles:
         raise SesamError(f"{options.folder} has no tiles (NAME/ROW-COLUMN.png).")
-    with progress_bar(len(tiles), "tile merge") as bar:
-        for folder, names in sorted(tiles.items()):
-            name = folder.relative_to(options.folder).as_posix()
-            size = _original_size(name, names, index, path)
-            merge_tiles(folder, size, index, options.out / f"{name}.png")
-            bar.update()
+    for folder, names in track(sorted(tiles.items()), len(tiles), "tile merge"):
+        name = folder.relative_to(options.folder).as_posix()
+        merge_tiles(folder, _original_size(name, names, index, path), index, options.out / f"{name}.png")
 
 
 def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> tuple[int, int]:
@@ -138,30 +129,29 @@ def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> 
     if len(sizes) > 1:  # as where train and val share a name
         sizes = {size for size in sizes if index.tile_names(size) == tiles}
         if len(sizes) != 1:
-            raise SesamError(
-                f"{path} has images {name} of several sizes; the tiles fit {'several' if sizes else 'none'} of them. "
-                "Make the labels again, or rename one and split again."
-            )
+            reason = f"images {name} of several sizes; the tiles fit {'several' if sizes else 'none'} of them"
+            raise SesamError(f"{path} has {reason}. Make the labels again, or rename one and split again.")
     return sizes.pop()
 
 
 def merge_tiles(folder: Path, size: tuple[int, int], index: TileIndex, out: Path) -> None:
     """Write the label (height, width = `size`) of a folder's tiles; SesamError if one is missing or does not fit."""
-    labels, palette = np.empty(size, np.uint8), None
-    columns_of_tiles = list(tile_slices(size[1], index.tile, index.overlap))
-    for rows, center_rows, inside_rows in tile_slices(size[0], index.tile, index.overlap):
-        for columns, center_columns, inside_columns in columns_of_tiles:
-            path = folder / f"{tile_name(rows.start, columns.start)}.png"
-            with open_image(path) as image:
-                tile, palette = np.array(image), palette or image.getpalette()
-            expected = rows.stop - rows.start, columns.stop - columns.start
-            if tile.shape != expected:
-                raise SesamError(
-                    f"{path} is {'x'.join(str(side) for side in tile.shape[::-1])}; expected {expected[1]}x"
-                    f"{expected[0]} pixels of one channel. Make the labels again."
-                )
-            labels[center_rows, center_columns] = tile[inside_rows, inside_columns]
-    merged = Image.fromarray(labels, mode="P" if palette else "L")
+    palette: list[int] | None = None
+
+    def read_tile(where: tuple[slice, slice]) -> np.ndarray:
+        nonlocal palette
+        path = folder / f"{tile_name(*(side.start for side in where))}.png"
+        with open_image(path) as image:
+            tile, palette = np.array(image), palette or image.getpalette()
+        height, width = (side.stop - side.start for side in where)
+        if tile.shape != (height, width):
+            actual = "x".join(map(str, tile.shape[::-1]))
+            raise SesamError(
+                f"{path} is {actual}; expected {width}x{height} pixels of one channel. Make the labels again."
+            )
+        return tile
+
+    merged = Image.fromarray(stitch_tiles(size, index.tile, index.overlap, read_tile), mode="P" if palette else "L")
     if palette:
         merged.putpalette(palette)
         _fill_palette(merged)

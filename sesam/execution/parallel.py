@@ -1,22 +1,16 @@
 """One function over many images, with a progress bar: in local processes, or on Ray if runtime.backend is ray."""
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
-from sesam.errors import ErrorCollector, SesamError, try_item
+from sesam.errors import Item, Result, SesamError, raise_errors, try_item
 from sesam.execution import ray_backend
 from sesam.execution.workers import map_in_processes
 from sesam.params import Runtime
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def map_images(
@@ -46,21 +40,17 @@ def map_images(
 
 def collect_results(outcomes: Iterator[Any], total: int, title: str, collect: Callable[[Any], object]) -> None:
     """Pass results on; raise their SesamErrors as one at the end."""
-    errors = ErrorCollector()
-    with progress_bar(total, title) as bar:
-        for outcome in outcomes:
-            if isinstance(outcome, SesamError):
-                errors.add(outcome)
-            else:
-                collect(outcome)
-            bar.update()
-    errors.raise_if_any()
+    errors: list[str] = []
+    for outcome in track(outcomes, total, title):
+        if isinstance(outcome, SesamError):
+            errors.append(str(outcome))
+        else:
+            collect(outcome)
+    raise_errors(errors)
 
 
-@contextmanager
-def progress_bar(total: int, title: str) -> Iterator[tqdm[Any]]:
-    """A progress bar with a rate, and one closing line: what, how many, how long."""
+def track(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+    """The items, with a progress bar, and one closing line: what, how many, how long."""
     started = time.monotonic()
-    with tqdm(total=total, desc=title, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5) as bar:
-        yield bar
+    yield from tqdm(items, title, total, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5)
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)

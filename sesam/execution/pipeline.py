@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from sesam.errors import SesamError, try_item
 from sesam.execution import ray_backend
@@ -27,10 +27,7 @@ Batch = Sequence[Any]
 
 
 class PipelineSteps(NamedTuple):
-    """A batch of items goes through `for row in compute([read(item) for item in batch]): write(*row)`.
-
-    On a GPU worker processes read and write: `read` and `write` must be picklable.
-    """
+    """`for row in compute([read(item) for item in batch]): write(*row)`; `read` and `write` must be picklable."""
 
     read: Callable[[Any], Any]
     compute: Callable[[list[Any]], Sequence[tuple[Any, ...]]]
@@ -43,11 +40,7 @@ StepsFactory = Callable[[], PipelineSteps]
 
 
 def pending_batches(items: Sequence[Any], pending: Callable[[Any], bool], size: int) -> list[Batch]:
-    """The batches of `size` items in which any item is pending.
-
-    A resumed run has the batches of an uninterrupted one: on a GPU the last bit of a sum may depend on the rest of the
-    batch.
-    """
+    """The batches of `size` items with a pending item, as an uninterrupted run has them: results may depend on them."""
     batches = [items[k : k + size] for k in range(0, len(items), size)]
     return [batch for batch in batches if any(map(pending, batch))]
 
@@ -95,7 +88,7 @@ def iter_results(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -
 
 def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
     def run_batch(batch: Batch) -> list[Any]:
-        loaded, errors = split_errors([try_item(steps.read, item) for item in batch])
+        loaded, errors = _read_batch(steps.read, batch)
         return [*errors, *(steps.write(*row) for row in (steps.compute(loaded) if loaded else ()))]
 
     threads = torch.get_num_threads()
@@ -108,18 +101,17 @@ def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) 
 
 
 def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
-    loader = DataLoader(
-        _ReadDataset(batches, steps.read),
+    loader: DataLoader[Any] = DataLoader(
+        batches,  # type: ignore[arg-type]  # a sequence is enough
         batch_size=None,
-        collate_fn=list,
+        collate_fn=partial(_read_batch, steps.read),
         num_workers=workers,
         worker_init_fn=exit_on_queue_error,
         pin_memory=torch.cuda.is_available(),
     )
 
     def submitted() -> Iterator[Future[Any]]:
-        for outcomes in loader:
-            loaded, errors = split_errors(outcomes)
+        for loaded, errors in loader:
             for error in errors:
                 failed: Future[Any] = Future()
                 failed.set_result(error)
@@ -152,20 +144,8 @@ def _finished(
         pool.shutdown(cancel_futures=True)
 
 
-class _ReadDataset(Dataset[list[Any]]):
-    """Per batch what `read` returns of its items, or the SesamError that it raised."""
-
-    def __init__(self, batches: Sequence[Batch], read: Callable[[Any], Any]) -> None:
-        self.batches, self.read = batches, read
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, k: int) -> list[Any]:
-        return [try_item(self.read, item) for item in self.batches[k]]
-
-
-def split_errors(outcomes: list[Any]) -> tuple[list[Any], list[SesamError]]:
+def _read_batch(read: Callable[[Any], Any], batch: Batch) -> tuple[list[Any], list[SesamError]]:
     """What was read, and the errors of what could not be."""
+    outcomes = [try_item(read, item) for item in batch]
     errors = [outcome for outcome in outcomes if isinstance(outcome, SesamError)]
     return [outcome for outcome in outcomes if not isinstance(outcome, SesamError)], errors

@@ -1,7 +1,7 @@
 """The work on images on Ray: on this machine, or on the cluster that Ray's own RAY_ADDRESS names.
 
-Every worker has the shared files at the same paths as this process. Ray replaces a lost worker or node, and its work
-is done again: files are written atomically, and their bytes do not depend on the worker that writes them.
+Workers share this process's files and paths. Ray replaces lost ones, whose work is done again: writes are atomic and
+do not depend on the worker.
 """
 
 import os
@@ -56,32 +56,14 @@ def has_gpus(runtime: Runtime) -> bool:
 
 
 def map_on_ray(function: Callable[[Any], Any], items: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
-    """function(item) per item, in order: tasks of one CPU each."""
-    ray = connect(runtime)
-    cpus = int(ray.cluster_resources()["CPU"])
-    task = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(_map_chunk)
-    shared = ray.put(function)
-    chunks = deque(_chunks(items, max(1, min(32, len(items) // (4 * cpus)))))
-    pending: deque[tuple[Any, Any]] = deque()  # a call and its first item
-    try:
-        while chunks or pending:
-            while chunks and len(pending) < 4 * cpus:
-                chunk = chunks.popleft()
-                pending.append((task.remote(Path.cwd(), shared, chunk), chunk[0]))
-            call, first = pending.popleft()
-            try:
-                yield from _get(ray, call)
-            except ray.exceptions.RayError as problem:
-                raise _worker_lost(first, problem) from None
-    finally:
-        for call, _ in pending:
-            ray.cancel(call, force=True)
+    """function(item) per item, in order, from one worker per CPU."""
+    count = int(connect(runtime).cluster_resources()["CPU"])
+    batches = _chunks(items, max(1, min(32, len(items) // (4 * count))))
+    yield from _WorkerPool(partial(_map_batches, function), _chunks(batches, 1)).results(count)
 
 
-def _map_chunk(folder: Path, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Runs in a worker."""
-    _init_worker(folder)
-    return [function(item) for item in items]
+def _map_batches(function: Callable[[Any], Any], processes: int) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda batches: [function(item) for batch in batches for item in batch]
 
 
 def run_on_ray(load: Runner, batches: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
@@ -89,24 +71,24 @@ def run_on_ray(load: Runner, batches: Sequence[Any], runtime: Runtime) -> Iterat
 
     load(processes) runs once in every worker, and returns what the worker calls with chunks of batches.
     """
-    ray, gpus = connect(runtime), has_gpus(runtime)
-    count = int(ray.cluster_resources()["GPU" if gpus else "CPU"])
-    # no CPU beside a GPU: on this machine Ray has runtime.num_workers of them, which may be fewer than GPUs
-    worker = ray.remote(num_cpus=int(not gpus), num_gpus=int(gpus))(_Worker)
+    gpus = has_gpus(runtime)
+    count = int(connect(runtime).cluster_resources()["GPU" if gpus else "CPU"])
     # on a GPU every chunk starts processes that read and write: few chunks, at best one per worker
     size = max(1, min(512, -(-len(batches) // count)) if gpus else min(8, len(batches) // (4 * count)))
-    shared = ray.put(load)
-    workers = _WorkerPool(
-        ray, lambda: worker.remote(Path.cwd(), shared, runtime.num_workers if gpus else 1), _chunks(batches, size)
-    )
-    yield from workers.results(count)
+    processes = runtime.num_workers if gpus else 1
+    yield from _WorkerPool(load, _chunks(batches, size), gpus, processes).results(count)
 
 
 class _WorkerPool:
     """Gives chunks of batches to Ray's workers; replaces lost workers, and does their chunks again."""
 
-    def __init__(self, ray: Any, new_worker: Callable[[], Any], chunks: list[Sequence[Any]]) -> None:
-        self.ray, self.new_worker, self.chunks = ray, new_worker, chunks
+    def __init__(self, load: Runner, chunks: list[Sequence[Any]], gpus: bool = False, processes: int = 1) -> None:
+        import ray
+
+        # no CPU beside a GPU: on this machine Ray has runtime.num_workers of them, which may be fewer than GPUs
+        worker = ray.remote(num_cpus=int(not gpus), num_gpus=int(gpus))(_Worker)
+        self.new_worker = partial(worker.remote, Path.cwd(), ray.put(load), processes)
+        self.ray, self.chunks = ray, chunks
         self.todo = deque(range(len(chunks)))
         self.tries, self.failed_starts = [0] * len(chunks), 0
         self.running: dict[Any, tuple[Any, int | None]] = {}  # call: worker, and chunk or, while it starts, None
@@ -151,16 +133,24 @@ class _WorkerPool:
         else:
             self.tries[chunk] += 1
             if self.tries[chunk] == MAX_TRIES:
-                raise _worker_lost(self.chunks[chunk][0][0], problem) from None
+                first = self.chunks[chunk][0][0]
+                raise SesamError(
+                    f"Ray lost {MAX_TRIES} workers at the images from {getattr(first, 'id', first)} on, perhaps "
+                    f"because memory ran out ({_last_line(problem)}). Run again to resume, with fewer workers per node."
+                ) from None
             self.todo.appendleft(chunk)
         self._start_worker()
 
 
 class _Worker:
-    """A worker process with a model."""
+    """A worker process with a model, in the stage's folder."""
 
     def __init__(self, folder: Path, load: Runner, processes: int) -> None:
-        _init_worker(folder)
+        import cv2
+
+        cv2.setNumThreads(1)
+        os.environ[MULTI_NODE] = "1"
+        os.chdir(folder)
         self.load = partial(load, processes)
         self.run: Callable[[Sequence[Any]], list[Any]] | None = None
 
@@ -171,15 +161,6 @@ class _Worker:
         if self.run is None:
             self.run = self.load()
         return self.run(batches)
-
-
-def _init_worker(folder: Path) -> None:
-    """Have a worker's process work in the stage's folder."""
-    import cv2
-
-    cv2.setNumThreads(1)
-    os.environ[MULTI_NODE] = "1"
-    os.chdir(folder)
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -196,10 +177,3 @@ def _get(ray: Any, call: Any) -> Any:
 
 def _last_line(problem: Exception) -> str:
     return (str(problem).strip().splitlines() or [type(problem).__name__])[-1].strip()
-
-
-def _worker_lost(item: Any, problem: Exception) -> SesamError:
-    return SesamError(
-        f"Ray lost {MAX_TRIES} workers at the images from {getattr(item, 'id', item)} on, perhaps because memory ran "
-        f"out ({_last_line(problem)}). Run again to resume, with fewer workers per node."
-    )

@@ -42,10 +42,9 @@ def worker_killed(title: str, workers: int) -> SesamError:
 
 
 def forkserver_context() -> BaseContext:
-    """Starts workers from a server process that imports once what this one has imported, and forks.
+    """Workers are forks of a server process that imports once what this one has imported.
 
-    Forks of this process would inherit its threads and a half-initialized GPU; fresh processes would each import
-    PyTorch.
+    Forks of this process would inherit its threads and GPU; fresh processes would each import PyTorch.
     """
     context = multiprocessing.get_context("forkserver")
     # not the program itself: every worker imports it, and warns if it is there already
@@ -76,10 +75,7 @@ def _init_worker() -> None:
 
 
 def exit_on_queue_error(worker: int) -> None:
-    """`worker_init_fn` of a PyTorch DataLoader: the worker exits if it cannot send what it read.
-
-    Otherwise multiprocessing drops that batch with a traceback, and the main process waits for it forever.
-    """
+    """`worker_init_fn` of a DataLoader: exit if it cannot send a batch; the main process would wait for it forever."""
 
     def exit_worker(problem: Exception, item: object) -> None:
         print(f"A worker process cannot send what it read: {problem}", file=sys.stderr, flush=True)

@@ -35,10 +35,7 @@ class Region:
 
     @cached_property
     def distance(self) -> np.ndarray:
-        """Distance of every pixel to the nearest pixel outside, (h, w) float32; 1 on the boundary, 0 outside.
-
-        The border of the image counts as outside.
-        """
+        """Distance to the nearest pixel outside, beyond the image too, (h, w) float32; 1 on the boundary, 0 outside."""
         padded = np.pad(self.mask.astype(np.uint8), 1)
         distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
         # squared distances are integers; OpenCV's last bit differs between calls

@@ -1,7 +1,4 @@
-"""Masks as COCO run-length encodings (RLE).
-
-Counts are run lengths in column-major order, background first; an RLE string compresses them.
-"""
+"""Masks as COCO run-length encodings (RLE): compressed counts, column-major run lengths, background first."""
 
 from typing import Any
 
@@ -31,12 +28,9 @@ def rle_to_mask(rle: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def rle_to_counts(rle: str) -> np.ndarray:
-    """The counts of an RLE, int64; negative ones if it is invalid.
-
-    Each number is a little-endian group of characters: five bits, and a sixth that is set if more follow.
-    """
+    """The counts of an RLE, int64, negative if invalid. Of a number, each character holds 5 bits, the lowest first."""
     chunks = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
-    last = chunks & 32 == 0
+    last = chunks & 32 == 0  # else more characters follow
     starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
     position = np.arange(len(chunks)) - np.repeat(starts, np.diff([*starts, len(chunks)]))
     if position.max() > 6 or not last[-1]:

@@ -1,7 +1,9 @@
 """Overlapping tiles along an axis."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+
+import numpy as np
 
 from sesam.errors import SesamError
 
@@ -22,17 +24,21 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(k * (length - tile) / (count - 1)) for k in range(count)]
 
 
-def tile_centers(starts: Sequence[int], tile: int, length: int) -> list[tuple[int, int]]:
-    """(start, stop) of each tile's center.
-
-    The centers partition the axis; inside the image they are at least overlap / 2 from their tile's edges.
-    """
-    edges = [0, *((start + tile + following) // 2 for start, following in pairwise(starts)), length]
-    return list(pairwise(edges))
-
-
 def tile_slices(length: int, tile: int, overlap: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Per tile on an axis of `length` pixels: the tile, its center, and its center within the tile."""
+    """Per tile on an axis, in pixels: the tile, its center, its center within it. The centers partition the axis."""
     starts = tile_starts(length, tile, overlap)
-    for start, (first, stop) in zip(starts, tile_centers(starts, tile, length), strict=True):
+    # inside the image at least overlap / 2 from the tiles' edges
+    edges = [0, *((start + tile + following) // 2 for start, following in pairwise(starts)), length]
+    for start, (first, stop) in zip(starts, pairwise(edges), strict=True):
         yield slice(start, min(start + tile, length)), slice(first, stop), slice(first - start, stop - start)
+
+
+def stitch_tiles(
+    shape: tuple[int, ...], tile: int, overlap: int, label_tile: Callable[[tuple[slice, slice]], np.ndarray]
+) -> np.ndarray:
+    """The labels (H, W) uint8 whose tiles `label_tile` returns; each tile contributes its center. Sides in pixels."""
+    labels = np.empty(shape, np.uint8)
+    for rows, center_rows, inside_rows in tile_slices(shape[0], tile, overlap):
+        for columns, center_columns, inside_columns in tile_slices(shape[1], tile, overlap):
+            labels[center_rows, center_columns] = label_tile((rows, columns))[inside_rows, inside_columns]
+    return labels

@@ -36,8 +36,6 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def square(item: int) -> int:
-    with Path(f"started-{item}").open("a") as file:
-        file.write("x")
     return item * item
 
 
@@ -84,8 +82,6 @@ SQUARES = [k * k for k in range(40)]
 
 
 def test_map_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert map_images(square, range(40), RUNTIME, "square") == SQUARES
-    assert all(Path(f"started-{k}").read_text() == "x" for k in range(40))
     assert map_images(kill_once, range(40), RUNTIME, "kill") == SQUARES  # its chunk was done again
     monkeypatch.setattr(ray_backend, "MAX_TRIES", 2)
     with pytest.raises(SesamError, match=r"Ray lost 2 workers at the images from \d on"):
@@ -101,10 +97,7 @@ def test_run_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     run_pipeline(batches, partial(steps, kill_once), RUNTIME, "kill", collected.append)
     assert collected == SQUARES and written() == set(SQUARES)
     assert 2 <= len(list(Path().glob("loaded-*"))) <= 3
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SesamError, match="Ray lost 2 workers at the images from 4 on"),
-    ):
+    with monkeypatch.context() as patch, pytest.raises(SesamError, match="Ray lost 2 workers at the images from 4 on"):
         patch.setattr(ray_backend, "MAX_TRIES", 2)
         run_pipeline(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
 

@@ -23,12 +23,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from multiprocessing import Value
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -54,14 +54,13 @@ HANGS = 1800  # seconds until a stage counts as hanging, on a machine however bu
 
 @dataclass
 class Stage:
-    """A stage of dvc.yaml.
+    """A stage of dvc.yaml. arguments: its module, and what follows it.
 
     events: number of changes of the file system in an undisturbed run. read: the inputs that it opens. expected:
     SHA-256 per output file. largest: bytes of the largest output file.
     """
 
     name: str
-    module: str
     arguments: list[str]
     inputs: list[str]
     outputs: list[str]
@@ -71,8 +70,7 @@ class Stage:
     largest: int = 0
 
 
-@dataclass
-class Completed:
+class Completed(NamedTuple):
     """A stage's end. code: as of a subprocess, negative for a signal."""
 
     code: int
@@ -83,12 +81,14 @@ class NotSurvivedError(Exception):
     """A fault that was not survived."""
 
 
-# --- the project -------------------------------------------------------------------------------------------------
+def check(survived: object, message: str) -> None:
+    if not survived:
+        raise NotSurvivedError(message)
 
 
 def make_project(folder: Path) -> list[Stage]:
     """A project of a few drawn scenes, one round with a teacher and short trainings; its stages in running order."""
-    for name in ("dvc.yaml", "models/none", "models/none"):
+    for name in ("dvc.yaml", "models/none"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for code in ("sesam", "stages"):
@@ -107,10 +107,9 @@ def make_project(folder: Path) -> list[Stage]:
 
 def _stage(stage: Any) -> Stage:
     """DVC's stage as ours."""
-    _, _, module, *arguments = stage.cmd.split()
     deps = [dep.def_path for dep in stage.deps if dep.def_path]
     inputs = [path for path in deps if not path.startswith(("sesam", "stages", "params"))]
-    return Stage(stage.addressing, module, arguments, inputs, [out.def_path for out in stage.outs])
+    return Stage(stage.addressing, stage.cmd.split()[2:], inputs, [out.def_path for out in stage.outs])
 
 
 def is_tmp(name: str) -> bool:
@@ -119,13 +118,8 @@ def is_tmp(name: str) -> bool:
 
 def digests(paths: list[str]) -> dict[str, str]:
     """SHA-256 of every finished file below the paths, by its path."""
-    files = [
-        file
-        for path in map(Path, paths)
-        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-        if file.is_file() and not is_tmp(file.name)
-    ]
-    return {str(file): sha256(file) for file in files}
+    files = [file for path in map(Path, paths) for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return {str(file): sha256(file) for file in files if file.is_file() and not is_tmp(file.name)}
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -147,9 +141,6 @@ def remove(paths: list[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-# --- running a stage in a fork -------------------------------------------------------------------------------------
-
-
 def start(stage: Stage, disturb: Callable[[], None]) -> tuple[int, int]:
     """Fork, call `disturb` in the child and run the stage in it; its process id, and a pipe of its output."""
     reading, writing = os.pipe()  # a file could not be written on a full disk
@@ -163,11 +154,11 @@ def start(stage: Stage, disturb: Callable[[], None]) -> tuple[int, int]:
     try:
         os.dup2(writing, 1)
         os.dup2(writing, 2)
-        sys.argv = [stage.module, *stage.arguments]
+        sys.argv = stage.arguments
         sesam.segmentation.hooks.CHECKPOINT_SECONDS = 0
         signal.signal(signal.SIGINT, signal.default_int_handler)
         disturb()
-        runpy.run_module(stage.module, run_name="__main__", alter_sys=True)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -227,9 +218,6 @@ def at_event(act: Callable[[int], None], read: Callable[[str], None] = lambda pa
     sys.addaudithook(hook)
 
 
-# --- the faults ----------------------------------------------------------------------------------------------------
-
-
 def send_signal(which: signal.Signals, event: int) -> Callable[[], None]:
     def act(n: int) -> None:
         if n == event:
@@ -262,11 +250,6 @@ def refuse_repeated_work() -> None:
     sesam.sam.inference.write_masks = write_once
 
 
-def limit_file_size(size: int) -> Callable[[], None]:
-    """No file can exceed `size` bytes: the kernel's error, in whatever library writes."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
 def damage(path: Path, how: str, rng: random.Random) -> None:
     content = path.read_bytes()
     if how == "cut":
@@ -283,47 +266,29 @@ def damage(path: Path, how: str, rng: random.Random) -> None:
             shutil.copyfile(rng.choice(others), path)
 
 
-@contextmanager
-def restored(path: Path) -> Iterator[None]:
-    """Restore an input when the block ends."""
-    content = path.read_bytes()
-    try:
-        yield
-    finally:
-        path.write_bytes(content)
-
-
-# --- a case --------------------------------------------------------------------------------------------------------
-
-
 def check_message(ended: Completed, codes: tuple[int, ...]) -> None:
     """A message instead of a traceback, on its own line (a progress bar clears its line)."""
-    if "Traceback" in ended.output:
-        raise NotSurvivedError(f"a traceback:\n{ended.output}")
-    if ended.code not in codes:
-        raise NotSurvivedError(f"exit code {ended.code}, not one of {codes}:\n{ended.output}")
-    if ended.code == 1 and not re.search("(^|[\r\n])(error: |stopped; )", ended.output):
-        raise NotSurvivedError(f"no message:\n{ended.output}")
+    check("Traceback" not in ended.output, f"a traceback:\n{ended.output}")
+    check(ended.code in codes, f"exit code {ended.code}, not one of {codes}:\n{ended.output}")
+    has_message = re.search("(^|[\r\n])(error: |stopped; )", ended.output)
+    check(ended.code != 1 or has_message, f"no message:\n{ended.output}")
 
 
 def check_outputs(stage: Stage) -> None:
     """Existing outputs have the expected bytes."""
     for path, digest in digests(stage.outputs).items():
-        if not path.startswith(LOGS) and stage.expected.get(path) != digest:
-            raise NotSurvivedError(f"{path} is half-written")
+        check(path.startswith(LOGS) or stage.expected.get(path) == digest, f"{path} is half-written")
 
 
 def check_next_run(stage: Stage, resumes: bool) -> None:
     """The next run writes the expected bytes, repeats no work if it resumes, and removes temporary files."""
     remove(stage.outputs)
     ended = run(stage, refuse_repeated_work) if resumes else run(stage)
-    if ended.code:
-        raise NotSurvivedError(f"the next run fails:\n{ended.output}")
-    written = digests(stage.outputs)
-    if different := [p for p in {**written, **stage.expected} if written.get(p) != stage.expected.get(p)]:
-        raise NotSurvivedError(f"the next run writes other bytes: {', '.join(sorted(different))}")
-    if left := leftovers(Path.cwd()):
-        raise NotSurvivedError(f"left behind after the next run: {', '.join(left)}")
+    check(ended.code == 0, f"the next run fails:\n{ended.output}")
+    different = {path for path, _ in digests(stage.outputs).items() ^ stage.expected.items()}
+    check(not different, f"the next run writes other bytes: {', '.join(sorted(different))}")
+    left = leftovers(Path.cwd())
+    check(not left, f"left behind after the next run: {', '.join(left)}")
 
 
 Case = tuple[Stage, str, Any]
@@ -343,7 +308,8 @@ def try_case(case: Case, rng: random.Random) -> None:
         complete = digests(stage.outputs) == stage.expected  # the disk failed after the last write
         check_message(ended, (0, 1) if complete else (1,))
     elif kind == "no room":
-        check_message(run(stage, limit_file_size(where)), (1,))
+        # no file can exceed so many bytes: the kernel's error, in whatever library writes
+        check_message(run(stage, partial(resource.setrlimit, resource.RLIMIT_FSIZE, (where, -1))), (1,))
     elif kind == "two at once":
         try_two_at_once(stage, where)
     else:
@@ -358,14 +324,14 @@ def try_two_at_once(stage: Stage, delay: float) -> None:
     both.append(start(stage, lambda: None))
     for ended in [wait(*process) for process in both]:
         check_message(ended, (0, 1))
-        if ended.code and "another process" not in ended.output:
-            raise NotSurvivedError(f"one of two fails:\n{ended.output}")
+        check(ended.code == 0 or "another process" in ended.output, f"one of two fails:\n{ended.output}")
 
 
 def try_damaged_input(case: Case, rng: random.Random) -> None:
     """Damage an input before the run, or at one of its events."""
     stage, kind, (path, event) = case
-    with restored(Path(path)):
+    content = Path(path).read_bytes()
+    try:
         if event is None:
             damage(Path(path), kind, rng)
             ended = run(stage)
@@ -374,6 +340,8 @@ def try_damaged_input(case: Case, rng: random.Random) -> None:
         check_message(ended, (0, 1))
         if ended.code == 0 and event is None and kind != "swapped" and not path.startswith(LOGS):
             check_outputs(stage)  # the damage has no effect
+    finally:
+        Path(path).write_bytes(content)
     if ended.code == 0:
         remove(stage.outputs)
 
@@ -403,8 +371,7 @@ def learn(stage: Stage) -> None:
             at_event(act, lambda path: print(path, file=opened, flush=True))
 
         ended = run(stage, record)
-        if ended.code:
-            raise NotSurvivedError(f"{stage.name} fails undisturbed:\n{ended.output}")
+        check(ended.code == 0, f"{stage.name} fails undisturbed:\n{ended.output}")
         opened.seek(0)
         read = set(opened.read().splitlines())
     stage.events = events.value

@@ -43,25 +43,14 @@ def test_pseudo_label_equals_the_stages_result(
     folder = round_dir("r1", "predictions")
     write_label(folder / "labels" / f"{record.id}.png", scene.labels, PALETTE)
     write_gray(folder / "confidence" / f"{record.id}.png", confidence)
-    for stage, *arguments in (
-        ("prompts", "r1"),
-        ("embed",),
-        ("sam_masks", "r1"),
-        ("select_masks", "r1"),
-        ("merge_labels", "r1"),
-    ):
-        monkeypatch.setattr(sys, "argv", [stage, *arguments])
+    for stage in ("prompts", "embed", "sam_masks", "select_masks", "merge_labels"):
+        monkeypatch.setattr(sys, "argv", [stage, "r1"])
         importlib.import_module(f"stages.{stage}").main()
     labels, sources = load_pseudo_label("r1", record, len(CLASSES))
 
+    segmenter, predictions = sesam.load_segmenter("bundled"), (scene.labels, confidence)
     result = sesam.pseudo_label(
-        scene.image,
-        weak,
-        sesam.load_segmenter("bundled"),
-        params=load_params(),
-        predictions=(scene.labels, confidence),
-        round_name="r1",
-        image_id=record.id,
+        scene.image, weak, segmenter, params=load_params(), predictions=predictions, image_id=record.id
     )
     assert np.array_equal(result.labels, labels) and np.array_equal(result.sources, sources)
     assert set(np.unique(sources)) == {0, 1, 2, 3}

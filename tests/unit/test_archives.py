@@ -15,26 +15,21 @@ from sesam.errors import SesamError
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
 
 
-def fill(folder: Path, names: list[str]) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"of {name}")
-
-
-def pack_files(folder: Path, names: list[str]) -> Path:
-    """folder/packed with the files' archives."""
-    fill(folder / "loose", names)
-    (folder / "packed").mkdir()
+def pack_files(folder: Path, files: list[str] | dict[str, bytes]) -> Path:
+    """folder/packed with the archives of the files in folder/loose."""
+    for child in ("loose", "packed"):
+        (folder / child).mkdir(parents=True)
+    for name in files:
+        (folder / "loose" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "loose" / name).write_bytes(files[name] if isinstance(files, dict) else f"of {name}".encode())
     archives.pack(folder / "loose", folder / "packed")
     return folder / "packed"
 
 
 def test_archives_do_not_depend_on_order_and_time(tmp_path: Path) -> None:
-    packed = []
-    for number, names in enumerate((NAMES, NAMES[::-1])):
-        fill(tmp_path / f"{number}/loose", names)
-        os.utime(tmp_path / f"{number}/loose" / names[0], (1e9, 1e9 + number))
-        packed.append(pack_files(tmp_path / str(number), []))
+    packed = [pack_files(tmp_path / "0", NAMES), pack_files(tmp_path / "1", NAMES[::-1])]
+    os.utime(tmp_path / "1/loose" / NAMES[0], (1e9, 1e9))
+    archives.pack(tmp_path / "1/loose", packed[1])
     files = [sorted((path.name, path.read_bytes()) for path in folder.iterdir()) for folder in packed]
     assert [name for name, _ in files[0]] == ["files-0000.zip", "files-0001.zip"] and files[0] == files[1]
     for name in NAMES:
@@ -47,16 +42,10 @@ def test_archives_do_not_depend_on_order_and_time(tmp_path: Path) -> None:
 
 @given(st.dictionaries(st.text("abcé ", min_size=1, max_size=8), st.binary(max_size=200), max_size=5))
 def test_any_content_is_read_as_it_was(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:
-    folder = tmp_path_factory.mktemp("files")
-    for name, content in files.items():
-        (folder / "loose" / name.strip() / "x").parent.mkdir(parents=True, exist_ok=True)
-        (folder / "loose" / name.strip() / "x").write_bytes(content)
-    (folder / "loose").mkdir(exist_ok=True)
-    (folder / "packed").mkdir()
-    archives.pack(folder / "loose", folder / "packed")
-    assert len(list((folder / "packed").iterdir())) == 1
-    for path in (folder / "loose").rglob("x"):
-        assert read_bytes(folder / "packed" / path.relative_to(folder / "loose")) == path.read_bytes()
+    files = {f"{name.strip()}/x".removeprefix("/"): content for name, content in files.items()}
+    packed = pack_files(tmp_path_factory.mktemp("files"), files)
+    assert len(list(packed.iterdir())) == 1
+    assert {name: read_bytes(packed / name) for name in files} == files
 
 
 def test_only_a_few_archives_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

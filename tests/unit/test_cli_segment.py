@@ -15,9 +15,9 @@ from PIL import Image
 
 from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
 from sesam.cli.main import main
-from sesam.cli.segment import overlay, predict_tiled
+from sesam.cli.segment import overlay
 from sesam.errors import SesamError
-from sesam.geometry.tiling import tile_slices
+from sesam.geometry.tiling import stitch_tiles, tile_slices
 from sesam.presets import load_preset
 from sesam.segmentation.network import load_network, network_config, predict, save_network
 
@@ -35,12 +35,6 @@ def test_centers_of_tiles_partition_an_axis(length: int, tile: int, data: st.Dat
         assert range(length)[where][inside] == range(length)[center]
         assert center.start == 0 or center.start - where.start >= overlap // 2
         assert center.stop == length or where.stop - center.stop >= overlap // 2
-
-
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40))
-def test_tiled_prediction_equals_whole_prediction_without_context(height: int, width: int, tile: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    assert np.array_equal(predict_tiled(image, lambda tile: tile[..., 0] % 3, tile, tile // 2), image[..., 0] % 3)
 
 
 def test_overlay_is_the_mean_of_image_and_class_color() -> None:
@@ -74,13 +68,11 @@ def write_images(sizes: dict[str, tuple[int, int]]) -> None:
 
 
 def prediction(trained: Path, image: str, tile: int = 1024, overlap: int = 256) -> np.ndarray:
-    model = load_network(trained, CPU)
-    return predict_tiled(np.array(Image.open(image)), lambda tile: predict(model, tile, CPU)[0], tile, overlap)
+    model, pixels = load_network(trained, CPU), np.array(Image.open(image))
+    return stitch_tiles(pixels.shape[:2], tile, overlap, lambda where: predict(model, pixels[where], CPU)[0])
 
 
-def test_segment_labels_a_folder(
-    trained: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     """In the precision of `evaluate`, also with the outputs among the images; what is there already is skipped."""
     sizes = {"a.png": (60, 70), "street/b.jpg": (150, 40), "street/deep/c.jpeg": (30, 200)}
     write_images(sizes)

@@ -37,12 +37,24 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_merge_restores_what_was_split(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, data: st.DataObject
 ) -> None:
-    folder, labels = tmp_path_factory.mktemp("tiles"), noise(height, width)
+    """Also where tiles are wrong at their edges, but not at those of the image."""
+    folder, labels, overlap = (
+        tmp_path_factory.mktemp("tiles"),
+        noise(height, width),
+        data.draw(st.integers(2, tile // 2)),
+    )
     write_label(folder / "whole/labels/train/a b/one.png", labels, PALETTE)
-    split(folder / "whole", folder / "tiles", tile, data.draw(st.integers(2, tile // 2)))
+    split(folder / "whole", folder / "tiles", tile, overlap)
     for path in (folder / "tiles").rglob("*.png"):
-        top, left = map(int, path.stem.split("-"))
-        assert np.array_equal(read_label(path), labels[top : top + tile, left : left + tile])
+        values, (top, left) = read_label(path), map(int, path.stem.split("-"))
+        assert np.array_equal(values, labels[top : top + tile, left : left + tile])
+        inner = tuple(
+            slice(overlap // 2 if begin else 0, size if begin + size == whole else size - overlap // 2)
+            for begin, size, whole in zip((top, left), values.shape, labels.shape, strict=True)
+        )
+        wrong = np.full_like(values, 3)
+        wrong[inner] = values[inner]
+        write_label(path, wrong, PALETTE)
     merge(folder / "tiles/labels/train", folder / "tiles", folder / "merged")
     merged = folder / "merged/a b/one.png"
     assert np.array_equal(read_label(merged), labels)
@@ -73,25 +85,6 @@ def test_one_bit_labels_keep_their_mode(tmp_path: Path) -> None:
     split(tmp_path / "in", tmp_path / "tiles", 16, 4)
     with pytest.raises(SesamError, match="has mode 1"):
         read_label(tmp_path / "tiles/one/000000-000000.png")
-
-
-def test_edges_between_tiles_do_not_count(tmp_path: Path) -> None:
-    """Tiles that are wrong at their edges, but not at those of the image."""
-    labels = np.zeros((50, 60), np.uint8)
-    labels[10:30, 5:55] = 1
-    write_label(tmp_path / "in/one.png", labels, PALETTE)
-    split(tmp_path / "in", tmp_path / "tiles", 32, 8)
-    for path in (tmp_path / "tiles/one").iterdir():
-        tile = read_label(path)
-        inner = tuple(
-            slice(0 if begin == 0 else 4, length if begin + length == whole else length - 4)
-            for begin, length, whole in zip(map(int, path.stem.split("-")), tile.shape, labels.shape, strict=True)
-        )
-        wrong = np.full_like(tile, 2)
-        wrong[inner] = tile[inner]
-        write_label(path, wrong, PALETTE)
-    merge(tmp_path / "tiles", tmp_path / "tiles", tmp_path / "merged")
-    assert np.array_equal(read_label(tmp_path / "merged/one.png"), labels)
 
 
 def test_train_and_val_may_share_a_name(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def component(document: dict, **changes: object) -> dict:
     return document | {"components": [document["components"][0] | changes]}
 
 
+BAD_BOXES = ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
 DAMAGED = [
     *((kind, value) for kind in FILES for value in ([], None, 3, "text", {}, {"id": "a"})),
     *((kind, FILES[kind][0] | {"id": "b"}) for kind in FILES),
@@ -106,10 +107,7 @@ DAMAGED = [
     *(("points", component(POINTS, rle=rle)) for rle in ("", "~", "0", "P" * 400, "é", RLE + "0", RLE[:-1], 7)),
     *(("points", component(POINTS, points=points)) for points in ([], [[0]], [[6, 0]], [[-1, 0]], [["a", 0]], None)),
     *(("points", component(POINTS, **{"class": k})) for k in (-1, 2, 300, 1.5, "1", None)),
-    *(
-        ("boxes", component(BOXES, box=box))
-        for box in ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
-    ),
+    *(("boxes", component(BOXES, box=box)) for box in BAD_BOXES),
     ("points", POINTS | {"prompt": "text"}),
     ("points", POINTS | {"prompt": "box"}),
     ("masks", MASKS | {"components": []}),

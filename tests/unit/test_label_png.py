@@ -21,12 +21,8 @@ def png(path: Path, bits: int, kind: int, palette: bytes = b"") -> None:
 
     row = int("".join(f"{value:0{bits}b}" for value in range(4)), 2).to_bytes(bits * 4 // 8, "big")
     header = pack(">IIBBBBB", 4, 1, bits, kind, 0, 0, 0)
-    parts = [
-        chunk(b"IHDR", header),
-        chunk(b"PLTE", palette) if palette else b"",
-        chunk(b"IDAT", zlib.compress(b"\0" + row)),
-    ]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(b"PLTE", palette) if palette else b"")
+    path.write_bytes(start + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -55,12 +55,8 @@ def test_init_for_custom_data(clone: Path) -> None:
     (clone / "photographs").mkdir()
     main(["init", "idd", "--data", "photographs", "--classes", "road, car"])
     dataset = load_params().dataset
-    assert (dataset.root, dataset.classes, dataset.palette, dataset.subset) == (
-        "photographs",
-        ["road", "car"],
-        None,
-        None,
-    )
+    assert dataset.root == "photographs" and dataset.classes == ["road", "car"]
+    assert dataset.palette is None and dataset.subset is None
     main(["init", "demo", "--data", "photographs", "--force"])
     params = load_params()
     assert params.demo == {} and params.dataset.root == "photographs" and params.dataset.classes
