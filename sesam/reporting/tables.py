@@ -41,7 +41,7 @@ def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float |
     return {
         "val_mIoU_teacher": networks["teacher"]["mIoU"],
         **{f"val_mIoU_{name}": networks[name]["mIoU"] for name in list(labels)[-2:]},
-        **{f"labels_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
+        **{f"label_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
     }
 
 
