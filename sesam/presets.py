@@ -32,7 +32,7 @@ def load_preset(path: Path, data: Path | None = None, classes: Sequence[str] | N
 
 def render_params(params: Params) -> str:
     """params.yaml with every key, its description as a comment."""
-    head = "# Every setting; `runtime` changes no result. Written by `sesam init`; sweep with `dvc exp run -S`.\n"
+    head = "# Every setting; `runtime` reruns nothing. Written by `sesam init`; sweep with `dvc exp run -S`.\n"
     return head + "".join(f"{line}\n" for line in _lines(params))
 
 
