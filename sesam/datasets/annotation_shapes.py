@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from sesam.datasets.annotations.common import Annotation, LabelSpec
-from sesam.datasets.data_issues import UNREADABLE, DataIssue
+from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
@@ -30,13 +30,13 @@ NO_POINTS = np.empty((0, 2))
 
 
 class Shape(NamedTuple):
-    """One shape of a class, by its name.
+    """One shape of a class, by its name or id.
 
     points: (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1. pixels: of a mask, a function that gives
     it as (H, W) bool of the whole image, ValueError if it cannot be; then there are no points.
     """
 
-    name: str
+    name: str | int
     kind: Kind
     points: np.ndarray = NO_POINTS
     pixels: Callable[[], np.ndarray] | None = None
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
             return mask
-        points = clip_to_bounds(np.nan_to_num(self.points), size)
+        points = np.nan_to_num(self.points).clip(-FAR, np.array(size[::-1]) + FAR)
         pixels = np.floor(points).astype(np.int32)
         drawn = np.zeros(size, np.uint8)
         if self.kind == "polygon":
@@ -77,13 +77,14 @@ class Drawing(Annotation):
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
         self.check_size(self.size, spec)
         labels = np.full(self.size, IGNORE_INDEX, np.uint8)
-        class_ids = {name: k for k, name in enumerate(spec.classes)}
+        class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
+        class_ids |= {name: k for k, name in enumerate(spec.classes)}
         for shape in self.shapes:
-            if (k := class_ids.get(shape.name)) is not None:
+            if shape.name in class_ids:
                 try:
-                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = k
+                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = class_ids[shape.name]
                 except ValueError as problem:
-                    raise DataIssue(UNREADABLE, f"{self.path} has {problem}") from None
+                    raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
         return labels, unknown + [f"the shape {kind}" for kind in self.unread]
 
@@ -101,8 +102,3 @@ def box_corners(
     middle = corners.mean(0) if about == "center" else corners[0]
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
-
-
-def clip_to_bounds(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Points (n, 2) x, y, brought to at most FAR outside an image of (height, width)."""
-    return points.clip(-FAR, np.array(size[::-1]) + FAR)

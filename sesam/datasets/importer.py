@@ -5,11 +5,10 @@ from functools import partial
 from itertools import groupby
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
 from sesam.artifacts.manifest import SPLITS, Dataset
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import NAMES, VALUES, Issue, format_issues, summarize_names
+from sesam.datasets.data_issues import IssueKind, format_issues, summarize_names
 from sesam.datasets.label_maps import class_names_and_palette, label_map_for
 from sesam.datasets.layouts import ImagePair, find_pairs
 from sesam.errors import SesamError
@@ -21,24 +20,19 @@ from sesam.seeds import seed_of
 MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
 
 
-class ImportedDataset(NamedTuple):
-    """The manifest, the results of the training images' checks, and warnings."""
-
-    dataset: Dataset
-    results: list[CheckResult]
-    warnings: list[str]
-
-
 def import_dataset(
     pairs: Mapping[str, Sequence[ImagePair]], folders: Mapping[str, Path], params: Params
-) -> ImportedDataset:
-    """Check each split's images, and write their labels as class ids to its folder; SesamError with every issue."""
+) -> tuple[Dataset, list[CheckResult], list[str]]:
+    """Check each split's images, and write their labels as class ids to its folder; SesamError with every issue.
+
+    Returns the manifest, the results of the training images' checks, and warnings.
+    """
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
     label_map = label_map_for(config.format, len(classes), ignore_values)
-    sample = _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED)
-    counted = {"train": sample, "val": frozenset[str]()}
+    labeled = [pair.id for pair in pairs["train"] if pair.label]
+    counted = {"train": set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1]), "val": set()}
     results: dict[str, list[CheckResult]] = {}
     for split in SPLITS:
         check = partial(check_pair, counted=counted[split], folder=folders[split], label_map=label_map)
@@ -48,16 +42,16 @@ def import_dataset(
     leaked, duplicates = find_duplicates(records)
     if issues := [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked:
         report = format_issues(f"{config.root} (dataset.root)", issues)
-        if any(kind == VALUES for kind, _ in issues):
+        if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report)
-    if not any(result.classes for result in results["val"]):
+    if not any(result.counts is not None and result.counts.any() for result in results["val"]):
         raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val.")
     root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
     dataset = Dataset(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     warnings = collect_warnings(results["train"], duplicates, symlinked_dirs(root, files), classes, params)
-    return ImportedDataset(dataset, results["train"], warnings)
+    return dataset, results["train"], warnings
 
 
 def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
@@ -78,13 +72,15 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         raise SesamError(
             f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(sorted(unknown))}."
         )
-    pairs = {split: [pair for pair in pairs[split] if pair.id not in excluded] for split in SPLITS}
     for split in SPLITS:
+        pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded]
         if not pairs[split]:
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
     pairs["train"] = choose_subset(pairs["train"], dataset.subset)
-    if same_ids := [issue for split in SPLITS for issue in _duplicate_ids(pairs[split])]:
-        raise SesamError(format_issues(f"{root} (dataset.root)", same_ids))
+    groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
+    if several := [same for same in groups if len(same) > 1]:
+        issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
+        raise SesamError(format_issues(f"{root} (dataset.root)", issues))
     if unlabeled := [pair.id for pair in pairs["val"] if pair.label is None]:
         raise SesamError(
             f"{root} has no fine labels of validation images: {summarize_names(unlabeled)}. See dataset.val."
@@ -110,13 +106,3 @@ def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) 
         shuffled = sorted(pairs, key=lambda pair: seed_of("subset", pair.id))
         chosen = {pair.id for pair in shuffled[: ceil(subset * len(pairs) - 1e-9)]}
     return [pair for pair in pairs if pair.id in chosen]
-
-
-def _sample_evenly(ids: Sequence[str], number: int) -> frozenset[str]:
-    """At most `number` of the ids, evenly spread."""
-    return frozenset(ids[:: max(1, ceil(len(ids) / number))])
-
-
-def _duplicate_ids(pairs: Sequence[ImagePair]) -> list[Issue]:
-    by_id = [list(same_id) for _, same_id in groupby(pairs, key=lambda pair: pair.id)]  # they are sorted by id
-    return [(NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in by_id if len(same) > 1]

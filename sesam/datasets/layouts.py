@@ -5,13 +5,14 @@ Paths are those of the original layout, whether the files exist or not: `prepare
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sesam.errors import SesamError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+VOC_FOLDERS = ("VOCdevkit/VOC2012", "VOC2012")  # what the archive unpacks to
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,19 @@ def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, pu
     """
     if not root.is_dir():
         raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
-    pairs, usual = LAYOUTS[dataset_format]
-    unique = {pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}
+    chosen = splits or [_usual_split(dataset_format, root, purpose)]
+    unique = {pair for split in chosen for pair in LAYOUTS[dataset_format](root, split)}
     return sorted(unique, key=lambda pair: (pair.id, pair.image))
+
+
+def _usual_split(dataset_format: str, root: Path, purpose: str) -> str:
+    if dataset_format == "ade20k":
+        return {"train": "training", "val": "validation"}[purpose]
+    if dataset_format == "voc" and purpose == "train":
+        root = _inner(root, *VOC_FOLDERS)
+        if (root / "SegmentationClassAug").is_dir() or (root / "ImageSets/Segmentation/trainaug.txt").exists():
+            return "trainaug"
+    return purpose
 
 
 def folder(root: Path, split: str) -> list[ImagePair]:
@@ -41,7 +52,7 @@ def folder(root: Path, split: str) -> list[ImagePair]:
     Without labels/SPLIT there are no fine labels.
     """
     labels = root / "labels" / split
-    return _match(root / "images" / split, "", IMAGE_SUFFIXES, labels if labels.is_dir() else None, "", nested=True)
+    return _match(root / "images" / split, labels if labels.is_dir() else None, suffixes=IMAGE_SUFFIXES, nested=True)
 
 
 def cityscapes(root: Path, split: str) -> list[ImagePair]:
@@ -50,13 +61,13 @@ def cityscapes(root: Path, split: str) -> list[ImagePair]:
     train_extra has coarse labels only.
     """
     labels = None if split == "train_extra" else root / "gtFine" / split
-    return _match(root / "leftImg8bit" / split, "_leftImg8bit", (".png",), labels, "_gtFine_labelIds")
+    return _match(root / "leftImg8bit" / split, labels, "_leftImg8bit", "_gtFine_labelIds")
 
 
 def ade20k(root: Path, split: str) -> list[ImagePair]:
     """Zhou et al. 2017, the scene parsing challenge: images/SPLIT/ID.jpg and annotations/SPLIT/ID.png."""
     root = _inner(root, "ADEChallengeData2016")
-    return _match(root / "images" / split, "", (".jpg",), root / "annotations" / split, "")
+    return _match(root / "images" / split, root / "annotations" / split, suffixes=(".jpg",))
 
 
 def voc(root: Path, split: str) -> list[ImagePair]:
@@ -66,32 +77,21 @@ def voc(root: Path, split: str) -> list[ImagePair]:
     Without trainaug.txt it is train.txt with aug.txt, or with all that is labeled there and not in val.txt. With the
     list and without the folder those images have no fine labels.
     """
-    root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
+    root = _inner(root, *VOC_FOLDERS)
     lists, fine, augmented = root / "ImageSets/Segmentation", root / "SegmentationClass", root / "SegmentationClassAug"
     if split != "trainaug" or (lists / "trainaug.txt").exists():
         ids = _read_ids(lists / f"{split}.txt")
     elif not augmented.is_dir():
         raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
-    elif (lists / "aug.txt").exists():
-        ids = _read_ids(lists / "train.txt") + _read_ids(lists / "aug.txt")
     else:
-        ids = _read_ids(lists / "train.txt") + [path.stem for path in files_below(augmented) if path.suffix == ".png"]
+        more = [path.stem for path in files_below(augmented) if path.suffix == ".png"]
+        ids = _read_ids(lists / "train.txt") + (_read_ids(lists / "aug.txt") if (lists / "aug.txt").exists() else more)
+    labels: dict[str, Path | None] = {k: fine / f"{k}.png" for k in ids}
     if split == "trainaug":
-        ids = sorted(set(ids) - set(_read_ids(lists / "val.txt")))
-    labeled = {path.stem for path in files_below(fine)}
-
-    def label(image_id: str) -> Path | None:
-        if image_id in labeled or split != "trainaug":
-            return fine / f"{image_id}.png"
-        return augmented / f"{image_id}.png" if augmented.is_dir() else None
-
-    return [ImagePair(k, root / "JPEGImages" / f"{k}.jpg", label(k)) for k in ids]
-
-
-def _usual_voc_splits(root: Path) -> dict[str, str]:
-    root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
-    augmented = (root / "SegmentationClassAug").is_dir() or (root / "ImageSets/Segmentation/trainaug.txt").exists()
-    return {"train": "trainaug" if augmented else "train", "val": "val"}
+        unlabeled = labels.keys() - {path.stem for path in files_below(fine)}
+        labels |= {k: augmented / f"{k}.png" if augmented.is_dir() else None for k in unlabeled}
+        ids = sorted(labels.keys() - _read_ids(lists / "val.txt"))
+    return [ImagePair(k, root / "JPEGImages" / f"{k}.jpg", labels[k]) for k in ids]
 
 
 def camvid(root: Path, split: str) -> list[ImagePair]:
@@ -104,12 +104,11 @@ def camvid(root: Path, split: str) -> list[ImagePair]:
     if (root / "701_StillsRaw_full").is_dir():
         if split not in ("train", "val", "test"):
             raise SesamError(f"CamVid has the splits train, val and test, not {split}. Correct params.yaml.")
-        pairs = _match(root / "701_StillsRaw_full", "", (".png",), root / "LabeledApproved_full", "_L")
+        pairs = _match(root / "701_StillsRaw_full", root / "LabeledApproved_full", label_end="_L")
         return [pair for pair in pairs if _camvid_split(pair.id) == split]
-    if (root / f"{split}annot").is_dir():
-        return _match(root / split, "", (".png",), root / f"{split}annot", "")
-    if (root / f"{split}_labels").is_dir():
-        return _match(root / split, "", (".png",), root / f"{split}_labels", "_L")
+    for labels, end in ((root / f"{split}annot", ""), (root / f"{split}_labels", "_L")):
+        if labels.is_dir():
+            return _match(root / split, labels, label_end=end)
     return folder(root, split)
 
 
@@ -121,14 +120,8 @@ def _camvid_split(image_id: str) -> str:
     return "test" if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550) else "train"
 
 
-# per format: its pairs in a split below dataset.root, and its usual splits
-LAYOUTS: dict[str, tuple[Callable[[Path, str], list[ImagePair]], Callable[[Path], dict[str, str]]]] = {
-    "folder": (folder, lambda root: {"train": "train", "val": "val"}),
-    "cityscapes": (cityscapes, lambda root: {"train": "train", "val": "val"}),
-    "ade20k": (ade20k, lambda root: {"train": "training", "val": "validation"}),
-    "voc": (voc, _usual_voc_splits),
-    "camvid": (camvid, lambda root: {"train": "train", "val": "val"}),
-}
+# per format, its pairs in a split below dataset.root
+LAYOUTS = {layout.__name__: layout for layout in (folder, cityscapes, ade20k, voc, camvid)}
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -170,7 +163,12 @@ def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _match(
-    images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
+    images: Path,
+    labels: Path | None,
+    image_end: str = "",
+    label_end: str = "",
+    suffixes: tuple[str, ...] = (".png",),
+    nested: bool = False,
 ) -> list[ImagePair]:
     """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it.
 
@@ -185,17 +183,13 @@ def _match(
             raise SesamError(f"{path} and {label_files[k]} both label {k}. Remove one.")
         label_files[k] = path
 
-    def expected_path(path: Path, old: Path, new: Path, name: str) -> Path:
-        """The path of the missing half of a pair, given the other half's."""
-        return new / (name if nested else path.relative_to(old).parent / name)
-
-    pairs = [
-        ImagePair(k, path, label_files.get(k) or expected_path(path, images, labels, f"{k}{label_end}.png"))
-        for k, path in image_files
-    ]
+    pairs = []
+    for k, path in image_files:
+        name = path.relative_to(images).with_name(f"{Path(k).name}{label_end}.png")
+        pairs.append(ImagePair(k, path, label_files.get(k, labels / name)))
     for k in label_files.keys() - {k for k, _ in image_files}:
-        missing = expected_path(label_files[k], labels, images, f"{k}{image_end}{suffixes[0]}")
-        pairs.append(ImagePair(k, missing, label_files[k]))
+        name = label_files[k].relative_to(labels).with_name(f"{Path(k).name}{image_end}{suffixes[0]}")
+        pairs.append(ImagePair(k, images / name, label_files[k]))
     return pairs
 
 

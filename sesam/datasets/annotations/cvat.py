@@ -9,7 +9,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, LabeledRegion, runs_to_mask, window_slices
+from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, LabeledRegion, runs_to_mask, slices
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "CVAT for images 1.1", ".xml"
@@ -57,9 +57,9 @@ def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
 def _mask(counts: list[int], window: list[int], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of a window of the image, row by row, the first of no mask."""
     left, top, width, height = window
-    slices = window_slices(left, top, width, height, size)  # checked before anything of the window's size is made
     mask = np.zeros(size, bool)
-    mask[slices] = runs_to_mask(counts, height, width)
+    inside = slices(left, top, width, height, size)  # checked before anything of the window's size is made
+    mask[inside] = runs_to_mask(counts, height, width)
     return mask
 
 
