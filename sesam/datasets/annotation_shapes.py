@@ -1,13 +1,7 @@
-"""The shapes of annotation tools, as weak labels.
+"""The shapes of annotation tools, as weak labels; later shapes cover earlier ones.
 
-| shape | as weak label |
-| --- | --- |
-| point | a disc of `weak_labels.point.radius` |
-| line | a stroke of `weak_labels.scribble.thickness` |
-| polygon, box | its inside |
-| mask | its pixels |
-
-Later shapes cover earlier ones.
+A point is a disc of `weak_labels.point.radius`, a line a stroke of `weak_labels.scribble.thickness`, a polygon or box
+its inside, a mask its pixels.
 """
 
 from collections.abc import Callable
@@ -50,15 +44,14 @@ class Shape(NamedTuple):
             return mask
         points = np.nan_to_num(self.points).clip(-FAR, np.array(size[::-1]) + FAR)
         pixels = np.floor(points).astype(np.int32)
-        drawn = np.zeros(size, np.uint8)
-        if self.kind == "polygon":
-            if len(points) >= 3:
-                drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
-        elif self.kind == "line" and len(points) > 1:
+        if self.kind == "line" and len(points) > 1:
             return draw_stroke(size, pixels, thickness)
-        else:
-            for x, y in pixels.tolist():
-                cv2.circle(drawn, (x, y), radius, 1, cv2.FILLED)
+        drawn = np.zeros(size, np.uint8)
+        if self.kind != "polygon":
+            for point in pixels.tolist():
+                cv2.circle(drawn, point, radius, 1, cv2.FILLED)
+        elif len(points) >= 3:
+            drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
         return drawn > 0
 
 
@@ -90,15 +83,10 @@ class Drawing(Annotation):
 
 
 def box_corners(
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-    angle: float = 0,
-    about: Literal["center", "corner"] = "center",
+    left: float, top: float, right: float, bottom: float, angle: float = 0, about_corner: bool = False
 ) -> np.ndarray:
     """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
-    middle = corners.mean(0) if about == "center" else corners[0]
+    middle = corners[0] if about_corner else corners.mean(0)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle

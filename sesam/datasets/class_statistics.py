@@ -28,10 +28,7 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """A line for each class: its share of the labeled pixels, and in how many images it is.
-
-    counts: (images, 3, classes) of `count_classes`.
-    """
+    """A line per class: its share of labeled pixels, its number of images. counts: (images, 3, classes), see above."""
     pixels, images = counts[:, 0].sum(0), (counts[:, 0] > 0).sum(0)
     shares, width = pixels / max(1, pixels.sum()), max(map(len, classes))
     return [

@@ -32,12 +32,12 @@ def import_dataset(
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
     label_map = label_map_for(config.format, len(classes), ignore_values)
     labeled = [pair.id for pair in pairs["train"] if pair.label]
-    counted = {"train": set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1]), "val": set()}
+    counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
+    check = partial(check_pair, counted=counted, label_map=label_map, palette=palette, config=params.components)
     results: dict[str, list[CheckResult]] = {}
     for split in SPLITS:
-        check = partial(check_pair, counted=counted[split], folder=folders[split], label_map=label_map)
-        check = partial(check, palette=palette, config=params.components)
-        results[split] = map_images(check, pairs[split], params.runtime, f"prepare {split}")
+        work = partial(check, folder=folders[split])
+        results[split] = map_images(work, pairs[split], params.runtime, f"prepare {split}")
     records = {split: [result.record for result in results[split] if result.record] for split in SPLITS}
     leaked, duplicates = find_duplicates(records)
     if issues := [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked:
@@ -55,10 +55,7 @@ def import_dataset(
 
 
 def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
-    """The images of each split that are to be used, by id.
-
-    SesamError if none is left, if several have one id, or if an id to leave out is unknown.
-    """
+    """Each split's images to use, by id; SesamError if none is left, two have one id, or one to exclude is unknown."""
     root, pairs, problems = Path(dataset.root), {}, []
     for split in SPLITS:
         try:

@@ -2,8 +2,8 @@
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ CAMVID = {
 UNKNOWN = -1  # the data set has no such value
 
 
-@dataclass(frozen=True)
-class LabelMap:
+class LabelMap(NamedTuple):
     """The class id of each label value, (256,) int16, 255 = no class or UNKNOWN.
 
     colors: where labels may be colored, each color as 0xRRGGBB with its class id, sorted.
@@ -43,10 +42,7 @@ class LabelMap:
     colors: tuple[tuple[int, int], ...] = ()
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Class ids (H, W) uint8 of a label file, and its values that are unknown.
-
-        label: (H, W) uint8 values, or (H, W, 3) uint8 colors.
-        """
+        """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
         if label.ndim == 2:
             ids = self.table[label]
             return ids.astype(np.uint8), [str(value) for value in np.unique(label[ids == UNKNOWN])]
@@ -72,17 +68,14 @@ class LabelMap:
 def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int]) -> LabelMap:
     """The label map of a data set. ignore_values: of a folder, values without a class."""
     table, colors = np.full(256, UNKNOWN, np.int16), {}
-    if dataset_format not in ("cityscapes", "ade20k"):  # these two have no 255, so that train ids are reported
-        table[IGNORE_INDEX] = IGNORE_INDEX
-    if dataset_format == "cityscapes":
+    if dataset_format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
         table[:34] = IGNORE_INDEX
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
     elif dataset_format == "ade20k":  # 0 is "other"
-        table[0] = IGNORE_INDEX
-        table[1 : classes + 1] = np.arange(classes)
+        table[: classes + 1] = [IGNORE_INDEX, *range(classes)]
     else:
         table[:classes] = np.arange(classes)
-        table[[11] if dataset_format == "camvid" else list(ignore_values)] = IGNORE_INDEX
+        table[[IGNORE_INDEX, *([11] if dataset_format == "camvid" else ignore_values)]] = IGNORE_INDEX
     if dataset_format == "camvid":
         colors = {int.from_bytes(bytes(color)): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
         colors[0] = IGNORE_INDEX  # void

@@ -24,10 +24,7 @@ from sesam.params import Params
 def convert_annotation(
     job: tuple[ImageRecord, Annotation], folder: Path, spec: LabelSpec, palette: Palette, as_corrections: bool
 ) -> Issue | np.ndarray:
-    """Write an annotation as weak label, or its corrections into the one in `folder`.
-
-    Returns which values the label has, (256,) bool, or the annotation's issue.
-    """
+    """Write an annotation as or into the weak label in `folder`; returns which values it has, (256,) bool, or an issue."""
     record, annotation = job
     try:
         label = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
@@ -46,8 +43,7 @@ def import_annotations(
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
-    as_corrections: they correct pseudo-labels, so PNGs have class ids. They are written into the weak labels that are
-    in `folder`, of the images that have any.
+    as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
     ids = {record.id for record in dataset.train}
     annotations = find_annotations(source, dataset.format, ids)

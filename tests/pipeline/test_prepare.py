@@ -184,10 +184,10 @@ def test_images_with_unsupported_names_or_sizes_are_reported() -> None:
         save_label(f"{kind}/train/2", np.zeros((1100, 66_000)))
         save_label(f"{kind}/train/0", np.zeros((3, 200)))
     message = prepare_error()
-    assert "3 images have an unsupported name or size" in message
+    assert "images with an unsupported name or size: 3" in message
     for name in ("\\u202fPM.png', 60x40", "na\\udceftive.png', 60x40", "2.png', 66000x1100"):
         assert name in message
-    assert "1 image is more than 64 times as long as wide" in message and "0.png has 200x3 pixels" in message
+    assert "images more than 64 times as long as wide: 1" in message and "0.png has 200x3 pixels" in message
 
 
 BOMB = "a: &a [x, x]\n" + "".join(
@@ -199,8 +199,8 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ("text", "message"),
     [
         ("seed: [", "params.yaml"),
-        ("seed: 0\nseed: 1\n", "seed stands here twice"),
-        ("weak:\n  kind: point\n  kind: fine\n", "kind stands here twice"),
+        ("seed: 0\nseed: 1\n", "duplicate key seed"),
+        ("weak:\n  kind: point\n  kind: fine\n", "duplicate key kind"),
         (BOMB, "aliases"),
         ("a: " + "[" * 5000, "nested too deep"),
         ("seed: 0 # " + "x" * 1_000_000, "1000010 bytes"),

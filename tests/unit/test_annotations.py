@@ -214,7 +214,7 @@ def test_brushes_are_decoded(mask: np.ndarray, repeated: bool) -> None:
 
 def test_boxes_are_rotated() -> None:
     assert box_corners(0, 0, 4, 2, 90).round(6).tolist() == [[3, -1], [3, 3], [1, 3], [1, -1]]
-    assert box_corners(0, 0, 4, 2, 90, about="corner").round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
+    assert box_corners(0, 0, 4, 2, 90, about_corner=True).round(6).tolist() == [[0, 0], [0, 4], [-2, 4], [-2, 0]]
 
 
 def test_a_box_is_rotated_about_its_tools_center(tmp_path: Path) -> None:
@@ -417,5 +417,5 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path) -> Non
     write(folder_dataset / "drawn/1.json", document)
     done = run("stages.weak_labels", cwd=folder_dataset)
     assert done.returncode == 1
-    for message in ("2 labels have values that are not a class", "'unicorn', the shape ellipse", "'dragon'"):
+    for message in ("labels with values that are not a class: 2", "'unicorn', the shape ellipse", "'dragon'"):
         assert message in done.stderr

@@ -384,10 +384,10 @@ def test_issues_of_annotations_are_reported_together(workspace) -> None:
     prepare.main()
     message = error_of(weak_labels)
     assert "scribbles (weak_labels.source) has 4 issues; nothing was written" in message
-    assert "1 image has no annotation" in message and f"    {names[3]}" in message
-    assert "1 label has values that are not a class" in message and f"{names[0]}.xml: 'unicorn'" in message
-    assert "1 file cannot be read" in message and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in message
-    assert "1 label differs from its image in size" in message and f"{names[2]}.png is 5x5" in message
+    assert "images without annotation: 1" in message and f"    {names[3]}" in message
+    assert "labels with values that are not a class: 1" in message and f"{names[0]}.xml: 'unicorn'" in message
+    assert "unreadable files: 1" in message and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in message
+    assert "labels that differ from their image in size: 1" in message and f"{names[2]}.png is 5x5" in message
     assert not Path("data/weak").exists()
 
 
@@ -458,13 +458,16 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     workspace("folder")
     message = error_of(prepare)
     assert "raw (dataset.root) has 15 issues; nothing was written" in message
-    assert "8 files are missing" in message and "raw/labels/train/00.png" in message and "and 3 more" in message
-    assert "4 files cannot be read" in message
+    assert "missing files: 8" in message and "raw/labels/train/00.png" in message and "and 3 more" in message
+    assert "unreadable files: 4" in message
     for name in ("images/train/07", "labels/train/08", "labels/train/10", "labels/train/12"):
         assert f"raw/{name}.png" in message
-    assert "1 label differs from its image in size" in message and f"raw/labels/train/09.png is 20x{HEIGHT}" in message
-    assert "1 label has values that are not a class" in message and "raw/labels/val/a.png: 7" in message
-    assert "1 image is in train and in val" in message and "raw/images/train/11.png and raw/images/val/b" in message
+    assert (
+        "labels that differ from their image in size: 1" in message
+        and f"raw/labels/train/09.png is 20x{HEIGHT}" in message
+    )
+    assert "labels with values that are not a class: 1" in message and "raw/labels/val/a.png: 7" in message
+    assert "images in train and in val: 1" in message and "raw/images/train/11.png and raw/images/val/b" in message
     assert not list(Path("data").rglob("*.*"))
 
 
@@ -475,7 +478,7 @@ def test_missing_files_are_reported_by_path(workspace) -> None:
     Path("raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png").unlink()
     workspace("cityscapes")
     message = error_of(prepare)
-    assert "2 files are missing" in message and f"    {image}" in message
+    assert "missing files: 2" in message and f"    {image}" in message
     assert "    raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png" in message
 
 
@@ -498,7 +501,7 @@ def test_two_images_of_one_id(workspace) -> None:
     Image.fromarray(photo(5)).save("raw/images/train/1.png")
     workspace("folder")
     message = error_of(prepare)
-    assert "1 name is of several images" in message and "1: raw/images/train/1.jpg, raw/images" in message
+    assert "names of several images: 1" in message and "1: raw/images/train/1.jpg, raw/images" in message
     edit_params(Path(), dataset__exclude=["1"])
     prepare.main()
     assert [record.id for record in Dataset.load().train] == ["0", "2"]

@@ -51,10 +51,7 @@ class AnnotationFile:
 
 
 class LabelSpec(NamedTuple):
-    """The label to make of an annotation: its size (H, W), class names, what a label file's values mean.
-
-    thickness: of lines, radius: of points, both pixels.
-    """
+    """The label to make of an annotation. size: (H, W). thickness, radius: of lines and points, in pixels."""
 
     size: tuple[int, int]
     classes: Sequence[str]
@@ -70,17 +67,14 @@ class Annotation:
     path: Path
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """Labels (H, W) uint8, 255 = unlabeled, and what in it is not a class.
-
-        DataIssue if it cannot be read or has another size.
-        """
+        """Labels (H, W) uint8, 255 = unlabeled, and what is not a class; DataIssue: unreadable, or of another size."""
         raise NotImplementedError
 
     def check_size(self, size: tuple[int, ...], spec: LabelSpec) -> None:
         """DataIssue if size (H, W) is not the image's."""
         if tuple(size) != tuple(spec.size):
-            width, height = spec.size[::-1]
-            raise DataIssue(IssueKind.SIZES, f"{self.path} is {size[1]}x{size[0]}, its image {width}x{height} pixels")
+            text = f"{self.path} is {size[1]}x{size[0]}, its image {spec.size[1]}x{spec.size[0]} pixels"
+            raise DataIssue(IssueKind.SIZES, text)
 
 
 class LabeledRegion(NamedTuple):
@@ -118,10 +112,7 @@ def match_image_id(name: str, ids: Collection[str]) -> str | None:
 
 
 def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask.
-
-    ValueError if they do not fit that size.
-    """
+    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask; ValueError if they do not fit."""
     # Python's sum: NumPy's would wrap around to what fits
     if not counts or min(counts) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not fit {width}x{height} pixels")

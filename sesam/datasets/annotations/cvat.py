@@ -9,7 +9,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, LabeledRegion, runs_to_mask, slices
+from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, runs_to_mask, slices
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "CVAT for images 1.1", ".xml"
@@ -70,20 +70,15 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
         for number, image in enumerate(images):
             size = {"width": str(image.record.width), "height": str(image.record.height)}
             element = ElementTree.Element("image", {"id": str(number), "name": image.name, **size})
-            for region in image.regions:
-                _add_mask(element, region)
+            for class_name, region, attributes in image.regions:
+                height, width = region.mask.shape
+                window = {"left": region.left, "top": region.top, "width": width, "height": height}
+                about = {"label": class_name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+                about |= {side: str(pixels) for side, pixels in window.items()}
+                about["rle"] = ", ".join(map(str, mask_to_counts(region.mask.T)))
+                mask = ElementTree.SubElement(element, "mask", about)
+                for name, value in attributes.items():
+                    ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
             ElementTree.indent(element)
             file.write(ElementTree.tostring(element, "unicode") + "\n")
         file.write("</annotations>\n")
-
-
-def _add_mask(image: ElementTree.Element, labeled: LabeledRegion) -> None:
-    region = labeled.region
-    height, width = region.mask.shape
-    window = {"left": region.left, "top": region.top, "width": width, "height": height}
-    attributes = {"label": labeled.class_name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
-    attributes |= {side: str(pixels) for side, pixels in window.items()}
-    attributes["rle"] = ", ".join(map(str, mask_to_counts(region.mask.T)))
-    mask = ElementTree.SubElement(image, "mask", attributes)
-    for name, value in labeled.attributes.items():
-        ElementTree.SubElement(mask, "attribute", name=name).text = str(value)

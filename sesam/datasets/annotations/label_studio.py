@@ -99,7 +99,7 @@ def _shapes(result_type: str, value: _Value, size: tuple[int, int]) -> list[Shap
         points = np.array([[value.x, value.y]]) * scale
     elif result_type == "rectanglelabels" and None not in (box := (value.x, value.y, value.width, value.height)):
         left, top, width, height = np.array(box, float) * [*scale, *scale]
-        points = box_corners(left, top, left + width, top + height, value.rotation, about="corner")
+        points = box_corners(left, top, left + width, top + height, value.rotation, about_corner=True)
     else:
         raise ValueError(f"{result_type} without its numbers")
     return [Shape(name, kind, points) for name in names]
@@ -157,9 +157,9 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
             task = {"data": {"image": image.name}, "annotations": [annotation]}
             file.write(",\n" * (k > 0) + json.dumps(task))
         file.write("]")
+    labels = ElementTree.Element("BrushLabels", name="labels", toName="image")
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="image", value="$image")
-    labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
+    view.extend([ElementTree.Element("Image", name="image", value="$image"), labels])
     for name in classes:
         ElementTree.SubElement(labels, "Label", value=name)
     with atomic_path(out / "labels.xml") as unfinished:

@@ -1,7 +1,7 @@
 """The annotations of a folder or a file, in every known format. A new format is a module and an entry here."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations import coco, cvat, label_studio, labelme, png, scribblesup, whats_the_point
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, ImageRegions, LabelSpec, match_image_id
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec, match_image_id
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.layouts import files_below
 from sesam.errors import SesamError, describe_validation_error
@@ -31,12 +31,7 @@ class Reader(Protocol):
 
 # the first that matches reads a file; the last two take every XML and every JSON mapping, so new ones come before
 READERS: tuple[Reader, ...] = (png, cvat, label_studio, labelme, coco, scribblesup, whats_the_point)
-EXPORTERS: dict[str, Callable[[Iterable[ImageRegions], Sequence[str], Path], None]] = {
-    "cvat": cvat.write,
-    "label-studio": label_studio.write,
-    "labelme": labelme.write,
-    "coco": coco.write,
-}
+EXPORTERS = {"cvat": cvat.write, "label-studio": label_studio.write, "labelme": labelme.write, "coco": coco.write}
 
 
 def is_annotated(folder: Path) -> bool:
@@ -46,10 +41,10 @@ def is_annotated(folder: Path) -> bool:
 
 
 def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) -> dict[str, Annotation]:
-    """The annotations at `source` by image id; those of no image of `ids` by the name that they give it.
+    """The annotations at `source`, a file or folder, by image id; those of no image of `ids` by their name for it.
 
-    source: a file or a folder, at any depth. PNGs and ScribbleSup's XML are named by the image's id, or a PNG's path
-    ends in it. ids: of the images to be found. SesamError if an image has two, or a file cannot be read.
+    PNGs and ScribbleSup's XML are named by the image's id, or a PNG's path ends in it. SesamError if an image has two,
+    or a file cannot be read.
     """
     if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
         raise SesamError(f"weak_labels.source: {source} is neither a folder of PNG, XML or JSON files nor such a file.")
@@ -80,10 +75,7 @@ def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) ->
 
 
 def read_annotation(annotation: Annotation, spec: LabelSpec) -> np.ndarray:
-    """An annotation as weak labels (H, W) uint8 of spec.size, 255 = unlabeled.
-
-    DataIssue if it cannot be read, has another size, or names what is not a class.
-    """
+    """Weak labels (H, W) uint8, 255 = unlabeled; DataIssue: another size, not a class, or it cannot be read."""
     labels, unknown = annotation.draw(spec)
     if unknown:
         raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(unknown)}")
