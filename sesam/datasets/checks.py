@@ -57,11 +57,11 @@ def check_pair(
     except DataIssue as problem:
         return CheckResult(record, [problem.args])
     write_label(folder / f"{pair.id}.png", ids, palette)
-    result = CheckResult(record, [], count_classes(ids, len(palette)))
-    if pair.id not in counted:
-        return result
-    components = len(connected_regions(ids, config.connectivity, config.min_area))
-    return result._replace(load=(components, int((ids[1:] != ids[:-1]).sum())))
+    load = None
+    if pair.id in counted:
+        components = connected_regions(ids, config.connectivity, config.min_area)
+        load = len(components), int((ids[1:] != ids[:-1]).sum())
+    return CheckResult(record, [], count_classes(ids, len(palette)), load)
 
 
 def _try_read(read: Callable[[Path], np.ndarray], path: Path, issues: list[Issue]) -> np.ndarray | None:

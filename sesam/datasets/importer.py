@@ -90,16 +90,14 @@ def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) 
 
     A smaller fraction is part of every larger one, and the same for every seed. SesamError for an id that is unknown.
     """
-    if subset is None:
-        return list(pairs)
-    if isinstance(subset, list):
-        chosen = set(subset)
-        if unknown := sorted(chosen - {pair.id for pair in pairs}):
-            raise SesamError(
-                f"params.yaml: dataset.subset lists images that are not in the training splits: "
-                f"{summarize_names(unknown)}. Training images have ids like {pairs[0].id}."
-            )
+    ids = [pair.id for pair in pairs]
+    if isinstance(subset, float):
+        chosen = set(sorted(ids, key=partial(seed_of, "subset"))[: ceil(subset * len(ids) - 1e-9)])
     else:
-        shuffled = sorted(pairs, key=lambda pair: seed_of("subset", pair.id))
-        chosen = {pair.id for pair in shuffled[: ceil(subset * len(pairs) - 1e-9)]}
+        chosen = set(ids if subset is None else subset)
+    if unknown := sorted(chosen - set(ids)):
+        raise SesamError(
+            f"params.yaml: dataset.subset lists images that are not in the training splits: "
+            f"{summarize_names(unknown)}. Training images have ids like {ids[0]}."
+        )
     return [pair for pair in pairs if pair.id in chosen]

@@ -24,7 +24,7 @@ from sesam.params import Params
 def convert_annotation(
     job: tuple[ImageRecord, Annotation], folder: Path, spec: LabelSpec, palette: Palette, as_corrections: bool
 ) -> Issue | np.ndarray:
-    """Write an annotation as or into the weak label in `folder`; returns which values it has, (256,) bool, or an issue."""
+    """Write an annotation as or into the weak label in `folder`; which values it has, (256,) bool, or its issue."""
     record, annotation = job
     try:
         label = read_annotation(annotation, spec._replace(size=(record.height, record.width)))

@@ -47,15 +47,13 @@ class _Document(Entry):
     categories: list[_Category]
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, dict) and "categories" in file.document
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """Polygons, run lengths, and boxes where there is neither; ValidationError or ValueError if it is not COCO's.
 
     Keypoints are not read; with a segmentation of the same object they are left out.
     """
+    if not (isinstance(file.document, dict) and "categories" in file.document):
+        return None
     document = _Document.model_validate(file.document)
     names = {category.id: category.name for category in document.categories}
     shapes: dict[int, list[Shape]] = {image.id: [] for image in document.images}

@@ -112,7 +112,7 @@ def match_image_id(name: str, ids: Collection[str]) -> str | None:
 
 
 def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask; ValueError if they do not fit."""
+    """The pixels (height, width) bool, row by row, of run lengths from no mask on; ValueError if they do not fit."""
     # Python's sum: NumPy's would wrap around to what fits
     if not counts or min(counts) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not fit {width}x{height} pixels")

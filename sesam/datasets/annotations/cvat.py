@@ -17,13 +17,11 @@ KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "points": "p
 READ = (*KINDS, "box", "mask", "tag")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return file.document is not None and file.document.tag == "annotations"
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The shapes of each <image>, by z_order; ValueError, KeyError or TypeError if it is not CVAT's."""
-    root: ElementTree.Element = file.document
+    root: ElementTree.Element | None = file.document
+    if root is None or root.tag != "annotations":
+        return None
     if root.find("track") is not None:
         raise ValueError("a video's tracks; export the frames as 'CVAT for images 1.1'")
     drawings = []

@@ -53,12 +53,10 @@ class _Task(Entry):
 READ = ("brushlabels", "polygonlabels", "keypointlabels", "rectanglelabels")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, list)
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The last annotation of each task that was not cancelled; ValidationError or ValueError if it is none."""
+    if not isinstance(file.document, list):
+        return None
     drawings = []
     for task in TypeAdapter(list[_Task]).validate_python(file.document):
         fields = [task.data.get(key) for key in ("image", "img", "url")] + list(task.data.values())

@@ -34,12 +34,10 @@ class _Document(Entry):
     image_width: Pixels = Field(alias="imageWidth")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, dict) and "shapes" in file.document
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The shapes of its image; ValidationError if it is not labelme's."""
+    if not (isinstance(file.document, dict) and "shapes" in file.document):
+        return None
     document = _Document.model_validate(file.document)
     size = document.image_height, document.image_width
     shapes, unread = [], set()

@@ -22,10 +22,6 @@ class LabelPng(Annotation):
         return labels, unknown
 
 
-def matches(file: AnnotationFile) -> bool:
-    return True
-
-
 def read(file: AnnotationFile) -> list[tuple[str, LabelPng]]:
     """The image that the file is named by; its pixels are read later."""
     return [(file.name, LabelPng(file.path))]

@@ -22,14 +22,11 @@ class Reader(Protocol):
     NAME: str
     SUFFIX: str
 
-    def matches(self, file: AnnotationFile) -> bool:
-        """Whether a file with SUFFIX is of this format."""
-
-    def read(self, file: AnnotationFile) -> Sequence[tuple[str, Annotation]]:
-        """Its annotations, each with the image's name. ValueError, KeyError, TypeError: it is not of this format."""
+    def read(self, file: AnnotationFile) -> Sequence[tuple[str, Annotation]] | None:
+        """A file's annotations, each with the image's name; None, ValueError, KeyError or TypeError: another format."""
 
 
-# the first that matches reads a file; the last two take every XML and every JSON mapping, so new ones come before
+# the first that returns annotations; the last two take every XML and every JSON mapping, so new ones come before
 READERS: tuple[Reader, ...] = (png, cvat, label_studio, labelme, coco, scribblesup, whats_the_point)
 EXPORTERS = {"cvat": cvat.write, "label-studio": label_studio.write, "labelme": labelme.write, "coco": coco.write}
 
@@ -92,16 +89,17 @@ def _image_name(path: Path, source: Path, dataset_format: str) -> str:
 def _read_file(file: AnnotationFile) -> Sequence[tuple[str, Annotation]]:
     """What a file annotates, by the names that it gives images; SesamError if it cannot be read."""
     readers = [reader for reader in READERS if file.path.suffix.lower() == reader.SUFFIX]
-    if not readers:
-        return []
-    reader = next((reader for reader in readers if reader.matches(file)), None)
-    if reader is None:
+    for reader in readers:
+        try:
+            if (annotations := reader.read(file)) is not None:
+                return annotations
+            continue
+        except ValidationError as problem:
+            reason = describe_validation_error(problem)[0]
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
+    if readers:
         names = ", ".join(reader.NAME for reader in readers)
         raise SesamError(f"{file.path} is not an annotation file that can be read ({names}).")
-    try:
-        return reader.read(file)
-    except ValidationError as problem:
-        reason = describe_validation_error(problem)[0]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-    raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
+    return []

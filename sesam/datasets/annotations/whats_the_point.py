@@ -28,10 +28,8 @@ class Clicks(Annotation):
         return Drawing(self.path, spec.size, shapes).draw(spec)
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, dict)
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Clicks]]:
+def read(file: AnnotationFile) -> list[tuple[str, Clicks]] | None:
     """The clicks of each image, by its id."""
+    if not isinstance(file.document, dict):
+        return None
     return [(image_id, Clicks(file.path, clicks)) for image_id, clicks in file.document.items()]
