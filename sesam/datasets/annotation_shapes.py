@@ -1,8 +1,4 @@
-"""The shapes of annotation tools, as weak labels; later shapes cover earlier ones.
-
-A point is a disc of `weak_labels.point.radius`, a line a stroke of `weak_labels.scribble.thickness`, a polygon or box
-its inside, a mask its pixels.
-"""
+"""Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +16,15 @@ from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]
-NO_POINTS = np.empty((0, 2))
 
 
 class Shape(NamedTuple):
-    """One shape of a class, by its name or id.
-
-    points: (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1. pixels: of a mask, a function that gives
-    it as (H, W) bool of the whole image, ValueError if it cannot be; then there are no points.
-    """
+    """One shape of a class, by its name or id: points, or a mask's pixels."""
 
     name: str | int
     kind: Kind
-    points: np.ndarray = NO_POINTS
-    pixels: Callable[[], np.ndarray] | None = None
+    points: np.ndarray = np.empty((0, 2))  # (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1
+    pixels: Callable[[], np.ndarray] | None = None  # gives (H, W) bool of the whole image, or ValueError
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
@@ -57,15 +48,12 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing(Annotation):
-    """What was drawn with a tool in one image of `size` (H, W).
-
-    unread: kinds of shapes in it that are not read. photograph: where the file expects its image, if it names a path.
-    """
+    """What was drawn with a tool in one image of `size` (H, W). Later shapes cover earlier ones."""
 
     size: tuple[int, int]
     shapes: tuple[Shape, ...]
-    unread: tuple[str, ...] = ()
-    photograph: Path | None = None
+    unread: tuple[str, ...] = ()  # kinds of shapes in it that are not read
+    photograph: Path | None = None  # where the file expects its image, if it names a path
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
         self.check_size(self.size, spec)

@@ -27,16 +27,12 @@ MASKS = 5  # kept per component: its own as the prompt, SAM's three, the selecte
 
 
 class CheckResult(NamedTuple):
-    """The result of checking an image and its label.
-
-    counts: of `count_classes`, None without a label. load: the label's components, and the places where the class
-    changes from one row to the next; None if not counted.
-    """
+    """The result of checking an image and its label, if it has one."""
 
     record: ImageRecord | None
     issues: list[Issue]
-    counts: np.ndarray | None = None
-    load: tuple[int, int] | None = None
+    counts: np.ndarray | None = None  # of `count_classes`
+    load: tuple[int, int] | None = None  # components, and places where the class changes from one row to the next
 
 
 def check_pair(
@@ -68,9 +64,8 @@ def _try_read(read: Callable[[Path], np.ndarray], path: Path, issues: list[Issue
     try:
         return read(path)
     except SesamError as problem:
-        is_there = path.exists()
-        issues.append((IssueKind.UNREADABLE, str(problem)) if is_there else (IssueKind.MISSING, str(path)))
-    return None
+        issues.append((IssueKind.UNREADABLE, str(problem)) if path.exists() else (IssueKind.MISSING, str(path)))
+        return None
 
 
 def _check_image(pair: ImagePair, image: np.ndarray) -> ImageRecord:
@@ -114,18 +109,17 @@ def collect_warnings(
     results: Sequence[CheckResult], duplicates: list[str], symlinks: list[str], classes: Sequence[str], params: Params
 ) -> list[str]:
     """What is not an issue but should be known before hours are spent. results: of the training images."""
-    warnings = []
     labeled = [(result.record.id, result.counts) for result in results if result.record and result.counts is not None]
-    if labeled:
-        counts = np.stack([counts for _, counts in labeled])
-        if absent := list(compress(classes, counts[:, 0].sum(0) == 0)):
-            warnings.append(f"classes that never occur in the fine training labels: {summarize_names(absent)}.")
-        if params.dataset.format == "folder":  # the values of the others are known
-            warnings += suspicious_classes(counts, classes)
-    if empty := [image_id for image_id, counts in labeled if not counts[0].any()]:
-        warnings.append(f"training images whose fine label has no class: {summarize_names(empty)}.")
-    if duplicates:
-        warnings.append(f"duplicate training images: {summarize_names(duplicates)}.")
+    counts = np.reshape([counts for _, counts in labeled], (-1, 3, len(classes)))
+    absent = list(compress(classes, counts[:, 0].sum(0) == 0)) if labeled else []
+    listed = {
+        "classes that never occur in the fine training labels": absent,
+        "training images whose fine label has no class": [k for k, of_image in labeled if not of_image[0].any()],
+        "duplicate training images": duplicates,
+    }
+    warnings = [f"{subject}: {summarize_names(names)}." for subject, names in listed.items() if names]
+    if params.dataset.format == "folder":  # the values of the others are known
+        warnings += suspicious_classes(counts, classes)
     if symlinks:
         warnings.append(
             f"symlinked folders inside dataset.root, {summarize_names(symlinks)}: `dvc repro` does not notice when "

@@ -23,10 +23,7 @@ MAX_COUNTED = 100  # training images whose components are counted, to estimate t
 def import_dataset(
     pairs: Mapping[str, Sequence[ImagePair]], folders: Mapping[str, Path], params: Params
 ) -> tuple[Dataset, list[CheckResult], list[str]]:
-    """Check each split's images, and write their labels as class ids to its folder; SesamError with every issue.
-
-    Returns the manifest, the results of the training images' checks, and warnings.
-    """
+    """Write labels as class ids; the manifest, checks of training images, warnings; SesamError with every issue."""
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
@@ -65,9 +62,9 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     if problems:
         raise SesamError("\n  ".join(dict.fromkeys(problems)))
     excluded = set(dataset.exclude)
-    if unknown := excluded - {pair.id for split in SPLITS for pair in pairs[split]}:
+    if unknown := sorted(excluded - {pair.id for split in SPLITS for pair in pairs[split]}):
         raise SesamError(
-            f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(sorted(unknown))}."
+            f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(unknown)}."
         )
     for split in SPLITS:
         pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded]
@@ -78,10 +75,8 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(format_issues(f"{root} (dataset.root)", issues))
-    if unlabeled := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(
-            f"{root} has no fine labels of validation images: {summarize_names(unlabeled)}. See dataset.val."
-        )
+    if ids := [pair.id for pair in pairs["val"] if pair.label is None]:
+        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(ids)}. See dataset.val.")
     return pairs
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import ImageColor
 
 from sesam.artifacts.label_png import open_image
 from sesam.errors import SesamError
@@ -33,13 +34,10 @@ UNKNOWN = -1  # the data set has no such value
 
 
 class LabelMap(NamedTuple):
-    """The class id of each label value, (256,) int16, 255 = no class or UNKNOWN.
+    """What label values mean: their class ids, 255 = no class, or UNKNOWN."""
 
-    colors: where labels may be colored, each color as 0xRRGGBB with its class id, sorted.
-    """
-
-    table: np.ndarray
-    colors: tuple[tuple[int, int], ...] = ()
+    table: np.ndarray  # (256,) int16
+    colors: tuple[tuple[int, int], ...] = ()  # if labels may be colored: each 0xRRGGBB with its class id, sorted
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
@@ -103,19 +101,14 @@ def read_values(path: Path, label_map: LabelMap) -> np.ndarray:
 def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Class names and RGB colors: mmsegmentation's, CamVid's, or those that params.yaml gives a folder."""
     if dataset.classes is not None:
-        return dataset.classes, list(map(parse_color, dataset.palette or [])) or color_wheel(len(dataset.classes))
+        palette = [ImageColor.getrgb(color)[:3] for color in dataset.palette or []]
+        return dataset.classes, palette or color_wheel(len(dataset.classes))
     if dataset.format == "camvid":
         return list(CAMVID), [colors[0] for colors in CAMVID.values()]
     from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset  # slow, and not for the workers
 
     known = {"cityscapes": CityscapesDataset, "ade20k": ADE20KDataset, "voc": PascalVOCDataset}[dataset.format].METAINFO
     return list(known["classes"]), [tuple(color) for color in known["palette"]]
-
-
-def parse_color(color: str) -> tuple[int, int, int]:
-    """The bytes of "#rrggbb"."""
-    red, green, blue = bytes.fromhex(color[1:])
-    return red, green, blue
 
 
 def color_wheel(classes: int) -> list[tuple[int, int, int]]:

@@ -82,7 +82,7 @@ def voc(root: Path, split: str) -> list[ImagePair]:
 
 
 def camvid(root: Path, split: str) -> list[ImagePair]:
-    """CamVid (Brostow et al. 2009) as published, split as usual (Sturgess et al. 2009), or in a layout of others.
+    """Brostow et al. 2009, split as usual (Sturgess et al. 2009), in the layouts of others, or as `folder`.
 
     701_StillsRaw_full/ID.png, LabeledApproved_full/ID_L.png; SPLIT/ID.png, SPLITannot/ID.png or SPLIT_labels/ID_L.png.
     """
@@ -97,7 +97,7 @@ def camvid(root: Path, split: str) -> list[ImagePair]:
     return folder(root, split)
 
 
-def _camvid_split(image_id: str) -> str:
+def _camvid_split(image_id: str) -> str:  # 367 train, 101 val, 233 test
     sequence, _, frame = image_id.rpartition("_")
     number = int(re.sub(r"\D", "", frame) or 0)
     if sequence == "0016E5" and 7959 <= number <= 8159 and number % 2:
@@ -152,10 +152,7 @@ def _match(
     suffix: str = ".png",
     nested: bool = False,
 ) -> list[ImagePair]:
-    """Images and labels of one id, or one of the two; two images of an id are two pairs.
-
-    nested: ids have folders, and images any suffix.
-    """
+    """Images and labels of one id, or one of them; two images make two pairs. nested: as in `folder`."""
     suffixes = IMAGE_SUFFIXES if nested else (suffix,)
     image_files = _files(images, image_end, suffixes, nested)
     if labels is None:

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, edit_params, run
-from PIL import Image
+from PIL import Image, ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from sesam.artifacts.label_png import read_label
 from sesam.artifacts.manifest import Dataset
 from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
-from sesam.datasets.label_maps import parse_color
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
@@ -228,4 +227,4 @@ def test_every_preset_is_short_and_its_params_have_every_key() -> None:
 
 def test_the_demo_preset_has_the_classes_of_the_scenes(params) -> None:
     assert tuple(params.dataset.classes) == CLASSES
-    assert tuple(parse_color(color) for color in params.dataset.palette) == PALETTE
+    assert tuple(ImageColor.getrgb(color) for color in params.dataset.palette) == PALETTE

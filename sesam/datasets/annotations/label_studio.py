@@ -141,9 +141,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
         value = f"{255 * (k % 2):08b}"
         for start in range(0, 4 * length, 1 << 16):
             bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+    return np.packbits([bit == "1" for bit in "".join(bits)]).tolist()
 
 
 def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:

@@ -33,15 +33,13 @@ EXPORTERS = {"cvat": cvat.write, "label-studio": label_studio.write, "labelme": 
 
 def is_annotated(folder: Path) -> bool:
     """Whether a folder exists and has a file that may be an annotation."""
-    suffixes = {reader.SUFFIX for reader in READERS}
-    return folder.is_dir() and any(path.suffix.lower() in suffixes for path in files_below(folder))
+    return not {path.suffix.lower() for path in files_below(folder)}.isdisjoint(reader.SUFFIX for reader in READERS)
 
 
 def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) -> dict[str, Annotation]:
     """The annotations at `source`, a file or folder, by image id; those of no image of `ids` by their name for it.
 
-    PNGs and ScribbleSup's XML are named by the image's id, or a PNG's path ends in it. SesamError if an image has two,
-    or a file cannot be read.
+    PNG's paths end in the image's id, ScribbleSup's are it. SesamError if an image has two, or a file is unreadable.
     """
     if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
         raise SesamError(f"weak_labels.source: {source} is neither a folder of PNG, XML or JSON files nor such a file.")

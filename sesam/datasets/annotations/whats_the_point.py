@@ -30,6 +30,5 @@ class Clicks(Annotation):
 
 def read(file: AnnotationFile) -> list[tuple[str, Clicks]] | None:
     """The clicks of each image, by its id."""
-    if not isinstance(file.document, dict):
-        return None
-    return [(image_id, Clicks(file.path, clicks)) for image_id, clicks in file.document.items()]
+    document = file.document
+    return [(k, Clicks(file.path, clicks)) for k, clicks in document.items()] if isinstance(document, dict) else None
