@@ -265,14 +265,12 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__format": "ade20k"}, "raw/images/training is missing"),
         ({"dataset__format": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
         ({"dataset__classes": ["a", "b"]}, "cityscapes defines its own classes; set them to null"),
-        ({"dataset__ignore_values": [255]}, "cityscapes defines its own ignore_values; set them to null"),
         ({"dataset__root": "nowhere"}, "dataset.root: nowhere is not a folder"),
     ],
 )
 def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
-    dataset_factories.cityscapes_image(Path("raw"), "test", "berlin_000000_000019", photo(9), halves(0, 0))
-    dataset_factories.cityscapes(Path("raw"))
     workspace("cityscapes")
+    dataset_factories.cityscapes_image(Path("raw"), "test", "berlin_000000_000019", photo(9), halves(0, 0))
     edit_params(Path(), **changes)
     error_of(prepare, message)
     assert not list(Path("data").rglob("*.*"))
@@ -463,21 +461,19 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
 
 
 def test_missing_files_are_reported_by_path(workspace) -> None:
-    dataset_factories.cityscapes(Path("raw"))
+    workspace("cityscapes")
     image = "raw/leftImg8bit/train/zurich/zurich_000121_000019_leftImg8bit.png"
     label = "raw/gtFine/train/aachen/aachen_000001_000019_gtFine_labelIds.png"
     for path in (image, label):
         Path(path).unlink()
-    workspace("cityscapes")
     error_of(prepare, "missing files: 2", f"    {image}", f"    {label}")
 
 
 def test_warnings(workspace, capsys) -> None:
+    workspace("folder", dataset__classes=["a", "b", "c"], sam__checkpoint="models/custom.pth", sam__sha256="0" * 64)
     root = Path("raw")
-    dataset_factories.custom_folder(root)
     shutil.copy(root / "images/train/0.jpg", root / "images/train/copy.jpg")
     save(root / "labels/train/copy.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
-    workspace("folder", dataset__classes=["a", "b", "c"], sam__checkpoint="models/custom.pth", sam__sha256="0" * 64)
     prepare.main()
     warnings = capsys.readouterr().err
     for warning in (
@@ -490,9 +486,8 @@ def test_warnings(workspace, capsys) -> None:
 
 
 def test_two_images_of_one_id(workspace) -> None:
-    dataset_factories.custom_folder(Path("raw"))
-    Image.fromarray(photo(5)).save("raw/images/train/1.png")
     workspace("folder")
+    Image.fromarray(photo(5)).save("raw/images/train/1.png")
     error_of(prepare, "names of several images: 1", "1: raw/images/train/1.jpg, raw/images")
     edit_params(Path(), dataset__exclude=["1"])
     assert trained_ids() == ["0", "2"]
