@@ -62,9 +62,6 @@ def cvat(name: str = "train/7.png") -> str:
     def pairs(points: list) -> str:
         return ";".join(f"{x:.2f},{y:.2f}" for x, y in points)
 
-    window = MASK[20:30, 40:55].ravel()
-    changes = np.flatnonzero(np.diff(window)) + 1
-    counts = ", ".join(map(str, [0, *np.diff([0, *changes, window.size])]))
     common = 'source="manual" occluded="0"'
     left, top, right, bottom = BOX
     return f"""<?xml version="1.0" encoding="utf-8"?>
@@ -74,7 +71,7 @@ def cvat(name: str = "train/7.png") -> str:
 <polygon label="left" {common} points="{pairs(POLYGON)}" z_order="0"><attribute name="sure">yes</attribute></polygon>
 <box label="left" {common} xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}" z_order="0"></box>
 <polyline label="right" {common} points="{pairs(LINE)}" z_order="0"></polyline>
-<mask label="right" {common} rle="{counts}" left="40" top="20" width="15" height="10" z_order="1"></mask>
+<mask label="right" {common} rle="0, 64, 1, 85" left="40" top="20" width="15" height="10" z_order="1"></mask>
 <tag label="sunny" source="manual"></tag>
 </image></annotations>"""
 
@@ -88,8 +85,7 @@ def brush(mask: np.ndarray, repeated: bool = True) -> list[int]:
             part = same[start : start + 256]
             written = part[:1] if repeated else part
             bits += f"{repeated:b}" + "00" + f"{len(part) - 1:08b}" + "".join(f"{value:08b}" for value in written)
-    bits += "0" * (-len(bits) % 8)
-    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
+    return np.packbits([bit == "1" for bit in bits]).tolist()
 
 
 def label_studio() -> list[dict[str, Any]]:
@@ -113,11 +109,11 @@ def label_studio() -> list[dict[str, Any]]:
         result("brushlabels", "right", format="rle", rle=brush(MASK)),
         {"type": "choices", "value": {"choices": ["sunny"]}},
     ]
-    polygon = result("polygonlabels", "right", points=[[0, 0], [100, 0], [100, 100]])
-    cancelled = {"result": [polygon], "was_cancelled": True}
+    other = [result("polygonlabels", "right", points=[[0, 0], [100, 0], [100, 100]])]
+    versions = [(other, False), (results, False), (other, True)]
+    annotations = [{"result": drawn, "was_cancelled": cancelled} for drawn, cancelled in versions]
     task = {"id": 3, "data": {"image": "/data/upload/1/0a1b2c3d-7.png"}, "predictions": []}
-    older = cancelled | {"was_cancelled": False}
-    return [task | {"annotations": [older, {"result": results, "was_cancelled": False}, cancelled]}]
+    return [task | {"annotations": annotations}]
 
 
 def labelme() -> dict[str, Any]:
