@@ -142,9 +142,9 @@ def correct(path: Path, tool: str) -> None:
         "coco": '"category_id": ([12])',
     }[tool]
     other = {"left": "right", "right": "left", "1": "2", "2": "1"}
-    first = re.search(label, path.read_text())
-    changed = first[0].replace(first[1], other[first[1]])
-    path.write_text(path.read_text().replace(first[0], changed, 1))
+    text = path.read_text()
+    start, end = re.search(label, text).span(1)
+    path.write_text(text[:start] + other[text[start:end]] + text[end:])
 
 
 @pytest.mark.parametrize("tool", EXPORTERS)

@@ -344,9 +344,9 @@ def test_whats_the_point(workspace, capsys) -> None:
 def test_scribbles4all_of_cityscapes_and_ade20k(workspace) -> None:
     drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
     drawn[10:13, 5:15] = 26
-    folder = Path("s4Cityscapes/scribbles/gtFine/train")
     for name in CITYSCAPES_IDS:
-        save(folder / name.split("_")[0] / f"{name}_gtFine_labelIds.png", np.dstack([drawn] * 3))
+        path = f"s4Cityscapes/scribbles/gtFine/train/{name.split('_')[0]}/{name}_gtFine_labelIds.png"
+        save(Path(path), np.dstack([drawn] * 3))
     annotated(workspace, "cityscapes", "s4Cityscapes/scribbles")
     label = weak("zurich_000121_000019")
     assert (label[10:13, 5:15] == 13).all() and (label != 255).sum() == 30
