@@ -1,7 +1,5 @@
 """Weak labels simulated from fine ones: coarse polygons, scribbles, points."""
 
-from functools import partial
-
 import cv2
 import numpy as np
 from scipy.sparse import coo_array
@@ -10,21 +8,17 @@ from scipy.sparse.csgraph import dijkstra
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, skeleton
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
-from sesam.params import CoarseParams, PointParams, ScribbleParams, WeakLabelParams
+from sesam.params import WeakLabelParams
 
 
 def weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled."""
     if config.kind == "fine":
         return fine
-    stroke = {
-        "coarse": partial(draw_coarse_polygon, config=config.coarse),
-        "scribble": partial(draw_scribble, config=config.scribble),
-        "point": partial(draw_point, config=config.point),
-    }[config.kind]
+    draw = {"coarse": draw_coarse_polygon, "scribble": draw_scribble, "point": draw_point}[config.kind]
     drawn = np.full_like(fine, IGNORE_INDEX)
     for k, region in connected_regions(fine, min_area=config.min_area):
-        drawn[region.slices][clip_to_region(stroke(region), region)] = k
+        drawn[region.slices][clip_to_region(draw(region, config), region)] = k
     return drawn
 
 
@@ -39,31 +33,31 @@ def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
     return kept
 
 
-def draw_coarse_polygon(region: Region, config: CoarseParams) -> np.ndarray:
+def draw_coarse_polygon(region: Region, config: WeakLabelParams) -> np.ndarray:
     """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
     distance, size = region.distance, np.sqrt(region.area)
-    core = distance > min(config.erosion * size, 0.5 * distance.max())
+    core = distance > min(config.coarse.erosion * size, 0.5 * distance.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    polygons = [cv2.approxPolyDP(outline, config.tolerance * size, closed=True) for outline in outlines]
+    polygons = [cv2.approxPolyDP(outline, config.coarse.tolerance * size, closed=True) for outline in outlines]
     drawn = np.zeros(region.mask.shape, np.uint8)
     cv2.fillPoly(drawn, polygons, 1)
     return drawn.astype(bool)
 
 
-def draw_scribble(region: Region, config: ScribbleParams) -> np.ndarray:
+def draw_scribble(region: Region, config: WeakLabelParams) -> np.ndarray:
     """A stroke along the skeleton of the region's core, (h, w) bool (after Boettcher et al., NeurIPS 2024)."""
-    core = skeleton(np.maximum(region.distance - config.margin * region.distance.max(), 0))
+    core = skeleton(np.maximum(region.distance - config.scribble.margin * region.distance.max(), 0))
     if not core.cells.any():
         return np.zeros_like(region.mask)
     path = core.pixels[longest_path(core.cells)]
-    spare = round(len(path) * (1 - config.length_fraction) / 2)
-    return draw_stroke(region.mask.shape, path[spare : len(path) - spare], config.thickness)
+    spare = round(len(path) * (1 - config.scribble.length_fraction) / 2)
+    return draw_stroke(region.mask.shape, path[spare : len(path) - spare], config.scribble.thickness)
 
 
-def draw_point(region: Region, config: PointParams) -> np.ndarray:
+def draw_point(region: Region, config: WeakLabelParams) -> np.ndarray:
     """A small disc on the region's innermost pixel, (h, w) bool (after Bearman et al., ECCV 2016)."""
     drawn = np.zeros(region.mask.shape, np.uint8)
-    cv2.circle(drawn, innermost_pixel(region.distance), config.radius, 1, cv2.FILLED)
+    cv2.circle(drawn, innermost_pixel(region.distance), config.point.radius, 1, cv2.FILLED)
     return drawn.astype(bool)
 
 
@@ -82,7 +76,6 @@ def longest_path(skeleton: np.ndarray) -> np.ndarray:
         edges.append((start, neighbor[start], np.full(len(start), np.hypot(dy, dx))))
     start, end, length = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     graph = coo_array((length, (start, end)), shape=(len(rows), len(rows))).tocsr()
-
     longest, last, previous = -1.0, 0, np.zeros(0, int)
     visited = np.zeros(len(rows), bool)
     while not visited.all():

@@ -73,11 +73,10 @@ def ade20k(root: Path) -> None:
 
 def voc_palette() -> list[tuple[int, int, int]]:
     """VOC's color map: the bits of the index spread over the channels, highest first."""
-    colors = []
-    for k in range(256):
-        bits = [sum((k >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3)]
-        colors.append(tuple(bits))
-    return colors
+    return [
+        tuple(sum((k >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3))
+        for k in range(256)
+    ]
 
 
 def voc(root: Path, lists: dict[str, Iterable[str]] | None = None, more: Iterable[str] = ()) -> None:
@@ -110,11 +109,10 @@ def scribblesup(root: Path, name: str, strokes: list[tuple[str, list[tuple[int, 
 
 
 def whats_the_point(path: Path, clicks: dict[str, list[tuple[int, int, int]]]) -> None:
-    found = {
-        k: [{"x": x, "y": y, "cls": c, "rank": rank} for rank, (x, y, c) in enumerate(several, 1)]
-        for k, several in clicks.items()
-    }
-    path.write_text(json.dumps(found))
+    def written(points: list[tuple[int, int, int]]) -> list[dict[str, int]]:
+        return [{"x": x, "y": y, "cls": c, "rank": rank} for rank, (x, y, c) in enumerate(points, 1)]
+
+    path.write_text(json.dumps({k: written(points) for k, points in clicks.items()}))
 
 
 CAMVID_NAMES = {
@@ -127,9 +125,7 @@ CAMVID_NAMES = {
 def camvid_colors() -> np.ndarray:
     """A label in published colors: sky above, then road with a lane marking, and void."""
     label = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    label[:16] = (128, 128, 128)
-    label[16:28] = (128, 64, 128)
-    label[20:22] = (128, 0, 192)
+    label[:16], label[16:28], label[20:22] = (128, 128, 128), (128, 64, 128), (128, 0, 192)
     return label
 
 
@@ -139,16 +135,13 @@ def camvid(root: Path, form: str = "published") -> None:
     indexed[:16], indexed[16:28] = 0, 3
     for split, names in CAMVID_NAMES.items():
         for k, name in enumerate(names):
-            image = photo(100 * len(split) + k)
-            if form == "published":
-                save(root / f"701_StillsRaw_full/{name}.png", image)
-                save(root / f"LabeledApproved_full/{name}_L.png", camvid_colors())
-            elif form == "colors":
-                save(root / f"{split}/{name}.png", image)
-                save(root / f"{split}_labels/{name}_L.png", camvid_colors())
-            else:
-                save(root / f"{split}/{name}.png", image)
-                save(root / f"{split}annot/{name}.png", indexed)
+            images, label = {
+                "published": ("701_StillsRaw_full", f"LabeledApproved_full/{name}_L"),
+                "colors": (split, f"{split}_labels/{name}_L"),
+                "index": (split, f"{split}annot/{name}"),
+            }[form]
+            save(root / f"{images}/{name}.png", photo(100 * len(split) + k))
+            save(root / f"{label}.png", indexed if form == "index" else camvid_colors())
 
 
 def custom_folder(root: Path) -> None:

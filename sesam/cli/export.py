@@ -3,14 +3,12 @@
     sesam export r2 --format cvat --out to_do
     sesam export r2 --format label-studio --out to_do --top 50
 
-The corrected file goes to data/corrections.
-
-Each connected region of a class is one mask, so that an export without changes gives the same label again. Where the
-tool has room for them, a mask has the source of most of its pixels, and the confidence of the round's teacher.
+The corrected file goes to data/corrections. Each connected region of a class is one mask, so that an export without
+changes gives the same label again. Where the tool has room for them, a mask has the source of most of its pixels, and
+the confidence of the round's teacher.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,13 +26,13 @@ REPOSITORY_FILES = ("params.yaml",)
 
 
 def labeled_regions(
-    labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray | None, classes: Sequence[str]
+    labels: np.ndarray, sources: np.ndarray, confidence: np.ndarray | None, classes: tuple[str, ...]
 ) -> list[LabeledRegion]:
     """The regions of a label map with its sources and the teacher's confidence, None without one; all (H, W) uint8."""
     regions = []
     for k, region in connected_regions(labels, 8, 1):
-        counts = np.bincount(sources[region.slices][region.mask], minlength=len(SOURCE_NAMES))
-        attributes: dict[str, str | float] = {"source": SOURCE_NAMES[int(counts.argmax())]}
+        source = np.bincount(sources[region.slices][region.mask]).argmax()
+        attributes: dict[str, str | float] = {"source": SOURCE_NAMES[source]}
         if confidence is not None:
             attributes["confidence"] = round(float(confidence[region.slices][region.mask].mean()) / 255, 3)
         regions.append(LabeledRegion(classes[k], region, attributes))
@@ -42,36 +40,31 @@ def labeled_regions(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("round", metavar="ROUND", help="a key of `rounds` in params.yaml")
-    parser.add_argument("--format", choices=EXPORTERS, required=True, help="the annotation tool's format")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder; files of the same name are replaced"
-    )
+    add = parser.add_argument
+    add("round", metavar="ROUND", help="a key of `rounds` in params.yaml")
+    add("--format", choices=EXPORTERS, required=True, help="the annotation tool's format")
+    add("--out", type=Path, required=True, metavar="DIR", help="a folder; files of the same name are replaced")
     selection = parser.add_mutually_exclusive_group()
     selection.add_argument("--images", nargs="+", metavar="ID", help="ids of the images to export (default: all)")
     selection.add_argument("--top", type=int, metavar="N", help="export the first N images of the round's ranking.csv")
-    parser.add_argument(
-        "--prefix", default="", metavar="TEXT", help="text before image names, as /data/local-files/?d= (Label Studio)"
-    )
+    add("--prefix", default="", metavar="TEXT", help="text before image names, as /data/local-files/?d= (Label Studio)")
 
 
 def run(options: argparse.Namespace) -> None:
     params, dataset, round_name = load_params(), Dataset.load(), options.round
     params.check_round(round_name)
     records = {record.id: record for record in dataset.train}
-    chosen = options.images or list(records)
-    if options.top is not None:
-        chosen = [record.id for record in top_ranked(round_name, dataset, max(1, options.top))]
-    if unknown := [image_id for image_id in chosen if image_id not in records]:
+    ids = options.images or list(records)
+    if unknown := [image_id for image_id in ids if image_id not in records]:
         raise SesamError(f"{', '.join(unknown[:5])} is not a training image id (example: {next(iter(records))}).")
-    has_teacher = params.rounds[round_name].teacher != NO_TEACHER
+    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, dataset, max(1, options.top))
+    has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(dataset.classes)
 
     def load_regions(record: ImageRecord) -> ImageRegions:
-        labels, sources = load_pseudo_label(round_name, record, len(dataset.classes))
-        confidence = load_predictions(round_name, record, len(dataset.classes))[1] if has_teacher else None
+        labels, sources = load_pseudo_label(round_name, record, num_classes)
+        confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
         return ImageRegions(record, name, labeled_regions(labels, sources, confidence, dataset.classes))
 
-    images = (load_regions(records[image_id]) for image_id in chosen)  # one in memory at a time
-    EXPORTERS[options.format](images, dataset.classes, options.out)
+    EXPORTERS[options.format](map(load_regions, chosen), dataset.classes, options.out)  # one in memory at a time
     print(f"export: {len(chosen)} images in {options.out}")

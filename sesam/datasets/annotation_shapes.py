@@ -1,14 +1,4 @@
-"""The shapes of annotation tools, as weak labels.
-
-| shape | as weak label |
-| --- | --- |
-| point | a disc of `weak_labels.point.radius` |
-| line | a stroke of `weak_labels.scribble.thickness` |
-| polygon, box | its inside |
-| mask | its pixels |
-
-Later shapes cover earlier ones.
-"""
+"""Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,26 +10,21 @@ import numpy as np
 from pycocotools import mask as coco
 
 from sesam.datasets.annotations.common import Annotation, LabelSpec
-from sesam.datasets.data_issues import UNREADABLE, DataIssue
+from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "mask"]
-NO_POINTS = np.empty((0, 2))
 
 
 class Shape(NamedTuple):
-    """One shape of a class, by its name.
+    """One shape of a class, by its name or id: points, or a mask's pixels."""
 
-    points: (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1. pixels: of a mask, a function that gives
-    it as (H, W) bool of the whole image, ValueError if it cannot be; then there are no points.
-    """
-
-    name: str
+    name: str | int
     kind: Kind
-    points: np.ndarray = NO_POINTS
-    pixels: Callable[[], np.ndarray] | None = None
+    points: np.ndarray = np.empty((0, 2))  # (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1
+    pixels: Callable[[], np.ndarray] | None = None  # gives (H, W) bool of the whole image, or ValueError
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
@@ -48,61 +33,48 @@ class Shape(NamedTuple):
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
             return mask
-        points = clip_to_bounds(np.nan_to_num(self.points), size)
+        points = np.nan_to_num(self.points).clip(-FAR, np.array(size[::-1]) + FAR)
         pixels = np.floor(points).astype(np.int32)
-        drawn = np.zeros(size, np.uint8)
-        if self.kind == "polygon":
-            if len(points) >= 3:
-                drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
-        elif self.kind == "line" and len(points) > 1:
+        if self.kind == "line" and len(points) > 1:
             return draw_stroke(size, pixels, thickness)
-        else:
-            for x, y in pixels.tolist():
-                cv2.circle(drawn, (x, y), radius, 1, cv2.FILLED)
+        drawn = np.zeros(size, np.uint8)
+        if self.kind != "polygon":
+            for point in pixels.tolist():
+                cv2.circle(drawn, point, radius, 1, cv2.FILLED)
+        elif len(points) >= 3:
+            drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
         return drawn > 0
 
 
 @dataclass(frozen=True)
 class Drawing(Annotation):
-    """What was drawn with a tool in one image of `size` (H, W).
-
-    unread: kinds of shapes in it that are not read. photograph: where the file expects its image, if it names a path.
-    """
+    """What was drawn with a tool in one image of `size` (H, W). Later shapes cover earlier ones."""
 
     size: tuple[int, int]
     shapes: tuple[Shape, ...]
-    unread: tuple[str, ...] = ()
-    photograph: Path | None = None
+    unread: tuple[str, ...] = ()  # kinds of shapes in it that are not read
+    photograph: Path | None = None  # where the file expects its image, if it names a path
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
         self.check_size(self.size, spec)
         labels = np.full(self.size, IGNORE_INDEX, np.uint8)
-        class_ids = {name: k for k, name in enumerate(spec.classes)}
+        class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
+        class_ids |= {name: k for k, name in enumerate(spec.classes)}
         for shape in self.shapes:
-            if (k := class_ids.get(shape.name)) is not None:
+            if shape.name in class_ids:
                 try:
-                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = k
+                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = class_ids[shape.name]
                 except ValueError as problem:
-                    raise DataIssue(UNREADABLE, f"{self.path} has {problem}") from None
+                    raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
         return labels, unknown + [f"the shape {kind}" for kind in self.unread]
 
 
 def box_corners(
-    left: float,
-    top: float,
-    right: float,
-    bottom: float,
-    angle: float = 0,
-    about: Literal["center", "corner"] = "center",
+    left: float, top: float, right: float, bottom: float, angle: float = 0, about_corner: bool = False
 ) -> np.ndarray:
     """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
-    middle = corners.mean(0) if about == "center" else corners[0]
+    middle = corners[0] if about_corner else corners.mean(0)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
-
-
-def clip_to_bounds(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Points (n, 2) x, y, brought to at most FAR outside an image of (height, width)."""
-    return points.clip(-FAR, np.array(size[::-1]) + FAR)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,19 +13,8 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.label_png import Palette, read_image, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
-from sesam.datasets.data_issues import (
-    LEAKED,
-    MISSING,
-    NARROW,
-    SIZES,
-    UNFIT,
-    UNREADABLE,
-    VALUES,
-    DataIssue,
-    Issue,
-    summarize_names,
-)
-from sesam.datasets.label_maps import LabelMap, absent_classes, class_bitmask, read_values
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, summarize_names
+from sesam.datasets.label_maps import LabelMap, read_values
 from sesam.datasets.layouts import ImagePair
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
@@ -37,30 +27,22 @@ MASKS = 5  # kept per component: its own as the prompt, SAM's three, the selecte
 
 
 class CheckResult(NamedTuple):
-    """The result of checking an image and its label.
-
-    classes: bit k is set if class k occurs. counts: see `count_classes`. components, edges: of the label, None if not
-    counted; edges are places where the class changes from one row to the next.
-    """
+    """The result of checking an image and its label, if it has one."""
 
     record: ImageRecord | None
     issues: list[Issue]
-    classes: int = 0
-    counts: np.ndarray | None = None
-    components: int | None = None
-    edges: int | None = None
+    counts: np.ndarray | None = None  # of `count_classes`
+    load: tuple[int, int] | None = None  # components, and places where the class changes from one row to the next
 
 
 def check_pair(
     pair: ImagePair, counted: Set[str], folder: Path, label_map: LabelMap, palette: Palette, config: ComponentParams
 ) -> CheckResult:
-    """Check an image and its label, and write the label to folder/ID.png as class ids. counted: see CheckResult."""
-    image, issues = _try_read(read_image, pair.image)
-    label = None
-    if pair.label is not None:
-        label, label_issues = _try_read(partial(read_values, label_map=label_map), pair.label)
-        issues = issues + label_issues
-    if issues or image is None:
+    """Check an image and its label, and write the label to folder/ID.png as class ids. counted: ids to have a load."""
+    issues: list[Issue] = []
+    image = _try_read(read_image, pair.image, issues)
+    label = None if pair.label is None else _try_read(partial(read_values, label_map=label_map), pair.label, issues)
+    if image is None or issues:
         return CheckResult(None, issues)
     record = None
     try:
@@ -69,81 +51,75 @@ def check_pair(
             return CheckResult(record, [])
         ids = _check_label(pair, label, record, label_map)
     except DataIssue as problem:
-        return CheckResult(record, [problem.issue])
+        return CheckResult(record, [problem.args])
     write_label(folder / f"{pair.id}.png", ids, palette)
-    result = CheckResult(record, [], class_bitmask(ids), count_classes(ids, len(palette)))
-    if pair.id not in counted:
-        return result
-    components = len(connected_regions(ids, config.connectivity, config.min_area))
-    return result._replace(components=components, edges=int((ids[1:] != ids[:-1]).sum()))
+    load = None
+    if pair.id in counted:
+        components = connected_regions(ids, config.connectivity, config.min_area)
+        load = len(components), int((ids[1:] != ids[:-1]).sum())
+    return CheckResult(record, [], count_classes(ids, len(palette)), load)
 
 
-def _try_read(read: Callable[[Path], np.ndarray], path: Path) -> tuple[np.ndarray | None, list[Issue]]:
-    if not path.exists():
-        return None, [(MISSING, str(path))]
+def _try_read(read: Callable[[Path], np.ndarray], path: Path, issues: list[Issue]) -> np.ndarray | None:
     try:
-        return read(path), []
+        return read(path)
     except SesamError as problem:
-        return None, [(UNREADABLE, str(problem))]
+        issues.append((IssueKind.UNREADABLE, str(problem)) if path.exists() else (IssueKind.MISSING, str(path)))
+        return None
 
 
 def _check_image(pair: ImagePair, image: np.ndarray) -> ImageRecord:
     height, width = image.shape[:2]
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise DataIssue(NARROW, f"{pair.image} has {width}x{height} pixels")
+        raise DataIssue(IssueKind.NARROW, f"{pair.image} has {width}x{height} pixels")
     fine = pair.label is not None
     try:
         return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), fine))
     except ValueError:
-        raise DataIssue(UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels") from None
+        raise DataIssue(IssueKind.UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels") from None
 
 
 def _check_label(pair: ImagePair, label: np.ndarray, record: ImageRecord, label_map: LabelMap) -> np.ndarray:
     if label.shape[:2] != (record.height, record.width):
         size = f"{label.shape[1]}x{label.shape[0]}"
-        raise DataIssue(SIZES, f"{pair.label} is {size}, {pair.image} {record.width}x{record.height} pixels")
+        raise DataIssue(IssueKind.SIZES, f"{pair.label} is {size}, {pair.image} {record.width}x{record.height} pixels")
     ids, unknown = label_map.class_ids(label)
     if unknown:
-        raise DataIssue(VALUES, f"{pair.label}: {', '.join(unknown)}")
+        raise DataIssue(IssueKind.VALUES, f"{pair.label}: {', '.join(unknown)}")
     return ids
 
 
 def find_duplicates(records: dict[str, list[ImageRecord]]) -> tuple[list[Issue], list[str]]:
     """Images that occur twice, by their bytes: those in both splits, as issues, and those twice in train."""
-    by_digest: dict[str, dict[str, list[str]]] = {split: defaultdict(list) for split in SPLITS}
-    for split in SPLITS:
+    by_digest: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))  # of each split
+    for k, split in enumerate(SPLITS):
         for record in records[split]:
-            by_digest[split][record.sha256].append(record.image)
-    leaked = [
-        (LEAKED, f"{images[0]} and {by_digest['val'][digest][0]}")
-        for digest, images in by_digest["train"].items()
-        if digest in by_digest["val"]
-    ]
-    return leaked, [" and ".join(images) for images in by_digest["train"].values() if len(images) > 1]
+            by_digest[record.sha256][k].append(record.image)
+    leaked = [(IssueKind.LEAKED, f"{train[0]} and {val[0]}") for train, val in by_digest.values() if train and val]
+    return leaked, [" and ".join(train) for train, _ in by_digest.values() if len(train) > 1]
 
 
 def symlinked_dirs(root: Path, files: Sequence[Path]) -> list[str]:
     """The symlinked folders of the files below root. DVC follows a link at root itself, but not these."""
-    parents = {file.parent for file in files}
-    below_root = {folder for parent in parents for folder in (parent, *parent.parents) if root in folder.parents}
-    return sorted(str(folder) for folder in below_root if folder.is_symlink())
+    folders = {folder for parent in {file.parent for file in files} for folder in (parent, *parent.parents)}
+    return sorted(str(folder) for folder in folders if root in folder.parents and folder.is_symlink())
 
 
 def collect_warnings(
     results: Sequence[CheckResult], duplicates: list[str], symlinks: list[str], classes: Sequence[str], params: Params
 ) -> list[str]:
     """What is not an issue but should be known before hours are spent. results: of the training images."""
-    warnings = []
-    labeled = [(result.record, result.classes) for result in results if result.record and result.record.fine]
-    if labeled and (absent := absent_classes((bitmask for _, bitmask in labeled), classes)):
-        warnings.append(f"classes that never occur in the fine training labels: {summarize_names(absent)}.")
-    counts = [result.counts for result in results if result.counts is not None]
-    if counts and params.dataset.format == "folder":  # the values of the others are known
-        warnings += suspicious_classes(np.stack(counts), classes)
-    if empty := [record.id for record, bitmask in labeled if bitmask == 0]:
-        warnings.append(f"training images whose fine label has no class: {summarize_names(empty)}.")
-    if duplicates:
-        warnings.append(f"duplicate training images: {summarize_names(duplicates)}.")
+    labeled = [(result.record.id, result.counts) for result in results if result.record and result.counts is not None]
+    counts = np.reshape([counts for _, counts in labeled], (-1, 3, len(classes)))
+    absent = list(compress(classes, counts[:, 0].sum(0) == 0)) if labeled else []
+    listed = {
+        "classes that never occur in the fine training labels": absent,
+        "training images whose fine label has no class": [k for k, of_image in labeled if not of_image[0].any()],
+        "duplicate training images": duplicates,
+    }
+    warnings = [f"{subject}: {summarize_names(names)}." for subject, names in listed.items() if names]
+    if params.dataset.format == "folder":  # the values of the others are known
+        warnings += suspicious_classes(counts, classes)
     if symlinks:
         warnings.append(
             f"symlinked folders inside dataset.root, {summarize_names(symlinks)}: `dvc repro` does not notice when "
@@ -157,19 +133,18 @@ def collect_warnings(
 def estimate_cost(results: Sequence[CheckResult], params: Params, embedding_bytes: int) -> list[str]:
     """Lines with the components, prompts and disk space of a run over these training images."""
     images, rounds = len(results), len(params.rounds)
-    counted = [(r.components, r.edges) for r in results if r.components is not None and r.edges is not None]
+    loads = [result.load for result in results if result.load is not None]
     limit = f"kept up to runtime.embedding_cache_gb, {params.runtime.embedding_cache_gb:g}"
     total, each = _format_bytes(images * embedding_bytes), _format_bytes(embedding_bytes)
     lines = [f"{total} for SAM's embeddings ({images} of {each}; {limit})"]
-    if counted:
-        components, edges = (sum(column) / len(counted) for column in zip(*counted, strict=True))
-        mask_bytes = images * edges * SIDES * RUN_BYTES * MASKS
-        lines = [
+    if loads:
+        components, edges = np.mean(loads, axis=0)
+        prompts = (
             f"about {components:.0f} components per image, {images * components:.0f} SAM prompts per round, {rounds} "
-            f"rounds (counted on the fine labels of {len(counted)} images; a poor teacher makes more)",
-            *lines,
-            f"about {_format_bytes(mask_bytes)} per round for prompts and masks",
-        ]
+            f"rounds (counted on the fine labels of {len(loads)} images; a poor teacher makes more)"
+        )
+        masks = _format_bytes(images * edges * SIDES * RUN_BYTES * MASKS)
+        lines = [prompts, *lines, f"about {masks} per round for prompts and masks"]
     return lines
 
 

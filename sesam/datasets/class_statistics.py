@@ -18,13 +18,8 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
 
     ids: (H, W) uint8 class ids, 255 = none. The border is where the pixel to the right or below is another class.
     """
-    pairs = np.concatenate(
-        [
-            np.stack([ids[:, :-1].ravel(), ids[:, 1:].ravel()]),
-            np.stack([ids[:-1].ravel(), ids[1:].ravel()]),
-        ],
-        axis=1,
-    )
+    beside, below = [ids[:, :-1], ids[:, 1:]], [ids[:-1], ids[1:]]
+    pairs = np.concatenate([np.reshape(beside, (2, -1)), np.reshape(below, (2, -1))], axis=1)
     pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != IGNORE_INDEX).all(0)].astype(np.int64)
     touching = np.zeros((256, 256), bool)
     touching[pairs[0], pairs[1]] = touching[pairs[1], pairs[0]] = True
@@ -33,15 +28,12 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
 
 
 def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """A line for each class: its share of the labeled pixels, and in how many images it is.
-
-    counts: (images, 3, classes) of `count_classes`.
-    """
+    """A line per class: its share of labeled pixels, its number of images. counts: (images, 3, classes), see above."""
     pixels, images = counts[:, 0].sum(0), (counts[:, 0] > 0).sum(0)
-    width, total = max(map(len, classes)), max(1, pixels.sum())
+    shares, width = pixels / max(1, pixels.sum()), max(map(len, classes))
     return [
-        f"{name:{width}}  {pixels[k] / total:8.3%} of the pixels, in {images[k]} of {len(counts)} images"
-        for k, name in enumerate(classes)
+        f"{name:{width}}  {share:8.3%} of the pixels, in {number} of {len(counts)} images"
+        for name, share, number in zip(classes, shares, images, strict=True)
     ]
 
 
@@ -51,13 +43,12 @@ def suspicious_classes(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
     pixels, images = counts[:, 0].sum(0), here.sum(0)
     share = pixels / max(1, pixels.sum())
     odd = ((share > 0) & (share < MIN_SHARE)) | (share > MAX_SHARE)
-    lines = [f"class {classes[int(k)]} has {share[k]:.3%} of the pixels." for k in np.flatnonzero(odd)]
     others = np.maximum(1, here.sum(1, keepdims=True) - 1)
     neighbors = (here * counts[:, 2] / others).sum(0) / np.maximum(1, images)
     border = counts[:, 1].sum(0) / np.maximum(1, 2 * pixels)  # each place between two pixels was counted for both
-    many = (images > len(counts) / 2) & (len(classes) > 3)
-    return lines + [
-        f"class {classes[int(k)]} thinly surrounds nearly every other class, as pixels without a class do. If "
+    thin = (images > len(counts) / 2) & (len(classes) > 3) & (neighbors >= NEIGHBORS) & (border >= BORDER)
+    return [f"class {classes[k]} has {share[k]:.3%} of the pixels." for k in np.flatnonzero(odd).tolist()] + [
+        f"class {classes[k]} thinly surrounds nearly every other class, as pixels without a class do. If "
         "its label value is not a class, list it in dataset.ignore_values."
-        for k in np.flatnonzero(many & (neighbors >= NEIGHBORS) & (border >= BORDER))
+        for k in np.flatnonzero(thin).tolist()
     ]

@@ -5,11 +5,10 @@ from functools import partial
 from itertools import groupby
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
 
 from sesam.artifacts.manifest import SPLITS, Dataset
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import NAMES, VALUES, Issue, format_issues, summarize_names
+from sesam.datasets.data_issues import IssueKind, format_issues, summarize_names
 from sesam.datasets.label_maps import class_names_and_palette, label_map_for
 from sesam.datasets.layouts import ImagePair, find_pairs
 from sesam.errors import SesamError
@@ -21,50 +20,39 @@ from sesam.seeds import seed_of
 MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
 
 
-class ImportedDataset(NamedTuple):
-    """The manifest, the results of the training images' checks, and warnings."""
-
-    dataset: Dataset
-    results: list[CheckResult]
-    warnings: list[str]
-
-
 def import_dataset(
     pairs: Mapping[str, Sequence[ImagePair]], folders: Mapping[str, Path], params: Params
-) -> ImportedDataset:
-    """Check each split's images, and write their labels as class ids to its folder; SesamError with every issue."""
+) -> tuple[Dataset, list[CheckResult], list[str]]:
+    """Write labels as class ids; the manifest, checks of training images, warnings; SesamError with every issue."""
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
     label_map = label_map_for(config.format, len(classes), ignore_values)
-    sample = _sample_evenly([pair.id for pair in pairs["train"] if pair.label], MAX_COUNTED)
-    counted = {"train": sample, "val": frozenset[str]()}
+    labeled = [pair.id for pair in pairs["train"] if pair.label]
+    counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
+    check = partial(check_pair, counted=counted, label_map=label_map, palette=palette, config=params.components)
     results: dict[str, list[CheckResult]] = {}
     for split in SPLITS:
-        check = partial(check_pair, counted=counted[split], folder=folders[split], label_map=label_map)
-        check = partial(check, palette=palette, config=params.components)
-        results[split] = map_images(check, pairs[split], params.runtime, f"prepare {split}")
+        work = partial(check, folder=folders[split])
+        results[split] = map_images(work, pairs[split], params.runtime, f"prepare {split}")
     records = {split: [result.record for result in results[split] if result.record] for split in SPLITS}
     leaked, duplicates = find_duplicates(records)
     if issues := [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked:
         report = format_issues(f"{config.root} (dataset.root)", issues)
-        if any(kind == VALUES for kind, _ in issues):
+        if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report)
-    if not any(result.classes for result in results["val"]):
+    if not any(result.counts is not None and result.counts.any() for result in results["val"]):
         raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val.")
     root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
     dataset = Dataset(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     warnings = collect_warnings(results["train"], duplicates, symlinked_dirs(root, files), classes, params)
-    return ImportedDataset(dataset, results["train"], warnings)
+    return dataset, results["train"], warnings
 
 
 def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
-    """The images of each split that are to be used, by id.
-
-    SesamError if none is left, if several have one id, or if an id to leave out is unknown.
-    """
+    """Each split's images to use, by id; SesamError if none is left, two have one id, or one to exclude is unknown."""
     root, pairs, problems = Path(dataset.root), {}, []
     for split in SPLITS:
         try:
@@ -74,21 +62,21 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     if problems:
         raise SesamError("\n  ".join(dict.fromkeys(problems)))
     excluded = set(dataset.exclude)
-    if unknown := excluded - {pair.id for split in SPLITS for pair in pairs[split]}:
+    if unknown := sorted(excluded - {pair.id for split in SPLITS for pair in pairs[split]}):
         raise SesamError(
-            f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(sorted(unknown))}."
+            f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(unknown)}."
         )
-    pairs = {split: [pair for pair in pairs[split] if pair.id not in excluded] for split in SPLITS}
     for split in SPLITS:
+        pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded]
         if not pairs[split]:
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
     pairs["train"] = choose_subset(pairs["train"], dataset.subset)
-    if same_ids := [issue for split in SPLITS for issue in _duplicate_ids(pairs[split])]:
-        raise SesamError(format_issues(f"{root} (dataset.root)", same_ids))
-    if unlabeled := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(
-            f"{root} has no fine labels of validation images: {summarize_names(unlabeled)}. See dataset.val."
-        )
+    groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
+    if several := [same for same in groups if len(same) > 1]:
+        issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
+        raise SesamError(format_issues(f"{root} (dataset.root)", issues))
+    if ids := [pair.id for pair in pairs["val"] if pair.label is None]:
+        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(ids)}. See dataset.val.")
     return pairs
 
 
@@ -97,26 +85,14 @@ def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) 
 
     A smaller fraction is part of every larger one, and the same for every seed. SesamError for an id that is unknown.
     """
-    if subset is None:
-        return list(pairs)
-    if isinstance(subset, list):
-        chosen = set(subset)
-        if unknown := sorted(chosen - {pair.id for pair in pairs}):
-            raise SesamError(
-                f"params.yaml: dataset.subset lists images that are not in the training splits: "
-                f"{summarize_names(unknown)}. Training images have ids like {pairs[0].id}."
-            )
+    ids = [pair.id for pair in pairs]
+    if isinstance(subset, float):
+        chosen = set(sorted(ids, key=partial(seed_of, "subset"))[: ceil(subset * len(ids) - 1e-9)])
     else:
-        shuffled = sorted(pairs, key=lambda pair: seed_of("subset", pair.id))
-        chosen = {pair.id for pair in shuffled[: ceil(subset * len(pairs) - 1e-9)]}
+        chosen = set(ids if subset is None else subset)
+    if unknown := sorted(chosen - set(ids)):
+        raise SesamError(
+            f"params.yaml: dataset.subset lists images that are not in the training splits: "
+            f"{summarize_names(unknown)}. Training images have ids like {ids[0]}."
+        )
     return [pair for pair in pairs if pair.id in chosen]
-
-
-def _sample_evenly(ids: Sequence[str], number: int) -> frozenset[str]:
-    """At most `number` of the ids, evenly spread."""
-    return frozenset(ids[:: max(1, ceil(len(ids) / number))])
-
-
-def _duplicate_ids(pairs: Sequence[ImagePair]) -> list[Issue]:
-    by_id = [list(same_id) for _, same_id in groupby(pairs, key=lambda pair: pair.id)]  # they are sorted by id
-    return [(NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in by_id if len(same) > 1]

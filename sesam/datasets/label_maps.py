@@ -1,13 +1,12 @@
 """From the values of a data set's label files to class ids, 255 = no class."""
 
 import colorsys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import reduce
-from operator import or_
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import ImageColor
 
 from sesam.artifacts.label_png import open_image
 from sesam.errors import SesamError
@@ -31,31 +30,25 @@ CAMVID = {
     "pedestrian": [(64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)],  # child, pram, animal
     "bicyclist": [(0, 128, 192), (192, 0, 192)],  # motorcycle
 }
-CAMVID_VOID = (0, 0, 0)
-
 UNKNOWN = -1  # the data set has no such value
 
 
-@dataclass(frozen=True)
-class LabelMap:
-    """The class id of each label value, (256,) int16, 255 = no class or UNKNOWN.
+class LabelMap(NamedTuple):
+    """What label values mean: their class ids, 255 = no class, or UNKNOWN."""
 
-    colors: where labels may be colored, each color as 0xRRGGBB with its class id, sorted.
-    """
-
-    table: np.ndarray
-    colors: tuple[tuple[int, int], ...] = ()
+    table: np.ndarray  # (256,) int16
+    colors: tuple[tuple[int, int], ...] = ()  # if labels may be colored: each 0xRRGGBB with its class id, sorted
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Class ids (H, W) uint8 of a label file, and its values that are unknown.
-
-        label: (H, W) uint8 values, or (H, W, 3) uint8 colors.
-        """
-        if label.ndim == 3:
-            return self._color_ids(label)
-        ids = self.table[label]
-        unknown = np.flatnonzero(np.bincount(label[ids == UNKNOWN], minlength=1))
-        return ids.astype(np.uint8), [str(value) for value in unknown]
+        """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
+        if label.ndim == 2:
+            ids = self.table[label]
+            return ids.astype(np.uint8), [str(value) for value in np.unique(label[ids == UNKNOWN])]
+        keys = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        known, of_known = (np.array(column) for column in zip(*self.colors, strict=True))
+        index = np.searchsorted(known, keys).clip(max=len(known) - 1)
+        unknown = np.unique(keys[known[index] != keys])
+        return of_known[index].astype(np.uint8), [f"#{value:06x}" for value in unknown]
 
     def describe(self) -> str:
         """The known values of gray and palette files, and the number of colors."""
@@ -64,39 +57,27 @@ class LabelMap:
             runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
             return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
-        is_class = (self.table != UNKNOWN) & (self.table != IGNORE_INDEX)
-        text = f"{ranges(np.flatnonzero(is_class))} for classes"
-        if (ignored := np.flatnonzero(self.table == IGNORE_INDEX)).size:
-            text += f", {ranges(ignored)} for no class"
+        ignored = np.flatnonzero(self.table == IGNORE_INDEX)
+        classes = np.setdiff1d(np.flatnonzero(self.table != UNKNOWN), ignored)
+        text = f"{ranges(classes)} for classes" + (f", {ranges(ignored)} for no class" if ignored.size else "")
         return text + (f", and {len(self.colors)} colors" if self.colors else "")
-
-    def _color_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        keys = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        known, ids = (np.array(column) for column in zip(*self.colors, strict=True))
-        index = np.searchsorted(known, keys).clip(max=len(known) - 1)
-        unknown = np.unique(keys[known[index] != keys])
-        return ids[index].astype(np.uint8), [f"#{value:06x}" for value in unknown]
 
 
 def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int]) -> LabelMap:
     """The label map of a data set. ignore_values: of a folder, values without a class."""
-    table = np.full(256, UNKNOWN, np.int16)
-    colors: tuple[tuple[int, int], ...] = ()
-    if dataset_format not in ("cityscapes", "ade20k"):  # these two have no 255, so that train ids are reported
-        table[IGNORE_INDEX] = IGNORE_INDEX
-    if dataset_format == "cityscapes":
+    table, colors = np.full(256, UNKNOWN, np.int16), {}
+    if dataset_format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
         table[:34] = IGNORE_INDEX
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
     elif dataset_format == "ade20k":  # 0 is "other"
-        table[0] = IGNORE_INDEX
-        table[1 : classes + 1] = np.arange(classes)
+        table[: classes + 1] = [IGNORE_INDEX, *range(classes)]
     else:
         table[:classes] = np.arange(classes)
-        table[[11] if dataset_format == "camvid" else list(ignore_values)] = IGNORE_INDEX
+        table[[IGNORE_INDEX, *([11] if dataset_format == "camvid" else ignore_values)]] = IGNORE_INDEX
     if dataset_format == "camvid":
-        ids = {_key(color): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
-        colors = tuple(sorted((ids | {_key(CAMVID_VOID): IGNORE_INDEX}).items()))
-    return LabelMap(table, colors)
+        colors = {int.from_bytes(bytes(color)): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
+        colors[0] = IGNORE_INDEX  # void
+    return LabelMap(table, tuple(sorted(colors.items())))
 
 
 def read_values(path: Path, label_map: LabelMap) -> np.ndarray:
@@ -106,36 +87,21 @@ def read_values(path: Path, label_map: LabelMap) -> np.ndarray:
     whose channels are equal holds values, as Scribbles4All's do.
     """
     with open_image(path) as image:
+        label = np.array(image)
         if image.mode == "P" and label_map.colors:
-            label = np.array(image.convert("RGB"))
-            return np.array(image) if label_map.class_ids(label)[1] else label
-        if image.mode in ("L", "P"):
-            return np.array(image)
-        if image.mode == "RGB":
-            label = np.array(image)
-            if label_map.colors:
-                return label
-            if (label == label[..., :1]).all():
-                return label[..., 0]
+            colors = np.array(image.convert("RGB"))
+            return label if label_map.class_ids(colors)[1] else colors
+        if image.mode in ("L", "P") or (image.mode == "RGB" and label_map.colors):
+            return label
+        if image.mode == "RGB" and (label == label[..., :1]).all():
+            return label[..., 0]
         raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
-
-
-def class_bitmask(ids: np.ndarray) -> int:
-    """The classes that occur in class ids (H, W) uint8: bit k is set for class k."""
-    counts = np.bincount(ids.ravel(), minlength=256)[:IGNORE_INDEX]
-    return sum(1 << int(k) for k in np.flatnonzero(counts))
-
-
-def absent_classes(bitmasks: Iterable[int], classes: Sequence[str]) -> list[str]:
-    """The classes that occur in none of several labels, given each one's `class_bitmask`."""
-    present = reduce(or_, bitmasks, 0)
-    return [name for k, name in enumerate(classes) if not present >> k & 1]
 
 
 def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Class names and RGB colors: mmsegmentation's, CamVid's, or those that params.yaml gives a folder."""
     if dataset.classes is not None:
-        palette = [parse_color(color) for color in dataset.palette or []]
+        palette = [ImageColor.getrgb(color)[:3] for color in dataset.palette or []]
         return dataset.classes, palette or color_wheel(len(dataset.classes))
     if dataset.format == "camvid":
         return list(CAMVID), [colors[0] for colors in CAMVID.values()]
@@ -145,18 +111,7 @@ def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tup
     return list(known["classes"]), [tuple(color) for color in known["palette"]]
 
 
-def parse_color(color: str) -> tuple[int, int, int]:
-    """The bytes of "#rrggbb"."""
-    red, green, blue = bytes.fromhex(color[1:])
-    return red, green, blue
-
-
 def color_wheel(classes: int) -> list[tuple[int, int, int]]:
     """Distinct RGB colors for data sets without a palette."""
     turns = [colorsys.hsv_to_rgb(k / classes, 0.85 if k % 2 else 0.55, 0.95 if k % 3 else 0.7) for k in range(classes)]
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in turns]
-
-
-def _key(color: tuple[int, int, int]) -> int:
-    red, green, blue = color
-    return red << 16 | green << 8 | blue

@@ -1,21 +1,18 @@
-"""The layouts of data sets: images, fine labels and splits.
-
-Paths are those of the original layout, whether the files exist or not: `prepare` reports what is missing.
-"""
+"""The layouts of data sets: images, fine labels and splits. Paths may not exist: `prepare` reports what is missing."""
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sesam.errors import SesamError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+VOC_FOLDERS = ("VOCdevkit/VOC2012", "VOC2012")  # what the archive unpacks to
 
 
-@dataclass(frozen=True)
-class ImagePair:
+class ImagePair(NamedTuple):
     """An image and its fine label, None if it has none. `id` names it in every artifact."""
 
     id: str
@@ -24,96 +21,83 @@ class ImagePair:
 
 
 def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, purpose: str) -> list[ImagePair]:
-    """The pairs of the original splits, or of the usual ones for `purpose` (train or val), by id.
-
-    SesamError if a folder or a list is missing or empty.
-    """
+    """The pairs of the splits, or of the usual one for `purpose` (train or val), by id; SesamError if it is empty."""
     if not root.is_dir():
         raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
-    pairs, usual = LAYOUTS[dataset_format]
-    unique = {pair for split in splits or [usual(root)[purpose]] for pair in pairs(root, split)}
+    chosen = splits or [_usual_split(dataset_format, root, purpose)]
+    unique = {pair for split in chosen for pair in LAYOUTS[dataset_format](root, split)}
     return sorted(unique, key=lambda pair: (pair.id, pair.image))
 
 
-def folder(root: Path, split: str) -> list[ImagePair]:
-    """images/SPLIT/ID.{png,jpg,jpeg} and labels/SPLIT/ID.png; ID may have folders in it.
+def _usual_split(dataset_format: str, root: Path, purpose: str) -> str:
+    if dataset_format == "ade20k":
+        return {"train": "training", "val": "validation"}[purpose]
+    if dataset_format == "voc" and purpose == "train":
+        root = _inner(root, *VOC_FOLDERS)
+        if (root / "SegmentationClassAug").is_dir() or (root / "ImageSets/Segmentation/trainaug.txt").exists():
+            return "trainaug"
+    return purpose
 
-    Without labels/SPLIT there are no fine labels.
-    """
+
+def folder(root: Path, split: str) -> list[ImagePair]:
+    """images/SPLIT/ID.{png,jpg,jpeg}, and labels/SPLIT/ID.png if there are fine labels; ID may have folders in it."""
     labels = root / "labels" / split
-    return _match(root / "images" / split, "", IMAGE_SUFFIXES, labels if labels.is_dir() else None, "", nested=True)
+    return _match(root / "images" / split, labels if labels.is_dir() else None, nested=True)
 
 
 def cityscapes(root: Path, split: str) -> list[ImagePair]:
-    """Cordts et al. 2016: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png.
-
-    train_extra has coarse labels only.
-    """
-    labels = None if split == "train_extra" else root / "gtFine" / split
-    return _match(root / "leftImg8bit" / split, "_leftImg8bit", (".png",), labels, "_gtFine_labelIds")
+    """Cordts et al. 2016: leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png, gtFine/SPLIT/CITY/ID_gtFine_labelIds.png."""
+    labels = None if split == "train_extra" else root / "gtFine" / split  # train_extra has coarse labels only
+    return _match(root / "leftImg8bit" / split, labels, "_leftImg8bit", "_gtFine_labelIds")
 
 
 def ade20k(root: Path, split: str) -> list[ImagePair]:
     """Zhou et al. 2017, the scene parsing challenge: images/SPLIT/ID.jpg and annotations/SPLIT/ID.png."""
     root = _inner(root, "ADEChallengeData2016")
-    return _match(root / "images" / split, "", (".jpg",), root / "annotations" / split, "")
+    return _match(root / "images" / split, root / "annotations" / split, suffix=".jpg")
 
 
 def voc(root: Path, split: str) -> list[ImagePair]:
     """Everingham et al. 2012: ImageSets/Segmentation/SPLIT.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png.
 
     trainaug adds what Hariharan et al. 2011 labeled, SegmentationClassAug/ID.png, where VOC itself has no label.
-    Without trainaug.txt it is train.txt with aug.txt, or with all that is labeled there and not in val.txt. With the
-    list and without the folder those images have no fine labels.
+    Without trainaug.txt it is train.txt with aug.txt, or with all that is labeled there and not in val.txt.
     """
-    root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
+    root = _inner(root, *VOC_FOLDERS)
     lists, fine, augmented = root / "ImageSets/Segmentation", root / "SegmentationClass", root / "SegmentationClassAug"
     if split != "trainaug" or (lists / "trainaug.txt").exists():
         ids = _read_ids(lists / f"{split}.txt")
-    elif not augmented.is_dir():
-        raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
-    elif (lists / "aug.txt").exists():
-        ids = _read_ids(lists / "train.txt") + _read_ids(lists / "aug.txt")
+    elif augmented.is_dir():
+        more = [path.stem for path in files_below(augmented) if path.suffix == ".png"]
+        ids = _read_ids(lists / "train.txt") + (_read_ids(lists / "aug.txt") if (lists / "aug.txt").exists() else more)
     else:
-        ids = _read_ids(lists / "train.txt") + [path.stem for path in files_below(augmented) if path.suffix == ".png"]
+        raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
+    labels: dict[str, Path | None] = {k: fine / f"{k}.png" for k in ids}
     if split == "trainaug":
-        ids = sorted(set(ids) - set(_read_ids(lists / "val.txt")))
-    labeled = {path.stem for path in files_below(fine)}
-
-    def label(image_id: str) -> Path | None:
-        if image_id in labeled or split != "trainaug":
-            return fine / f"{image_id}.png"
-        return augmented / f"{image_id}.png" if augmented.is_dir() else None
-
-    return [ImagePair(k, root / "JPEGImages" / f"{k}.jpg", label(k)) for k in ids]
-
-
-def _usual_voc_splits(root: Path) -> dict[str, str]:
-    root = _inner(root, "VOCdevkit/VOC2012", "VOC2012")
-    augmented = (root / "SegmentationClassAug").is_dir() or (root / "ImageSets/Segmentation/trainaug.txt").exists()
-    return {"train": "trainaug" if augmented else "train", "val": "val"}
+        unlabeled = labels.keys() - {path.stem for path in files_below(fine)}
+        # a list may have come without the labels
+        labels |= {k: augmented / f"{k}.png" if augmented.is_dir() else None for k in unlabeled}
+        ids = sorted(labels.keys() - _read_ids(lists / "val.txt"))
+    return [ImagePair(k, root / "JPEGImages" / f"{k}.jpg", labels[k]) for k in ids]
 
 
 def camvid(root: Path, split: str) -> list[ImagePair]:
-    """CamVid (Brostow et al. 2009) as published, or in a layout of others.
+    """Brostow et al. 2009, split as usual (Sturgess et al. 2009), in the layouts of others, or as `folder`.
 
-    701_StillsRaw_full/ID.png and LabeledApproved_full/ID_L.png, split as usual (Sturgess et al. 2009): 367 train,
-    101 val, 233 test; SPLIT/ID.png with SPLITannot/ID.png or SPLIT_labels/ID_L.png; or images/SPLIT/ID.png with
-    labels/SPLIT/ID.png.
+    701_StillsRaw_full/ID.png, LabeledApproved_full/ID_L.png; SPLIT/ID.png, SPLITannot/ID.png or SPLIT_labels/ID_L.png.
     """
     if (root / "701_StillsRaw_full").is_dir():
         if split not in ("train", "val", "test"):
             raise SesamError(f"CamVid has the splits train, val and test, not {split}. Correct params.yaml.")
-        pairs = _match(root / "701_StillsRaw_full", "", (".png",), root / "LabeledApproved_full", "_L")
+        pairs = _match(root / "701_StillsRaw_full", root / "LabeledApproved_full", label_end="_L")
         return [pair for pair in pairs if _camvid_split(pair.id) == split]
-    if (root / f"{split}annot").is_dir():
-        return _match(root / split, "", (".png",), root / f"{split}annot", "")
-    if (root / f"{split}_labels").is_dir():
-        return _match(root / split, "", (".png",), root / f"{split}_labels", "_L")
+    for labels, end in ((root / f"{split}annot", ""), (root / f"{split}_labels", "_L")):
+        if labels.is_dir():
+            return _match(root / split, labels, label_end=end)
     return folder(root, split)
 
 
-def _camvid_split(image_id: str) -> str:
+def _camvid_split(image_id: str) -> str:  # 367 train, 101 val, 233 test
     sequence, _, frame = image_id.rpartition("_")
     number = int(re.sub(r"\D", "", frame) or 0)
     if sequence == "0016E5" and 7959 <= number <= 8159 and number % 2:
@@ -121,14 +105,8 @@ def _camvid_split(image_id: str) -> str:
     return "test" if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550) else "train"
 
 
-# per format: its pairs in a split below dataset.root, and its usual splits
-LAYOUTS: dict[str, tuple[Callable[[Path, str], list[ImagePair]], Callable[[Path], dict[str, str]]]] = {
-    "folder": (folder, lambda root: {"train": "train", "val": "val"}),
-    "cityscapes": (cityscapes, lambda root: {"train": "train", "val": "val"}),
-    "ade20k": (ade20k, lambda root: {"train": "training", "val": "validation"}),
-    "voc": (voc, _usual_voc_splits),
-    "camvid": (camvid, lambda root: {"train": "train", "val": "val"}),
-}
+# per format, its pairs in a split below dataset.root
+LAYOUTS = {layout.__name__: layout for layout in (folder, cityscapes, ade20k, voc, camvid)}
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -150,10 +128,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
-    """The images below a folder, in order, by their path in it without the suffix; none below the folders `but`.
-
-    SesamError if there is none, or two have one name.
-    """
+    """The images below a folder, not below `but`, by path in it without suffix; SesamError if none, or two have one."""
     if not folder.is_dir():
         raise SesamError(f"{folder} is not a folder.")
     excluded, images = {path.resolve() for path in but}, {}
@@ -170,12 +145,15 @@ def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
 
 
 def _match(
-    images: Path, image_end: str, suffixes: tuple[str, ...], labels: Path | None, label_end: str, nested: bool = False
+    images: Path,
+    labels: Path | None,
+    image_end: str = "",
+    label_end: str = "",
+    suffix: str = ".png",
+    nested: bool = False,
 ) -> list[ImagePair]:
-    """Images and labels of one id, also where one of the two is missing. nested: an id has the folders in it.
-
-    Several images of one id make several pairs.
-    """
+    """Images and labels of one id, or one of them; two images make two pairs. nested: as in `folder`."""
+    suffixes = IMAGE_SUFFIXES if nested else (suffix,)
     image_files = _files(images, image_end, suffixes, nested)
     if labels is None:
         return [ImagePair(k, path, None) for k, path in image_files]
@@ -184,35 +162,25 @@ def _match(
         if k in label_files:
             raise SesamError(f"{path} and {label_files[k]} both label {k}. Remove one.")
         label_files[k] = path
-
-    def expected_path(path: Path, old: Path, new: Path, name: str) -> Path:
-        """The path of the missing half of a pair, given the other half's."""
-        return new / (name if nested else path.relative_to(old).parent / name)
-
-    pairs = [
-        ImagePair(k, path, label_files.get(k) or expected_path(path, images, labels, f"{k}{label_end}.png"))
-        for k, path in image_files
-    ]
+    pairs = []
+    for k, path in image_files:
+        name = path.relative_to(images).with_name(f"{Path(k).name}{label_end}.png")
+        pairs.append(ImagePair(k, path, label_files.get(k, labels / name)))
     for k in label_files.keys() - {k for k, _ in image_files}:
-        missing = expected_path(label_files[k], labels, images, f"{k}{image_end}{suffixes[0]}")
-        pairs.append(ImagePair(k, missing, label_files[k]))
+        name = label_files[k].relative_to(labels).with_name(f"{Path(k).name}{image_end}{suffixes[0]}")
+        pairs.append(ImagePair(k, images / name, label_files[k]))
     return pairs
 
 
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
     """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
-        raise SesamError(
-            f"{folder} is missing. Check dataset.format, and that dataset.root has the folders of the original layout."
-        )
-    files = [
-        ((path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem).removesuffix(end), path)
-        for path in files_below(folder)
-        if path.suffix.lower() in suffixes and path.stem.endswith(end)
-    ]
-    if not files:
+        raise SesamError(f"{folder} is missing. Check that dataset.root has the original layout of dataset.format.")
+    paths = [path for path in files_below(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
+    if not paths:
         raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.")
-    return files
+    names = [path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem for path in paths]
+    return [(name.removesuffix(end), path) for name, path in zip(names, paths, strict=True)]
 
 
 def _inner(root: Path, *names: str) -> Path:
@@ -225,8 +193,7 @@ def _read_ids(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
-        raise SesamError(f"{path} cannot be read; expected the image ids of a split, one per line.") from None
-    ids = [Path(line.split()[0]).stem for line in lines if line.strip()]
-    if not ids:
-        raise SesamError(f"{path} is empty; expected the image ids of a split, one per line.")
-    return ids
+        lines = []
+    if ids := [Path(line.split()[0]).stem for line in lines if line.strip()]:
+        return ids
+    raise SesamError(f"{path} cannot be read or is empty; expected the image ids of a split, one per line.")

@@ -1,9 +1,10 @@
 """Annotators' files as weak labels, and corrections of them."""
 
 import sys
+from collections.abc import Iterable
 from functools import partial
+from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,36 +13,29 @@ from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.data_issues import NOT_ANNOTATED, DataIssue, Issue, format_issues, summarize_names
-from sesam.datasets.label_maps import absent_classes, class_bitmask, label_map_for
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, format_issues, summarize_names
+from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Params
 
 
-class LabeledClasses(NamedTuple):
-    """The classes of a weak label, see `class_bitmask`, and whether it has one at every pixel."""
-
-    bitmask: int
-    everywhere: bool
-
-
 def convert_annotation(
     job: tuple[ImageRecord, Annotation], folder: Path, spec: LabelSpec, palette: Palette, as_corrections: bool
-) -> Issue | LabeledClasses:
-    """Write an annotation as weak label, or its corrections into the one in `folder`; its issue, if it has one."""
+) -> Issue | np.ndarray:
+    """Write an annotation as or into the weak label in `folder`; which values it has, (256,) bool, or its issue."""
     record, annotation = job
     try:
         label = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
-        kind, text = problem.issue
+        kind, text = problem.args
         return kind, f"{record.id}: {text}"
     if as_corrections:
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
-    return LabeledClasses(class_bitmask(label), bool((label != IGNORE_INDEX).all()))
+    return np.bincount(label.ravel(), minlength=256) > 0
 
 
 def import_annotations(
@@ -49,8 +43,7 @@ def import_annotations(
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
-    as_corrections: they correct pseudo-labels, so PNGs have class ids. They are written into the weak labels that are
-    in `folder`, of the images that have any.
+    as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
     ids = {record.id for record in dataset.train}
     annotations = find_annotations(source, dataset.format, ids)
@@ -67,21 +60,21 @@ def import_annotations(
     spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
     work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
-    issues = [result for result in results if not isinstance(result, LabeledClasses)]
+    issues = [result for result in results if isinstance(result, tuple)]
     if not as_corrections:
-        issues += [(NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
+        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
     if issues:
         raise SesamError(format_issues(str(source) if as_corrections else f"{source} (weak_labels.source)", issues))
-    labels = [(job[0].id, label) for job, label in zip(jobs, results, strict=True) if isinstance(label, LabeledClasses)]
     if as_corrections:
         _warn(f"{source}: corrections that match no training image", others)
         return
-    _warn("images without any label of annotators", [k for k, label in labels if label.bitmask == 0])
-    _warn("images labeled everywhere; 255 is unlabeled", [k for k, label in labels if label.everywhere])
-    absent = absent_classes((label.bitmask for _, label in labels), dataset.classes)
-    _warn("classes that annotators never drew", absent)
+    absent = np.logical_not([result for result in results if isinstance(result, np.ndarray)])
+    names = [record.id for record, _ in jobs]
+    _warn("images without any label of annotators", compress(names, np.all(absent[:, :IGNORE_INDEX], axis=1)))
+    _warn("images labeled everywhere; 255 is unlabeled", compress(names, absent[:, IGNORE_INDEX]))
+    _warn("classes that annotators never drew", compress(dataset.classes, np.all(absent, axis=0)))
 
 
-def _warn(subject: str, names: list[str]) -> None:
-    if names:
-        print(f"warning: {subject}: {summarize_names(names)}.", file=sys.stderr)
+def _warn(subject: str, names: Iterable[str]) -> None:
+    if listed := list(names):
+        print(f"warning: {subject}: {summarize_names(listed)}.", file=sys.stderr)

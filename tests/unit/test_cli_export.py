@@ -26,7 +26,7 @@ from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from stages import prepare, weak_labels
 
-CLASSES = ("road", "car", "tree & bush")
+CLASSES, COLORS = ("road", "car", "tree & bush"), ((0, 0, 0), (9, 9, 9))
 FILES = {"cvat": "annotations.xml", "label-studio": "tasks.json", "labelme": "city/7.json", "coco": "instances.json"}
 
 
@@ -99,14 +99,14 @@ def merged(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     prepare.main()
     weak_labels.main()
     for k in range(3):
-        weak = read_label(folder_dataset / f"data/weak/{k}.png")
+        weak = read_label(Path(f"data/weak/{k}.png"))
         labels = np.where(weak == 255, 0, weak).astype(np.uint8)
         labels[10:20, 40:50] = 1
-        sources = np.where(weak == 255, SAM, WEAK).astype(np.uint8)
-        for part, values in (("labels", labels), ("sources", sources)):
-            write_label(folder_dataset / f"data/pseudo_labels/r1/{part}/{k}.png", values, ((0, 0, 0), (9, 9, 9)))
-        write_label(folder_dataset / f"data/rounds/r1/predictions/labels/{k}.png", labels, ((0, 0, 0), (9, 9, 9)))
-        write_gray(folder_dataset / f"data/rounds/r1/predictions/confidence/{k}.png", np.full(labels.shape, 128))
+        sources = np.where(weak == 255, SAM, WEAK)
+        write_label(Path(f"data/pseudo_labels/r1/sources/{k}.png"), sources, COLORS)
+        for folder in ("pseudo_labels/r1", "rounds/r1/predictions"):
+            write_label(Path(f"data/{folder}/labels/{k}.png"), labels, COLORS)
+        write_gray(Path(f"data/rounds/r1/predictions/confidence/{k}.png"), np.full(labels.shape, 128))
     return folder_dataset
 
 
@@ -120,31 +120,31 @@ def test_unknown_values_are_reported_with_their_file(merged: Path) -> None:
     ):
         path = Path(f"data/{part}/1.png")
         before = read_label(path)
-        write_label(path, np.where(before == 1, wrong, before), ((0, 0, 0), (9, 9, 9)))
+        write_label(path, np.where(before == 1, wrong, before), COLORS)
         with pytest.raises(SesamError, match=rf"{part}/1\.png holds {wrong}; expected are {expected}. Delete it"):
             read(record, 2)
-        write_label(path, before, ((0, 0, 0), (9, 9, 9)))
-    write_label(Path("data/weak/1.png"), np.full((40, 60), 2), ((0, 0, 0), (9, 9, 9)))
+        write_label(path, before, COLORS)
+    write_label(Path("data/weak/1.png"), np.full((40, 60), 2), COLORS)
     done = run("stages.prompts", "r1", cwd=merged)
     assert done.returncode == 1 and "data/weak/1.png holds 2; expected are 0 to 1" in done.stderr
 
 
+def all_labels(folder: str) -> list[np.ndarray]:
+    return [read_label(Path(f"data/{folder}/{k}.png")) for k in range(3)]
+
+
 def correct(path: Path, tool: str) -> None:
     """Give the first region the other class."""
-    other = {"left": "right", "right": "left"}
-    if tool == "cvat":
-        before, label, after = re.split('label="(.*?)"', path.read_text(), maxsplit=1)
-        path.write_text(f'{before}label="{other[label]}"{after}')
-        return
-    value = json.loads(path.read_text())
-    if tool == "label-studio":
-        labels = value[0]["annotations"][0]["result"][0]["value"]["brushlabels"]
-        labels[0] = other[labels[0]]
-    elif tool == "labelme":
-        value["shapes"][0]["label"] = other[value["shapes"][0]["label"]]
-    else:
-        value["annotations"][0]["category_id"] = {1: 2, 2: 1}[value["annotations"][0]["category_id"]]
-    path.write_text(json.dumps(value))
+    label = {
+        "cvat": 'label="(left|right)"',
+        "label-studio": r'"brushlabels": \["(left|right)"',
+        "labelme": '"label": "(left|right)"',
+        "coco": '"category_id": ([12])',
+    }[tool]
+    other = {"left": "right", "right": "left", "1": "2", "2": "1"}
+    text = path.read_text()
+    start, end = re.search(label, text).span(1)
+    path.write_text(text[:start] + other[text[start:end]] + text[end:])
 
 
 @pytest.mark.parametrize("tool", EXPORTERS)
@@ -153,14 +153,13 @@ def test_a_corrected_export_overrides_weak_labels(merged: Path, tool: str, capsy
     assert "export: 2 images in to_do" in capsys.readouterr().out
     files = {**FILES, "labelme": "1.json"}
     correct(merged / "to_do" / files[tool], tool)
-    before = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
-    sent = [read_label(merged / f"data/pseudo_labels/r1/labels/{k}.png") for k in range(3)]
+    before, sent = all_labels("weak"), all_labels("pseudo_labels/r1/labels")
     (merged / "data/corrections").mkdir(parents=True)
     for path in (merged / "to_do").iterdir():
         if path.name != "labels.xml":  # Label Studio's labeling interface
             path.rename(merged / "data/corrections" / path.name)
     weak_labels.main()
-    after = [read_label(merged / f"data/weak/{k}.png") for k in range(3)]
+    after = all_labels("weak")
     assert np.array_equal(after[0], before[0]) and np.array_equal(after[2], sent[2])
     changed = after[1] != sent[1]
     assert changed.any() and not changed.all() and (after[1] != 255).all()

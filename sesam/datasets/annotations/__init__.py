@@ -1,1 +1,1 @@
-"""Formats of annotations, a module each: NAME, SUFFIX, matches(file), read(file), and write(images, classes, out)."""
+"""Formats of annotations, a module each: NAME, SUFFIX, read(file), and write(images, classes, out)."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -47,15 +47,13 @@ class _Document(Entry):
     categories: list[_Category]
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, dict) and "categories" in file.document
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """Polygons, run lengths, and boxes where there is neither; ValidationError or ValueError if it is not COCO's.
 
     Keypoints are not read; with a segmentation of the same object they are left out.
     """
+    if not (isinstance(file.document, dict) and "categories" in file.document):
+        return None
     document = _Document.model_validate(file.document)
     names = {category.id: category.name for category in document.categories}
     shapes: dict[int, list[Shape]] = {image.id: [] for image in document.images}
@@ -66,9 +64,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
     for annotation in document.annotations:
         image_id, segmentation = annotation.image_id, annotation.segmentation
         if image_id not in shapes or annotation.category_id not in names:
-            raise ValueError(
-                f"an annotation of image {image_id} or category {annotation.category_id}, which is missing"
-            )
+            raise ValueError(f"an annotation of image {image_id} or category {annotation.category_id}: it is missing")
         if isinstance(segmentation, _Rle) and segmentation.size != sizes[image_id]:
             raise ValueError(f"a mask of {segmentation.size[1]}x{segmentation.size[0]} pixels")
         if annotation.keypoints and not segmentation:
@@ -85,10 +81,8 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
     if isinstance(annotation.segmentation, _Rle):
         return [Shape(name, "mask", pixels=partial(_mask, annotation.segmentation))]
     if annotation.segmentation:
-        return [
-            Shape(name, "polygon", np.array(flat[: len(flat) // 2 * 2], float).reshape(-1, 2))
-            for flat in annotation.segmentation
-        ]
+        outlines = [np.reshape(flat[: len(flat) // 2 * 2], (-1, 2)) for flat in annotation.segmentation]
+        return [Shape(name, "polygon", outline) for outline in outlines]
     if annotation.bbox:
         left, top, width, height = annotation.bbox
         return [Shape(name, "polygon", box_corners(left, top, left + width, top + height))]
@@ -103,24 +97,15 @@ def _mask(rle: _Rle) -> np.ndarray:
 
 def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
     """out/instances.json with run lengths; category ids are class ids from 1."""
-    records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    records, annotations = [], list[dict[str, object]]()
     for number, image in enumerate(images, 1):
         size = {"width": image.record.width, "height": image.record.height}
         records.append({"id": number, "file_name": image.name, **size})
         for class_name, region, attributes in image.regions:
             height, width = region.mask.shape
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": classes.index(class_name) + 1,
-                    "segmentation": {"size": list(image.shape), "counts": region.rle(image.shape)},
-                    "area": region.area,
-                    "bbox": [region.left, region.top, width, height],
-                    "iscrowd": 0,
-                    "attributes": attributes,
-                }
-            )
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": classes.index(class_name) + 1}
+            segmentation = {"size": list(image.shape), "counts": region.rle(image.shape)}
+            box = {"area": region.area, "bbox": [region.left, region.top, width, height], "iscrowd": 0}
+            annotations.append({**ids, "segmentation": segmentation, **box, "attributes": attributes})
     categories = [{"id": k, "name": name} for k, name in enumerate(classes, 1)]
     write_json(out / "instances.json", {"images": records, "annotations": annotations, "categories": categories})

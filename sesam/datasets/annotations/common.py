@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.manifest import ImageRecord
-from sesam.datasets.data_issues import SIZES, DataIssue
+from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import LabelMap
 from sesam.errors import SesamError
 from sesam.geometry.regions import Region
@@ -23,8 +23,6 @@ from sesam.geometry.regions import Region
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e7, le=1e7)]
 Point = tuple[Number, Number]  # x, y
-ID_SUFFIXES = ("_leftImg8bit",)  # of image files, where the id is shorter
-UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file
 
 
 class Entry(BaseModel):
@@ -53,10 +51,7 @@ class AnnotationFile:
 
 
 class LabelSpec(NamedTuple):
-    """The label to make of an annotation: its size (H, W), class names, what a label file's values mean.
-
-    thickness: of lines, radius: of points, both pixels.
-    """
+    """The label to make of an annotation. size: (H, W). thickness, radius: of lines and points, in pixels."""
 
     size: tuple[int, int]
     classes: Sequence[str]
@@ -72,17 +67,14 @@ class Annotation:
     path: Path
 
     def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """Labels (H, W) uint8, 255 = unlabeled, and what in it is not a class.
-
-        DataIssue if it cannot be read or has another size.
-        """
+        """Labels (H, W) uint8, 255 = unlabeled, and what is not a class; DataIssue: unreadable, or of another size."""
         raise NotImplementedError
 
     def check_size(self, size: tuple[int, ...], spec: LabelSpec) -> None:
         """DataIssue if size (H, W) is not the image's."""
         if tuple(size) != tuple(spec.size):
-            width, height = spec.size[::-1]
-            raise DataIssue(SIZES, f"{self.path} is {size[1]}x{size[0]}, its image {width}x{height} pixels")
+            text = f"{self.path} is {size[1]}x{size[0]}, its image {spec.size[1]}x{spec.size[0]} pixels"
+            raise DataIssue(IssueKind.SIZES, text)
 
 
 class LabeledRegion(NamedTuple):
@@ -109,30 +101,25 @@ def match_image_id(name: str, ids: Collection[str]) -> str | None:
     """The id that a tool's name means: the longest end of its path that is one; None if there is none."""
     # a URL: what Label Studio serves from its disk is behind ?d=, a signature behind another ?
     path = PurePosixPath(unquote(name).replace("\\", "/").split("?d=")[-1].split("?")[0])
-    stem = path.stem
-    for suffix in ID_SUFFIXES:
-        stem = stem.removesuffix(suffix)
+    stem = path.stem.removesuffix("_leftImg8bit")  # Cityscapes' ids are shorter than its names
     for last in dict.fromkeys((stem, path.stem, path.name)):
         parts = [*path.parent.parts, last]
         for first in range(len(parts)):
             if (candidate := "/".join(parts[first:])) in ids:
                 return candidate
-    uploaded = UPLOADED.sub("", stem)  # into a folder of Label Studio
+    uploaded = re.sub(r"^[0-9a-f]{8}-", "", stem)  # Label Studio's prefix of uploads
     return uploaded if uploaded in ids else None
 
 
 def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """The pixels (height, width) bool, row by row, of run lengths, the first of no mask.
-
-    ValueError if they do not fit that size.
-    """
+    """The pixels (height, width) bool, row by row, of run lengths from no mask on; ValueError if they do not fit."""
     # Python's sum: NumPy's would wrap around to what fits
     if not counts or min(counts) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not fit {width}x{height} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(height, width)
 
 
-def window_slices(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> tuple[slice, slice]:
+def slices(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> tuple[slice, slice]:
     """The slices of a window in an image of `size` (H, W); ValueError if it reaches out of the image."""
     if min(left, top, width, height) < 0 or left + width > size[1] or top + height > size[0]:
         raise ValueError("a mask that reaches out of its image")

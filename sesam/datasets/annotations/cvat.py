@@ -9,7 +9,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, LabeledRegion, runs_to_mask, window_slices
+from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, runs_to_mask, slices
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "CVAT for images 1.1", ".xml"
@@ -17,13 +17,11 @@ KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "points": "p
 READ = (*KINDS, "box", "mask", "tag")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return file.document is not None and file.document.tag == "annotations"
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The shapes of each <image>, by z_order; ValueError, KeyError or TypeError if it is not CVAT's."""
-    root: ElementTree.Element = file.document
+    root: ElementTree.Element | None = file.document
+    if root is None or root.tag != "annotations":
+        return None
     if root.find("track") is not None:
         raise ValueError("a video's tracks; export the frames as 'CVAT for images 1.1'")
     drawings = []
@@ -57,9 +55,9 @@ def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
 def _mask(counts: list[int], window: list[int], size: tuple[int, int]) -> np.ndarray:
     """Run lengths of a window of the image, row by row, the first of no mask."""
     left, top, width, height = window
-    slices = window_slices(left, top, width, height, size)  # checked before anything of the window's size is made
     mask = np.zeros(size, bool)
-    mask[slices] = runs_to_mask(counts, height, width)
+    inside = slices(left, top, width, height, size)  # checked before anything of the window's size is made
+    mask[inside] = runs_to_mask(counts, height, width)
     return mask
 
 
@@ -70,20 +68,15 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
         for number, image in enumerate(images):
             size = {"width": str(image.record.width), "height": str(image.record.height)}
             element = ElementTree.Element("image", {"id": str(number), "name": image.name, **size})
-            for region in image.regions:
-                _add_mask(element, region)
+            for class_name, region, attributes in image.regions:
+                height, width = region.mask.shape
+                window = {"left": region.left, "top": region.top, "width": width, "height": height}
+                about = {"label": class_name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
+                about |= {side: str(pixels) for side, pixels in window.items()}
+                about["rle"] = ", ".join(map(str, mask_to_counts(region.mask.T)))
+                mask = ElementTree.SubElement(element, "mask", about)
+                for name, value in attributes.items():
+                    ElementTree.SubElement(mask, "attribute", name=name).text = str(value)
             ElementTree.indent(element)
             file.write(ElementTree.tostring(element, "unicode") + "\n")
         file.write("</annotations>\n")
-
-
-def _add_mask(image: ElementTree.Element, labeled: LabeledRegion) -> None:
-    region = labeled.region
-    height, width = region.mask.shape
-    window = {"left": region.left, "top": region.top, "width": width, "height": height}
-    attributes = {"label": labeled.class_name, "source": "semi-auto", "occluded": "0", "z_order": "0"}
-    attributes |= {side: str(pixels) for side, pixels in window.items()}
-    attributes["rle"] = ", ".join(map(str, mask_to_counts(region.mask.T)))
-    mask = ElementTree.SubElement(image, "mask", attributes)
-    for name, value in labeled.attributes.items():
-        ElementTree.SubElement(mask, "attribute", name=name).text = str(value)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
 from sesam.geometry.rle import mask_to_counts
 
@@ -53,12 +53,10 @@ class _Task(Entry):
 READ = ("brushlabels", "polygonlabels", "keypointlabels", "rectanglelabels")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, list)
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The last annotation of each task that was not cancelled; ValidationError or ValueError if it is none."""
+    if not isinstance(file.document, list):
+        return None
     drawings = []
     for task in TypeAdapter(list[_Task]).validate_python(file.document):
         fields = [task.data.get(key) for key in ("image", "img", "url")] + list(task.data.values())
@@ -89,21 +87,20 @@ def _drawing(path: Path, name: str, annotation: _Annotation) -> Drawing | None:
 def _shapes(result_type: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
     scale = np.array(size[::-1]) / 100  # its numbers are percent
     names = getattr(value, result_type) or []
-    if result_type == "polygonlabels" and value.points is not None:
-        points = np.array(value.points, float).reshape(-1, 2) * scale
-        return [Shape(name, "polygon", points) for name in names]
     if result_type == "brushlabels" and value.rle is not None:
-        content = bytes(value.rle)
-        return [Shape(name, "mask", pixels=partial(decode_brush, content, size)) for name in names]
-    if value.x is not None and value.y is not None:
-        corner = np.array([value.x, value.y]) * scale
-        if result_type == "keypointlabels":
-            return [Shape(name, "point", corner[None]) for name in names]
-        if result_type == "rectanglelabels" and value.width is not None and value.height is not None:
-            (left, top), (width, height) = corner, np.array([value.width, value.height]) * scale
-            corners = box_corners(left, top, left + width, top + height, value.rotation, about="corner")
-            return [Shape(name, "polygon", corners) for name in names]
-    raise ValueError(f"{result_type} without its numbers")
+        pixels = partial(decode_brush, bytes(value.rle), size)
+        return [Shape(name, "mask", pixels=pixels) for name in names]
+    kind: Kind = "point" if result_type == "keypointlabels" else "polygon"
+    if result_type == "polygonlabels" and value.points is not None:
+        points = np.reshape(value.points, (-1, 2)) * scale
+    elif result_type == "keypointlabels" and value.x is not None and value.y is not None:
+        points = np.array([[value.x, value.y]]) * scale
+    elif result_type == "rectanglelabels" and None not in (box := (value.x, value.y, value.width, value.height)):
+        left, top, width, height = np.array(box, float) * [*scale, *scale]
+        points = box_corners(left, top, left + width, top + height, value.rotation, about_corner=True)
+    else:
+        raise ValueError(f"{result_type} without its numbers")
+    return [Shape(name, kind, points) for name in names]
 
 
 def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -132,10 +129,7 @@ def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
         repeated, length = read_bits(1), read_bits(lengths[read_bits(2)]) + 1
         if done + length > total:
             raise ValueError("a brush whose runs do not fit its image")
-        if repeated:
-            values[done : done + length] = read_bits(word)
-        else:
-            values[done : done + length] = [read_bits(word) for _ in range(length)]
+        values[done : done + length] = read_bits(word) if repeated else [read_bits(word) for _ in range(length)]
         done += length
     return values.reshape(*size, 4)[..., 3] > 0
 
@@ -147,9 +141,7 @@ def encode_brush(mask: np.ndarray) -> list[int]:
         value = f"{255 * (k % 2):08b}"
         for start in range(0, 4 * length, 1 << 16):
             bits.append(f"100{min(4 * length - start, 1 << 16) - 1:016b}{value}")
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+    return np.packbits([bit == "1" for bit in "".join(bits)]).tolist()
 
 
 def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> None:
@@ -161,9 +153,9 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
             task = {"data": {"image": image.name}, "annotations": [annotation]}
             file.write(",\n" * (k > 0) + json.dumps(task))
         file.write("]")
+    labels = ElementTree.Element("BrushLabels", name="labels", toName="image")
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="image", value="$image")
-    labels = ElementTree.SubElement(view, "BrushLabels", name="labels", toName="image")
+    view.extend([ElementTree.Element("Image", name="image", value="$image"), labels])
     for name in classes:
         ElementTree.SubElement(labels, "Label", value=name)
     with atomic_path(out / "labels.xml") as unfinished:
@@ -172,16 +164,12 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
 
 def _to_results(image: ImageRegions) -> list[dict[str, Any]]:
     sides = {"original_width": image.record.width, "original_height": image.record.height, "image_rotation": 0}
-    return [
-        {
-            "id": f"{number}",
-            "type": "brushlabels",
-            "from_name": "labels",
-            "to_name": "image",
-            **sides,
-            **({"score": attributes["confidence"]} if "confidence" in attributes else {}),
-            "meta": {"text": [attributes["source"]]},
-            "value": {"format": "rle", "rle": encode_brush(region.full_mask(image.shape)), "brushlabels": [class_name]},
-        }
-        for number, (class_name, region, attributes) in enumerate(image.regions)
-    ]
+    results = []
+    for number, (class_name, region, attributes) in enumerate(image.regions):
+        result = {"id": f"{number}", "type": "brushlabels", "from_name": "labels", "to_name": "image", **sides}
+        if "confidence" in attributes:
+            result["score"] = attributes["confidence"]
+        brush = encode_brush(region.full_mask(image.shape))
+        value = {"format": "rle", "rle": brush, "brushlabels": [class_name]}
+        results.append(result | {"meta": {"text": [attributes["source"]]}, "value": value})
+    return results

@@ -13,15 +13,7 @@ from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
-from sesam.datasets.annotations.common import (
-    AnnotationFile,
-    Entry,
-    ImageRegions,
-    LabeledRegion,
-    Pixels,
-    Point,
-    window_slices,
-)
+from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
 
 NAME, SUFFIX = "labelme's JSON", ".json"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon"}
@@ -42,12 +34,10 @@ class _Document(Entry):
     image_width: Pixels = Field(alias="imageWidth")
 
 
-def matches(file: AnnotationFile) -> bool:
-    return isinstance(file.document, dict) and "shapes" in file.document
-
-
-def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The shapes of its image; ValidationError if it is not labelme's."""
+    if not (isinstance(file.document, dict) and "shapes" in file.document):
+        return None
     document = _Document.model_validate(file.document)
     size = document.image_height, document.image_width
     shapes, unread = [], set()
@@ -74,7 +64,7 @@ def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray
     left, top = np.round(corner).astype(int)  # as labelme draws it
     height, width = window.shape
     mask = np.zeros(size, bool)
-    mask[window_slices(left, top, width, height, size)] = window
+    mask[slices(left, top, width, height, size)] = window
     return mask
 
 
@@ -86,10 +76,9 @@ def write(images: Iterable[ImageRegions], classes: Sequence[str], out: Path) -> 
             "flags": {},
             "imageData": None,
             "imagePath": Path(image.name).name,
-            "imageHeight": image.record.height,
-            "imageWidth": image.record.width,
-            "shapes": [_to_shape(region) for region in image.regions],
         }
+        document |= {"imageHeight": image.record.height, "imageWidth": image.record.width}
+        document["shapes"] = [_to_shape(region) for region in image.regions]
         name = PurePosixPath(image.record.id).with_name(Path(image.record.image).stem + ".json")
         write_json(out / name, document)
 
@@ -98,12 +87,7 @@ def _to_shape(labeled: LabeledRegion) -> dict[str, Any]:
     file, region = BytesIO(), labeled.region
     Image.fromarray(region.mask.astype(np.uint8)).save(file, "PNG")
     height, width = region.mask.shape
-    return {
-        "label": labeled.class_name,
-        "points": [[region.left, region.top], [region.left + width - 1, region.top + height - 1]],
-        "group_id": None,
-        "description": ", ".join(f"{key} {value}" for key, value in labeled.attributes.items()),
-        "shape_type": "mask",
-        "flags": {},
-        "mask": base64.b64encode(file.getvalue()).decode(),
-    }
+    points = [[region.left, region.top], [region.left + width - 1, region.top + height - 1]]
+    description = ", ".join(f"{key} {value}" for key, value in labeled.attributes.items())
+    shape = {"label": labeled.class_name, "points": points, "group_id": None, "description": description}
+    return shape | {"shape_type": "mask", "flags": {}, "mask": base64.b64encode(file.getvalue()).decode()}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec
-from sesam.datasets.data_issues import UNREADABLE, DataIssue
+from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import read_values
 from sesam.errors import SesamError
 
@@ -17,13 +17,9 @@ class LabelPng(Annotation):
         try:
             labels, unknown = spec.label_map.class_ids(read_values(self.path, spec.label_map))
         except SesamError as problem:
-            raise DataIssue(UNREADABLE, str(problem)) from None
+            raise DataIssue(IssueKind.UNREADABLE, str(problem)) from None
         self.check_size(labels.shape, spec)
         return labels, unknown
-
-
-def matches(file: AnnotationFile) -> bool:
-    return True
 
 
 def read(file: AnnotationFile) -> list[tuple[str, LabelPng]]:
