@@ -1,6 +1,5 @@
 """segment-anything's Sam for many images and prompts at once."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, islice
@@ -19,7 +18,7 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import Compiled, ViTEncoder
-from sesam.sam.oom_batching import OomBatcher
+from sesam.sam.oom_batching import Item, OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
@@ -83,21 +82,16 @@ class SamSegmenter:
             return [[] for _ in prompts]
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
-        candidates: dict[int, Candidates] = {}
-        for group in group_by_num_points([x.prompt for x in image_prompts]):
-            decoded = self.prompt_batcher.map(partial(self._decode, features), [image_prompts[k] for k in group])
-            candidates |= zip(group, decoded, strict=True)
-        ordered = iter([candidates[k] for k in range(len(image_prompts))])
-        return [list(islice(ordered, len(of_image))) for of_image in prompts]
+        decode = partial(self.prompt_batcher.map, partial(self._decode, features))
+        decoded = iter(map_groups(decode, image_prompts, [x.prompt.num_points for x in image_prompts]))
+        return [list(islice(decoded, len(of_image))) for of_image in prompts]
 
     def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
         logits, quality = self.logits(features, prompts)
         counts: list[np.ndarray] = []
-        start = 0
-        for size, same_size in groupby(prompts, key=lambda x: x.size):
-            stop = start + len(list(same_size))
-            masks, start = logits[start:stop].flatten(0, 1), stop
-            counts += iter_counts(masks, *self._axes(size), self.sam.mask_threshold)
+        sizes = [(size, len(list(same_size))) for size, same_size in groupby(x.size for x in prompts)]
+        for (size, _), masks in zip(sizes, logits.split([n for _, n in sizes]), strict=True):
+            counts += iter_counts(masks.flatten(0, 1), *self._axes(size), self.sam.mask_threshold)
         iou = quality.cpu().numpy()
         return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
@@ -114,9 +108,8 @@ class SamSegmenter:
 
     def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        num_logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-        axes = zip(num_logits, self._resized(size), size, strict=True)
-        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in axes)
+        axes = zip(self.sam.prompt_encoder.image_embedding_size, self._resized(size), size, strict=True)
+        rows, columns = (make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes)
         return rows, columns
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -125,9 +118,8 @@ class SamSegmenter:
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         encode = self.sam.prompt_encoder
-        rles = [(x.prompt.mask, x.size) for x in prompts if x.prompt.mask is not None]
-        if rles:
-            masks = torch.stack([self._downsample(rle_to_mask(rle, size)) for rle, size in rles])
+        if prompts[0].prompt.mask is not None:
+            masks = torch.stack([self._downsample(rle_to_mask(x.prompt.mask or "", x.size)) for x in prompts])
             return encode(None, None, mask_prompt(masks).to(self.device))
         if prompts[0].prompt.points is not None:
             points = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
@@ -149,28 +141,24 @@ def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBat
     return OomBatcher("images", images), OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
 
-def group_by_num_points(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The prompts' indices grouped by the number of points, in order; all prompts of a batch need equal numbers."""
-    groups: dict[int, list[int]] = {}
-    for k, prompt in enumerate(prompts):
-        groups.setdefault(0 if prompt.points is None else len(prompt.points), []).append(k)
-    return list(groups.values())
+def map_groups(
+    decode: Callable[[list[Item]], list[Candidates]], items: Sequence[Item], num_points: Sequence[int]
+) -> list[Candidates]:
+    """The candidates of prompts, in order, decoded in groups with equal numbers of points, as the decoder needs."""
+    order = sorted(range(len(items)), key=num_points.__getitem__)
+    groups = [[items[k] for k in group] for _, group in groupby(order, num_points.__getitem__)]
+    decoded = [candidates for group in groups for candidates in decode(group)]
+    return [decoded[k] for k in np.argsort(order)]
 
 
-def load_sam(
-    build: Callable[[], Sam],
-    checkpoint: Path,
-    device: torch.device,
-    precision: Precision = "float32",
-    runtime: Runtime | None = None,
-) -> SamSegmenter:
-    """A Sam with the weights of a state dict; SesamError if they do not fit. Other arguments as in SamSegmenter."""
+def load_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
+    """A Sam with the weights of a state dict; SesamError if they do not fit."""
     sam = build()
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
+    except Exception as problem:  # of any kind, because PyTorch parses the file
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise SesamError(
             f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
         ) from None
-    return SamSegmenter(sam, device, precision, runtime)
+    return sam

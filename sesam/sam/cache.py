@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -45,15 +45,6 @@ def cache_dir(runtime: Runtime) -> Path:
     return EMBEDDINGS
 
 
-class _Evictable(NamedTuple):
-    """A file of this engine or the folder of another one; sorted, what is removed first comes first."""
-
-    current: bool  # of this engine
-    mtime: float
-    size: int  # bytes
-    path: Path
-
-
 class EmbeddingCache:
     """Embeddings of one engine fingerprint, float16, one file per image."""
 
@@ -61,21 +52,16 @@ class EmbeddingCache:
         self.root, self.folder = root, root / engine[:16]
 
     def __contains__(self, record: ImageRecord) -> bool:
-        """Whether there is a file with an embedding; `load` also verifies its check sum."""
-        try:
-            with np.load(self._path(record)) as archive:
-                return "embedding" in archive.files
-        except Exception:  # of many kinds, because the file may hold anything
-            return False
+        """Whether there is a complete file; `load` also verifies its check sum."""
+        return is_zipfile(self._path(record))
 
     def load(self, record: ImageRecord) -> Tensor | None:
         """The cached embedding; None if it is missing or damaged."""
         try:
             with np.load(self._path(record), allow_pickle=False) as archive:
-                embedding = archive["embedding"]
-        except Exception:
+                return torch.from_numpy(archive["embedding"])
+        except Exception:  # of many kinds, because the file may hold anything
             return None
-        return torch.from_numpy(embedding) if embedding.dtype.kind in "fiu" else None
 
     def save(self, record: ImageRecord, embedding: np.ndarray) -> None:
         """Write an embedding; on disk when this returns, unless another experiment evicts it meanwhile."""
@@ -89,7 +75,6 @@ class EmbeddingCache:
         written to.
         """
         total = embedding_bytes * len(records)
-        missing = embedding_bytes * sum(record not in self for record in records)
         with reraise_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         size = f"{len(records)} embeddings of {embedding_bytes / 1e6:.2g} MB, {total / 1e9:.2g} GB"
@@ -99,7 +84,7 @@ class EmbeddingCache:
             ]
         lines = self.evict(records, total, limit_gb)
         free = shutil.disk_usage(self.folder).free
-        if missing > free:
+        if embedding_bytes * sum(record not in self for record in records) > free:
             lines.append(f"{size}, are more than the disk has free ({free / 1e9:.2g} GB): every round encodes again")
             return False, lines
         return True, [*lines, f"{size}, are kept in {self.folder}"]
@@ -110,38 +95,31 @@ class EmbeddingCache:
         Oldest first: first the folders of other engines, then this engine's embeddings of other images.
         """
         candidates = sorted(self._evictable({self._path(record) for record in records}))
-        excess = total + sum(x.size for x in candidates) - limit_gb * 1e9
-        lines, removed, kept = [], 0, Counter[str]()  # kept: bytes that cannot be removed, by reason
+        excess = total + sum(size for _, _, size, _ in candidates) - limit_gb * 1e9
+        report = Counter[str]()  # bytes by what became of them
         for current, _, size, path in candidates:
             if excess <= 0:
                 break
             if reason := _remove(path):
-                kept[reason] += size
+                report[f"in {self.root} cannot be removed ({reason})"] += size
                 continue
             excess -= size
-            if current:
-                removed += size
-            else:
-                lines.append(f"removed {path}, {size / 1e9:.2g} GB of an earlier engine")
-        if removed:
-            lines.append(f"removed {removed / 1e9:.2g} GB of other images")
-        lines = [f"{line}: runtime.embedding_cache_gb is {limit_gb:g}" for line in lines]
-        for reason, size in kept.items():
-            lines.append(
-                f"{size / 1e9:.2g} GB in {self.root} cannot be removed ({reason}): above runtime.embedding_cache_gb"
-            )
-        return lines
+            report["of other images removed" if current else f"of an earlier engine removed: {path}"] += size
+        return [
+            f"{size / 1e9:.2g} GB {what}: runtime.embedding_cache_gb is {limit_gb:g}" for what, size in report.items()
+        ]
 
-    def _evictable(self, needed: Collection[Path]) -> Iterator[_Evictable]:
+    def _evictable(self, needed: Collection[Path]) -> Iterator[tuple[bool, float, int, Path]]:
+        """Of this engine's files and the folders of others: whether of this engine, mtime, bytes, path."""
         for folder in self.root.iterdir():
             if not ENGINE.fullmatch(folder.name) or not folder.is_dir():
                 continue
             with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
                 files = [(path.stat(), path) for path in folder.iterdir() if path not in needed]
                 if folder == self.folder:
-                    yield from [_Evictable(True, stat.st_mtime, stat.st_size, path) for stat, path in files]
+                    yield from [(True, stat.st_mtime, stat.st_size, path) for stat, path in files]
                 else:
-                    yield _Evictable(False, folder.stat().st_mtime, sum(stat.st_size for stat, _ in files), folder)
+                    yield False, folder.stat().st_mtime, sum(stat.st_size for stat, _ in files), folder
 
     def _path(self, record: ImageRecord) -> Path:
         return self.folder / f"{record.sha256}.npz"

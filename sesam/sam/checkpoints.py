@@ -26,10 +26,13 @@ class Weights(NamedTuple):
 def download(model_name: str) -> Path:
     """The path of a model's published weights, downloaded if missing; SesamError if that fails."""
     model = get_model(model_name)
-    if model.url is None:
-        raise SesamError(f"{model_name} has no weights to download.")
     if isinstance(model.url, Path):
         return model.url
+    if model.url is None:
+        raise SesamError(
+            f"sam.model {model_name} has no weights to download. Set sam.checkpoint to the model.safetensors in its "
+            "folder, and sam.sha256."
+        )
     folder, file = pooch.os_cache("sesam"), model.url.rsplit("/", 1)[1]
     try:
         return Path(pooch.retrieve(model.url, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
@@ -41,35 +44,27 @@ def download(model_name: str) -> Path:
 
 
 def resolve_weights(sam: SamParams) -> Weights:
-    """The model's weights: `sam.checkpoint`, or the published ones, downloaded if missing.
+    """The weights: `sam.checkpoint` or the published ones; SesamError if the file is missing or has another SHA-256.
 
-    Reads the whole file, so a process does this once. SesamError if the file is missing or has another SHA-256.
+    Reads the whole file, so a process does this once.
     """
     model = get_model(sam.model)
     if model.url is None and not model.needs_checkpoint:
         return Weights(None, "")
-    if sam.checkpoint is not None:
-        path = Path(sam.checkpoint)
-    elif model.url is None:
-        raise SesamError(
-            f"params.yaml: sam.model {sam.model} has no weights to download. Set sam.checkpoint to the "
-            "model.safetensors in its folder, and sam.sha256."
-        )
-    else:
-        path = download(sam.model)
-        if isinstance(model.url, str) and model.sha256:
-            return Weights(path, model.sha256)  # `download` has verified it
-    if not path.is_file():
-        raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
+    path = Path(sam.checkpoint) if sam.checkpoint is not None else download(sam.model)
+    if sam.checkpoint is None and isinstance(model.url, str):
+        return Weights(path, model.sha256)  # `download` has verified it
     try:
         digest = sha256(path)
     except OSError as problem:
-        raise SesamError(f"{path} (sam.checkpoint) cannot be read: {problem.strerror}.") from None
-    if digest != (expected := sam.sha256 or model.sha256):
-        published = "published " if sam.sha256 is None else ""
         raise SesamError(
-            f"{path} has SHA-256 {digest}; expected of the {published}{sam.model}: {expected}. For custom weights set "
-            "sam.checkpoint and sam.sha256, for the published ones both to null."
+            f"{path} (sam.checkpoint) cannot be read: {problem.strerror}. Put it there, or set sam.checkpoint to null: "
+            "published."
+        ) from None
+    if digest != (expected := sam.sha256 or model.sha256):
+        raise SesamError(
+            f"{path} has SHA-256 {digest}; expected for {sam.model}: {expected}. For custom weights set sam.checkpoint "
+            "and sam.sha256, for the published ones both to null."
         )
     return Weights(path, digest)
 

@@ -24,9 +24,6 @@ FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.
 class ViTEncoder(nn.Module):
     """The encoder `vit`, modified in place: (B, 3, S, S) float32 to (B, C, S/16, S/16) float32."""
 
-    to_windows: Tensor
-    from_windows: Tensor
-
     def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False) -> None:
         """`dtype`: of the matrix products. `folded`: `FoldedBiasAttention`, else `BlockwiseAttention`."""
         super().__init__()
@@ -40,8 +37,8 @@ class ViTEncoder(nn.Module):
         self.side = max(block.window_size for block in vit.blocks)
         if self.side:
             to_windows, from_windows = window_index(vit.pos_embed.shape[1], self.side)
-            self.register_buffer("to_windows", to_windows, persistent=False)
-            self.register_buffer("from_windows", from_windows, persistent=False)
+            self.to_windows = nn.Buffer(to_windows, persistent=False)
+            self.from_windows = nn.Buffer(from_windows, persistent=False)
         self.step = self.transform
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,17 +79,17 @@ class Compiled:
 
     def __init__(self, encoder: ViTEncoder) -> None:
         self.encoder = encoder
-        self.compiled = encoder.step = torch.compile(encoder.transform, dynamic=False)
+        encoder.step = torch.compile(encoder.transform, dynamic=False)
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self.encoder.step is self.compiled:
+        if self.encoder.step != self.encoder.transform:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
 
             try:
                 return self.encoder(images)
             except TorchDynamoException as problem:
                 reason = str(problem).splitlines()[0]
-            print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
+                print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
             self.encoder.step = self.encoder.transform
         return self.encoder(images)
 
@@ -129,9 +126,6 @@ class FoldedBiasAttention(nn.Module):
     projected from the token together with q, k and v, by one matrix product.
     """
 
-    offset: Tensor
-    one_hot: Tensor
-
     @torch.no_grad()
     def __init__(self, attn: Attention) -> None:
         super().__init__()
@@ -149,9 +143,8 @@ class FoldedBiasAttention(nn.Module):
         offset, eye, token = _offset(side, device), torch.eye(side, device=device), torch.arange(side**2, device=device)
         row, column = token // side, token % side
         offset = torch.cat([offset[row], offset[column] + len(attn.rel_pos_h)], dim=1)[:, None]
-        one_hot = torch.cat([eye[row], eye[column]], dim=1)[:, None]
-        self.register_buffer("offset", offset, persistent=False)  # (tokens, 1, 2 * side)
-        self.register_buffer("one_hot", one_hot, persistent=False)  # (tokens, 1, 2 * side)
+        self.offset = nn.Buffer(offset, persistent=False)  # (tokens, 1, 2 * side), as the next
+        self.one_hot = nn.Buffer(torch.cat([eye[row], eye[column]], dim=1)[:, None], persistent=False)
 
     def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
         """As in BlockwiseAttention."""
@@ -171,9 +164,8 @@ class FoldedBiasAttention(nn.Module):
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v with SAM's decomposed position bias.
 
-    q, k, v: (B, heads, N, d), N = h*w tokens row by row. rel_h: (B, heads, N, h) and
-    rel_w: (B, heads, N, w): a query's bias for each key row and each key column.
-    Returns (B, heads, N, d). At most SCORES of the B * heads * N * N scores exist at once.
+    q, k, v: (B, heads, N, d), N = h*w tokens row by row. rel_h: (B, heads, N, h) and rel_w: (B, heads, N, w): a query's
+    bias for each key row and column. Returns (B, heads, N, d). At most SCORES scores exist at once.
     """
     batch, heads, tokens, _ = q.shape
     max_scores = SCORES[q.device.type]

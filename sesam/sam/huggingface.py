@@ -5,12 +5,11 @@ folder as published: `sam.checkpoint` is its model.safetensors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,26 +19,23 @@ from torch import Tensor
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.batched_sam import group_by_num_points, make_batchers
+from sesam.sam.batched_sam import make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
+from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
 
-@dataclass(frozen=True)
-class Family:
-    """Models of one architecture: their classes in transformers.
-
-    square: images are resized to a square; otherwise their longer side is resized, the shorter padded.
-    """
+class Family(NamedTuple):
+    """The classes in transformers of models of one architecture."""
 
     model: str
     encoder: str
     processor: str
-    square: bool
+    square: bool  # images are resized to a square; otherwise their longer side is resized, the shorter padded
 
 
-FAMILIES = {
+FAMILIES = {  # by the start of sam.model
     "sam2": Family("Sam2Model", "Sam2VisionModel", "Sam2ImageProcessor", square=True),
     "sam_hq": Family("SamHQModel", "SamHQVisionEncoder", "SamImageProcessor", square=False),
     "sam3_tracker": Family("Sam3TrackerModel", "Sam3VisionModel", "Sam3ImageProcessor", square=True),
@@ -103,15 +99,10 @@ class HuggingFaceSegmenter:
         features: dict[str, Any] = {"image_embeddings": maps}
         if not self.family.square:
             features = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
-        decode = partial(self._decode_batch, features, size)
-        candidates: dict[int, Candidates] = {}
-        for group in group_by_num_points(prompts):
-            if prompts[group[0]].mask is not None:  # the model takes one mask per image
-                decoded = [decode([prompts[k]])[0] for k in group]
-            else:
-                decoded = self.prompt_batcher.map(decode, [prompts[k] for k in group])
-            candidates |= zip(group, decoded, strict=True)
-        return [candidates[k] for k in range(len(prompts))]
+        # the model takes one mask per image
+        batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
+        decode = partial(batcher.map, partial(self._decode_batch, features, size))
+        return map_groups(decode, prompts, [prompt.num_points for prompt in prompts])
 
     def _decode_batch(
         self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
@@ -153,9 +144,7 @@ def _map_shapes(model: Any) -> list[tuple[int, ...]]:
     return [(c, *size) for c, size in zip(channels, model.backbone_feature_sizes, strict=True)]
 
 
-def load_family(
-    name: str, weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None
-) -> HuggingFaceSegmenter:
+def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSegmenter:
     """The model in the folder of `weights`; SesamError if that is not a complete model of its family."""
     try:
         import transformers
@@ -163,7 +152,7 @@ def load_family(
         raise SesamError(
             f"sam.model {sam.model} needs transformers. Install it: pip install -c constraints.txt -e '.[transformers]'"
         ) from None
-    family = FAMILIES[name]
+    family = next(family for prefix, family in FAMILIES.items() if sam.model.startswith(prefix))
     if weights.name != "model.safetensors":  # the only file that transformers reads, whatever else is beside it
         raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
     refused = f"{weights.parent} does not hold {family.model}"

@@ -23,13 +23,16 @@ class Prompt:
     box: np.ndarray | None = None
     mask: str | None = None
 
+    @property
+    def num_points(self) -> int:
+        return 0 if self.points is None else len(self.points)
+
 
 @dataclass(frozen=True)
 class Candidates:
-    """A prompt's three masks.
+    """A prompt's three masks: their run lengths column by column, background first, int64, and predicted IoU.
 
-    counts: per mask its run lengths column by column, background first, int64. iou: (3,)
-    float32, the predicted IoU.
+    iou: (3,) float32.
     """
 
     counts: Sequence[np.ndarray]

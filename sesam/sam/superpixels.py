@@ -29,14 +29,11 @@ def merge_superpixels(image: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB in regions at each of SCALES, finest first, (3, h, w) int."""
     lab = rgb2lab(image)
     labels, maps = slic(image, SUPERPIXELS, start_label=0), []
+    functions = {"merge_func": _pool, "weight_func": _distance}
     for scale in SCALES:
-        if labels.max() == 0:  # one region has no graph
-            maps.append(labels)
-            continue
-        graph = rag_mean_color(lab, labels)
-        labels = merge_hierarchical(
-            labels, graph, scale, rag_copy=False, in_place_merge=True, merge_func=_pool, weight_func=_distance
-        )
+        if labels.max() > 0:  # one region has no graph
+            graph = rag_mean_color(lab, labels)
+            labels = merge_hierarchical(labels, graph, scale, rag_copy=False, in_place_merge=True, **functions)
         maps.append(labels)
     return np.stack(maps)
 

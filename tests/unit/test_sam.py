@@ -30,7 +30,7 @@ from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import Runtime, SamParams
+from sesam.params import Precision, Runtime, SamParams
 from sesam.presets import load_preset
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
@@ -79,6 +79,10 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
 def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
     embeddings = segmenter.encode([segmenter.preprocess(image)])
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
+
+
+def bundled_segmenter(precision: Precision = "float32") -> SamSegmenter:
+    return SamSegmenter(load_sam(build_bundled_sam, WEIGHTS), CPU, precision)
 
 
 def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
@@ -213,7 +217,7 @@ def test_encoder_that_cannot_be_compiled_runs_uncompiled(capsys: pytest.CaptureF
         expected = vit(images)
     ours = encoder.ViTEncoder(vit, folded=True)
     runs = encoder.Compiled(ours)
-    ours.step = runs.compiled = compiled
+    ours.step = compiled
     with torch.inference_mode():
         for _ in range(2):
             assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()
@@ -246,7 +250,7 @@ def test_mask_prompt_covers_the_mask_but_not_the_padding(sam) -> None:
 
 
 def test_bfloat16_masks_are_close_to_float32() -> None:
-    exact, rounded = (load_sam(build_bundled_sam, WEIGHTS, CPU, precision) for precision in ("float32", "bfloat16"))
+    exact, rounded = (bundled_segmenter(precision) for precision in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for k in range(2):
         scene = draw_scene((*SEED, 2000 + k))
@@ -304,7 +308,7 @@ def test_embeddings_of_other_engines_are_evicted_oldest_first(tmp_path: Path) ->
         set_age(cache.folder, age)
     keep, lines = caches[3].reserve(RECORDS[:1], 250_000, 0.0006)
     assert keep and [cache.folder.exists() for cache in caches] == [False, False, True, True]
-    removed = f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.embedding_cache_gb is 0.0006"
+    removed = f"0.00025 GB of an earlier engine removed: {caches[1].folder}: runtime.embedding_cache_gb is 0.0006"
     assert lines[0] == removed and caches[2].load(RECORDS[0]) is not None
     assert len(caches[3].reserve(RECORDS[:1], 250_000, 0.0006)[1]) == 1  # nothing more to remove
     (tmp_path / "thesis").mkdir()
@@ -321,8 +325,8 @@ def test_eviction_skips_what_cannot_be_removed(tmp_path: Path, monkeypatch: pyte
     save_embeddings(old, RECORDS[0])
     monkeypatch.setattr(shutil, "rmtree", fail)
     keep, lines = new.reserve(RECORDS[:1], 250_000, 0.0004)
-    reason = "cannot be removed (Directory not empty): above runtime.embedding_cache_gb"
-    assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB in {tmp_path} {reason}"
+    reason = f"in {tmp_path} cannot be removed (Directory not empty)"
+    assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB {reason}: runtime.embedding_cache_gb is 0.0004"
 
 
 def test_embeddings_of_other_images_are_evicted_oldest_first(tmp_path: Path) -> None:
@@ -332,7 +336,7 @@ def test_embeddings_of_other_images_are_evicted_oldest_first(tmp_path: Path) -> 
         set_age(cache.folder / f"{record.sha256}.npz", age)
     assert len(cache.reserve(RECORDS[:1], 250_000, 0.001)[1]) == 1 and all(record in cache for record in RECORDS)
     keep, lines = cache.reserve(RECORDS[:1], 250_000, 0.0006)
-    assert keep and lines[0] == "removed 0.0005 GB of other images: runtime.embedding_cache_gb is 0.0006"
+    assert keep and lines[0] == "0.0005 GB of other images removed: runtime.embedding_cache_gb is 0.0006"
     assert [record in cache for record in RECORDS] == [True, False, False, True]
 
 
@@ -363,12 +367,12 @@ def test_embedding_bytes_are_those_of_the_model(model: str, monkeypatch: pytest.
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
-    assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
+    assert load_sam(small_vit, good)
     with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
-        load_sam(build_bundled_sam, good, CPU)
+        load_sam(build_bundled_sam, good)
     torn.write_bytes(good.read_bytes()[:1000])
     with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
-        load_sam(small_vit, torn, CPU)
+        load_sam(small_vit, torn)
 
 
 def test_weights_are_verified(tmp_path: Path) -> None:
@@ -384,9 +388,12 @@ def test_weights_are_verified(tmp_path: Path) -> None:
     for wrong, reason in (
         (
             ours.model_copy(update={"checkpoint": str(other)}),
-            r"other.pth has SHA-256 \w+; expected of the bundled: \w+",
+            r"other.pth has SHA-256 \w+; expected for bundled: \w+",
         ),
-        (ours.model_copy(update={"checkpoint": str(tmp_path / "no.pth")}), r"no.pth \(sam.checkpoint\) is missing"),
+        (
+            ours.model_copy(update={"checkpoint": str(tmp_path / "no.pth")}),
+            r"no.pth \(sam.checkpoint\) cannot be read: No such file",
+        ),
         (published.model_copy(update={"model": "vit_x"}), r"sam.model is 'vit_x'; known are bundled, vit_b"),
     ):
         with pytest.raises(SesamError, match=reason):
@@ -417,7 +424,7 @@ def test_published_weights_are_downloaded_once_and_verified(tmp_path: Path, monk
 
 
 def test_bundled_sam_finds_components() -> None:
-    segmenter = load_sam(build_bundled_sam, WEIGHTS, CPU)
+    segmenter = bundled_segmenter()
     scenes = [draw_scene((*SEED, 1000 + k)) for k in range(3)]
     scores = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
     assert scores["components"] > 30
