@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
-from sesam.sam.encoder import Compiled, ViTEncoder
-from sesam.sam.oom_batching import Item, OomBatcher
+from sesam.sam.encoder import ViTEncoder
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
 # decoded at once; not a param, because another number may round a mask's edge differently
 PROMPTS_PER_CALL = {"cpu": 4, "cuda": 128}
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def preprocess(image: np.ndarray, side: int) -> Tensor:
@@ -54,8 +55,8 @@ class SamSegmenter:
             # older GPUs have no fused attention in bfloat16
             ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
             fused = ampere and self.dtype == torch.bfloat16
-            vit = ViTEncoder(sam.image_encoder, self.dtype, fused).to(device).eval()
-            self.encoder = Compiled(vit) if fused and runtime and runtime.compile else vit
+            compiled = fused and runtime is not None and runtime.compile
+            self.encoder = ViTEncoder(sam.image_encoder, self.dtype, fused, compiled).to(device).eval()
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
@@ -97,10 +98,7 @@ class SamSegmenter:
 
     @torch.inference_mode()
     def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        """The decoder's output for prompts with equal numbers of points: see Decoder.
-
-        features: (I, C, h, w) float32, the embeddings of the images that the prompts index.
-        """
+        """Decoder's output for prompts with equal numbers of points; features: (I, C, h, w) float32, their images'."""
         axes = [self._axes(size) for size in {x.size for x in prompts}]
         grid = (max(-(-rows.end // 4) for rows, _ in axes), max(-(-columns.end // 4) for _, columns in axes))
         image = torch.tensor([x.image for x in prompts], device=self.device)
@@ -135,6 +133,33 @@ class SamSegmenter:
         return downsample_mask(mask, self._resized(mask.shape), self.side, self.sam.prompt_encoder.mask_input_size)
 
 
+class OomBatcher:
+    """Computes items in batches of `batch_size`, halved for good when the GPU is out of memory. kind: of the items."""
+
+    def __init__(self, kind: str, batch_size: int) -> None:
+        self.kind, self.batch_size = kind, batch_size
+
+    def map(self, compute: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+        """The results of `compute` on consecutive batches, in order; SesamError if a batch of one is too large."""
+        results: list[Result] = []
+        while len(results) < len(items):
+            try:
+                results += compute(items[len(results) : len(results) + self.batch_size])
+                continue
+            except RuntimeError as problem:
+                reason = str(problem).partition("\n")[0]
+                # where others use the GPU too, errors of the driver and of cuBLAS are not an OutOfMemoryError
+                if "out of memory" not in reason and "ALLOC_FAILED" not in reason:
+                    raise
+            if self.batch_size == 1:
+                raise SesamError(f"The GPU's memory does not hold one of the {self.kind} at a time ({reason}).")
+            # out of the except block: the exception would keep the memory of the failed call
+            self.batch_size //= 2
+            torch.cuda.empty_cache()
+            print(f"GPU out of memory: from here on {self.batch_size} {self.kind} at once", flush=True)
+        return results
+
+
 def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBatcher, OomBatcher]:
     """Of images for the encoder, one at a time on a CPU, and of prompts for the decoder."""
     images = runtime.encoder_batch_size if runtime and device.type == "cuda" else 1
@@ -157,8 +182,6 @@ def load_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except Exception as problem:  # of any kind, because PyTorch parses the file
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(
-            f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
-        ) from None
+        reason = str(problem).partition("\n")[0] or type(problem).__name__
+        raise SesamError(f"{checkpoint} does not hold sam.model's weights ({reason}). Check sam.checkpoint.") from None
     return sam

@@ -21,17 +21,10 @@ def build_bundled_sam() -> Sam:
     grid = IMAGE_SIZE // STRIDE
     return Sam(
         image_encoder=PyramidEncoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=WIDTH,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=16,
-        ),
+        prompt_encoder=PromptEncoder(WIDTH, (grid, grid), (IMAGE_SIZE, IMAGE_SIZE), mask_in_chans=16),
         mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
             transformer_dim=WIDTH,
-            iou_head_depth=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
             iou_head_hidden_dim=WIDTH,
         ),
         pixel_mean=[127.0] * 3,  # EfficientNet-Lite's
@@ -66,10 +59,9 @@ class PyramidEncoder(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6) up to its last stage.
+    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6), its tensors in published order.
 
-    Its tensors are in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32
-    with CHANNELS channels.
+    (B, 3, H, W) float to features of strides 4, 8, 16 and 32 with CHANNELS channels.
     """
 
     CHANNELS = (24, 40, 112, 320)
@@ -111,8 +103,9 @@ class _InvertedResidual(nn.Module):
         super().__init__()
         wide = inputs * expansion
         expand = _convolution(inputs, wide, 1) if expansion > 1 else []
+        depthwise = _convolution(wide, wide, kernel, stride, groups=wide)
         *project, _ = _convolution(wide, outputs, 1)  # without an activation
-        self.layers = nn.Sequential(*expand, *_convolution(wide, wide, kernel, stride, groups=wide), *project)
+        self.layers = nn.Sequential(*expand, *depthwise, *project)
         self.residual = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +113,7 @@ class _InvertedResidual(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Padding as TensorFlow's, with which the published weights were trained (more at the far edges), and the rest."""
+    """With TensorFlow's padding, as the published weights were trained: more at the far edges."""
     pad = kernel - stride
     padding = [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2)] if pad else []
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)

@@ -1,19 +1,14 @@
-"""From the params to a segmenter with its weights, which are downloaded once per machine and verified."""
-
-from __future__ import annotations
+"""The weights of the params' SAM, downloaded once per machine and verified."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pooch
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
-from sesam.params import Params, SamParams
+from sesam.params import SamParams
 from sesam.sam.registry import get_model
-
-if TYPE_CHECKING:
-    from sesam.sam.segmenter import Segmenter
 
 
 class Weights(NamedTuple):
@@ -67,19 +62,3 @@ def resolve_weights(sam: SamParams) -> Weights:
             "and sam.sha256, for the published ones both to null."
         )
     return Weights(path, digest)
-
-
-def load_segmenter(params: Params, weights: Weights | None = None) -> Segmenter:
-    """The model that the params name, on their device; SesamError if it cannot be loaded.
-
-    weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
-    """
-    import torch  # no other function here needs it
-
-    from sesam.execution.device import resolve_device
-
-    torch.backends.cudnn.allow_tf32 = False  # with it, a GPU's float32 convolutions have the digits of float16
-    if weights is None or (weights.path is not None and not weights.path.is_file()):
-        weights = resolve_weights(params.sam)
-    model = get_model(params.sam.model)
-    return model.load(weights.path, resolve_device(params.runtime), params.sam, params.runtime)

@@ -38,11 +38,11 @@ class Decoder:
         self.decoder = decoder = sam.mask_decoder
         transformer = decoder.transformer
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        self.position = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)[0]
-        self.layers = [
-            (layer, self._projection(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token))
-            for layer in transformer.layers
+        self.position = _rows(sam.prompt_encoder.get_dense_pe())[0]
+        projections = [
+            self._projection(x.cross_attn_token_to_image, x.cross_attn_image_to_token) for x in transformer.layers
         ]
+        self.layers = list(zip(transformer.layers, projections, strict=True))
         self.last = self._projection(transformer.final_attn_token_to_image)
 
     def __call__(
@@ -68,16 +68,11 @@ class Decoder:
             else:
                 positioned = queries + tokens
                 queries = layer.norm1(queries + layer.self_attn(positioned, positioned, queries))
-            to_image = layer.cross_attn_token_to_image
-            attended = _attend(
-                to_image, to_image.q_proj(queries + tokens), expand_to_prompts(k, owner), expand_to_prompts(v, owner)
-            )
-            queries = layer.norm2(queries + attended)
+            k, v, q = (expand_to_prompts(x, owner) for x in (k, v, q))
+            to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+            queries = layer.norm2(queries + _attend(to_image, to_image.q_proj(queries + tokens), k, v))
             queries = layer.norm3(queries + layer.mlp(queries))
-            to_tokens = layer.cross_attn_image_to_token
-            update = _attend_few(
-                to_tokens, expand_to_prompts(q, owner), to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
-            )
+            update = _attend_few(to_tokens, q, to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries))
             keys = layer.norm4(update.add_(expand_to_prompts(keys, owner)))
             owner = None
         weight, offset = self.last

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
-from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.batched_sam import make_batchers, map_groups
+from sesam.params import Runtime, SamParams
+from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
-from sesam.sam.oom_batching import OomBatcher
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
@@ -43,26 +42,23 @@ FAMILIES = {  # by the start of sam.model
 
 
 def preprocess(image: np.ndarray, processor: Any) -> Tensor:
-    """An image (H, W, 3) uint8 RGB of any size as the model takes it, (3, S, S) float32."""
+    """An image (H, W, 3) uint8 RGB to the model's input, (3, S, S) float32."""
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 class HuggingFaceSegmenter:
-    """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another."""
+    """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another.
+
+    sam.precision is of the encoder's matrix products; the decoder is float32.
+    """
 
     def __init__(
-        self,
-        model: Any,
-        family: Family,
-        device: torch.device,
-        precision: Precision = "float32",
-        runtime: Runtime | None = None,
+        self, model: Any, family: Family, device: torch.device, sam: SamParams, runtime: Runtime | None
     ) -> None:
-        """`precision`: of the encoder's matrix products; the decoder is float32."""
         import transformers
 
         self.model, self.family, self.device = model.to(device).eval(), family, device
-        self.dtype = getattr(torch, precision)
+        self.dtype = getattr(torch, sam.precision)
         vision = model.config.vision_config
         side = getattr(vision, "image_size", None) or vision.backbone_config.image_size
         self.side: int = side if isinstance(side, int) else side[0]
@@ -96,9 +92,8 @@ class HuggingFaceSegmenter:
     def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
         flat = embedding.to(self.device, torch.float32).split([prod(shape) for shape in self.map_shapes])
         maps = [x.view(1, *shape) for x, shape in zip(flat, self.map_shapes, strict=True)]
-        features: dict[str, Any] = {"image_embeddings": maps}
-        if not self.family.square:
-            features = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
+        intermediate = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
+        features = {"image_embeddings": maps} if self.family.square else intermediate
         # the model takes one mask per image
         batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
         decode = partial(batcher.map, partial(self._decode_batch, features, size))
@@ -130,8 +125,8 @@ class HuggingFaceSegmenter:
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image in the model's input, without the padding."""
-        square = (self.side, self.side)
-        return square if self.family.square else ResizeLongestSide.get_preprocess_shape(*size, self.side)
+        longest = ResizeLongestSide.get_preprocess_shape(*size, self.side)
+        return (self.side, self.side) if self.family.square else longest
 
 
 def _map_shapes(model: Any) -> list[tuple[int, ...]]:
@@ -155,16 +150,15 @@ def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Ru
     family = next(family for prefix, family in FAMILIES.items() if sam.model.startswith(prefix))
     if weights.name != "model.safetensors":  # the only file that transformers reads, whatever else is beside it
         raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
-    refused = f"{weights.parent} does not hold {family.model}"
     try:
         model, report = getattr(transformers, family.model).from_pretrained(
             weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        missing = [*report["missing_keys"], *report["mismatched_keys"]]
+        reason = "" if type(model.vision_encoder).__name__ == family.encoder else "it has another encoder"
+        if missing := len(report["missing_keys"]) + len(report["mismatched_keys"]):
+            reason = f"{missing} of its tensors are missing or have another shape"
     except Exception as problem:  # of any kind, because the library parses the files
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(f"{refused} ({reason}). Check sam.checkpoint.") from None
-    if missing or type(model.vision_encoder).__name__ != family.encoder:
-        reason = f": {len(missing)} of its tensors are missing or have another shape" if missing else ""
-        raise SesamError(f"{refused}{reason}. Check sam.checkpoint.")
-    return HuggingFaceSegmenter(model, family, device, sam.precision, runtime)
+        reason = str(problem).partition("\n")[0] or type(problem).__name__
+    if reason:
+        raise SesamError(f"{weights.parent} does not hold {family.model} ({reason}). Check sam.checkpoint.")
+    return HuggingFaceSegmenter(model, family, device, sam, runtime)

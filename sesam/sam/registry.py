@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """load(weights, device, sam, runtime) loads it. embedding_bytes: of one image, on disk.
+    """How a SAM is loaded, and its published weights; without them `sam.checkpoint` names some, or it has none."""
 
-    url: of its published weights, or their path in this package; None if there are none to download, either because
-    the model has no weights or, with `needs_checkpoint`, because `sam.checkpoint` must name them. sha256: of those.
-    """
-
-    load: Callable[..., Segmenter]
-    embedding_bytes: int
-    url: str | Path | None = None
-    sha256: str = ""
+    load: Callable[..., Segmenter]  # of weights: Path, device, sam: SamParams, runtime: Runtime | None
+    embedding_bytes: int  # of one image, on disk
+    url: str | Path | None = None  # of the published weights, or their path in this package
+    sha256: str = ""  # of the published weights
     needs_checkpoint: bool = False
 
 

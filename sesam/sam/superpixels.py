@@ -83,9 +83,8 @@ def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -
 class Superpixels:
     """A Segmenter whose embedding of an image is its maps of merged superpixels."""
 
-    def __init__(self) -> None:
-        self.preprocess = partial(preprocess, side=SIDE)
-        self.device = torch.device("cpu")  # it has no code for a GPU
+    device = torch.device("cpu")  # it has no code for a GPU
+    preprocess = staticmethod(partial(preprocess, side=SIDE))
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [torch.from_numpy(merge_superpixels(image.numpy())).half() for image in images]
@@ -93,8 +92,5 @@ class Superpixels:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        maps = [embedding.numpy().astype(int) for embedding in embeddings]
-        return [
-            [candidates_for(regions, prompt, size) for prompt in of_image]
-            for regions, size, of_image in zip(maps, sizes, prompts, strict=True)
-        ]
+        images = zip([embedding.numpy().astype(int) for embedding in embeddings], sizes, prompts, strict=True)
+        return [[candidates_for(regions, x, size) for x in of_image] for regions, size, of_image in images]

@@ -34,11 +34,11 @@ from sesam.params import Precision, Runtime, SamParams
 from sesam.presets import load_preset
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
-from sesam.sam.batched_sam import ImagePrompt, SamSegmenter, load_sam
+from sesam.sam.batched_sam import ImagePrompt, OomBatcher, SamSegmenter, load_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
-from sesam.sam.checkpoints import download, load_segmenter, resolve_weights
-from sesam.sam.oom_batching import OomBatcher
+from sesam.sam.checkpoints import download, resolve_weights
+from sesam.sam.inference import load_segmenter
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.superpixels import Superpixels, candidates_for
@@ -201,7 +201,7 @@ def test_blocks_of_a_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> 
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = vit.eval()(images)
-        ours = encoder.Compiled(encoder.ViTEncoder(vit, folded=True))
+        ours = encoder.ViTEncoder(vit, folded=True, compiled=True)
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
     assert len(graphs) == 2
 
@@ -216,11 +216,10 @@ def test_encoder_that_cannot_be_compiled_runs_uncompiled(capsys: pytest.CaptureF
     with torch.inference_mode():
         expected = vit(images)
     ours = encoder.ViTEncoder(vit, folded=True)
-    runs = encoder.Compiled(ours)
     ours.step = compiled
     with torch.inference_mode():
         for _ in range(2):
-            assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()
+            assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
     assert capsys.readouterr().out.count("SAM's encoder runs uncompiled") == 1
 
 
@@ -294,7 +293,7 @@ def test_cached_embeddings_are_loaded_and_damaged_ones_are_not(tmp_path: Path) -
     line = f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"
     assert cache.reserve([record] * 3, 2_000_000, 1) == (True, [line])
     for embedding_bytes, limit, reason in (
-        (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005): not kept"),
+        (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005)"),
         (10**15, 10**9, "more than the disk has free"),
     ):
         keep, lines = cache.reserve([record] * 3, embedding_bytes, limit)
@@ -368,10 +367,10 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
     assert load_sam(small_vit, good)
-    with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
+    with pytest.raises(SesamError, match=r"good.pth does not hold sam.model's weights"):
         load_sam(build_bundled_sam, good)
     torn.write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
+    with pytest.raises(SesamError, match=r"torn.pth does not hold sam.model's weights"):
         load_sam(small_vit, torn)
 
 
