@@ -79,8 +79,6 @@ class SamSegmenter:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        if not any(prompts):
-            return [[] for _ in prompts]
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
         decode = partial(self.prompt_batcher.map, partial(self._decode, features))
@@ -92,7 +90,7 @@ class SamSegmenter:
         counts: list[np.ndarray] = []
         sizes = [(size, len(list(same_size))) for size, same_size in groupby(x.size for x in prompts)]
         for (size, _), masks in zip(sizes, logits.split([n for _, n in sizes]), strict=True):
-            counts += iter_counts(masks.flatten(0, 1), *self._axes(size), self.sam.mask_threshold)
+            counts += iter_counts(masks.flatten(0, 1), self.sam.mask_threshold, *self._axes(size))
         iou = quality.cpu().numpy()
         return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
@@ -104,15 +102,11 @@ class SamSegmenter:
         image = torch.tensor([x.image for x in prompts], device=self.device)
         return self.decoder(features, image, *self._encode_prompts(prompts), grid)
 
-    def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+    def _axes(self, size: tuple[int, int]) -> list[Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        axes = zip(self.sam.prompt_encoder.image_embedding_size, self._resized(size), size, strict=True)
-        rows, columns = (make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes)
-        return rows, columns
-
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of an image in the model's input, without the padding."""
-        return self.resize.get_preprocess_shape(*size, self.side)
+        resized = self.resize.get_preprocess_shape(*size, self.side)
+        axes = zip(self.sam.prompt_encoder.image_embedding_size, resized, size, strict=True)
+        return [make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes]
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         encode = self.sam.prompt_encoder
@@ -130,7 +124,8 @@ class SamSegmenter:
         return sparse, dense[:1]  # without a mask prompt it is the same for all
 
     def _downsample(self, mask: np.ndarray) -> Tensor:
-        return downsample_mask(mask, self._resized(mask.shape), self.side, self.sam.prompt_encoder.mask_input_size)
+        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
+        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
 
 
 class OomBatcher:

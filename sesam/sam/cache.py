@@ -25,11 +25,9 @@ from sesam.sam.registry import get_model
 
 def engine_fingerprint(sam: SamParams, weights: Weights) -> str:
     """The fingerprint of what decides an embedding besides its image."""
-    decisive = [sam.model, sam.precision, weights.sha256, code_fingerprint("embed", "sesam/sam"), library_versions()]
-    if weights.path is not None and get_model(sam.model).needs_checkpoint:  # transformers builds it from this file
-        config = weights.path.with_name("config.json")
-        decisive.append(sha256(config) if config.is_file() else "")
-    return json_digest(*decisive)
+    config = weights.path and weights.path.with_name("config.json")  # transformers builds its models from it
+    digest, code = sha256(config) if config and config.is_file() else "", code_fingerprint("embed", "sesam/sam")
+    return json_digest(sam.model, sam.precision, weights.sha256, code, library_versions(), digest)
 
 
 def cache_dir(runtime: Runtime) -> Path:

@@ -36,14 +36,11 @@ class Decoder:
     @torch.no_grad()
     def __init__(self, sam: Sam) -> None:
         self.decoder = decoder = sam.mask_decoder
-        transformer = decoder.transformer
+        layers = decoder.transformer.layers
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self.position = _rows(sam.prompt_encoder.get_dense_pe())[0]
-        projections = [
-            self._projection(x.cross_attn_token_to_image, x.cross_attn_image_to_token) for x in transformer.layers
-        ]
-        self.layers = list(zip(transformer.layers, projections, strict=True))
-        self.last = self._projection(transformer.final_attn_token_to_image)
+        self.layers = [(x, self._projection(x.cross_attn_token_to_image, x.cross_attn_image_to_token)) for x in layers]
+        self.last = self._projection(decoder.transformer.final_attn_token_to_image)
 
     def __call__(
         self, embeddings: Tensor, image: Tensor, sparse: Tensor, dense: Tensor, grid: tuple[int, int]
@@ -51,9 +48,8 @@ class Decoder:
         """Candidate masks as logits at a quarter of the model's resolution, and their predicted IoU.
 
         embeddings: (I, C, h, w), one per image. image: (P,) int64, each prompt's image. sparse: (P, T, C) and
-        dense: (P, C, h, w), each prompt's embeddings; dense may be (1, C, h, w), the same for all.
-        grid: rows and columns of the embedding to upscale.
-        Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
+        dense: (P, C, h, w), each prompt's embeddings; dense may be (1, C, h, w), the same for all. grid: rows and
+        columns of the embedding to upscale. Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
         """
         tokens = torch.cat([self.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         own_image = len(dense) == len(sparse) > 1  # mask prompts change the image's tokens

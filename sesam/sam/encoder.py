@@ -28,10 +28,7 @@ class ViTEncoder(nn.Module):
     def __init__(
         self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False, compiled: bool = False
     ) -> None:
-        """`dtype`: of the matrix products. `folded`: `FoldedBiasAttention`, else `BlockwiseAttention`.
-
-        `compiled`: blocks with windows and blocks without are compiled, once each; where that fails, neither.
-        """
+        """`dtype`: of the matrix products. `folded`: with FoldedBiasAttention. `compiled`: each kind of block, once."""
         super().__init__()
         self.vit, self.dtype = vit, dtype
         attention = FoldedBiasAttention if folded else BlockwiseAttention

@@ -96,12 +96,10 @@ class HuggingFaceSegmenter:
         features = {"image_embeddings": maps} if self.family.square else intermediate
         # the model takes one mask per image
         batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
-        decode = partial(batcher.map, partial(self._decode_batch, features, size))
+        decode = partial(batcher.map, partial(self._predict, features, size))
         return map_groups(decode, prompts, [prompt.num_points for prompt in prompts])
 
-    def _decode_batch(
-        self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> list[Candidates]:
+    def _predict(self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
         out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
         scaling = () if self.family.square else ([self._resized(size)],)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)

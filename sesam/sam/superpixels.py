@@ -1,8 +1,7 @@
 """The baseline without training: regions of similar color instead of SAM's masks.
 
-Superpixels (SLIC, Achanta et al. 2012) are merged step by step, neighbors with the nearest mean colors first
-(scikit-image's region adjacency graph), up to three distances, for three candidates. A pipeline's gain with this
-baseline comes from its rules and not from SAM.
+Superpixels (SLIC, Achanta et al. 2012) are merged, neighbors with the nearest mean colors first, up to three distances,
+for three candidates. A pipeline's gain with this baseline comes from its rules and not from SAM.
 """
 
 from collections.abc import Sequence

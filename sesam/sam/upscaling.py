@@ -49,7 +49,7 @@ def make_axis(num_logits: int, model: int, resized: int, size: int, device: torc
     return Axis(logits.to(device), weight.to(device), size, int(logits.max()) + 1)
 
 
-def iter_counts(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Iterator[np.ndarray]:
+def iter_counts(logits: Tensor, threshold: float, rows: Axis, columns: Axis) -> Iterator[np.ndarray]:
     """Per mask of (M, h, w), COCO's counts of where its upscaled logits exceed the threshold: as rows_to_counts."""
     masks_at_once = max(1, MAX_PIXELS[logits.device.type] // (rows.size * columns.size))
     for chunk in logits.split(masks_at_once):

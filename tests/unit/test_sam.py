@@ -126,7 +126,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
         assert nearly_equal(to_masks(candidates, size), logits > 0)
         low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
         low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
-        full = sam.postprocess_masks(low, segmenter._resized(size), size)[0].numpy()
+        full = sam.postprocess_masks(low, segmenter.resize.get_preprocess_shape(*size, segmenter.side), size)[0].numpy()
         assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
 
@@ -232,7 +232,7 @@ def test_upscaling_by_tiles_equals_postprocess_masks(height: int, width: int, se
     logits = torch.from_numpy(rng.normal(blur, 1, (5, 16, 16)).astype(np.float32))
     expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
     axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
-    rles = [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, *axes, 0.0)]
+    rles = [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, 0.0, *axes)]
     masks = [rle_to_mask(rle, (height, width)) for rle in rles]
     assert nearly_equal(np.stack(masks), expected.numpy()) and rles == [mask_to_rle(mask) for mask in masks]
 
