@@ -96,7 +96,7 @@ class EmbeddingCache:
                     report[f"in {self.root} cannot be removed ({problem.strerror or problem})"] += size
                     continue
             excess -= size
-            report["of other images removed" if current else f"of an earlier engine removed: {path}"] += size
+            report["of other images removed" if current else f"of an earlier engine removed, {path}"] += size
         limit = f"runtime.embedding_cache_gb is {limit_gb:g}"
         return [f"{size / 1e9:.2g} GB {what}: {limit}" for what, size in report.items()]
 
