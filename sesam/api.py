@@ -19,8 +19,8 @@ from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.merging import merge
 from sesam.params import Params, validate_params
 from sesam.prompting import image_prompts
-from sesam.sam.checkpoints import load_segmenter as load_from_params
 from sesam.sam.inference import component_prompts, to_candidates
+from sesam.sam.inference import load_segmenter as load_from_params
 from sesam.sam.segmenter import Segmenter
 from sesam.selection import select_candidate, weak_rles
 

@@ -12,10 +12,9 @@ from sesam.errors import run_main
 from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
 from sesam.params import load_params
 from sesam.paths import EMBEDDINGS
-from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
+from sesam.sam.cache import open_cache
 from sesam.sam.checkpoints import resolve_weights
 from sesam.sam.inference import embed_steps
-from sesam.sam.registry import get_model
 
 
 def main() -> None:
@@ -24,17 +23,13 @@ def main() -> None:
         write_json(index, {"engine": "", "weights": "", "images": {}})
         return
     records, weights = Dataset.load().train, resolve_weights(params.sam)
-    engine = engine_fingerprint(params.sam, weights)
-    cache = EmbeddingCache(engine, cache_dir(params.runtime))
-    if any(record not in cache for record in records):
-        embedding_bytes = get_model(params.sam.model).embedding_bytes
-        keep, lines = cache.reserve(records, embedding_bytes, params.runtime.embedding_cache_gb)
-        print(*(f"embed: {line}" for line in lines), sep="\n", flush=True)
-        if keep:
-            batches = pending_batches(records, lambda record: record not in cache, batch_size(params.runtime))
-            run_pipeline(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
+    cache, keep, lines = open_cache(params, weights, records)
+    print(*(f"embed: {line}" for line in lines), sep="\n", flush=True)
+    if keep:
+        batches = pending_batches(records, lambda record: record not in cache, batch_size(params.runtime))
+        run_pipeline(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
     images = {record.id: record.sha256 for record in records}
-    write_json(index, {"engine": engine, "weights": weights.sha256, "images": images})
+    write_json(index, {"engine": cache.engine, "weights": weights.sha256, "images": images})
 
 
 if __name__ == "__main__":

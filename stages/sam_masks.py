@@ -9,10 +9,9 @@ from sesam.errors import run_main
 from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
 from sesam.params import parse_round
 from sesam.paths import round_dir
-from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
+from sesam.sam.cache import open_cache
 from sesam.sam.checkpoints import resolve_weights
 from sesam.sam.inference import mask_steps, write_masks
-from sesam.sam.registry import get_model
 
 
 def main() -> None:
@@ -28,9 +27,7 @@ def main() -> None:
         if len(pending) < len(records):
             print(f"{title}: {len(records) - len(pending)} images are done already")
         weights = resolve_weights(params.sam)
-        cache = EmbeddingCache(engine_fingerprint(params.sam, weights), cache_dir(params.runtime))
-        embedding_bytes = get_model(params.sam.model).embedding_bytes
-        keep, _ = cache.reserve(records, embedding_bytes, params.runtime.embedding_cache_gb)
+        cache, keep, _ = open_cache(params, weights, records)
         batches = pending_batches(records, pending.__contains__, batch_size(params.runtime))
         load = partial(mask_steps, params, weights, round_dir(round_name, "prompts"), folder, cache, keep)
         run_pipeline(batches, load, params.runtime, title)

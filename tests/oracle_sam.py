@@ -36,22 +36,19 @@ class OracleSam:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        known = [self.components[int(embedding)] for embedding in embeddings]
-        return [
-            [self.candidates(ids, prompt) for prompt in of_image] for ids, of_image in zip(known, prompts, strict=True)
-        ]
+        images = zip([self.components[int(embedding)] for embedding in embeddings], prompts, strict=True)
+        return [[self.candidates(ids, prompt) for prompt in of_image] for ids, of_image in images]
 
     @staticmethod
     def candidates(ids: np.ndarray, prompt: Prompt) -> Candidates:
         if prompt.points is not None:
-            x, y = prompt.points.T
-            touched = ids[y, x]
+            touched = ids[tuple(prompt.points.T[::-1])]
         elif prompt.box is not None:
             left, top, right, bottom = prompt.box
             touched = ids[top:bottom, left:right].ravel()
         else:
             touched = ids[rle_to_mask(prompt.mask, ids.shape)]
         component = int(np.bincount(touched).argmax())
-        correct = (ids == component) if component else np.zeros(ids.shape, bool)
-        masks = (correct, np.ones(ids.shape, bool), np.zeros(ids.shape, bool))
+        everything = np.ones(ids.shape, bool)
+        masks = ((ids == component) & (component > 0), everything, ~everything)
         return Candidates([mask_to_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))

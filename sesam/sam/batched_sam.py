@@ -1,11 +1,10 @@
 """segment-anything's Sam for many images and prompts at once."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +17,14 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Precision, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
-from sesam.sam.encoder import Compiled, ViTEncoder
-from sesam.sam.oom_batching import OomBatcher
+from sesam.sam.encoder import ViTEncoder
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
 # decoded at once; not a param, because another number may round a mask's edge differently
 PROMPTS_PER_CALL = {"cpu": 4, "cuda": 128}
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def preprocess(image: np.ndarray, side: int) -> Tensor:
@@ -55,8 +55,8 @@ class SamSegmenter:
             # older GPUs have no fused attention in bfloat16
             ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
             fused = ampere and self.dtype == torch.bfloat16
-            vit = ViTEncoder(sam.image_encoder, self.dtype, fused).to(device).eval()
-            self.encoder = Compiled(vit) if fused and runtime and runtime.compile else vit
+            compiled = fused and runtime is not None and runtime.compile
+            self.encoder = ViTEncoder(sam.image_encoder, self.dtype, fused, compiled).to(device).eval()
         self.side = sam.image_encoder.img_size
         self.decoder = Decoder(sam)
         self.resize = ResizeLongestSide(self.side)
@@ -79,55 +79,39 @@ class SamSegmenter:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        if not any(prompts):
-            return [[] for _ in prompts]
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
-        candidates: dict[int, Candidates] = {}
-        for group in group_by_num_points([x.prompt for x in image_prompts]):
-            decoded = self.prompt_batcher.map(partial(self._decode, features), [image_prompts[k] for k in group])
-            candidates |= zip(group, decoded, strict=True)
-        ordered = iter([candidates[k] for k in range(len(image_prompts))])
-        return [list(islice(ordered, len(of_image))) for of_image in prompts]
+        decode = partial(self.prompt_batcher.map, partial(self._decode, features))
+        decoded = iter(map_groups(decode, image_prompts, [x.prompt.num_points for x in image_prompts]))
+        return [list(islice(decoded, len(of_image))) for of_image in prompts]
 
     def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
         logits, quality = self.logits(features, prompts)
         counts: list[np.ndarray] = []
-        start = 0
-        for size, same_size in groupby(prompts, key=lambda x: x.size):
-            stop = start + len(list(same_size))
-            masks, start = logits[start:stop].flatten(0, 1), stop
-            counts += iter_counts(masks, *self._axes(size), self.sam.mask_threshold)
+        sizes = [(size, len(list(same_size))) for size, same_size in groupby(x.size for x in prompts)]
+        for (size, _), masks in zip(sizes, logits.split([n for _, n in sizes]), strict=True):
+            counts += iter_counts(masks.flatten(0, 1), self.sam.mask_threshold, *self._axes(size))
         iou = quality.cpu().numpy()
         return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
     @torch.inference_mode()
     def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        """The decoder's output for prompts with equal numbers of points: see Decoder.
-
-        features: (I, C, h, w) float32, the embeddings of the images that the prompts index.
-        """
+        """Decoder's output for prompts with equal numbers of points; features: (I, C, h, w) float32, their images'."""
         axes = [self._axes(size) for size in {x.size for x in prompts}]
         grid = (max(-(-rows.end // 4) for rows, _ in axes), max(-(-columns.end // 4) for _, columns in axes))
         image = torch.tensor([x.image for x in prompts], device=self.device)
         return self.decoder(features, image, *self._encode_prompts(prompts), grid)
 
-    def _axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+    def _axes(self, size: tuple[int, int]) -> list[Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        num_logits = [4 * n for n in self.sam.prompt_encoder.image_embedding_size]
-        axes = zip(num_logits, self._resized(size), size, strict=True)
-        rows, columns = (make_axis(n, self.side, r, s, self.device) for n, r, s in axes)
-        return rows, columns
-
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of an image in the model's input, without the padding."""
-        return self.resize.get_preprocess_shape(*size, self.side)
+        resized = self.resize.get_preprocess_shape(*size, self.side)
+        axes = zip(self.sam.prompt_encoder.image_embedding_size, resized, size, strict=True)
+        return [make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes]
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         encode = self.sam.prompt_encoder
-        rles = [(x.prompt.mask, x.size) for x in prompts if x.prompt.mask is not None]
-        if rles:
-            masks = torch.stack([self._downsample(rle_to_mask(rle, size)) for rle, size in rles])
+        if prompts[0].prompt.mask is not None:
+            masks = torch.stack([self._downsample(rle_to_mask(x.prompt.mask or "", x.size)) for x in prompts])
             return encode(None, None, mask_prompt(masks).to(self.device))
         if prompts[0].prompt.points is not None:
             points = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
@@ -140,7 +124,35 @@ class SamSegmenter:
         return sparse, dense[:1]  # without a mask prompt it is the same for all
 
     def _downsample(self, mask: np.ndarray) -> Tensor:
-        return downsample_mask(mask, self._resized(mask.shape), self.side, self.sam.prompt_encoder.mask_input_size)
+        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
+        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
+
+
+class OomBatcher:
+    """Computes items in batches of `batch_size`, halved for good when the GPU is out of memory. kind: of the items."""
+
+    def __init__(self, kind: str, batch_size: int) -> None:
+        self.kind, self.batch_size = kind, batch_size
+
+    def map(self, compute: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]) -> list[Result]:
+        """The results of `compute` on consecutive batches, in order; SesamError if a batch of one is too large."""
+        results: list[Result] = []
+        while len(results) < len(items):
+            try:
+                results += compute(items[len(results) : len(results) + self.batch_size])
+                continue
+            except RuntimeError as problem:
+                reason = str(problem).partition("\n")[0]
+                # where others use the GPU too, errors of the driver and of cuBLAS are not an OutOfMemoryError
+                if "out of memory" not in reason and "ALLOC_FAILED" not in reason:
+                    raise
+            if self.batch_size == 1:
+                raise SesamError(f"The GPU's memory does not hold one of the {self.kind} at a time ({reason}).")
+            # out of the except block: the exception would keep the memory of the failed call
+            self.batch_size //= 2
+            torch.cuda.empty_cache()
+            print(f"GPU out of memory: from here on {self.batch_size} {self.kind} at once", flush=True)
+        return results
 
 
 def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBatcher, OomBatcher]:
@@ -149,28 +161,22 @@ def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBat
     return OomBatcher("images", images), OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
 
 
-def group_by_num_points(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The prompts' indices grouped by the number of points, in order; all prompts of a batch need equal numbers."""
-    groups: dict[int, list[int]] = {}
-    for k, prompt in enumerate(prompts):
-        groups.setdefault(0 if prompt.points is None else len(prompt.points), []).append(k)
-    return list(groups.values())
+def map_groups(
+    decode: Callable[[list[Item]], list[Candidates]], items: Sequence[Item], num_points: Sequence[int]
+) -> list[Candidates]:
+    """The candidates of prompts, in order, decoded in groups with equal numbers of points, as the decoder needs."""
+    order = sorted(range(len(items)), key=num_points.__getitem__)
+    groups = [[items[k] for k in group] for _, group in groupby(order, num_points.__getitem__)]
+    decoded = [candidates for group in groups for candidates in decode(group)]
+    return [decoded[k] for k in np.argsort(order)]
 
 
-def load_sam(
-    build: Callable[[], Sam],
-    checkpoint: Path,
-    device: torch.device,
-    precision: Precision = "float32",
-    runtime: Runtime | None = None,
-) -> SamSegmenter:
-    """A Sam with the weights of a state dict; SesamError if they do not fit. Other arguments as in SamSegmenter."""
+def load_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
+    """A Sam with the weights of a state dict; SesamError if they do not fit."""
     sam = build()
     try:
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(
-            f"{checkpoint} does not hold the weights of sam.model ({reason}). Check sam.checkpoint."
-        ) from None
-    return SamSegmenter(sam, device, precision, runtime)
+    except Exception as problem:  # of any kind, because PyTorch parses the file
+        reason = str(problem).partition("\n")[0] or type(problem).__name__
+        raise SesamError(f"{checkpoint} does not hold sam.model's weights ({reason}). Check sam.checkpoint.") from None
+    return sam

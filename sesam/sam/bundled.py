@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from segment_anything.modeling.common import LayerNorm2d
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 IMAGE_SIZE = 320  # pixels, longest side
 STRIDE = 8
@@ -20,17 +21,10 @@ def build_bundled_sam() -> Sam:
     grid = IMAGE_SIZE // STRIDE
     return Sam(
         image_encoder=PyramidEncoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=WIDTH,
-            image_embedding_size=(grid, grid),
-            input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
-            mask_in_chans=16,
-        ),
+        prompt_encoder=PromptEncoder(WIDTH, (grid, grid), (IMAGE_SIZE, IMAGE_SIZE), mask_in_chans=16),
         mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
             transformer_dim=WIDTH,
-            iou_head_depth=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2 * WIDTH, num_heads=2),
             iou_head_hidden_dim=WIDTH,
         ),
         pixel_mean=[127.0] * 3,  # EfficientNet-Lite's
@@ -47,30 +41,27 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.backbone = EfficientNetLite0()
         stride4, *others = EfficientNetLite0.CHANNELS
-        inputs = (4 * stride4, *others)
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in inputs)
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for channels in (4 * stride4, *others))
         self.layers = nn.Sequential(
             *(_Block(WIDTH, dilation) for dilation in (1, 2, 1)),
             nn.Conv2d(WIDTH, WIDTH, 1, bias=False),
             LayerNorm2d(WIDTH),  # as in SAM's encoder
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         finest, *others = self.backbone(images)
-        features = [F.pixel_unshuffle(finest, 2), *others]
-        laterals = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
-        size = laterals[0].shape[2:]
-        x = laterals[0] + laterals[1]
-        for coarse in laterals[2:]:
-            x = x + F.interpolate(coarse, size, mode="bilinear", align_corners=False)
+        features = zip(self.lateral, (F.pixel_unshuffle(finest, 2), *others), strict=True)
+        stride4, stride8, *laterals = [lateral(x) for lateral, x in features]
+        x = stride4 + stride8
+        for coarse in laterals:
+            x = x + F.interpolate(coarse, x.shape[2:], mode="bilinear", align_corners=False)
         return self.layers(torch.relu(x))
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6) up to its last stage.
+    """EfficientNet-Lite0 (Tan and Le 2019; without squeeze and excitation, with ReLU6), its tensors in published order.
 
-    Its tensors are in the order of the published ones. forward: (B, 3, H, W) to features of strides 4, 8, 16 and 32
-    with CHANNELS channels.
+    (B, 3, H, W) float to features of strides 4, 8, 16 and 32 with CHANNELS channels.
     """
 
     CHANNELS = (24, 40, 112, 320)
@@ -88,15 +79,15 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         channels = 32
-        self.stem = nn.Sequential(*_same(3, 3, channels, 2), _norm(channels), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(*_convolution(3, channels, 3, 2))
         self.stages = nn.ModuleList()
         for expansion, kernel, stride, outputs, num_blocks in self.STAGES:
-            blocks = [_InvertedResidual(channels, outputs, expansion, kernel, stride)]
-            blocks += [_InvertedResidual(outputs, outputs, expansion, kernel, 1) for _ in range(num_blocks - 1)]
-            self.stages.append(nn.Sequential(*blocks))
+            first = _InvertedResidual(channels, outputs, expansion, kernel, stride)
+            others = (_InvertedResidual(outputs, outputs, expansion, kernel, 1) for _ in range(num_blocks - 1))
+            self.stages.append(nn.Sequential(first, *others))
             channels = outputs
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         x, features = self.stem(images), []
         for stage, (*_, outputs, _) in zip(self.stages, self.STAGES, strict=True):
             x = stage(x)
@@ -110,27 +101,23 @@ class _InvertedResidual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
-        wide, layers = inputs * expansion, []
-        if expansion > 1:
-            layers += [nn.Conv2d(inputs, wide, 1, bias=False), _norm(wide), nn.ReLU6(inplace=True)]
-        layers += [*_same(kernel, wide, wide, stride, groups=wide), _norm(wide), nn.ReLU6(inplace=True)]
-        layers += [nn.Conv2d(wide, outputs, 1, bias=False), _norm(outputs)]
-        self.layers = nn.Sequential(*layers)
+        wide = inputs * expansion
+        expand = _convolution(inputs, wide, 1) if expansion > 1 else []
+        depthwise = _convolution(wide, wide, kernel, stride, groups=wide)
+        *project, _ = _convolution(wide, outputs, 1)  # without an activation
+        self.layers = nn.Sequential(*expand, *depthwise, *project)
         self.residual = inputs == outputs and stride == 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
-def _same(kernel: int, inputs: int, outputs: int, stride: int, groups: int = 1) -> list[nn.Module]:
-    """A convolution with TensorFlow's padding, as the published weights were trained: more at the far edges."""
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    """With TensorFlow's padding, as the published weights were trained: more at the far edges."""
     pad = kernel - stride
+    padding = [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2)] if pad else []
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-    return [nn.ZeroPad2d((pad // 2, pad - pad // 2) * 2), convolution]
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3)
+    return [*padding, convolution, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU6(inplace=True)]
 
 
 class _Block(nn.Module):
@@ -139,19 +126,11 @@ class _Block(nn.Module):
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _convolution(width, width // 2, kernel=1),
-            _convolution(width // 2, width // 2, dilation=dilation),
+            Conv2dNormActivation(width, width // 2, 1),
+            Conv2dNormActivation(width // 2, width // 2, 3, dilation=dilation),
             nn.Conv2d(width // 2, width, 1, bias=False),
             nn.BatchNorm2d(width),
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.layers(x))
-
-
-def _convolution(inputs: int, outputs: int, dilation: int = 1, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

@@ -1,19 +1,14 @@
-"""From the params to a segmenter with its weights, which are downloaded once per machine and verified."""
-
-from __future__ import annotations
+"""The weights of the params' SAM, downloaded once per machine and verified."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pooch
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
-from sesam.params import Params, SamParams
+from sesam.params import SamParams
 from sesam.sam.registry import get_model
-
-if TYPE_CHECKING:
-    from sesam.sam.segmenter import Segmenter
 
 
 class Weights(NamedTuple):
@@ -26,10 +21,13 @@ class Weights(NamedTuple):
 def download(model_name: str) -> Path:
     """The path of a model's published weights, downloaded if missing; SesamError if that fails."""
     model = get_model(model_name)
-    if model.url is None:
-        raise SesamError(f"{model_name} has no weights to download.")
     if isinstance(model.url, Path):
         return model.url
+    if model.url is None:
+        raise SesamError(
+            f"sam.model {model_name} has no weights to download. Set sam.checkpoint to the model.safetensors in its "
+            "folder, and sam.sha256."
+        )
     folder, file = pooch.os_cache("sesam"), model.url.rsplit("/", 1)[1]
     try:
         return Path(pooch.retrieve(model.url, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
@@ -41,50 +39,26 @@ def download(model_name: str) -> Path:
 
 
 def resolve_weights(sam: SamParams) -> Weights:
-    """The model's weights: `sam.checkpoint`, or the published ones, downloaded if missing.
+    """The weights: `sam.checkpoint` or the published ones; SesamError if the file is missing or has another SHA-256.
 
-    Reads the whole file, so a process does this once. SesamError if the file is missing or has another SHA-256.
+    Reads the whole file, so a process does this once.
     """
     model = get_model(sam.model)
     if model.url is None and not model.needs_checkpoint:
         return Weights(None, "")
-    if sam.checkpoint is not None:
-        path = Path(sam.checkpoint)
-    elif model.url is None:
-        raise SesamError(
-            f"params.yaml: sam.model {sam.model} has no weights to download. Set sam.checkpoint to the "
-            "model.safetensors in its folder, and sam.sha256."
-        )
-    else:
-        path = download(sam.model)
-        if isinstance(model.url, str) and model.sha256:
-            return Weights(path, model.sha256)  # `download` has verified it
-    if not path.is_file():
-        raise SesamError(f"{path} (sam.checkpoint) is missing. Put it there, or set sam.checkpoint to null: published.")
+    path = Path(sam.checkpoint) if sam.checkpoint is not None else download(sam.model)
+    if sam.checkpoint is None and isinstance(model.url, str):
+        return Weights(path, model.sha256)  # `download` has verified it
     try:
         digest = sha256(path)
     except OSError as problem:
-        raise SesamError(f"{path} (sam.checkpoint) cannot be read: {problem.strerror}.") from None
-    if digest != (expected := sam.sha256 or model.sha256):
-        published = "published " if sam.sha256 is None else ""
         raise SesamError(
-            f"{path} has SHA-256 {digest}; expected of the {published}{sam.model}: {expected}. For custom weights set "
-            "sam.checkpoint and sam.sha256, for the published ones both to null."
+            f"{path} (sam.checkpoint) cannot be read: {problem.strerror}. Put it there, or set sam.checkpoint to null: "
+            "published."
+        ) from None
+    if digest != (expected := sam.sha256 or model.sha256):
+        raise SesamError(
+            f"{path} has SHA-256 {digest}; expected for {sam.model}: {expected}. For custom weights set sam.checkpoint "
+            "and sam.sha256, for the published ones both to null."
         )
     return Weights(path, digest)
-
-
-def load_segmenter(params: Params, weights: Weights | None = None) -> Segmenter:
-    """The model that the params name, on their device; SesamError if it cannot be loaded.
-
-    weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
-    """
-    import torch  # no other function here needs it
-
-    from sesam.execution.device import resolve_device
-
-    torch.backends.cudnn.allow_tf32 = False  # with it, a GPU's float32 convolutions have the digits of float16
-    if weights is None or (weights.path is not None and not weights.path.is_file()):
-        weights = resolve_weights(params.sam)
-    model = get_model(params.sam.model)
-    return model.load(weights.path, resolve_device(params.runtime), params.sam, params.runtime)

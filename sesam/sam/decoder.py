@@ -36,14 +36,11 @@ class Decoder:
     @torch.no_grad()
     def __init__(self, sam: Sam) -> None:
         self.decoder = decoder = sam.mask_decoder
-        transformer = decoder.transformer
+        layers = decoder.transformer.layers
         self.output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        self.position = sam.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2)[0]
-        self.layers = [
-            (layer, self._projection(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token))
-            for layer in transformer.layers
-        ]
-        self.last = self._projection(transformer.final_attn_token_to_image)
+        self.position = _rows(sam.prompt_encoder.get_dense_pe())[0]
+        self.layers = [(x, self._projection(x.cross_attn_token_to_image, x.cross_attn_image_to_token)) for x in layers]
+        self.last = self._projection(decoder.transformer.final_attn_token_to_image)
 
     def __call__(
         self, embeddings: Tensor, image: Tensor, sparse: Tensor, dense: Tensor, grid: tuple[int, int]
@@ -51,9 +48,8 @@ class Decoder:
         """Candidate masks as logits at a quarter of the model's resolution, and their predicted IoU.
 
         embeddings: (I, C, h, w), one per image. image: (P,) int64, each prompt's image. sparse: (P, T, C) and
-        dense: (P, C, h, w), each prompt's embeddings; dense may be (1, C, h, w), the same for all.
-        grid: rows and columns of the embedding to upscale.
-        Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
+        dense: (P, C, h, w), each prompt's embeddings; dense may be (1, C, h, w), the same for all. grid: rows and
+        columns of the embedding to upscale. Returns (P, 3, 4 * rows, 4 * columns) and (P, 3), float32.
         """
         tokens = torch.cat([self.output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
         own_image = len(dense) == len(sparse) > 1  # mask prompts change the image's tokens
@@ -68,16 +64,11 @@ class Decoder:
             else:
                 positioned = queries + tokens
                 queries = layer.norm1(queries + layer.self_attn(positioned, positioned, queries))
-            to_image = layer.cross_attn_token_to_image
-            attended = _attend(
-                to_image, to_image.q_proj(queries + tokens), expand_to_prompts(k, owner), expand_to_prompts(v, owner)
-            )
-            queries = layer.norm2(queries + attended)
+            k, v, q = (expand_to_prompts(x, owner) for x in (k, v, q))
+            to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+            queries = layer.norm2(queries + _attend(to_image, to_image.q_proj(queries + tokens), k, v))
             queries = layer.norm3(queries + layer.mlp(queries))
-            to_tokens = layer.cross_attn_image_to_token
-            update = _attend_few(
-                to_tokens, expand_to_prompts(q, owner), to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries)
-            )
+            update = _attend_few(to_tokens, q, to_tokens.k_proj(queries + tokens), to_tokens.v_proj(queries))
             keys = layer.norm4(update.add_(expand_to_prompts(keys, owner)))
             owner = None
         weight, offset = self.last

@@ -8,6 +8,7 @@ the residuals and norms stay float32.
 from contextlib import nullcontext
 from itertools import product
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +25,12 @@ FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.
 class ViTEncoder(nn.Module):
     """The encoder `vit`, modified in place: (B, 3, S, S) float32 to (B, C, S/16, S/16) float32."""
 
-    to_windows: Tensor
-    from_windows: Tensor
-
-    def __init__(self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False) -> None:
-        """`dtype`: of the matrix products. `folded`: `FoldedBiasAttention`, else `BlockwiseAttention`."""
+    def __init__(
+        self, vit: ImageEncoderViT, dtype: torch.dtype = torch.float32, folded: bool = False, compiled: bool = False
+    ) -> None:
+        """`dtype`: of the matrix products. `folded`: with FoldedBiasAttention. `compiled`: each kind of block, once."""
         super().__init__()
-        self.vit = vit
-        self.dtype = dtype
+        self.vit, self.dtype = vit, dtype
         attention = FoldedBiasAttention if folded else BlockwiseAttention
         self.attentions = nn.ModuleList(attention(block.attn) for block in vit.blocks)
         for layer in self.modules():
@@ -40,11 +39,23 @@ class ViTEncoder(nn.Module):
         self.side = max(block.window_size for block in vit.blocks)
         if self.side:
             to_windows, from_windows = window_index(vit.pos_embed.shape[1], self.side)
-            self.register_buffer("to_windows", to_windows, persistent=False)
-            self.register_buffer("from_windows", from_windows, persistent=False)
-        self.step = self.transform
+            self.to_windows = nn.Buffer(to_windows, persistent=False)
+            self.from_windows = nn.Buffer(from_windows, persistent=False)
+        self.step = torch.compile(self.transform, dynamic=False) if compiled else self.transform
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.step != self.transform:
+            from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
+
+            try:
+                return self.encode(images)
+            except TorchDynamoException as problem:
+                reason = str(problem).splitlines()[0]
+                print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
+            self.step = self.transform
+        return self.encode(images)
+
+    def encode(self, images: Tensor) -> Tensor:
         embed = self.vit.patch_embed.proj  # a convolution of patches that do not overlap: a matrix product
         side = embed.kernel_size[0]
         patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)
@@ -57,7 +68,7 @@ class ViTEncoder(nn.Module):
         x = norm(narrow((x + update).unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
         return last_norm(smooth(x.to(self.dtype)).float())
 
-    def transform(self, block: Block, attention: nn.Module, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
+    def transform(self, block: Block, attention: Any, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
         """One block: tokens x + update to the next x and update; (B, h*w, C), x float32, update of `dtype`.
 
         The block's last sum is left to the next block, because it compiles into one kernel with that block's norm.
@@ -66,35 +77,12 @@ class ViTEncoder(nn.Module):
         normed = block.norm1(x).to(self.dtype)
         if block.window_size:
             # an extra row of zeros is the padding of every window
-            attended = attention(F.pad(normed, (0, 0, 0, 1)), self.to_windows)
-            attended = attended.reshape(len(x), -1, x.shape[-1])[:, self.from_windows]
+            windows = attention.project(F.pad(normed, (0, 0, 0, 1)))[:, self.to_windows].flatten(0, 1)
+            attended = attention(windows).reshape(len(x), -1, x.shape[-1])[:, self.from_windows]
         else:
-            attended = attention(normed)
+            attended = attention(attention.project(normed))
         x = x + block.attn.proj(attended)
         return x, block.mlp(block.norm2(x).to(self.dtype))
-
-
-class Compiled:
-    """A ViTEncoder under torch.compile; where that fails, uncompiled, with a message.
-
-    Blocks with windows and blocks without are compiled once each, instead of all 32 of ViT-H.
-    """
-
-    def __init__(self, encoder: ViTEncoder) -> None:
-        self.encoder = encoder
-        self.compiled = encoder.step = torch.compile(encoder.transform, dynamic=False)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if self.encoder.step is self.compiled:
-            from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
-
-            try:
-                return self.encoder(images)
-            except TorchDynamoException as problem:
-                reason = str(problem).splitlines()[0]
-            print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
-            self.encoder.step = self.encoder.transform
-        return self.encoder(images)
 
 
 class BlockwiseAttention(nn.Module):
@@ -102,19 +90,13 @@ class BlockwiseAttention(nn.Module):
 
     def __init__(self, attn: Attention) -> None:
         super().__init__()
-        self.attn, self.side = attn, (len(attn.rel_pos_h) + 1) // 2
+        self.attn, self.project, self.side = attn, attn.qkv, (len(attn.rel_pos_h) + 1) // 2
 
-    def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, C) to (B, side*side, C), row by row.
-
-        windows: (W, side*side) int64, the tokens in each of W windows of an image; then (B*W, side*side, C).
-        """
-        qkv = self.attn.qkv(x)
-        if windows is not None:
-            qkv = qkv[:, windows].flatten(0, 1)
-        q, k, v = qkv.unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, projected: Tensor) -> Tensor:
+        """What `project` makes of tokens (B, side*side, C), row by row, to (B, side*side, C)."""
+        q, k, v = projected.unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         grid = q.unflatten(2, (self.side, self.side))
-        offset = _offset(self.side, x.device)
+        offset = _offset(self.side, q.device)
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, self.attn.rel_pos_h[offset].to(q.dtype))
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, self.attn.rel_pos_w[offset].to(q.dtype))
         return attend_in_blocks(q, k, v, rel_h.flatten(2, 3), rel_w.flatten(2, 3)).transpose(1, 2).flatten(2)
@@ -128,9 +110,6 @@ class FoldedBiasAttention(nn.Module):
     that the product includes them: with a separate bias, fused kernels are two to six times slower. The biases are
     projected from the token together with q, k and v, by one matrix product.
     """
-
-    offset: Tensor
-    one_hot: Tensor
 
     @torch.no_grad()
     def __init__(self, attn: Attention) -> None:
@@ -149,15 +128,11 @@ class FoldedBiasAttention(nn.Module):
         offset, eye, token = _offset(side, device), torch.eye(side, device=device), torch.arange(side**2, device=device)
         row, column = token // side, token % side
         offset = torch.cat([offset[row], offset[column] + len(attn.rel_pos_h)], dim=1)[:, None]
-        one_hot = torch.cat([eye[row], eye[column]], dim=1)[:, None]
-        self.register_buffer("offset", offset, persistent=False)  # (tokens, 1, 2 * side)
-        self.register_buffer("one_hot", one_hot, persistent=False)  # (tokens, 1, 2 * side)
+        self.offset = nn.Buffer(offset, persistent=False)  # (tokens, 1, 2 * side), as the next
+        self.one_hot = nn.Buffer(torch.cat([eye[row], eye[column]], dim=1)[:, None], persistent=False)
 
-    def forward(self, x: Tensor, windows: Tensor | None = None) -> Tensor:
+    def forward(self, projected: Tensor) -> Tensor:
         """As in BlockwiseAttention."""
-        projected = self.project(x)
-        if windows is not None:
-            projected = projected[:, windows].flatten(0, 1)
         q, k, v, rel = (x.unflatten(-1, (self.heads, -1)) for x in projected.split(self.splits, dim=-1)[:4])
         shape = (*q.shape[:3], -1)
         q = torch.cat([q, rel.gather(-1, self.offset.expand(shape))], dim=-1)
@@ -171,9 +146,8 @@ class FoldedBiasAttention(nn.Module):
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d) + bias) v with SAM's decomposed position bias.
 
-    q, k, v: (B, heads, N, d), N = h*w tokens row by row. rel_h: (B, heads, N, h) and
-    rel_w: (B, heads, N, w): a query's bias for each key row and each key column.
-    Returns (B, heads, N, d). At most SCORES of the B * heads * N * N scores exist at once.
+    q, k, v: (B, heads, N, d), N = h*w tokens row by row. rel_h: (B, heads, N, h) and rel_w: (B, heads, N, w): a query's
+    bias for each key row and column. Returns (B, heads, N, d). At most SCORES scores exist at once.
     """
     batch, heads, tokens, _ = q.shape
     max_scores = SCORES[q.device.type]
@@ -184,10 +158,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
     out = torch.empty_like(q)
     # one buffer for all blocks: fresh memory costs a page fault every 4 KiB
     buffer = q.new_empty(block_batch * block_heads * block_queries * tokens)
-    # without cuDNN's kernel, which does not take every bias
-    kernels = sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if q.is_cuda else nullcontext()
-    with kernels:
-        starts = range(0, batch, block_batch), range(0, heads, block_heads), range(0, tokens, block_queries)
+    starts = range(0, batch, block_batch), range(0, heads, block_heads), range(0, tokens, block_queries)
+    with sdpa_kernel(FUSED[1:]) if q.is_cuda else nullcontext():  # cuDNN's kernel does not take every bias
         for b, n, i in product(*starts):
             block = slice(b, b + block_batch), slice(n, n + block_heads), slice(i, i + block_queries)
             rows, columns = rel_h[block][..., :, None], rel_w[block][..., None, :]
@@ -198,10 +170,9 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
 
 
 def window_index(grid: int, side: int) -> tuple[Tensor, Tensor]:
-    """The tokens in each window, and their indices among the windows' tokens.
+    """The tokens in each window, (windows, side*side) int64, `grid`**2 for padding; and the inverse, (grid**2,) int64.
 
-    grid, side: tokens along each axis of the image and of a window. Returns (windows, side*side) int64 token indices,
-    row by row, grid*grid for padding; and (grid*grid,) int64.
+    grid, side: tokens along each axis of the image and of a window.
     """
     windows = -(-grid // side)
     tokens = F.pad(torch.arange(grid * grid).view(grid, grid), (0, windows * side - grid) * 2, value=grid * grid)

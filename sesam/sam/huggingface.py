@@ -5,12 +5,11 @@ folder as published: `sam.checkpoint` is its model.safetensors.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,27 +18,23 @@ from torch import Tensor
 
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
-from sesam.params import Precision, Runtime, SamParams
-from sesam.sam.batched_sam import group_by_num_points, make_batchers
+from sesam.params import Runtime, SamParams
+from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
 from sesam.sam.segmenter import Candidates, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
 
-@dataclass(frozen=True)
-class Family:
-    """Models of one architecture: their classes in transformers.
-
-    square: images are resized to a square; otherwise their longer side is resized, the shorter padded.
-    """
+class Family(NamedTuple):
+    """The classes in transformers of models of one architecture."""
 
     model: str
     encoder: str
     processor: str
-    square: bool
+    square: bool  # images are resized to a square; otherwise their longer side is resized, the shorter padded
 
 
-FAMILIES = {
+FAMILIES = {  # by the start of sam.model
     "sam2": Family("Sam2Model", "Sam2VisionModel", "Sam2ImageProcessor", square=True),
     "sam_hq": Family("SamHQModel", "SamHQVisionEncoder", "SamImageProcessor", square=False),
     "sam3_tracker": Family("Sam3TrackerModel", "Sam3VisionModel", "Sam3ImageProcessor", square=True),
@@ -47,26 +42,23 @@ FAMILIES = {
 
 
 def preprocess(image: np.ndarray, processor: Any) -> Tensor:
-    """An image (H, W, 3) uint8 RGB of any size as the model takes it, (3, S, S) float32."""
+    """An image (H, W, 3) uint8 RGB to the model's input, (3, S, S) float32."""
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 class HuggingFaceSegmenter:
-    """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another."""
+    """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another.
+
+    sam.precision is of the encoder's matrix products; the decoder is float32.
+    """
 
     def __init__(
-        self,
-        model: Any,
-        family: Family,
-        device: torch.device,
-        precision: Precision = "float32",
-        runtime: Runtime | None = None,
+        self, model: Any, family: Family, device: torch.device, sam: SamParams, runtime: Runtime | None
     ) -> None:
-        """`precision`: of the encoder's matrix products; the decoder is float32."""
         import transformers
 
         self.model, self.family, self.device = model.to(device).eval(), family, device
-        self.dtype = getattr(torch, precision)
+        self.dtype = getattr(torch, sam.precision)
         vision = model.config.vision_config
         side = getattr(vision, "image_size", None) or vision.backbone_config.image_size
         self.side: int = side if isinstance(side, int) else side[0]
@@ -100,22 +92,14 @@ class HuggingFaceSegmenter:
     def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
         flat = embedding.to(self.device, torch.float32).split([prod(shape) for shape in self.map_shapes])
         maps = [x.view(1, *shape) for x, shape in zip(flat, self.map_shapes, strict=True)]
-        features: dict[str, Any] = {"image_embeddings": maps}
-        if not self.family.square:
-            features = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
-        decode = partial(self._decode_batch, features, size)
-        candidates: dict[int, Candidates] = {}
-        for group in group_by_num_points(prompts):
-            if prompts[group[0]].mask is not None:  # the model takes one mask per image
-                decoded = [decode([prompts[k]])[0] for k in group]
-            else:
-                decoded = self.prompt_batcher.map(decode, [prompts[k] for k in group])
-            candidates |= zip(group, decoded, strict=True)
-        return [candidates[k] for k in range(len(prompts))]
+        intermediate = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
+        features = {"image_embeddings": maps} if self.family.square else intermediate
+        # the model takes one mask per image
+        batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
+        decode = partial(batcher.map, partial(self._predict, features, size))
+        return map_groups(decode, prompts, [prompt.num_points for prompt in prompts])
 
-    def _decode_batch(
-        self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> list[Candidates]:
+    def _predict(self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
         out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
         scaling = () if self.family.square else ([self._resized(size)],)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
@@ -139,8 +123,8 @@ class HuggingFaceSegmenter:
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image in the model's input, without the padding."""
-        square = (self.side, self.side)
-        return square if self.family.square else ResizeLongestSide.get_preprocess_shape(*size, self.side)
+        longest = ResizeLongestSide.get_preprocess_shape(*size, self.side)
+        return (self.side, self.side) if self.family.square else longest
 
 
 def _map_shapes(model: Any) -> list[tuple[int, ...]]:
@@ -153,9 +137,7 @@ def _map_shapes(model: Any) -> list[tuple[int, ...]]:
     return [(c, *size) for c, size in zip(channels, model.backbone_feature_sizes, strict=True)]
 
 
-def load_family(
-    name: str, weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None
-) -> HuggingFaceSegmenter:
+def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSegmenter:
     """The model in the folder of `weights`; SesamError if that is not a complete model of its family."""
     try:
         import transformers
@@ -163,19 +145,18 @@ def load_family(
         raise SesamError(
             f"sam.model {sam.model} needs transformers. Install it: pip install -c constraints.txt -e '.[transformers]'"
         ) from None
-    family = FAMILIES[name]
+    family = next(family for prefix, family in FAMILIES.items() if sam.model.startswith(prefix))
     if weights.name != "model.safetensors":  # the only file that transformers reads, whatever else is beside it
         raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
-    refused = f"{weights.parent} does not hold {family.model}"
     try:
         model, report = getattr(transformers, family.model).from_pretrained(
             weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        missing = [*report["missing_keys"], *report["mismatched_keys"]]
+        reason = "" if type(model.vision_encoder).__name__ == family.encoder else "it has another encoder"
+        if missing := len(report["missing_keys"]) + len(report["mismatched_keys"]):
+            reason = f"{missing} of its tensors are missing or have another shape"
     except Exception as problem:  # of any kind, because the library parses the files
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise SesamError(f"{refused} ({reason}). Check sam.checkpoint.") from None
-    if missing or type(model.vision_encoder).__name__ != family.encoder:
-        reason = f": {len(missing)} of its tensors are missing or have another shape" if missing else ""
-        raise SesamError(f"{refused}{reason}. Check sam.checkpoint.")
-    return HuggingFaceSegmenter(model, family, device, sam.precision, runtime)
+        reason = str(problem).partition("\n")[0] or type(problem).__name__
+    if reason:
+        raise SesamError(f"{weights.parent} does not hold {family.model} ({reason}). Check sam.checkpoint.")
+    return HuggingFaceSegmenter(model, family, device, sam, runtime)

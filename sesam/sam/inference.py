@@ -1,4 +1,4 @@
-"""The steps of the stages embed and sam_masks: encode images, decode prompts."""
+"""The params' SAM, and the steps of the stages embed and sam_masks: encode images, decode prompts."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,34 +6,47 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sesam.artifacts.component_records import Candidate, Component, read_prompts, write_candidates
 from sesam.artifacts.manifest import ImageRecord, load_image
+from sesam.execution.device import resolve_device
 from sesam.execution.pipeline import PipelineSteps
 from sesam.geometry.rle import counts_to_rle
 from sesam.params import Params
 from sesam.sam.cache import EmbeddingCache
-from sesam.sam.checkpoints import Weights, load_segmenter
+from sesam.sam.checkpoints import Weights, resolve_weights
+from sesam.sam.registry import get_model
 from sesam.sam.segmenter import Candidates, Preprocess, Prompt, Segmenter
+
+
+def load_segmenter(params: Params, weights: Weights | None = None) -> Segmenter:
+    """The model that the params name, on their device; SesamError if it cannot be loaded.
+
+    weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # with it, a GPU's float32 convolutions have the digits of float16
+    if weights is None or (weights.path is not None and not weights.path.is_file()):
+        weights = resolve_weights(params.sam)
+    model = get_model(params.sam.model)
+    return model.load(weights.path, resolve_device(params.runtime), params.sam, params.runtime)
 
 
 def component_prompts(components: Sequence[Component]) -> list[Prompt]:
     """The prompts of an image's components, in their order."""
-    prompt_of = {
-        "points": lambda component: Prompt(points=np.array(component.points)),
-        "box": lambda component: Prompt(box=np.array(component.box)),
-        "mask": lambda component: Prompt(mask=component.rle),
-    }
-    return [prompt_of[component.prompt_type](component) for component in components]
+    return [
+        Prompt(points=np.array(x.points))
+        if x.points
+        else (Prompt(box=np.array(x.box)) if x.box else Prompt(mask=x.rle))
+        for x in components
+    ]
 
 
 def to_candidates(masks: Candidates, shape: tuple[int, int]) -> list[Candidate]:
     """A prompt's masks as records, for an image of (height, width) `shape`."""
-    return [
-        Candidate(round(float(iou), 5), counts_to_rle(counts, shape))
-        for counts, iou in zip(masks.counts, masks.iou, strict=True)
-    ]
+    rles = [counts_to_rle(counts, shape) for counts in masks.counts]
+    return [Candidate(round(float(iou), 5), rle) for iou, rle in zip(masks.iou, rles, strict=True)]
 
 
 class PromptedImage(NamedTuple):
@@ -61,8 +74,7 @@ def read_prompted(record: ImageRecord, prompts: Path, cache: EmbeddingCache, pre
     embedding = cache.load(record)
     image = preprocess(load_image(record)) if embedding is None else None
     components = read_prompts(prompts / f"{record.id}.json", record)
-    numbers = [component.number for component in components]
-    return PromptedImage(record, numbers, component_prompts(components), embedding, image)
+    return PromptedImage(record, [x.number for x in components], component_prompts(components), embedding, image)
 
 
 def decode_prompts(
@@ -73,10 +85,9 @@ def decode_prompts(
     embeddings = [next(encoded) if x.embedding is None else x.embedding for x in batch]
     sizes = [(x.record.height, x.record.width) for x in batch]
     decoded = segmenter.decode(embeddings, sizes, [x.prompts for x in batch])
-    return [
-        (x.record, dict(zip(x.numbers, candidates, strict=True)), embedding.numpy() if x.embedding is None else None)
-        for x, candidates, embedding in zip(batch, decoded, embeddings, strict=True)
-    ]
+    new = [embedding.numpy() if x.embedding is None else None for x, embedding in zip(batch, embeddings, strict=True)]
+    masks = [dict(zip(x.numbers, candidates, strict=True)) for x, candidates in zip(batch, decoded, strict=True)]
+    return list(zip([x.record for x in batch], masks, new, strict=True))
 
 
 def write_masks(
@@ -89,8 +100,7 @@ def write_masks(
     """Write an image's candidates by component number, as COCO run lengths; a new embedding goes to the cache."""
     if cache and new_embedding is not None:
         cache.save(record, new_embedding)
-    shape = (record.height, record.width)
-    candidates = {number: to_candidates(found, shape) for number, found in masks.items()}
+    candidates = {number: to_candidates(x, (record.height, record.width)) for number, x in masks.items()}
     write_candidates(folder / f"{record.id}.json", record, candidates)
 
 

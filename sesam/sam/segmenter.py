@@ -13,27 +13,23 @@ Preprocess = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 @dataclass(frozen=True)
 class Prompt:
-    """A component's prompt, in pixels of the image; exactly one of the three is given.
+    """A component's prompt, in pixels of the image; exactly one of the three is given."""
 
-    points: (n, 2) x, y, all foreground. box: (4,) x0, y0, x1, y1. mask: COCO compressed run lengths, since an image
-    may have hundreds; to be decoded one at a time.
-    """
+    points: np.ndarray | None = None  # (n, 2) x, y, all foreground
+    box: np.ndarray | None = None  # (4,) x0, y0, x1, y1
+    mask: str | None = None  # COCO's compressed run lengths, since an image may have hundreds of masks
 
-    points: np.ndarray | None = None
-    box: np.ndarray | None = None
-    mask: str | None = None
+    @property
+    def num_points(self) -> int:
+        return 0 if self.points is None else len(self.points)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """A prompt's three masks.
+    """A prompt's three masks."""
 
-    counts: per mask its run lengths column by column, background first, int64. iou: (3,)
-    float32, the predicted IoU.
-    """
-
-    counts: Sequence[np.ndarray]
-    iou: np.ndarray
+    counts: Sequence[np.ndarray]  # per mask its run lengths column by column, background first, int64
+    iou: np.ndarray  # (3,) float32, the predicted IoU
 
 
 class Segmenter(Protocol):

@@ -1,8 +1,7 @@
 """The baseline without training: regions of similar color instead of SAM's masks.
 
-Superpixels (SLIC, Achanta et al. 2012) are merged step by step, neighbors with the nearest mean colors first
-(scikit-image's region adjacency graph), up to three distances, for three candidates. A pipeline's gain with this
-baseline comes from its rules and not from SAM.
+Superpixels (SLIC, Achanta et al. 2012) are merged, neighbors with the nearest mean colors first, up to three distances,
+for three candidates. A pipeline's gain with this baseline comes from its rules and not from SAM.
 """
 
 from collections.abc import Sequence
@@ -29,14 +28,11 @@ def merge_superpixels(image: np.ndarray) -> np.ndarray:
     """An image (h, w, 3) uint8 RGB in regions at each of SCALES, finest first, (3, h, w) int."""
     lab = rgb2lab(image)
     labels, maps = slic(image, SUPERPIXELS, start_label=0), []
+    functions = {"merge_func": _pool, "weight_func": _distance}
     for scale in SCALES:
-        if labels.max() == 0:  # one region has no graph
-            maps.append(labels)
-            continue
-        graph = rag_mean_color(lab, labels)
-        labels = merge_hierarchical(
-            labels, graph, scale, rag_copy=False, in_place_merge=True, merge_func=_pool, weight_func=_distance
-        )
+        if labels.max() > 0:  # one region has no graph
+            graph = rag_mean_color(lab, labels)
+            labels = merge_hierarchical(labels, graph, scale, rag_copy=False, in_place_merge=True, **functions)
         maps.append(labels)
     return np.stack(maps)
 
@@ -86,9 +82,8 @@ def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -
 class Superpixels:
     """A Segmenter whose embedding of an image is its maps of merged superpixels."""
 
-    def __init__(self) -> None:
-        self.preprocess = partial(preprocess, side=SIDE)
-        self.device = torch.device("cpu")  # it has no code for a GPU
+    device = torch.device("cpu")  # it has no code for a GPU
+    preprocess = staticmethod(partial(preprocess, side=SIDE))
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return [torch.from_numpy(merge_superpixels(image.numpy())).half() for image in images]
@@ -96,8 +91,5 @@ class Superpixels:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[Candidates]]:
-        maps = [embedding.numpy().astype(int) for embedding in embeddings]
-        return [
-            [candidates_for(regions, prompt, size) for prompt in of_image]
-            for regions, size, of_image in zip(maps, sizes, prompts, strict=True)
-        ]
+        images = zip([embedding.numpy().astype(int) for embedding in embeddings], sizes, prompts, strict=True)
+        return [[candidates_for(regions, x, size) for x in of_image] for regions, size, of_image in images]

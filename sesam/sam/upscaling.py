@@ -6,8 +6,8 @@ If all logits of a tile have one sign, all its pixels have that sign too.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,32 +19,18 @@ TILE = 64  # pixels of the image along each axis
 MAX_PIXELS = {"cpu": 1 << 22, "cuda": 1 << 28}
 
 
-@dataclass(frozen=True)
-class Axis:
-    """How one axis of a mask is upscaled, tile by tile.
+class Axis(NamedTuple):
+    """How one axis of a mask is upscaled, tile by tile."""
 
-    start: (tiles,) int64, each tile's first logit. weight: (tiles, TILE, K) float32, the weight of K logits from there
-    on in each of the tile's pixels. size: pixels.
-    """
-
-    start: Tensor
-    weight: Tensor
-    size: int
-
-    @property
-    def end(self) -> int:
-        """One more than the last logit of any tile."""
-        return int(self.start.max()) + self.weight.shape[2]
-
-    @property
-    def logits(self) -> Tensor:
-        """(tiles, K) int64: the logits of each tile."""
-        return self.start[:, None] + torch.arange(self.weight.shape[2], device=self.start.device)
+    logits: Tensor  # (tiles, K) int64, the logits of each tile
+    weight: Tensor  # (tiles, TILE, K) float32, their weight in each of the tile's pixels
+    size: int  # pixels
+    end: int  # one more than the last logit of any tile
 
 
 @lru_cache(256)
 def make_axis(num_logits: int, model: int, resized: int, size: int, device: torch.device) -> Axis:
-    """The axis of an image with `size` pixels that was resized to `resized` of the `model` pixels of SAM's input.
+    """For an image of `size` pixels that was resized to `resized` of the `model` pixels of SAM's input.
 
     num_logits: the length of the whole axis of SAM's mask.
     """
@@ -58,17 +44,13 @@ def make_axis(num_logits: int, model: int, resized: int, size: int, device: torc
     first = used.int().argmax(dim=1)
     last = num_logits - 1 - used.flip(1).int().argmax(dim=1)
     length = int((last - first).max()) + 1
-    start = first.clamp(max=num_logits - length)
-    columns = start[:, None] + torch.arange(length)
-    weight = rows.gather(2, columns[:, None].expand(-1, TILE, -1))
-    return Axis(start.to(device), weight.to(device), size)
+    logits = first.clamp(max=num_logits - length)[:, None] + torch.arange(length)
+    weight = rows.gather(2, logits[:, None].expand(-1, TILE, -1))
+    return Axis(logits.to(device), weight.to(device), size, int(logits.max()) + 1)
 
 
-def iter_counts(logits: Tensor, rows: Axis, columns: Axis, threshold: float) -> Iterator[np.ndarray]:
-    """Per mask, the run lengths of where its upscaled logits (of (M, h, w)) exceed the threshold.
-
-    int64 pixels, column by column, background first: COCO's uncompressed counts.
-    """
+def iter_counts(logits: Tensor, threshold: float, rows: Axis, columns: Axis) -> Iterator[np.ndarray]:
+    """Per mask of (M, h, w), COCO's counts of where its upscaled logits exceed the threshold: as rows_to_counts."""
     masks_at_once = max(1, MAX_PIXELS[logits.device.type] // (rows.size * columns.size))
     for chunk in logits.split(masks_at_once):
         yield from rows_to_counts(upscale_transposed(chunk, rows, columns, threshold).flatten(1))
@@ -91,7 +73,7 @@ def upscale_transposed(logits: Tensor, rows: Axis, columns: Axis, threshold: flo
 
 
 def rows_to_counts(flat: Tensor) -> Iterator[np.ndarray]:
-    """The run lengths of each row of (M, pixels) bool, the first of False."""
+    """The run lengths of each row of (M, pixels) bool, int64, the first of False."""
     pixels = flat.shape[1]
     flat = F.pad(flat, (1, -(pixels + 1) % 8))  # a False before the first; rows of whole words of eight bytes
     changed = F.pad(flat[:, 1 : pixels + 1] ^ flat[:, :pixels], (0, flat.shape[1] - pixels)).unflatten(1, (-1, 8))

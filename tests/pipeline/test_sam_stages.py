@@ -19,6 +19,7 @@ from conftest import ROOT, edit_params, write_params
 from PIL import Image
 
 from sesam.artifacts.atomic_io import TMP_PREFIX, read_json, sha256, write_json
+from sesam.artifacts.component_records import Component, write_prompts
 from sesam.artifacts.manifest import Dataset, ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
@@ -36,19 +37,16 @@ IMAGES = 12
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with IMAGES scenes and four prompts per image, ready for embed and sam_masks r1."""
     write_params(tmp_path, "demo")
-    rng, records = np.random.default_rng(0), []
-    scene = draw_scene(3).image
+    rng, records, scene = np.random.default_rng(0), [], draw_scene(3).image
+    height, width = scene.shape[:2]
+    rle = mask_to_rle(np.ones((height, width), bool))
     for k in range(IMAGES):
-        image = np.roll(scene, 5 * k, axis=1)
         path = tmp_path / f"{k}.png"
-        Image.fromarray(image).save(path)
-        height, width = image.shape[:2]
-        points = [rng.integers(0, (width, height), (5, 2)).tolist() for _ in range(4)]
-        rle = mask_to_rle(np.ones((height, width), bool))
-        components = [{"number": n, "class": 0, "rle": rle, "points": p} for n, p in enumerate(points, 1)]
-        document = {"id": str(k), "height": height, "width": width, "prompt": "points", "components": components}
-        write_json(tmp_path / f"data/rounds/r1/prompts/{k}.json", document)
+        Image.fromarray(np.roll(scene, 5 * k, axis=1)).save(path)
         records.append(ImageRecord(str(k), path.name, height, width, sha256(path)))
+        points = [[(x, y) for x, y in rng.integers(0, (width, height), (5, 2)).tolist()] for _ in range(4)]
+        components = [Component(n, 0, rle, points=p) for n, p in enumerate(points, 1)]
+        write_prompts(tmp_path / f"data/rounds/r1/prompts/{k}.json", records[k], "points", components)
     write_json(tmp_path / "data/embeddings.json", {})  # a dependency of sam_masks
     Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(records), ()).save(tmp_path / "data/dataset")
     monkeypatch.chdir(tmp_path)
@@ -75,21 +73,15 @@ def run_and_die(folder: Path, file: int = 0, moved: bool = False) -> None:
     sam_masks.main()
 
 
-UNFINISHED = ".masks.partial"
-
-
-def outputs(folder: Path, name: str = "masks") -> dict[str, bytes]:
-    out = folder / "data/rounds/r1" / name
-    if name == UNFINISHED or not out.exists():
-        return {path.name: path.read_bytes() for path in out.glob("[0-9]*.json")}
-    with ZipFile(out / "files-0000.zip") as archive:
+def outputs(folder: Path) -> dict[str, bytes]:
+    with ZipFile(folder / "data/rounds/r1/masks/files-0000.zip") as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def written_at(folder: Path) -> dict[str, int]:
-    """Modification times of the unfinished outputs."""
-    unfinished = folder / "data/rounds/r1" / UNFINISHED
-    return {path.name: path.stat().st_mtime_ns for path in unfinished.glob("[0-9]*.json")}
+def unfinished(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """The content of finished files of an unfinished stage, and when they were written."""
+    paths = (folder / "data/rounds/r1/.masks.partial").glob("[0-9]*.json")
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 def test_killed_runs_are_resumed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +106,10 @@ def test_killed_runs_are_resumed(workspace: Path, monkeypatch: pytest.MonkeyPatc
     for file, moved in np.random.default_rng(0).permutation(moments):
         assert run(workspace, file, moved) == -signal.SIGKILL
         assert moved or list((workspace / "data").rglob(f"{TMP_PREFIX}*"))
-        assert outputs(workspace, UNFINISHED).items() <= expected.items()  # complete files only
         assert not (workspace / "data/rounds/r1/masks").exists()
-        assert written.items() <= written_at(workspace).items()  # finished files are not written again
-        written = written_at(workspace)
+        assert written.items() <= unfinished(workspace).items()  # finished files are not written again
+        written = unfinished(workspace)
+        assert all(content == expected[name] for name, (content, _) in written.items())  # complete files only
     assert 0 < len(written) < IMAGES
     assert run(workspace) == 0 and outputs(workspace) == expected
     assert list((workspace / "data").rglob(f"{TMP_PREFIX}*")) == []
@@ -173,19 +165,16 @@ def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatc
         loaded.image_batcher.batch_size = 5
         return loaded
 
-    mask_steps, load = inference.mask_steps, inference.load_segmenter
+    mask_steps, load, masks = inference.mask_steps, inference.load_segmenter, []
     monkeypatch.setattr(inference, "load_segmenter", segmenter)
     monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
-    monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device="cuda"))
-    edit_params(workspace, runtime__num_workers=1)
-    sam_masks.main()
-    expected = outputs(workspace)
-    assert len(expected) == IMAGES
-    shutil.rmtree(workspace / "data/rounds/r1/masks")
-    edit_params(workspace, runtime__num_workers=2)
-    monkeypatch.setattr(sam_masks, "mask_steps", mask_steps)
-    sam_masks.main()
-    assert outputs(workspace) == expected
+    for workers, device in ((1, "cuda"), (2, "cpu")):
+        monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
+        edit_params(workspace, runtime__num_workers=workers)
+        shutil.rmtree(workspace / "data/rounds/r1/masks", ignore_errors=True)
+        sam_masks.main()
+        masks.append(outputs(workspace))
+    assert len(masks[0]) == IMAGES and masks[0] == masks[1]
 
     shutil.rmtree(workspace / "data/embeddings")
     (workspace / "5.png").write_bytes(b"torn")
@@ -193,19 +182,13 @@ def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatc
         monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
         with pytest.raises(SesamError, match=r"5\.png"):
             sam_masks.main()
-        assert outputs(workspace) == expected  # the earlier artifact stays
-
-
-def killed_at_three(k: int) -> int:
-    if k == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return k
+        assert outputs(workspace) == masks[0]  # the earlier artifact stays
 
 
 def test_a_killed_reader_is_reported() -> None:
-    steps = pipeline.PipelineSteps(killed_at_three, lambda items: [(k,) for k in items], int, torch.device("cuda"))
+    steps = pipeline.PipelineSteps(signal.raise_signal, lambda items: [(0,) for _ in items], int, torch.device("cuda"))
     with pytest.raises(SesamError, match=r"fewer than 2 runtime\.num_workers"):
-        list(pipeline.iter_results([[k] for k in range(6)], steps, 2))
+        list(pipeline.iter_results([[0], [0], [0], [signal.SIGKILL], [0], [0]], steps, 2))
 
 
 def test_an_error_stops_the_pipeline() -> None:

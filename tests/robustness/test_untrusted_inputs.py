@@ -92,7 +92,7 @@ def flip_bit(path: Path) -> None:
 
 def sam_checkpoint(value: object) -> None:
     torch.save(value, "sam.pth")
-    load_watched(lambda: load_sam(build_bundled_sam, Path("sam.pth"), CPU))
+    load_watched(lambda: load_sam(build_bundled_sam, Path("sam.pth")))
 
 
 def backbone_file() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from sesam.errors import SesamError
 from sesam.sam.bundled import EfficientNetLite0
 from tools.bundled_sam import train
-from tools.bundled_sam.examples import Example, draw_example, find_photographs, read_labeled
+from tools.bundled_sam.examples import draw_example, find_photographs, read_labeled
 from tools.bundled_sam.samples import MIN_AREA, SIZE, Batches, Plan, connected_numbers, draw_points, with_neighbors
 
 
@@ -35,18 +35,18 @@ def photographs(tmp_path: Path) -> Path:
 def test_photographs_and_their_maps(photographs: Path) -> None:
     sets = find_photographs(photographs)
     assert [len(photo.maps) for name in ("horses", "streets") for photo in sets[name]] == [1, 1, 1, 2, 2, 2]
-    example = sets["streets"][0].read(np.random.default_rng(0))
+    rng, file = np.random.default_rng(0), photographs / "regions/horses/0.png"
+    example = sets["streets"][0].read(rng)
     assert example.image.shape == (60, 90, 3) and set(np.unique(example.maps[0])) == {0, 1, 2}
-    many = np.full((60, 90), 1000, np.uint16)
-    Image.fromarray(many).save(photographs / "regions/horses/1.png")
-    assert sets["horses"][1].read(np.random.default_rng(0)).maps[0].max() == 1000  # 16 bits
-    Image.new("RGB", (90, 60)).save(photographs / "regions/horses/2.png")
-    with pytest.raises(SesamError, match=r"2\.png has mode RGB"):
-        sets["horses"][2].read(np.random.default_rng(0))
-    Image.new("L", (9, 9)).save(photographs / "regions/horses/0.png")
+    Image.fromarray(np.full((60, 90), 1000, np.uint16)).save(file)
+    assert sets["horses"][0].read(rng).maps[0].max() == 1000  # 16 bits
+    Image.new("RGB", (90, 60)).save(file)
+    with pytest.raises(SesamError, match=r"0\.png has mode RGB"):
+        sets["horses"][0].read(rng)
+    Image.new("L", (9, 9)).save(file)
     with pytest.raises(SesamError, match=r"0\.png is \(9, 9\), its photograph \(90, 60\) pixels"):
-        sets["horses"][0].read(np.random.default_rng(0))
-    (photographs / "regions/horses/0.png").unlink()
+        sets["horses"][0].read(rng)
+    file.unlink()
     with pytest.raises(SesamError, match="has no regions"):
         find_photographs(photographs)
     with pytest.raises(SesamError, match="holds no images"):
@@ -54,8 +54,9 @@ def test_photographs_and_their_maps(photographs: Path) -> None:
 
 
 def test_batches_are_a_function_of_their_index(photographs: Path) -> None:
-    drawn = [draw_example((1, 2, 3))]
-    batches = Batches([Plan(4, 3, 5)] * 6, drawn, find_photographs(photographs), 0.3)
+    drawn = draw_example((1, 2, 3))
+    assert all(numbers.min() >= 1 for numbers in drawn.maps)
+    batches = Batches([Plan(4, 3, 5)] * 6, [drawn], find_photographs(photographs), 0.3)
     for t in range(6):
         images, targets, points = batches[t]
         assert images.shape == (4, 3, SIZE, SIZE) and targets.shape == (12, SIZE, SIZE) and points.shape == (12, 5, 2)
@@ -80,13 +81,11 @@ def test_region_numbers_of_a_canvas_are_unique(photographs: Path) -> None:
 
 
 def test_regions_are_joined_with_neighbors() -> None:
-    numbers = np.zeros((20, 40), int)
-    numbers[:, :10], numbers[:, 10:20], numbers[:, 30:] = 1, 2, 3
+    numbers = np.tile(np.repeat([1, 2, 0, 3], 10), (20, 1))
     for seed in range(8):
         joined = with_neighbors(numbers == 1, numbers, np.random.default_rng(seed))
         assert set(np.unique(numbers[joined])) == {1, 2}  # the third does not touch them
-    alone = with_neighbors(numbers == 3, numbers, np.random.default_rng(0))
-    assert (alone == (numbers == 3)).all()
+    assert (with_neighbors(numbers == 3, numbers, np.random.default_rng(0)) == (numbers == 3)).all()
 
 
 def test_points_are_in_their_region() -> None:
@@ -132,8 +131,8 @@ def test_interrupted_training_resumes(
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
     options = f"--steps 4 --shared-steps 2 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
 
-    def run(name: str) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr(sys, "argv", ["train", str(photographs), "--out", str(tmp_path / name), *options])
+    def run(name: str, *more: str) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(sys, "argv", ["train", str(photographs), "--out", str(tmp_path / name), *options, *more])
         train.main()
         return torch.load(tmp_path / name, weights_only=True)
 
@@ -149,32 +148,23 @@ def test_interrupted_training_resumes(
         patch.setattr(train, "compute_loss", interrupt)
         run("parts.pth")
     assert (tmp_path / "parts.state").exists()
-    options[1] = "2"
     with pytest.raises(SesamError, match=r"parts\.state is after 2 steps: give more --steps"):
-        run("parts.pth")
-    options[1] = "4"
+        run("parts.pth", "--steps", "2")
     resumed = run("parts.pth")
     assert not (tmp_path / "parts.state").exists()
     assert all(torch.equal(value, resumed[key]) for key, value in uninterrupted.items())
     first = next(iter(torch.load(backbone, weights_only=True).values()))
     assert not torch.equal(uninterrupted["image_encoder.backbone.stem.1.weight"].float(), first)  # it is trained
     assert sum(value.numel() for value in uninterrupted.values()) * 2 < 12e6  # bytes in float16
-    options += ["--start", str(tmp_path / "whole.pth")]
-    further = run("further.pth")
+    start = ("--start", str(tmp_path / "whole.pth"))
+    further = run("further.pth", *start)
     weights = [key for key, value in further.items() if value.is_floating_point() and "running" not in key]
     moved = max(float((further[key] - uninterrupted[key]).abs().max()) for key in weights)
     assert 0 < moved < 0.01  # starts from --start: learning rates begin small
-    options += ["--average"]
-    mean = run("mean.pth")
+    mean = run("mean.pth", *start, "--average")
     for key in weights:
         torch.testing.assert_close(mean[key], (uninterrupted[key] + further[key]) / 2, atol=2e-3, rtol=2e-3)
     assert not torch.equal(mean[weights[0]], further[weights[0]])
-    options = options[:-3]
     torch.save({"a": torch.zeros(3)}, backbone)
     with pytest.raises(SesamError, match="does not hold the weights of EfficientNet-Lite0"):
         run("other.pth")
-
-
-def test_example_of_a_drawn_scene() -> None:
-    example = draw_example((4, 5))
-    assert isinstance(example, Example) and all(numbers.min() >= 1 for numbers in example.maps)

@@ -36,7 +36,6 @@ NEVER_LISTED = {
     "sesam/execution/workers.py": "worker processes",
     "sesam/sam/cache.py": "keeps embeddings",
     "sesam/sam/checkpoints.py": "loads files that are checked by their SHA-256",
-    "sesam/sam/oom_batching.py": "number of images at once on a GPU",
 }
 # Modules that a stage imports without an effect on its result
 NOT_ITS_RESULT = {

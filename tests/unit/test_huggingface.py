@@ -14,86 +14,59 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle
 from sesam.params import SamParams
 from sesam.sam.checkpoints import resolve_weights
-from sesam.sam.huggingface import FAMILIES, HuggingFaceSegmenter
+from sesam.sam.huggingface import HuggingFaceSegmenter
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt
 
 CPU = torch.device("cpu")
-
-
-DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
-VIT = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "window_size": 4,
-    "global_attn_indexes": [1],
-}
-
-
-def small_sam2() -> transformers.Sam2Model:
-    side, dims = 128, [8, 16, 32, 64]
-    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [side, side]}
-    backbone |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": dims, "window_size_per_stage": [4, 4, 4, 4]}
-    backbone |= {"num_attention_heads_per_stage": [1, 1, 2, 2], "global_attention_blocks": [3]}
-    vision = {"backbone_config": backbone, "backbone_channel_list": dims[::-1], "fpn_hidden_size": 32}
-    vision |= {"backbone_feature_sizes": [[side // k, side // k] for k in (4, 8, 16)]}
-    prompts = {"hidden_size": 32, "image_size": side}
-    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=DECODER)
-    return transformers.Sam2Model(config)
-
-
-def small_hq() -> transformers.SamHQModel:
-    vision = {**VIT, "output_channels": 32, "image_size": 128, "patch_size": 16, "num_pos_feats": 16}
-    prompts = {"hidden_size": 32, "image_size": 128, "patch_size": 16}
-    config = transformers.SamHQConfig(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config={**DECODER, "vit_dim": 32}
-    )
-    return transformers.SamHQModel(config)
-
-
-def small_sam3() -> transformers.Sam3TrackerModel:
-    backbone = {**VIT, "model_type": "sam3_vit_model", "intermediate_size": 32, "patch_size": 14}
-    backbone |= {"image_size": 112, "pretrain_image_size": 112}
-    vision = {"model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 32}
-    vision |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]]}
-    prompts = {"hidden_size": 32, "image_size": 112, "patch_size": 14}
-    config = transformers.Sam3TrackerConfig(
-        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=DECODER
-    )
-    return transformers.Sam3TrackerModel(config)
-
-
+DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32, "vit_dim": 32}
+VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "window_size": 4}
+VIT |= {"global_attn_indexes": [1]}
+HIERA = {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [128, 128]}
+HIERA |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64], "global_attention_blocks": [3]}
+HIERA |= {"window_size_per_stage": [4, 4, 4, 4], "num_attention_heads_per_stage": [1, 1, 2, 2]}
+SAM2 = {"backbone_config": HIERA, "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 32}
+SAM2 |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]]}
+HQ = {**VIT, "output_channels": 32, "image_size": 128, "patch_size": 16, "num_pos_feats": 16}
+SAM3_VIT = {**VIT, "model_type": "sam3_vit_model", "intermediate_size": 32, "patch_size": 14}
+SAM3_VIT |= {"image_size": 112, "pretrain_image_size": 112}
+SAM3 = {"model_type": "sam3_vision_model", "backbone_config": SAM3_VIT, "fpn_hidden_size": 32}
+SAM3 |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]]}
+# the start of the classes' names in transformers, the encoder's config, and of the prompts'
 SMALL = {
-    "sam2": (small_sam2, transformers.Sam2Processor),
-    "sam_hq_b": (small_hq, transformers.SamHQProcessor),
-    "sam3_tracker": (small_sam3, transformers.Sam3TrackerProcessor),
+    "sam2": ("Sam2", SAM2, {"image_size": 128}),
+    "sam_hq_b": ("SamHQ", HQ, {"image_size": 128, "patch_size": 16}),
+    "sam3_tracker": ("Sam3Tracker", SAM3, {"image_size": 112, "patch_size": 14}),
 }
 
 
-@pytest.fixture(scope="module", params=SMALL)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, SamParams]:
-    """A small model with weights that make masks of many shapes, in a folder as published, and its params."""
+def small_model(name: str) -> torch.nn.Module:
+    """With weights that make masks of many shapes."""
     torch.manual_seed(0)
-    build, _ = SMALL[request.param]
-    model = build().eval()
+    classes, vision, prompts = SMALL[name]
+    configs = {"prompt_encoder_config": {"hidden_size": 32, **prompts}, "mask_decoder_config": DECODER}
+    config = getattr(transformers, f"{classes}Config")(vision_config=vision, **configs)
+    model = getattr(transformers, f"{classes}Model")(config).eval()
     for value in model.parameters():
         if value.dim() > 1:
             torch.nn.init.normal_(value, std=0.3)
-    folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder)
-    weights = folder / "model.safetensors"
-    sam = SamParams(model=request.param, checkpoint=str(weights), sha256=sha256(weights), precision="float32")
-    return request.param, folder, sam
+    return model
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def sam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SamParams:
+    """Of a small model in a folder as published."""
+    weights = tmp_path_factory.mktemp(request.param) / "model.safetensors"
+    small_model(request.param).save_pretrained(weights.parent)
+    return SamParams(model=request.param, checkpoint=str(weights), sha256=sha256(weights), precision="float32")
 
 
 @pytest.fixture
-def segmenter(saved: tuple[str, Path, SamParams]) -> HuggingFaceSegmenter:
-    name, _, sam = saved
-    return MODELS[name].load(resolve_weights(sam).path, CPU, sam, None)
+def segmenter(sam: SamParams) -> HuggingFaceSegmenter:
+    return MODELS[sam.model].load(resolve_weights(sam).path, CPU, sam, None)
 
 
-def test_masks_equal_those_of_transformers(saved: tuple, segmenter: HuggingFaceSegmenter) -> None:
+def test_masks_equal_those_of_transformers(sam: SamParams, segmenter: HuggingFaceSegmenter) -> None:
     images = [draw_scene(k).image[: 200 - 60 * k, : 256 - 30 * k] for k in range(2)]
     rng = np.random.default_rng(0)
     sizes = [image.shape[:2] for image in images]
@@ -104,7 +77,8 @@ def test_masks_equal_those_of_transformers(saved: tuple, segmenter: HuggingFaceS
     assert all(embedding.dtype == torch.float16 for embedding in embeddings)
     decoded = segmenter.decode(embeddings, sizes, prompts)
 
-    model, processor = segmenter.model, SMALL[saved[0]][1](image_processor=segmenter.processor)
+    model, classes = segmenter.model, SMALL[sam.model][0]
+    processor = getattr(transformers, f"{classes}Processor")(image_processor=segmenter.processor)
     processor.target_size = segmenter.side
     num_different, all_masks = 0, []
     cases = [(k, *case) for k in range(2) for case in zip(prompts[k], decoded[k], strict=True)]
@@ -161,29 +135,23 @@ def test_embedding_bytes_are_those_of_the_published_sizes() -> None:
     assert MODELS["sam_hq_b"].embedding_bytes == 2 * grid**2 * (hq.output_channels + hq.hidden_size)
 
 
-def test_missing_and_damaged_weights_are_reported(saved: tuple, tmp_path: Path) -> None:
-    name, folder, sam = saved
+def test_missing_and_damaged_weights_are_reported(sam: SamParams, tmp_path: Path) -> None:
     with pytest.raises(SesamError, match=r"Set sam\.checkpoint to the model\.safetensors"):
-        resolve_weights(SamParams(model=name, checkpoint=None, sha256=None, precision="float32"))
-    weights = tmp_path / "model.safetensors"
-    for content in (b"", (folder / "model.safetensors").read_bytes()[:5000]):
+        resolve_weights(SamParams(model=sam.model))
+    published, weights = Path(sam.checkpoint), tmp_path / "model.safetensors"
+    for content in (b"", published.read_bytes()[:5000]):
         weights.write_bytes(content)
-        for config in (None, "{", "{}", (folder / "config.json").read_text()):
+        for config in (None, "{", "{}", published.with_name("config.json").read_text()):
             if config is not None:
                 (tmp_path / "config.json").write_text(config)
             with pytest.raises(SesamError, match=r"does not hold .*Check sam\.checkpoint"):
-                MODELS[name].load(weights, CPU, sam, None)
-    other = next(model for model in SMALL if model != name)
+                MODELS[sam.model].load(weights, CPU, sam, None)
+    other = next(model for model in SMALL if model != sam.model)
     with pytest.raises(SesamError, match="does not hold"):
-        MODELS[other].load(folder / "model.safetensors", CPU, sam, None)
+        MODELS[other].load(published, CPU, sam.model_copy(update={"model": other}), None)
 
 
-def test_missing_transformers_is_reported(saved: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, folder, sam = saved
+def test_missing_transformers_is_reported(sam: SamParams, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(SesamError, match=r"pip install -c constraints\.txt -e '\.\[transformers\]'"):
-        MODELS[name].load(folder / "model.safetensors", CPU, sam, None)
-
-
-def test_every_family_has_a_model() -> None:
-    assert {name.rsplit("_", 1)[0] if name.startswith("sam_hq") else name for name in MODELS} >= FAMILIES.keys()
+        MODELS[sam.model].load(Path(sam.checkpoint), CPU, sam, None)

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
-from dataset_factories import connected
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -24,26 +22,27 @@ from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.testing import CompileCounter
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
+from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import Runtime, SamParams
-from sesam.presets import load_preset
+from sesam.params import Params, Precision, Runtime, SamParams
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
-from sesam.sam.batched_sam import ImagePrompt, SamSegmenter, load_sam
+from sesam.sam.batched_sam import ImagePrompt, OomBatcher, SamSegmenter, load_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
-from sesam.sam.checkpoints import download, load_segmenter, resolve_weights
-from sesam.sam.oom_batching import OomBatcher
+from sesam.sam.checkpoints import download, resolve_weights
+from sesam.sam.inference import load_segmenter
 from sesam.sam.registry import MODELS
-from sesam.sam.segmenter import Candidates, Prompt
+from sesam.sam.segmenter import Candidates, Prompt, Segmenter
 from sesam.sam.superpixels import Superpixels, candidates_for
 from sesam.sam.upscaling import iter_counts, make_axis
-from tools.bundled_sam.score import SAMPLING, SEED, score
+from tools.bundled_sam.score import SAMPLING, SEED, draw_labeled, score
 
 # the official architecture, 1024 pixels and all, with a short ViT
 small_vit = partial(
@@ -76,9 +75,13 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
-def decode(segmenter: SamSegmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
+def decode(segmenter: Segmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
     embeddings = segmenter.encode([segmenter.preprocess(image)])
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
+
+
+def bundled_segmenter(precision: Precision = "float32") -> SamSegmenter:
+    return SamSegmenter(load_sam(build_bundled_sam, WEIGHTS), CPU, precision)
 
 
 def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
@@ -122,7 +125,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
         assert nearly_equal(to_masks(candidates, size), logits > 0)
         low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
         low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
-        full = sam.postprocess_masks(low, segmenter._resized(size), size)[0].numpy()
+        full = sam.postprocess_masks(low, segmenter.resize.get_preprocess_shape(*size, segmenter.side), size)[0].numpy()
         assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
 
@@ -168,12 +171,16 @@ def test_out_of_memory_halves_the_batch(error: RuntimeError, capsys: pytest.Capt
         OomBatcher("images", 8).map(partial(compute, error=RuntimeError("no kernel")), range(3))
 
 
+def make_vit(side: int, depth: int, heads: int = 2, **options: object) -> ImageEncoderViT:
+    torch.manual_seed(2)
+    return ImageEncoderViT(side, 16, 3, 32, depth, heads, use_rel_pos=True, **options).eval()
+
+
 # blockwise: some queries, some heads, some windows or images; folded, as on a GPU in bfloat16
 @pytest.mark.parametrize("queries, folded", [(50, False), (150, False), (10**4, False), (1, True)])
 def test_encoder_equals_that_of_segment_anything(queries: int, folded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(1)
     # a grid that the windows do not divide: 12 by 12 tokens, windows of 5 by 5
-    vit = ImageEncoderViT(192, 16, 3, 32, 3, 2, use_rel_pos=True, window_size=5, global_attn_indexes=(1,)).eval()
+    vit = make_vit(192, 3, window_size=5, global_attn_indexes=(1,))
     for parameter in vit.parameters():  # the position tables and embeddings begin with zeros
         torch.nn.init.normal_(parameter, std=0.2)
     images = torch.randn(2, 3, 192, 192)
@@ -186,37 +193,27 @@ def test_encoder_equals_that_of_segment_anything(queries: int, folded: bool, mon
 
 
 def test_blocks_of_a_kind_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    graphs: list[torch.fx.GraphModule] = []
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend, fullgraph=True))
-    torch.manual_seed(2)
-    vit = ImageEncoderViT(64, 16, 3, 32, 12, 2, use_rel_pos=True, window_size=3, global_attn_indexes=(2, 5, 8, 11))
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter, fullgraph=True))
+    vit = make_vit(64, 12, window_size=3, global_attn_indexes=(2, 5, 8, 11))
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        expected = vit.eval()(images)
-        ours = encoder.Compiled(encoder.ViTEncoder(vit, folded=True))
+        expected = vit(images)
+        ours = encoder.ViTEncoder(vit, folded=True, compiled=True)
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
-    assert len(graphs) == 2
+    assert counter.frame_count == 2
 
 
 def test_encoder_that_cannot_be_compiled_runs_uncompiled(capsys: pytest.CaptureFixture) -> None:
     def compiled(*block: object) -> torch.Tensor:
         raise BackendCompilerFailed(lambda: None, RuntimeError("no kernel\nat all"), None)
 
-    torch.manual_seed(2)
-    vit = ImageEncoderViT(64, 16, 3, 32, 1, 2, use_rel_pos=True, global_attn_indexes=(0,)).eval()
-    images = torch.randn(1, 3, 64, 64)
+    vit, images = make_vit(64, 1, global_attn_indexes=(0,)), torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        expected = vit(images)
-    ours = encoder.ViTEncoder(vit, folded=True)
-    runs = encoder.Compiled(ours)
-    ours.step = runs.compiled = compiled
-    with torch.inference_mode():
+        expected, ours = vit(images), encoder.ViTEncoder(vit, folded=True)
+        ours.step = compiled
         for _ in range(2):
-            assert (runs(images) - expected).norm() <= 1e-5 * expected.norm()
+            assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
     assert capsys.readouterr().out.count("SAM's encoder runs uncompiled") == 1
 
 
@@ -229,7 +226,7 @@ def test_upscaling_by_tiles_equals_postprocess_masks(height: int, width: int, se
     logits = torch.from_numpy(rng.normal(blur, 1, (5, 16, 16)).astype(np.float32))
     expected = Sam.postprocess_masks(model, logits[None], resized, (height, width))[0] > 0
     axes = [make_axis(16, 64, r, n, CPU) for r, n in zip(resized, (height, width), strict=True)]
-    rles = [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, *axes, 0.0)]
+    rles = [counts_to_rle(counts, (height, width)) for counts in iter_counts(logits, 0.0, *axes)]
     masks = [rle_to_mask(rle, (height, width)) for rle in rles]
     assert nearly_equal(np.stack(masks), expected.numpy()) and rles == [mask_to_rle(mask) for mask in masks]
 
@@ -246,27 +243,23 @@ def test_mask_prompt_covers_the_mask_but_not_the_padding(sam) -> None:
 
 
 def test_bfloat16_masks_are_close_to_float32() -> None:
-    exact, rounded = (load_sam(build_bundled_sam, WEIGHTS, CPU, precision) for precision in ("float32", "bfloat16"))
+    exact, rounded = (bundled_segmenter(precision) for precision in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
-    for k in range(2):
-        scene = draw_scene((*SEED, 2000 + k))
+    for scene in (draw_scene((*SEED, 2000)), draw_scene((*SEED, 2001))):
         size, surely = scene.labels.shape, np.zeros_like(scene.labels)
-        components = [c for k in np.unique(scene.labels) for c in connected(scene.labels == k, 64)]
-        prompts = [Prompt(points=np.array(sample_points(c, SAMPLING, surely, rng))) for c in components]
+        components = [region for _, region in connected_regions(scene.labels, min_area=64)]
+        prompts = [Prompt(points=np.array(sample_points(x, SAMPLING, surely, rng))) for x in components]
         for x, y in zip(decode(exact, scene.image, prompts), decode(rounded, scene.image, prompts), strict=True):
             a, b = to_masks(x, size), to_masks(y, size)
-            common, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
-            overlaps += [1.0 if not n else m / n for m, n in zip(common, either, strict=True)]
+            overlaps += list(((a & b).sum((1, 2)) + 1e-9) / ((a | b).sum((1, 2)) + 1e-9))
     assert len(overlaps) > 60 and 0.98 <= np.mean(overlaps) < 1
 
 
-def save_embeddings(cache: EmbeddingCache, *records: ImageRecord) -> None:
-    for record in records:
-        cache.save(record, np.zeros(125_000 - 136, np.float16))  # 0.25 MB on disk
-
-
-def set_age(path: Path, seconds: int) -> None:
-    os.utime(path, (1e9 - seconds, 1e9 - seconds))
+def save_embedding(cache: EmbeddingCache, record: ImageRecord, age: int = 0) -> None:
+    """0.25 MB on disk."""
+    cache.save(record, np.zeros(125_000 - 136, np.float16))
+    for path in (cache.folder / f"{record.sha256}.npz", cache.folder):
+        os.utime(path, (1e9 - age, 1e9 - age))
 
 
 RECORDS = [ImageRecord(f"{k}", f"{k}.png", 4, 5, f"{k}" * 64) for k in range(4)]
@@ -290,7 +283,7 @@ def test_cached_embeddings_are_loaded_and_damaged_ones_are_not(tmp_path: Path) -
     line = f"3 embeddings of 2 MB, 0.006 GB, are kept in {cache.folder}"
     assert cache.reserve([record] * 3, 2_000_000, 1) == (True, [line])
     for embedding_bytes, limit, reason in (
-        (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005): not kept"),
+        (2_000_000, 0.005, "more than runtime.embedding_cache_gb (0.005)"),
         (10**15, 10**9, "more than the disk has free"),
     ):
         keep, lines = cache.reserve([record] * 3, embedding_bytes, limit)
@@ -300,11 +293,10 @@ def test_cached_embeddings_are_loaded_and_damaged_ones_are_not(tmp_path: Path) -
 def test_embeddings_of_other_engines_are_evicted_oldest_first(tmp_path: Path) -> None:
     caches = [EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(4)]
     for age, cache in zip((2, 3, 1), caches, strict=False):
-        save_embeddings(cache, RECORDS[0])
-        set_age(cache.folder, age)
+        save_embedding(cache, RECORDS[0], age)
     keep, lines = caches[3].reserve(RECORDS[:1], 250_000, 0.0006)
     assert keep and [cache.folder.exists() for cache in caches] == [False, False, True, True]
-    removed = f"removed {caches[1].folder}, 0.00025 GB of an earlier engine: runtime.embedding_cache_gb is 0.0006"
+    removed = f"0.00025 GB of an earlier engine removed, {caches[1].folder}: runtime.embedding_cache_gb is 0.0006"
     assert lines[0] == removed and caches[2].load(RECORDS[0]) is not None
     assert len(caches[3].reserve(RECORDS[:1], 250_000, 0.0006)[1]) == 1  # nothing more to remove
     (tmp_path / "thesis").mkdir()
@@ -318,26 +310,25 @@ def test_eviction_skips_what_cannot_be_removed(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
 
     old, new = (EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(2))
-    save_embeddings(old, RECORDS[0])
+    save_embedding(old, RECORDS[0])
     monkeypatch.setattr(shutil, "rmtree", fail)
     keep, lines = new.reserve(RECORDS[:1], 250_000, 0.0004)
-    reason = "cannot be removed (Directory not empty): above runtime.embedding_cache_gb"
-    assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB in {tmp_path} {reason}"
+    reason = f"in {tmp_path} cannot be removed (Directory not empty)"
+    assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB {reason}: runtime.embedding_cache_gb is 0.0004"
 
 
 def test_embeddings_of_other_images_are_evicted_oldest_first(tmp_path: Path) -> None:
     cache = EmbeddingCache("0" * 64, tmp_path)
-    save_embeddings(cache, *RECORDS)
     for age, record in zip((1, 3, 2, 0), RECORDS, strict=True):
-        set_age(cache.folder / f"{record.sha256}.npz", age)
+        save_embedding(cache, record, age)
     assert len(cache.reserve(RECORDS[:1], 250_000, 0.001)[1]) == 1 and all(record in cache for record in RECORDS)
     keep, lines = cache.reserve(RECORDS[:1], 250_000, 0.0006)
-    assert keep and lines[0] == "removed 0.0005 GB of other images: runtime.embedding_cache_gb is 0.0006"
+    assert keep and lines[0] == "0.0005 GB of other images removed: runtime.embedding_cache_gb is 0.0006"
     assert [record in cache for record in RECORDS] == [True, False, False, True]
 
 
 def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = load_preset(ROOT / "presets/demo.yaml").runtime
+    runtime = Runtime()
     for folder, expected in (
         (tmp_path, Path("data/embeddings")),
         (tmp_path / ".dvc/tmp/exps/tmpabc", tmp_path / "data/embeddings"),
@@ -348,13 +339,12 @@ def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert cache_dir(runtime) == expected
     assert cache_dir(runtime.model_copy(update={"embedding_cache": "/scratch/sam"})) == Path("/scratch/sam")
     with pytest.raises(ValidationError, match="must be an absolute path"):
-        Runtime.model_validate(runtime.model_dump() | {"embedding_cache": "scratch/sam"})
+        Runtime(embedding_cache="scratch/sam")
 
 
 @pytest.mark.parametrize("model", ["bundled", "superpixels"])
-def test_embedding_bytes_are_those_of_the_model(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_embedding_bytes_are_those_of_the_model(model: str, params: Params, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # the bundled weights are found from anywhere
-    params = load_preset(ROOT / "presets/demo.yaml")
     segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
     (embedding,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
     assert embedding.nbytes == MODELS[model].embedding_bytes
@@ -363,36 +353,32 @@ def test_embedding_bytes_are_those_of_the_model(model: str, monkeypatch: pytest.
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
-    assert isinstance(load_sam(small_vit, good, CPU), SamSegmenter)
-    with pytest.raises(SesamError, match=r"good.pth does not hold the weights"):
-        load_sam(build_bundled_sam, good, CPU)
     torn.write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(SesamError, match=r"torn.pth does not hold the weights"):
-        load_sam(small_vit, torn, CPU)
+    assert load_sam(small_vit, good)
+    for build, weights in ((build_bundled_sam, good), (small_vit, torn)):
+        with pytest.raises(SesamError, match=rf"{weights.name} does not hold sam.model's weights"):
+            load_sam(build, weights)
 
 
 def test_weights_are_verified(tmp_path: Path) -> None:
     custom, other = tmp_path / "custom.pth", tmp_path / "other.pth"
     custom.write_bytes(b"custom")
     other.write_bytes(b"other")
-    published = SamParams(model="bundled", checkpoint=None, sha256=None, precision="float32")
+    published = SamParams(model="bundled", precision="float32")
     assert resolve_weights(published) == (WEIGHTS, sha256(WEIGHTS))
     ours = published.model_copy(update={"checkpoint": str(custom), "sha256": sha256(custom)})
     assert resolve_weights(ours) == (custom, sha256(custom))
     rounded = published.model_copy(update={"precision": "bfloat16"})
     assert len({engine_fingerprint(sam, resolve_weights(sam)) for sam in (published, ours, rounded)}) == 3
-    for wrong, reason in (
-        (
-            ours.model_copy(update={"checkpoint": str(other)}),
-            r"other.pth has SHA-256 \w+; expected of the bundled: \w+",
-        ),
-        (ours.model_copy(update={"checkpoint": str(tmp_path / "no.pth")}), r"no.pth \(sam.checkpoint\) is missing"),
-        (published.model_copy(update={"model": "vit_x"}), r"sam.model is 'vit_x'; known are bundled, vit_b"),
+    for change, reason in (
+        ({"checkpoint": str(other)}, r"other.pth has SHA-256 \w+; expected for bundled: \w+"),
+        ({"checkpoint": str(tmp_path / "no.pth")}, r"no.pth \(sam.checkpoint\) cannot be read: No such file"),
+        ({"model": "vit_x"}, r"sam.model is 'vit_x'; known are bundled, vit_b"),
     ):
         with pytest.raises(SesamError, match=reason):
-            resolve_weights(wrong)
+            resolve_weights(ours.model_copy(update=change))
     with pytest.raises(ValidationError, match="checkpoint and sha256 go together"):
-        SamParams(model="bundled", checkpoint="a.pth", sha256=None, precision="float32")
+        SamParams(model="bundled", checkpoint="a.pth")
 
 
 def test_published_weights_are_downloaded_once_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,42 +403,32 @@ def test_published_weights_are_downloaded_once_and_verified(tmp_path: Path, monk
 
 
 def test_bundled_sam_finds_components() -> None:
-    segmenter = load_sam(build_bundled_sam, WEIGHTS, CPU)
-    scenes = [draw_scene((*SEED, 1000 + k)) for k in range(3)]
-    scores = score(segmenter, [(scene.image, scene.labels) for scene in scenes])
+    scores = score(bundled_segmenter(), draw_labeled(3))
     assert scores["components"] > 30
     assert scores["best_of_three"] > 0.7  # the model card has the score on 200 scenes
 
 
-@pytest.mark.parametrize("kind", ["points", "box", "mask"])
-def test_superpixels_find_a_block_of_one_color(kind: str) -> None:
+def test_superpixels_find_a_block_of_one_color() -> None:
     """A red block on a gray, noisy ground: any prompt finds it."""
     rng = np.random.default_rng(0)
     block = np.zeros((96, 128), bool)
     block[20:70, 30:90] = True
     image = np.where(block[..., None], (200, 30, 30), (120, 120, 120)) + rng.integers(0, 9, (96, 128, 3))
-    superpixels = Superpixels()
-    embeddings = superpixels.encode([superpixels.preprocess(image.astype(np.uint8))])
-    prompt = {
-        "points": Prompt(points=np.array([[40, 30], [60, 50], [80, 60]])),
-        "box": Prompt(box=np.array([28, 18, 92, 72])),
-        "mask": Prompt(mask=mask_to_rle(block)),
-    }[kind]
-    ((candidates,),) = superpixels.decode(embeddings, [block.shape], [[prompt]])
-    masks = to_masks(candidates, block.shape)
-    best = masks[int(candidates.iou.argmax())]
-    assert (best & block).sum() / (best | block).sum() > 0.9
-    if kind == "points":  # coarser regions hold the finer ones
-        assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
+    points = Prompt(points=np.array([[40, 30], [60, 50], [80, 60]]))
+    prompts = [points, Prompt(box=np.array([28, 18, 92, 72])), Prompt(mask=mask_to_rle(block))]
+    for prompt, candidates in zip(prompts, decode(Superpixels(), image.astype(np.uint8), prompts), strict=True):
+        masks = to_masks(candidates, block.shape)
+        best = masks[int(candidates.iou.argmax())]
+        assert (best & block).sum() / (best | block).sum() > 0.9
+        if prompt is points:  # coarser regions hold the finer ones
+            assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
 
 
 @pytest.mark.parametrize("noise", [0, 2])
 def test_superpixels_of_an_image_without_contrast(noise: int) -> None:
     """The whole image may become one region before the last scale."""
     image = 120 + np.random.default_rng(0).integers(0, noise + 1, (60, 80, 3))
-    superpixels = Superpixels()
-    embeddings = superpixels.encode([superpixels.preprocess(image.astype(np.uint8))])
-    ((candidates,),) = superpixels.decode(embeddings, [(60, 80)], [[Prompt(points=np.array([[5.0, 5.0]]))]])
+    (candidates,) = decode(Superpixels(), image.astype(np.uint8), [Prompt(points=np.array([[5.0, 5.0]]))])
     assert len(candidates.counts) == 3 and candidates.counts[-1].tolist() == [0, 60 * 80]
 
 

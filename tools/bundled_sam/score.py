@@ -20,7 +20,7 @@ from sesam.geometry.rle import counts_to_rle, rle_to_mask
 from sesam.labels import IGNORE_INDEX
 from sesam.params import SamplingParams
 from sesam.prompting import sample_points
-from sesam.sam.batched_sam import load_sam
+from sesam.sam.batched_sam import SamSegmenter, load_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.registry import MODELS
 from sesam.sam.segmenter import Prompt, Segmenter
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=MODELS["bundled"].url)
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    segmenter = load_sam(build_bundled_sam, options.checkpoint, torch.device("cpu"))
+    segmenter = SamSegmenter(load_sam(build_bundled_sam, options.checkpoint), torch.device("cpu"))
     for folder in options.folders:
         print(folder, score(segmenter, read_labeled(folder, options.void)))
     if not options.folders:

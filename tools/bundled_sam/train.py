@@ -152,7 +152,7 @@ def load_backbone(backbone: nn.Module, path: Path | None) -> None:
 def initial_sam(options: argparse.Namespace) -> Sam:
     """The SAM of --start, or a new one with an ImageNet backbone."""
     if options.start:
-        sam = load_sam(bundled.build_bundled_sam, options.start, CPU).sam
+        sam = load_sam(bundled.build_bundled_sam, options.start)
     else:
         sam = bundled.build_bundled_sam()
         init.init_prompt_attention(sam)
