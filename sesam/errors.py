@@ -52,7 +52,7 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
             reason = "missing"
         elif error["type"] != "value_error" or not isinstance(error["input"], Mapping):
             reason += f", got {error['input']!r:.60}"
-        lines.append(f"{key}: {reason}")
+        lines.append(reason if not error["loc"] and error["type"] == "value_error" else f"{key}: {reason}")
     return lines
 
 
