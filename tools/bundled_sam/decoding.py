@@ -4,8 +4,6 @@ Both have the same weights. Without that attention all prompts of an image share
 is then attended to and up-sampled once, so a prompt costs a fraction of the full decoder's.
 """
 
-from __future__ import annotations
-
 import torch
 from segment_anything.modeling import Sam
 from segment_anything.modeling.transformer import Attention

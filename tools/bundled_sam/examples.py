@@ -1,7 +1,5 @@
 """Training examples of the bundled SAM: photographs and drawn scenes with numbered regions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

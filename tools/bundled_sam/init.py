@@ -1,7 +1,5 @@
 """Initial weights of the bundled SAM, with which its masks depend on the prompt from the first step on."""
 
-from __future__ import annotations
-
 import torch
 from segment_anything.modeling import Sam
 

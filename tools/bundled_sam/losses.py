@@ -1,7 +1,5 @@
 """Losses of the bundled SAM's training, and the IoU that its quality head learns to predict."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """Training samples of the bundled SAM: random crops of images, regions in them, and prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -3,8 +3,6 @@
 FOLDER has images/val and labels/val; without one, scenes are drawn.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

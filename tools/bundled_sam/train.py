@@ -9,8 +9,6 @@ position (`init`), and the first steps leave out the attention from the image to
 (`decoding`). An interrupted training resumes from its last state; `--steps` may change.
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import json
