@@ -24,9 +24,10 @@ def main() -> None:
         return
     records, weights = Dataset.load().train, resolve_weights(params.sam)
     cache, keep, lines = open_cache(params, weights, records)
-    print(*(f"embed: {line}" for line in lines), sep="\n", flush=True)
+    batches = pending_batches(records, lambda record: record not in cache, batch_size(params.runtime))
+    for line in lines if keep or batches else ():
+        print(f"embed: {line}", flush=True)
     if keep:
-        batches = pending_batches(records, lambda record: record not in cache, batch_size(params.runtime))
         run_pipeline(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
     images = {record.id: record.sha256 for record in records}
     write_json(index, {"engine": cache.engine, "weights": weights.sha256, "images": images})

@@ -53,11 +53,23 @@ def path_to_delete(path: Path) -> str:
 @lru_cache(16)
 def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
     """The names of the archives' first files, sorted, and the archives in that order."""
-    first_names = {
-        path: min(_members(path, path.stat().st_mtime_ns), default="") for path in folder.glob("files-*.zip")
-    }
+    first_names = {path: _first_name(path) for path in folder.glob("files-*.zip")}
     archives = sorted(first_names, key=first_names.__getitem__)
     return [first_names[path] for path in archives], archives
+
+
+def _first_name(path: Path) -> str:
+    """The name of an archive's first file, from its first header alone; "" if it is empty."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+            if header.startswith(b"PK\3\4") and len(header) == _HEADER.size:
+                return file.read(_HEADER.unpack(header)[0]).decode()
+    except (OSError, ValueError) as problem:
+        raise _damaged(path, str(problem)) from None
+    if not header.startswith(b"PK\5\6"):
+        raise _damaged(path, "not an archive")
+    return ""
 
 
 @lru_cache(64)  # archives, so that memory does not grow with their number
