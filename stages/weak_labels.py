@@ -14,8 +14,8 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
+from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.registry import is_annotated
-from sesam.datasets.weak_annotations import import_annotations
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.params import SIMULATED, WeakLabelParams, load_params

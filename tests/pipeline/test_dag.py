@@ -227,7 +227,6 @@ def test_two_workers_and_ray_write_the_same_bytes_as_one_worker(workspace: Path,
 
 
 def test_an_experiment_and_back(workspace: Path) -> None:
-    """`dvc exp run` runs what a param changes; going back runs nothing, because DVC has the artifacts."""
     masks = workspace / "data/rounds/r1/masks/files-0000.zip"
     before = masks.read_bytes()
     output = sh("dvc", "exp", "run", "-S", "sampling.num_points=7", "sam_masks@r1", cwd=workspace)
@@ -248,7 +247,6 @@ def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, colleague: Pa
 
 
 def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """In words, for a pixel of each source that occurs, and as a picture."""
     monkeypatch.chdir(workspace)
     name, data = TRAIN[0], Path("data/pseudo_labels/r1")
 
@@ -280,7 +278,6 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_another_repository_trains_on_the_labels(workspace: Path, colleague: Path, tmp_path: Path) -> None:
-    """With the card's program: DVC and mmsegmentation, without sesam."""
     third = tmp_path / "third"
     third.mkdir()
     sh("git", "init", "-q", cwd=third)

@@ -19,7 +19,6 @@ from conftest import ROOT, edit_params, run, write_params
 from sesam.artifacts.atomic_io import TMP_PREFIX, atomic_directory, atomic_path, read_bytes, write_text
 from sesam.errors import DiskError, SesamError
 from sesam.execution.parallel import map_images
-from sesam.execution.workers import translate_dataloader_errors
 from sesam.params import Runtime
 from sesam.sam.cache import EmbeddingCache
 
@@ -115,7 +114,6 @@ def test_an_interrupted_folder_resumes_only_with_the_same_fingerprint(tmp_path: 
 
 
 def test_a_kill_during_replacement_leaves_the_new_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run removes what is left of the previous one."""
     path = tmp_path / "artifact"
     with atomic_directory(path) as folder:
         (folder / "old").touch()
@@ -148,7 +146,6 @@ with atomic_path(Path("artifact.json")) as tmp:
 
 
 def test_stale_tmp_files_are_removed(tmp_path: Path) -> None:
-    """Those of killed processes, not those of running ones."""
     killed, running = tmp_path / "killed", tmp_path / "running"
     for folder in (killed, running):
         folder.mkdir()
@@ -308,11 +305,6 @@ def test_a_reader_that_cannot_send_is_not_waited_for() -> None:
     assert "cannot send what it read: unable to allocate shared memory" in done.stderr
 
 
-def test_a_killed_reader_is_reported() -> None:
-    with pytest.raises(SesamError, match="memory ran out"), translate_dataloader_errors(2):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")  # PyTorch's words
-
-
 STAGE = """
 from sesam.errors import run_main
 def main():
@@ -323,7 +315,6 @@ if __name__ == "__main__":
 
 
 def test_workers_find_a_stage_by_its_module_name(tmp_path: Path) -> None:
-    """Ray's workers have a __main__ of their own."""
     (tmp_path / "some_stage.py").write_text(STAGE)
     assert run("some_stage", cwd=tmp_path).stdout == "some_stage\n"
 

@@ -48,7 +48,6 @@ with process_group(torch.device("cpu")):
 def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if one of them has most or all labeled pixels of a source."""
     monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, 8, 8, generator=generator)

@@ -98,7 +98,8 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"schedule__scale_range": [1, float("inf")]}, "schedule.scale_range.1"),
         ({"student__loss_weights__sam": float("nan")}, "student.loss_weights.sam"),
         ({"seed": 2**64}, "seed"),
-        ({"network__base_channels": 1}, "network.base_channels"),
+        ({"network__base_channels": None}, "base_channels must be a number"),
+        ({"network__backbone": "tf_efficientnet_lite0"}, "base_channels must be null"),
         ({"weak_labels__scribble__thickness": 40_000}, "weak_labels.scribble.thickness"),
         ({"schedule__crop_size": [192, 10**6]}, "schedule.crop_size.1"),
     ],
@@ -117,7 +118,6 @@ def test_equal_paths_of_weak_labels_are_equal(source: str) -> None:
 
 @pytest.mark.parametrize("key", ["dataset.root", "weak_labels.source"])
 def test_a_path_that_does_not_exist_is_reported_with_its_key(key: str) -> None:
-    """Also if it moved after an earlier run."""
     shutil.copytree("mine", "other")
     edit_params(Path(), **{key.replace(".", "__"): "other"})
     check_inputs.main()

@@ -11,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from benchmarks import ablation_results
 from benchmarks.ablation_results import RESULTS, Figures, Result, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from benchmarks.ablation_tables import class_table, gain_table, preset_of, score_table, spread, write_page
+from benchmarks.ablation_tables import class_table, gain_table, score_table, spread, write_page
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.presets import load_preset
@@ -28,10 +28,6 @@ def test_every_row_changes_the_demo_params_to_valid_ones(row: Row, tmp_path: Pat
     apply_overrides(tmp_path / "params.yaml", list(row.changes))
     changed = load_params(tmp_path / "params.yaml")
     assert (changed == PARAMS) == (row.name == "scribble")  # the demo's default
-
-
-def test_row_names_are_unique() -> None:
-    assert len({row.name for row in ROWS}) == len(ROWS)
 
 
 def test_spread() -> None:
@@ -72,14 +68,6 @@ def test_class_table_is_of_the_last_round() -> None:
     figures |= {"r1 IoU car": [0.1], "r1 IoU sky": [0.2], "r2 IoU car": [0.3], "r2 IoU sky": [None]}
     lines = class_table([Row("one", "One"), Row("older", "Older")], {"one": figures, "older": {"r1 mIoU": [0.5]}})
     assert lines == ["| labels: IoU | car | sky |", "| --- | --- | --- |", "| One | 0.300 | – |"]
-
-
-def test_preset_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    idd = load_preset(ROOT / "presets/idd.yaml")
-    elsewhere = idd.model_copy(update={"dataset": idd.dataset.model_copy(update={"root": "/data/mine"})})
-    assert preset_of(elsewhere) == "`presets/idd.yaml`"
-    assert preset_of(idd.model_copy(update={"rounds": {}})) == "params for idd"
 
 
 REST = "rounds: {r1: {}}\nstudent: {}\nschedule: {max_iters: 9}\n"  # params that the tests do not change
@@ -204,10 +192,3 @@ def test_damaged_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         RESULTS.write_text(text)
         with pytest.raises(SesamError, match=r"demo\.json cannot be read"):
             Results.load()
-
-
-def test_results_survive_a_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    results = Results({"row": [Result(2, "abc", "base", "digest", {"r1": 0.25})]})
-    results.save()
-    assert Results.load().by_row == results.by_row

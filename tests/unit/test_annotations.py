@@ -233,7 +233,6 @@ def test_shapes_are_exact_in_the_widest_image(tmp_path: Path) -> None:
 
 
 def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
-    """By the end of its path, as what tools export; but not where something else annotates the image."""
     for name in ("batch1/7", "batch1/city/8", "city/9", "nobody", "images/5", "6", "old/6"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / f"{name}.png")
@@ -313,7 +312,6 @@ def test_faulty_cvat(fault: tuple[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".json")])
 def test_faulty_json(name: str, tmp_path: Path) -> None:
-    """Each is refused with a message, or the fault is in a key that is not read."""
     refusals = 0
     for value in spoiled(FILES[name]()):
         path = write(tmp_path / name, value)
@@ -352,7 +350,6 @@ def test_a_mask_of_another_size_is_refused_before_it_is_made(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("key", ["images", "categories"])
 def test_two_of_one_id_in_coco(key: str, tmp_path: Path) -> None:
-    """As where two files were put together by hand: the labels of one would be the other's."""
     document = coco()
     document[key].append(document[key][0] | {"file_name": "8.png", "name": "other"})
     refused(write(tmp_path / "coco.json", document), "of one id")
@@ -375,7 +372,6 @@ def refused(path: Path, message: str = "") -> None:
 
 
 def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkeypatch) -> None:
-    """Beside a PNG; then with an unknown class and a shape that is not read."""
     monkeypatch.chdir(folder_dataset)
     edit_params(folder_dataset, weak_labels__scribble__thickness=3, weak_labels__point__radius=1)
     edit_params(folder_dataset, weak_labels__source="drawn", runtime__num_workers=1)

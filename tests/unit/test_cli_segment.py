@@ -15,7 +15,6 @@ from PIL import Image
 
 from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
 from sesam.cli.main import main
-from sesam.cli.segment import overlay
 from sesam.errors import SesamError
 from sesam.geometry.tiling import stitch_tiles, tile_slices
 from sesam.presets import load_preset
@@ -35,12 +34,6 @@ def test_centers_of_tiles_partition_an_axis(length: int, tile: int, data: st.Dat
         assert range(length)[where][inside] == range(length)[center]
         assert center.start == 0 or center.start - where.start >= overlap // 2
         assert center.stop == length or where.stop - center.stop >= overlap // 2
-
-
-def test_overlay_is_the_mean_of_image_and_class_color() -> None:
-    palette = np.array([(0, 0, 0), (255, 255, 255)] + [(0, 0, 0)] * 254, np.uint8)
-    tinted = overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0, 1]], np.uint8), palette)
-    assert tinted[0, :, 0].tolist() == [50, 177]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +66,6 @@ def prediction(trained: Path, image: str, tile: int = 1024, overlap: int = 256) 
 
 
 def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    """In the precision of `evaluate`, also with the outputs among the images; what is there already is skipped."""
     sizes = {"a.png": (60, 70), "street/b.jpg": (150, 40), "street/deep/c.jpeg": (30, 200)}
     write_images(sizes)
     command = (*command[:-1], "in/out", "--tile-size", "64", "--overlap", "16")
@@ -94,7 +86,6 @@ def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys
 
 @pytest.mark.parametrize("size", [(40, 50), (50, 40)])
 def test_replaced_images_are_labeled_again(trained: Path, command: tuple[str, ...], size: tuple[int, int]) -> None:
-    """Also by an image of the same size that is older than the label."""
     write_images({"a.png": (40, 50), "b.png": (40, 50)})
     main(command)
     before = {path.name: path.stat().st_mtime_ns for path in Path("out/labels").iterdir()}

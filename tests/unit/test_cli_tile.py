@@ -88,7 +88,6 @@ def test_one_bit_labels_keep_their_mode(tmp_path: Path) -> None:
 
 
 def test_train_and_val_may_share_a_name(tmp_path: Path) -> None:
-    """The tiles identify the image."""
     sizes = {"train": (50, 60), "val": (60, 50)}
     for name, size in sizes.items():
         write_label(tmp_path / f"in/labels/{name}/one.png", noise(*size), PALETTE)
@@ -153,7 +152,6 @@ def test_tiles_that_cannot_be_merged_are_reported(tmp_path: Path) -> None:
 
 
 def test_tiles_are_a_folder_dataset(folder_dataset: Path) -> None:  # noqa: F811
-    """Images, fine labels and annotators' labels, split, then prepared and read as if they were whole images."""
     whole, weak = folder_dataset / "mine", folder_dataset / "weak"
     for path in sorted((whole / "labels/train").iterdir()):
         write_label(weak / path.name, np.where(read_label(path) == 0, 0, 255), PALETTE)

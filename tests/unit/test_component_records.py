@@ -99,6 +99,8 @@ def component(document: dict, **changes: object) -> dict:
 
 
 BAD_BOXES = ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
+BAD_CANDIDATES = ([], [{"iou": float("nan"), "rle": RLE}], [{"iou": 1.0, "rle": "PP"}])
+BAD_SELECTED = ({"class": 2}, {"outcome": "why not"}, {"outcome": "conflict"}, {"candidate": None})
 DAMAGED = [
     *((kind, value) for kind in FILES for value in ([], None, 3, "text", {}, {"id": "a"})),
     *((kind, FILES[kind][0] | {"id": "b"}) for kind in FILES),
@@ -114,13 +116,8 @@ DAMAGED = [
     ("masks", component(MASKS, number=2)),
     *((kind, component(FILES[kind][0], number=n)) for kind in FILES for n in (0, "1", None)),
     *((kind, FILES[kind][0] | {"components": FILES[kind][0]["components"] * 2}) for kind in FILES),
-    ("masks", component(MASKS, candidates=[])),
-    ("masks", component(MASKS, candidates=[{"iou": float("nan"), "rle": RLE}])),
-    ("masks", component(MASKS, candidates=[{"iou": 1.0, "rle": "PP"}])),
-    ("selected", component(SELECTED, **{"class": 2})),
-    ("selected", component(SELECTED, outcome="why not")),
-    ("selected", component(SELECTED, outcome="conflict")),
-    ("selected", component(SELECTED, candidate=None)),
+    *(("masks", component(MASKS, candidates=bad)) for bad in BAD_CANDIDATES),
+    *(("selected", component(SELECTED, **bad)) for bad in BAD_SELECTED),
     *((kind, component(FILES[kind][0], more=1)) for kind in FILES),
 ]
 

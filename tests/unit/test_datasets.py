@@ -297,7 +297,6 @@ def test_cityscapes_coarse_labels(workspace) -> None:
 
 @pytest.mark.parametrize("dataset_format", ["cityscapes", "ade20k"])
 def test_corrections_have_class_ids_in_every_format(workspace, dataset_format: str, capsys) -> None:
-    """As pseudo-labels have; a warning lists those of no image."""
     workspace(dataset_format)
     record = prepared().train[0]
     weak_labels.main()

@@ -106,11 +106,7 @@ def test_stages_list_the_code_that_decides() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "path"),
-    [
-        ("train_student", "sesam/seeds.py"),
-        ("select_masks", "sesam/labels.py"),
-        ("embed", "sesam/sam/encoder.py"),
-    ],
+    [("train_student", "sesam/seeds.py"), ("select_masks", "sesam/labels.py"), ("embed", "sesam/sam/encoder.py")],
 )
 def test_a_missing_dependency_is_found(stage: str, path: str) -> None:
     less = deepcopy(stages())
@@ -125,7 +121,6 @@ def test_the_exceptions_exist() -> None:
 
 @pytest.mark.parametrize("key", ["seed", "sampling.num_points", "schedule.lr", "rounds.r1.teacher", "runtime"])
 def test_params_must_hold_every_key(tmp_path: Path, key: str) -> None:
-    """Otherwise DVC would not see the value."""
     write_params(tmp_path)
     raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
     *groups, last = key.split(".")

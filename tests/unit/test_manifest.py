@@ -61,13 +61,11 @@ def test_a_split_that_is_not_a_list_of_records_is_refused(value: object, manifes
     refuse(manifest, "val.json", value, "")
 
 
-def test_two_images_with_one_id_are_refused(manifest: Path) -> None:
-    refuse(manifest, "train.json", json.loads((manifest / "train.json").read_text())[:1] * 2, "two images have one id")
-
-
 @pytest.mark.parametrize("change", BAD_CLASSES, ids=str)
-def test_bad_classes_are_refused(change: dict, manifest: Path) -> None:
+def test_bad_classes_and_repeated_ids_are_refused(change: dict, manifest: Path) -> None:
     refuse(manifest, "classes.json", json.loads((manifest / "classes.json").read_text()) | change, "")
+    DATA.save(manifest)
+    refuse(manifest, "train.json", json.loads((manifest / "train.json").read_text())[:1] * 2, "two images have one id")
 
 
 def test_an_image_that_changed_since_prepare_is_refused(tmp_path: Path) -> None:
@@ -75,11 +73,10 @@ def test_an_image_that_changed_since_prepare_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(path)
     record = ImageRecord("a", str(path), 4, 6, sha256(path))
     assert load_image(record).shape == (4, 6, 3)
-    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` read it"):
-        load_image(replace(record, width=7))  # the manifest changed
     Image.new("RGB", (6, 4), "white").save(path)
-    with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` read it"):
-        load_image(record)
+    for changed in (record, replace(record, width=7)):  # the image, the manifest
+        with pytest.raises(SesamError, match=r"a\.png has changed since `prepare` read it"):
+            load_image(changed)
     path.unlink()
     with pytest.raises(SesamError, match=r"a\.png is missing"):
         load_image(record)

@@ -118,7 +118,6 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
 
 
 def test_browser_reports_errors(tmp_path: Path) -> None:
-    """A check of the check: an error in the page, and one that only the console has."""
     page = tmp_path / "page.html"
     page.write_text('<body><canvas id="gamma"></canvas></body>')
     seen = visit(page, '<script>document.body.dataset.seen = "{}"; console.error("told"); fails();</script>')
@@ -126,7 +125,6 @@ def test_browser_reports_errors(tmp_path: Path) -> None:
 
 
 def test_text_of_the_data_is_escaped(workspace) -> None:
-    """Class names and ids come with the data."""
     edit_params(Path(), dataset__root="</script><script>alert(1)</script>")
     shown = [GalleryImage("<b>1", [Layer("</script><i>", "image", URL)], ["<u>"])]
     for name in ("r1", "r2"):
@@ -137,7 +135,6 @@ def test_text_of_the_data_is_escaped(workspace) -> None:
 
 
 def test_files_of_removed_rounds_are_kept_and_not_read(workspace) -> None:
-    """A stage deletes no file that another one wrote."""
     edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     stale = [Path(f"metrics/{folder}/r2.json") for folder in ("gallery", "labels", "networks")]
     for path in stale:
@@ -176,7 +173,6 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("name", "keys", "value"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_metrics_are_refused(workspace, monkeypatch, name: str, keys: tuple, value: object) -> None:
-    """They come by git, with its merges, and from older runs."""
     path = Path(f"metrics/{name}.json")
     root = {"document": read_json(path)}
     *parents, last = ("document", *keys)

@@ -409,7 +409,6 @@ def test_bundled_sam_finds_components() -> None:
 
 
 def test_superpixels_find_a_block_of_one_color() -> None:
-    """A red block on a gray, noisy ground: any prompt finds it."""
     rng = np.random.default_rng(0)
     block = np.zeros((96, 128), bool)
     block[20:70, 30:90] = True

@@ -443,7 +443,6 @@ def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_mmsegmentation_loads_it_by_itself_and_predicts_the_same(tmp_path: Path):
-    """By its own init_model and inference_model, with class names and palette."""
     random_network(tmp_path)
     theirs = init_model(str(tmp_path / "mmsegmentation.json"), str(tmp_path / "model.pth"), device="cpu")
     assert theirs.dataset_meta == {"classes": list(CLASSES), "palette": [list(color) for color in PALETTE]}

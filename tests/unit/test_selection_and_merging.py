@@ -69,7 +69,6 @@ def test_each_candidate_is_evaluated() -> None:
 
 
 def test_a_stroke_does_not_limit_the_masks_size() -> None:
-    """A mask that holds the stroke may be of any size, as long as it holds no other class's labels."""
     weak = UNLABELED.copy()
     weak[1, 2:5] = 1
     c, everything = component(weak == 1), candidates((columns(*range(10)), 0.9))
