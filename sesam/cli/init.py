@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     text = render_params(load_preset(path, options.data, classes))
     safe = text.encode(), git("show", f"HEAD:./{PARAMS}", cwd=Path()).encode()  # "" outside a repository
     if PARAMS.exists() and not options.force and PARAMS.read_bytes() not in safe:
-        raise SesamError("params.yaml has uncommitted changes. Commit them, or overwrite them with --force.")
+        raise SesamError("params.yaml is not committed as it is. Commit it, or overwrite it with --force.")
     write_text(PARAMS, text)
     print(f"init: wrote {PARAMS} from {path}. Run the pipeline with `dvc repro`.")
     for line in takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()):
