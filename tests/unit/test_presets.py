@@ -70,7 +70,7 @@ def test_init_keeps_uncommitted_changes(clone: Path) -> None:
         before = path.read_text()
         if state == "staged":
             sh("git", "add", "params.yaml", cwd=clone)
-        with pytest.raises(SesamError, match=r"params\.yaml has uncommitted changes"):
+        with pytest.raises(SesamError, match=r"params\.yaml is not committed as it is"):
             main(["init", "demo"])
         assert path.read_text() == before
     main(["init", "folder"])  # the same content
@@ -78,7 +78,7 @@ def test_init_keeps_uncommitted_changes(clone: Path) -> None:
     assert path.read_text() == committed
     sh("git", "rm", "-qf", "--cached", "params.yaml", cwd=clone)
     sh("git", "commit", "-qm", "not tracked", cwd=clone)
-    with pytest.raises(SesamError, match=r"params\.yaml has uncommitted changes"):
+    with pytest.raises(SesamError, match=r"params\.yaml is not committed as it is"):
         main(["init", "folder"])
 
 
