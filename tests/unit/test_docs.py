@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -82,14 +81,6 @@ def set_small_params(folder: Path) -> None:
     )
 
 
-def wait_for_queue(folder: Path) -> None:
-    end = time.time() + 600
-    while re.search("Running|Queued", status := sh("dvc", "queue", "status", cwd=folder)):
-        assert time.time() < end, status
-        time.sleep(1)
-    assert status.count("Success") == 1, status
-
-
 def test_walkthrough_from_first_to_last_command(workspace: Path, tmp_path: Path) -> None:
     replacements = {
         "chgrp lab": "chgrp "
@@ -100,29 +91,20 @@ def test_walkthrough_from_first_to_last_command(workspace: Path, tmp_path: Path)
         "FOLDER": "data/raw/mine/images/val",
         "road,car": ",".join(CLASSES),
         "r2": "r1",
-        "-S sampling.num_points=7": "-S report.num_images=2",  # reruns pictures alone
     }
-    skipped = ("source ", "pip ", "dvc exp run -S ", "dvc exp run --queue --name n3")
+    # experiments are test_dag's; the queue is DVC's, and its start takes a minute
+    skipped = ("source ", "pip ", "dvc exp ", "dvc queue ")
     third = tmp_path / "third"  # a project without SeSAM
     third.mkdir()
     commands = [line for page in WALKTHROUGH for line in read_commands(page) if not line.startswith(skipped)]
     for line in commands:
         command = re.sub("|".join(replacements), lambda match: replacements[match[0]], line)
-        if line.startswith("dvc exp run --queue"):
-            commit_all(workspace)
         if line.startswith("dvc import"):
             command = f"cd {third} && git init -q && dvc init -q && {command}"
-        output = sh(
-            "bash", "-c", f"export COLUMNS=120; {re.sub('^sesam ', 'python -m sesam ', command)}", cwd=workspace
-        )
+        sh("bash", "-c", f"export COLUMNS=120; {re.sub('^sesam ', 'python -m sesam ', command)}", cwd=workspace)
         if line.startswith("sesam init"):
             set_small_params(workspace)
             commit_all(workspace)
-        if line == "dvc queue start":
-            wait_for_queue(workspace)
-        if line.startswith("dvc exp show"):
-            assert "n7" in output and max(map(len, output.splitlines())) <= 120 and "…" not in output
-    assert load_params(workspace / "params.yaml").report.num_images == 2  # dvc exp apply
     assert (workspace / "metrics/report.html").stat().st_size > 4e6
     assert (workspace / "labeled/labels/3.png").exists()
     label = "r1/labels/0.png"
