@@ -161,7 +161,7 @@ def make_predictor(options: argparse.Namespace) -> SamPredictor:
 
 
 def loop(precision: str, options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
-    """SamPredictor as its makers show it; masks of the first image to a file, for the agreement."""
+    """SamPredictor as its authors show it; masks of the first image to a file, for the agreement."""
     device = torch.device(options.device)
     predictor = make_predictor(options)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
@@ -232,7 +232,7 @@ def recipe(options: argparse.Namespace, items: list[ImageRecord], folder: Path) 
         """The masks of every image as run lengths, in the prompts' order, three a prompt."""
         began = time.perf_counter()
         images = torch.stack([predictor.model.preprocess(image.to(device)) for image, _ in batch])
-        whole = F.pad(images, (0, 0) * 3 + (0, options.batch - len(batch)))  # another size would be compiled anew
+        whole = F.pad(images, (0, 0) * 3 + (0, options.batch - len(batch)))  # another size would be compiled again
         features = encoder(whole.to(torch.bfloat16))[: len(batch)].float()
         _wait(device)
         encoded = time.perf_counter()

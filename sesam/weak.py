@@ -34,7 +34,7 @@ def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:
 
 
 def draw_coarse_polygon(region: Region, config: WeakLabelParams) -> np.ndarray:
-    """The region eroded, its outline simplified to a few vertices, (h, w) bool (method.md, weak labels)."""
+    """The region eroded, its outline simplified to a few vertices, (h, w) bool (docs/explanation/method.md)."""
     distance, size = region.distance, np.sqrt(region.area)
     core = distance > min(config.coarse.erosion * size, 0.5 * distance.max())
     outlines, _ = cv2.findContours(core.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
