@@ -21,6 +21,7 @@ from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Dataset
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
+from sesam.execution.launch import is_worker_process, launch, process_group
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
 from sesam.params import Params, Precision, Schedule
 from sesam.paths import network_dir
@@ -28,7 +29,6 @@ from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
-from sesam.segmentation.launch import is_worker_process, launch, process_group
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
 
@@ -79,6 +79,8 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
                 runner.train()
         except SesamError as problem:  # from a worker: the message is the last line of a traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
+        finally:  # end the reading processes now: the garbage collector would wait five seconds for each
+            runner.train_loop.dataloader_iterator = None
     if is_main:
         folder, seconds = network_dir(task.network), time.monotonic() - started
         save_network(folder, params.network, dataset.classes, dataset.palette, model)

@@ -1,9 +1,7 @@
-"""The DAG: one run from end to end, what a change reruns, and sharing through a remote.
-
-The data set is drawn scenes in Cityscapes' layout: train with fine and coarse labels, train_extra with coarse ones.
-"""
+"""The DAG, by the commands of the docs: one run from end to end, what a change reruns, sharing, a shared cache."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import chdir
@@ -12,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, checked_out, edit_params, sh, write_params
-from dataset_factories import cityscapes_image
+from conftest import ROOT, checked_out, edit_params, sh
 from dvc.repo import Repo
 from networkx import ancestors
 from PIL import Image
+from unit.test_docs import WALKTHROUGH, read_commands
 
 from sesam.artifacts.atomic_io import read_json
 from sesam.artifacts.label_png import read_label
@@ -27,12 +25,10 @@ from sesam.errors import SesamError
 from sesam.presets import load_preset
 from sesam.weak import weak_label
 
-TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313", "augsburg_000000_000000"]
-VAL = ["frankfurt_000000_000294", "lindau_000000_000019"]
+TRAIN, VAL = ["0", "1", "2", "3"], ["4", "5"]
 PREDICTED = ("labels", "confidence")
-LABEL_IDS = [7, 8, 11, 21, 23, 17, 20, 24, 26]  # Cityscapes' of the drawn classes, in their order
-
-
+COMMANDS = [line for page in WALKTHROUGH for line in read_commands(page)]
+STARTED = COMMANDS.index("dvc repro") + 1  # what comes before makes the workspace
 ALWAYS = {"check_inputs"}  # always runs, and its output never changes
 
 
@@ -53,46 +49,55 @@ def stages_run(output: str) -> list[str]:
     return [command for command in commands if command not in ALWAYS]
 
 
-def draw_cityscapes(root: Path) -> None:
-    """Drawn scenes as Cityscapes; the last training image belongs to train_extra."""
-    config = load_preset(ROOT / "presets/demo.yaml").weak_labels.model_copy(update={"kind": "coarse"})
-    ids = np.zeros(256, np.uint8)
-    ids[: len(CLASSES)] = LABEL_IDS
+def draw_photographs(root: Path) -> None:
+    """Drawn scenes where docs/getting-started.md has photographs and annotators' files."""
+    config = load_preset(ROOT / "presets/demo.yaml").weak_labels
     for number, image_id in enumerate(TRAIN + VAL):
-        scene = draw_scene((5, number))
-        split = "val" if image_id in VAL else "train_extra" if image_id == TRAIN[-1] else "train"
-        fine = None if split == "train_extra" else ids[scene.labels]
-        cityscapes_image(root, split, image_id, scene.image, fine, ids[weak_label(scene.labels, config)])
+        scene, split = draw_scene((5, number)), "train" if image_id in TRAIN else "val"
+        files = {f"mine/images/{split}": scene.image, f"mine/labels/{split}": scene.labels}
+        if split == "train":
+            files["annotated"] = weak_label(scene.labels, config)
+        for directory, pixels in files.items():
+            (root / directory).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / directory / f"{image_id}.png")
+
+
+def set_small_params(folder: Path) -> None:
+    """What docs/getting-started.md sets in params.yaml, and a run as small as possible."""
+    small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
+    small["schedule"] |= {"max_iters": 4, "batch_size": 2, "crop_size": [64, 64]}
+    edit_params(
+        folder,
+        **{f"{group}__{key}": value for group in ("network", "schedule", "sam") for key, value in small[group].items()},
+        demo={"demo": {"train": 2, "val": 1, "seed": 5}},
+        weak_labels__source="data/raw/annotated",
+        teacher_labels__confidence_threshold=0.2,
+        rounds={name: {"teacher": t, "fill_confident": name == "r2"} for name, t in (("r1", "none"), ("r2", "r1"))},
+        report__num_images=1,
+        runtime__num_workers=1,
+    )
+
+
+def run_line(line: str, folder: Path, replacements: dict[str, str]) -> None:
+    """Run a line of a page in `folder`, with the words replaced that are examples."""
+    command = re.sub("|".join(replacements), lambda match: replacements[match[0]], line)
+    sh("bash", "-c", f"export COLUMNS=120; {re.sub('^sesam ', 'python -m sesam ', command)}", cwd=folder)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with tiny params in which `dvc repro` has run, and been committed."""
+    """A clone in which the commands of docs/getting-started.md have run, up to `dvc repro`, and been committed."""
     folder = checked_out(tmp_path_factory.mktemp("dag") / "sesam")
-    draw_cityscapes(folder / "data/raw/cityscapes")
-    write_params(folder, "demo")
-    edit_params(
-        folder,
-        demo__demo={"train": 2, "val": 1, "seed": 5},
-        dataset__format="cityscapes",
-        dataset__root="data/raw/cityscapes",
-        dataset__train=["train", "train_extra"],
-        dataset__classes=None,
-        dataset__palette=None,
-        weak_labels__kind="coarse",
-        weak_labels__source="data/raw/cityscapes/gtCoarse",
-        schedule__max_iters=4,
-        schedule__batch_size=2,
-        teacher_labels__confidence_threshold=0.2,
-        report__num_images=1,
-        runtime__num_workers=1,
-        rounds__r2__fill_confident=True,
-    )
+    draw_photographs(folder / "data/raw")
     sh("git", "init", "-q", cwd=folder)
-    sh("dvc", "add", "-q", "data/raw/cityscapes", cwd=folder)
-    sh("git", "add", "-A", cwd=folder)
-    sh("git", "commit", "-qm", "tiny", cwd=folder)
-    sh("dvc", "repro", cwd=folder)
+    for line in COMMANDS[:STARTED]:
+        if not line.startswith("source "):
+            run_line(line, folder, {"road,car": ",".join(CLASSES)})
+        if line.startswith("sesam init"):
+            set_small_params(folder)
+            sh("dvc", "add", "-q", "data/raw/mine", "data/raw/annotated", cwd=folder)
+            sh("git", "add", "-A", cwd=folder)
+            sh("git", "commit", "-qm", "tiny", cwd=folder)
     changes = sh("git", "status", "--porcelain", "-uall", cwd=folder).splitlines()
     assert {line[:2] for line in changes} == {"??"}, changes  # no file of git's was changed
     new = {line[3:] for line in changes} - {"dvc.lock"}
@@ -111,7 +116,7 @@ def params_restored(workspace: Path) -> Iterator[None]:
 
 def share(workspace: Path, folder: Path) -> Path:
     """What a colleague has after `git clone` and `dvc pull`."""
-    sh("dvc", "remote", "add", "-f", "-d", "lab", str(folder / "remote"), cwd=workspace)
+    sh("dvc", "remote", "add", "-f", "-d", "shared", str(folder / "remote"), cwd=workspace)
     sh("dvc", "push", cwd=workspace)
     sh("git", "add", "-A", cwd=workspace)
     sh("git", "commit", "-qm", "shared", cwd=workspace)
@@ -128,7 +133,7 @@ def colleague(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
     for name in ("teacher", "r1", "r2"):
         metrics = read_json(workspace / f"metrics/networks/{name}.json")
-        assert 0 <= metrics["mIoU"] <= 1 and len(metrics["classes"]) == 19
+        assert 0 <= metrics["mIoU"] <= 1 and [*metrics["classes"]] == [*CLASSES]
     for name in ("r1", "r2"):
         scores = read_json(workspace / f"metrics/labels/{name}.json")["scores"]
         assert scores["weak"]["precision"] == 1.0
@@ -146,7 +151,7 @@ def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
         for name in ("r1", "r2")
     )
     assert (classes == 255).all() and (confidence == 0).all()  # no teacher
-    assert (later_classes < 19).all() and (later_confidence > 0).all()
+    assert (later_classes < len(CLASSES)).all() and (later_confidence > 0).all()
     assert list((workspace / "metrics/panels").rglob("*.png"))
 
 
@@ -212,17 +217,16 @@ def test_no_training_stage_depends_on_fine_labels() -> None:
         assert "data/dataset/train.json" in deps[name]
 
 
-def test_two_workers_and_ray_write_the_same_bytes_as_one_worker(workspace: Path, params_restored: None) -> None:
+def test_two_workers_write_the_same_bytes_as_one(workspace: Path, params_restored: None) -> None:
     files = [path for path in sorted(workspace.glob("data/**/*")) if path.suffix in (".png", ".json", ".zip")]
     before = {path: path.read_bytes() for path in files}
     assert all(any(folder in path.parts for path in files) for folder in ("pseudo_labels", "prompts"))
     edit_params(workspace, runtime__num_workers=2)
     stages = ("demo_data@demo", "prepare", "weak_labels", "prompts@r1", "select_masks@r1", "merge_labels@r1")
-    output = sh("dvc", "repro", "-sf", *stages, cwd=workspace)  # networks: test_segmentation.py
+    output = sh(
+        "dvc", "repro", "-sf", *stages, cwd=workspace
+    )  # SAM's: test_sam_stages.py; networks: test_segmentation.py
     assert all(f"Running stage '{stage}'" in output for stage in stages)
-    assert {path for path, content in before.items() if path.read_bytes() != content} == set()
-    edit_params(workspace, runtime__backend="ray")  # SAM's stage in two threads: test_sam_stages.py
-    assert "Ray: 1 nodes, 2 CPUs" in sh("dvc", "repro", "-sf", "sam_masks@r1", cwd=workspace)
     assert {path for path, content in before.items() if path.read_bytes() != content} == set()
 
 
@@ -283,7 +287,7 @@ def test_another_repository_trains_on_the_labels(workspace: Path, colleague: Pat
     sh("git", "init", "-q", cwd=third)
     sh("dvc", "init", "-q", cwd=third)
     sh("dvc", "import", "-q", str(colleague), "data/pseudo_labels/r2", cwd=third)
-    (third / "cityscapes").symlink_to(workspace / "data/raw/cityscapes")
+    (third / "mine").symlink_to(workspace / "data/raw/mine")
     code = (third / "r2/README.md").read_text().split("```python\n")[1].split("```")[0]
     start = "config.work_dir"  # what follows makes it small enough for two cores
     small = """
@@ -313,7 +317,7 @@ config.default_hooks.logger.interval = 1
 
 
 def test_a_round_is_removed_and_restored(workspace: Path, tmp_path: Path, params_restored: None) -> None:
-    """Last, because it commits. The scores follow, and a colleague has nothing to run."""
+    """It commits, so it comes late. The scores follow, and a colleague has nothing to run."""
     edit_params(workspace, rounds={"r1": {"teacher": "none", "fill_confident": False}})
     assert stages_run(sh("dvc", "repro", cwd=workspace)) == ["summarize", "report"]
     assert "r2" not in (workspace / "metrics/summary.json").read_text()
@@ -322,3 +326,45 @@ def test_a_round_is_removed_and_restored(workspace: Path, tmp_path: Path, params
     ran = {command.split()[0] for command in stages_run(sh("dvc", "repro", cwd=workspace))}
     assert ran <= {"evaluate_labels", "evaluate", "summarize"}  # DVC has the masks, labels and networks
     assert "r2" in (workspace / "metrics/summary.json").read_text()
+
+
+def test_the_other_commands_of_the_docs(workspace: Path, tmp_path: Path) -> None:
+    """Last, because it links the workspace to a shared cache."""
+    group = sh("id", "-gn", cwd=workspace).strip()
+    replacements = {
+        "chgrp lab": f"chgrp {group}",
+        "/lab/git/sesam": str(workspace),
+        "/lab": str(tmp_path),
+        " ID ": f" {TRAIN[0]} ",
+        "FOLDER": "data/raw/mine/images/val",
+    }
+    skipped = ("source ", "pip ", "dvc exp ", "dvc queue ")  # experiments have a test; the queue's start takes a minute
+    third = tmp_path / "third"  # a project without SeSAM
+    third.mkdir()
+    for line in COMMANDS[STARTED:]:
+        if line.startswith("dvc import"):
+            line = f"cd {third} && git init -q && dvc init -q && {line}"
+        if not line.startswith(skipped):
+            run_line(line, workspace, replacements)
+    assert (workspace / "metrics/report.html").stat().st_size > 4e6
+    assert (workspace / f"labeled/labels/{VAL[0]}.png").exists()
+    label = f"r2/labels/{TRAIN[0]}.png"
+    assert (third / label).read_bytes() == (workspace / "data/pseudo_labels" / label).read_bytes()
+    check_shared_cache(workspace, tmp_path)
+
+
+def check_shared_cache(workspace: Path, tmp_path: Path) -> None:
+    """Stages of another clone with the same cache never write through its links."""
+    cache, label = sh("dvc", "cache", "dir", cwd=workspace).strip(), f"data/pseudo_labels/r1/labels/{TRAIN[0]}.png"
+    assert (workspace / label).is_symlink() and not (workspace / label).stat().st_mode & 0o222
+    other = tmp_path / "other"
+    sh("git", "clone", "-q", str(workspace), str(other), cwd=tmp_path)
+    for option in ("cache.shared group", "cache.type symlink", f"cache.dir {cache}"):
+        sh("dvc", "config", "--local", *option.split(), cwd=other)
+    sh("dvc", "checkout", cwd=other)
+    before = (workspace / label).read_bytes()
+    assert (other / label).read_bytes() == before and (other / label).resolve() == (workspace / label).resolve()
+    edit_params(other, selection__max_conflict=0.0, selection__tau_weak=1.0)
+    assert "Running stage 'merge_labels@r1'" in sh("dvc", "repro", "merge_labels@r1", cwd=other)
+    assert (workspace / label).read_bytes() == before
+    assert "changed outs" not in sh("dvc", "status", cwd=workspace)

@@ -14,10 +14,10 @@ from conftest import ROOT, edit_params
 from unit.test_segmentation import data, one_thread_and_seed, task  # noqa: F401
 
 from sesam.errors import SesamError
+from sesam.execution.launch import launch
 from sesam.params import load_params
 from sesam.presets import load_preset
 from sesam.segmentation import training
-from sesam.segmentation.launch import launch
 from sesam.segmentation.loss import three_source_loss
 from stages import train_student
 
@@ -29,7 +29,7 @@ import torch
 import torch.distributed as processes
 from sesam.errors import SesamError
 from sesam.segmentation.loss import three_source_loss
-from sesam.segmentation.launch import process_group
+from sesam.execution.launch import process_group
 with process_group(torch.device("cpu")):
     rank = processes.get_rank()
     logits, labels, sources, weights = torch.load("batch.pt")
@@ -57,7 +57,7 @@ def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     weights = torch.tensor([1.0, 0.5, 0.3])
     torch.save((logits, labels, sources, weights), "batch.pt")
     Path("halves.py").write_text(HALVES)
-    command = [sys.executable, "-m", "sesam.segmentation.launch", "--standalone", "--nproc-per-node=2", "halves.py"]
+    command = [sys.executable, "-m", "sesam.execution.launch", "--standalone", "--nproc-per-node=2", "halves.py"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     # one error ends both processes, and only its message is shown
@@ -77,7 +77,7 @@ from pathlib import Path
 from stages import train_student
 from sesam.segmentation import hooks
 from sesam.segmentation.data import TrainingSamples
-from sesam.segmentation.launch import is_worker_process, launch
+from sesam.execution.launch import is_worker_process, launch
 from sesam.params import load_params
 hooks.CHECKPOINT_SECONDS = 0
 seed, sample = hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__

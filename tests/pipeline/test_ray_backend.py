@@ -1,6 +1,7 @@
-"""The work on images on Ray: results, killed workers, failed images. test_dag compares its bytes with local ones."""
+"""The work on images on Ray: the bytes of local workers, killed workers, failed images."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, edit_params
+from pipeline.test_sam_stages import outputs, workspace  # noqa: F401
 
 from sesam.errors import SesamError
-from sesam.execution import ray_backend
+from sesam.execution import pipeline, ray_backend
 from sesam.execution.parallel import map_images
 from sesam.execution.pipeline import PipelineSteps, run_pipeline
 from sesam.params import Runtime
+from stages import sam_masks
 
 ray = pytest.importorskip("ray")
 RUNTIME = Runtime(device="cpu", backend="ray", num_workers=2)
@@ -99,6 +102,16 @@ def test_run_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(SesamError, match=r"Ray's workers do not start \(.*elsewhere"):
         patch.setattr(Path, "cwd", lambda: Path("/elsewhere"))  # as on a node that lacks the checkout
         run_pipeline([[1]], partial(steps, square), RUNTIME, "nowhere")
+
+
+def test_masks_are_the_bytes_of_local_workers(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    sam_masks.main()
+    local = outputs(workspace)
+    shutil.rmtree(workspace / "data/rounds/r1/masks")
+    edit_params(workspace, runtime__backend="ray")
+    monkeypatch.delattr(pipeline, "_with_threads")  # of this process: nothing is computed here
+    sam_masks.main()
+    assert outputs(workspace) == local
 
 
 def test_missing_ray_and_missing_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

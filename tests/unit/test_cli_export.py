@@ -69,7 +69,7 @@ def test_attributes_of_a_region_are_of_its_pixels_alone() -> None:
 
 @pytest.mark.parametrize("tool", ("cvat", "label-studio"))
 def test_an_image_is_written_before_the_next_is_read(tmp_path: Path, tool: str) -> None:
-    labels = np.random.default_rng(0).integers(0, 3, (96, 96)).astype(np.uint8)
+    labels = np.random.default_rng(0).integers(0, 3, (48, 48)).astype(np.uint8)
     record = ImageRecord("7", "7.jpg", *labels.shape, "0" * 64)
     regions = labeled_regions(labels, np.full_like(labels, SAM), None, CLASSES)
 

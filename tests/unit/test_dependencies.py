@@ -30,6 +30,7 @@ NEVER_LISTED = {
     "sesam/artifacts/manifest.py": "reads the manifest and label files",
     "sesam/artifacts/ranking.py": "reads a ranking",
     "sesam/execution/device.py": "chooses the device",
+    "sesam/execution/launch.py": "starts processes on GPUs",
     "sesam/execution/parallel.py": "chooses the backend, draws progress bars",
     "sesam/execution/pipeline.py": "reads, computes and writes at the same time",
     "sesam/execution/ray_backend.py": "worker processes on Ray",

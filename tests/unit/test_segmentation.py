@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -261,6 +262,7 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
     uninterrupted = [path.read_bytes() for path in outputs]
     assert not CHECKPOINT.parent.exists()
     assert len(uninterrupted[1].splitlines()) == 3  # header, iterations 10 and 20
+    assert not multiprocessing.active_children()  # or the garbage collector waits for them
     assert capsys.readouterr().out.startswith("models/r1: 20 iterations in ")
     shutil.rmtree("models/r1")
     shutil.rmtree("metrics/training")

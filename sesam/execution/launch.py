@@ -1,6 +1,6 @@
 """Distributed training, one process per GPU, by the launchers that mmengine supports: torchrun and Slurm's srun.
 
-`python -m sesam.segmentation.launch` is torchrun without its report of a failed process, which has printed its error.
+`python -m sesam.execution.launch` is torchrun without its report of a failed process, which has printed its error.
 """
 
 import ctypes
