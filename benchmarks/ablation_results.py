@@ -127,7 +127,7 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
     }
-    for name in ("teacher", *params["rounds"]) if row.target is None else ():
+    for name in ("baseline", *params["rounds"]) if row.target is None else ():
         figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
     for name in params["rounds"]:
         metrics = read(commit, f"metrics/labels/{name}.json")

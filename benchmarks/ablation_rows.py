@@ -13,9 +13,9 @@ from sesam.sam.registry import MODELS
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak_labels.kind=scribble"
 ONE_ROUND = "~rounds.r2"
-UNTAUGHT = "+teacher.max_iters=10"  # where the teacher is no part of the row
+UNTAUGHT = "+baseline.max_iters=10"  # where the baseline is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
-TEACHER = "rounds.r1.teacher=teacher"  # of the weak labels; it prompts
+TEACHER = "rounds.r1.teacher=baseline"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 7, 9)
@@ -43,7 +43,7 @@ def supervision(params: Params) -> list[Row]:
             Row(kind, f"{kind}, SeSAM", (weak,)),
             Row(
                 f"{kind}-no-sam",
-                f"{kind} without SAM: weak labels and their teacher's confident predictions",
+                f"{kind} without SAM: weak labels and the baseline's confident predictions",
                 (weak, "sam.enabled=false", TEACHER, LABELING, ONE_ROUND),
             ),
         ]
@@ -67,8 +67,8 @@ def steps() -> list[Row]:
         "box": ("boxes as prompts", "sampling.prompt_type=box"),
         "mask": ("masks as prompts", "sampling.prompt_type=mask"),
         "superpixels": ("superpixels instead of SAM", "sam.model=superpixels"),
-        "weak-teacher": ("a teacher of the weak labels that prompts", TEACHER),
-        "weak-teacher-labels": ("a teacher of the weak labels that prompts and labels", TEACHER, LABELING),
+        "baseline-prompts": ("the baseline as teacher: its predictions prompt", TEACHER),
+        "baseline-labels": ("the baseline as teacher: its predictions prompt and label", TEACHER, LABELING),
     }
     return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
 
@@ -103,7 +103,7 @@ def labels() -> list[Row]:
     def row(name: str, title: str, *changes: str) -> Row:
         return Row(name, title, (SCRIBBLE, *changes, ONE_ROUND), LABELS_ALONE)
 
-    taught = "a teacher of the weak labels"  # the confident strategy and τ1 are about its predictions
+    taught = "the baseline as teacher"  # the confident strategy and τ1 are about its predictions
     rows = [row(f"points-{n}", f"N = {n}", f"sampling.num_points={n}") for n in POINTS]
     for strategy in STRATEGIES:
         rows.append(

@@ -49,7 +49,7 @@ def score_table(rows: Sequence[Row], found: Found, networks: Sequence[str], labe
     for row in (row for row in rows if found[row.name]):
         figures = found[row.name]
         cells = [row.title, *(spread(figures[f"{labels_of or last_round(figures)} {score}"]) for score in scores)]
-        trained = {name for name in networks if name != "teacher" or UNTAUGHT not in row.changes}
+        trained = {name for name in networks if name != "baseline" or UNTAUGHT not in row.changes}
         cells += [spread(figures.get(name, ()) if name in trained else ()) for name in networks]
         lines.append([*cells, f"`{' '.join(row.changes)}`".replace("|", r"\|")])
     return _markdown(head, lines)
@@ -57,15 +57,15 @@ def score_table(rows: Sequence[Row], found: Found, networks: Sequence[str], labe
 
 def gain_table(found: Found) -> list[str]:
     """What the last student gains over others with as many iterations, per kind, over the seeds that both have."""
-    head = ["SeSAM's last student", "of fine labels, %", "above its teacher, points", "above no SAM, points"]
+    head = ["SeSAM's last student", "of fine labels, %", "above the baseline, points", "above no SAM, points"]
     lines = []
     for kind in (kind for kind in KINDS if found[kind]):
         student = found[kind][last_round(found[kind])]
         pairs = {name: _pairs(found[kind], found[name]) for name in ("fine", f"{kind}-no-sam")}
-        above_teacher = [100 * (a - b) for a, b in zip(student, found[kind]["teacher"], strict=True) if a and b]
+        above_baseline = [100 * (a - b) for a, b in zip(student, found[kind]["baseline"], strict=True) if a and b]
         of_fine = [100 * ours / other for ours, other in pairs["fine"]]
         above_no_sam = [100 * (ours - other) for ours, other in pairs[f"{kind}-no-sam"]]
-        lines.append([kind, spread(of_fine, 1), spread(above_teacher, 1), spread(above_no_sam, 1)])
+        lines.append([kind, spread(of_fine, 1), spread(above_baseline, 1), spread(above_no_sam, 1)])
     return _markdown(head, lines)
 
 
@@ -137,7 +137,7 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     series: dict[str, dict[str, list[float | None]]] = {
         "SeSAM": {kind: found[kind]["r2"] for kind in kinds},
         "without SAM": {kind: found[f"{kind}-no-sam"].get("r1", []) for kind in kinds},
-        "weak labels alone": {kind: found[kind]["teacher"] for kind in kinds},
+        "weak labels alone": {kind: found[kind]["baseline"] for kind in kinds},
         "fine labels, fewer images": {kind: found[f"fine-for-{kind}"].get("r1", []) for kind in kinds},
     }
     for name, values in series.items():
@@ -154,13 +154,13 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
 
 
 NETWORKS = {
-    "Supervision": ("teacher", "r1", "r2"),
+    "Supervision": ("baseline", "r1", "r2"),
     "Steps": ("r1",),
     "Other SAMs": ("r1",),
     "Training": ("r1", "r2", "r3"),
 }
 ABOUT = {
-    "Supervision": "`teacher` is the network of the weak labels alone, `r1` and `r2` are the students of the rounds.",
+    "Supervision": "`baseline` is the network of the weak labels alone, `r1` and `r2` are the students of the rounds.",
     "Steps": f"Scribbles, labels and student of round 1 (`{ONE_ROUND}`); the first row is the default.",
     "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`).",
     "Training": "Scribbles, two rounds unless the row says more.",

@@ -31,7 +31,7 @@ SIDE = (96, 128)
 STAGES = (
     "prepare",
     "weak_labels",
-    "train_teacher",
+    "train_baseline",
     "predict r1",
     "prompts r1",
     "embed",
@@ -39,7 +39,7 @@ STAGES = (
     "select_masks r1",
     "merge_labels r1",
     "evaluate_labels r1",
-    "evaluate teacher",
+    "evaluate baseline",
 )
 
 
@@ -108,7 +108,7 @@ def main() -> None:
         make_images(folder / "mine", options.images, options.images)
         params = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")
         params["dataset"]["root"] = "mine"
-        params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
+        params["rounds"] = {"r1": {"teacher": "baseline", "fill_confident": True}}
         params["schedule"] |= {"max_iters": options.images // 2, "batch_size": 2, "crop_size": [64, 64]}
         params["network"] |= {"base_channels": 4, "head_channels": 8}
         params["runtime"]["num_workers"] = options.workers

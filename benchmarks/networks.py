@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def workspace(folder: Path, preset: str, images: int, size: list[int] | None, workers: int) -> None:
-    """Scenes, of (width, height), with weak labels, ready for `train_teacher`, with a preset's network and schedule."""
+    """Scenes, of (width, height), with weak labels, for `train_baseline`, with a preset's network and schedule."""
     for kind in ("images", "labels"):
         for split in ("train", "val"):
             (folder / "mine" / kind / split).mkdir(parents=True)
@@ -59,7 +59,7 @@ def workspace(folder: Path, preset: str, images: int, size: list[int] | None, wo
     params |= {group: other[group] for group in ("network", "schedule", "runtime")}
     params["network"] |= {"pretrained": None, "sha256": None}
     params["dataset"]["root"] = "mine"
-    params["rounds"] = {"r1": {"teacher": "teacher", "fill_confident": True}}
+    params["rounds"] = {"r1": {"teacher": "baseline", "fill_confident": True}}
     params["runtime"]["num_workers"] = workers
     save(folder, params)
     for stage in ("prepare", "weak_labels"):
@@ -106,10 +106,10 @@ class Clock:
 def train_ours(iterations: int, precision: str) -> float:
     """The stage, in the current folder."""
     from sesam.segmentation.hooks import LoggingHook
-    from stages import train_teacher
+    from stages import train_baseline
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["teacher"]["iterations"], params["network"]["precision"] = iterations, precision
+    params["baseline"]["max_iters"], params["network"]["precision"] = iterations, precision
     save(Path(), params)
     clock, after = Clock(iterations), LoggingHook.after_train_iter
 
@@ -118,7 +118,7 @@ def train_ours(iterations: int, precision: str) -> float:
         clock.tick(batch_idx + 1)
 
     LoggingHook.after_train_iter = timed  # type: ignore[method-assign]
-    train_teacher.main()
+    train_baseline.main()
     return clock.rate()
 
 
@@ -133,7 +133,7 @@ def train_theirs(iterations: int, precision: str) -> float:
     from sesam.segmentation.training import optimizer_config
 
     params = load_params()
-    schedule, model = params.schedule_of("teacher"), network_config(params.network, len(CLASSES))
+    schedule, model = params.schedule_of("baseline"), network_config(params.network, len(CLASSES))
     model["data_preprocessor"] = model["data_preprocessor"] | {"size": list(schedule.crop_size)}
     transforms = [
         {"type": "LoadImageFromFile"},
@@ -205,7 +205,7 @@ def predict_theirs() -> float:
     from sesam.params import load_params
 
     device = str(resolve_device(load_params().runtime))
-    model = init_model("models/teacher/mmsegmentation.json", "models/teacher/model.pth", device=device)
+    model = init_model("models/baseline/mmsegmentation.json", "models/baseline/model.pth", device=device)
     paths = sorted(Path("mine/images/train").iterdir())[:60]
     for k, path in enumerate(paths):
         if k == 1:

@@ -33,9 +33,9 @@ Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
 ClassNames = Annotated[list[str], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
 Strategy = Literal["skeleton", "random", "confident", "center"]
-RoundTeacher = Annotated[str, Field(pattern=r"^(none|teacher|r\d+)$")]
+RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]
 
-NO_TEACHER, WEAK_LABEL_TEACHER = "none", "teacher"
+NO_TEACHER, BASELINE = "none", "baseline"
 SIMULATED = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference
@@ -154,7 +154,7 @@ class Architecture(Group):
 
 
 class NetworkParams(Architecture):
-    """Teacher and student have the same network."""
+    """All networks have the same architecture."""
 
     precision: Precision = Field("float32", description="training precision; bfloat16 needs a GPU")
     pretrained: str | None = Field(
@@ -267,7 +267,7 @@ class SelectionParams(Group):
 
 
 class RoundParams(Group):
-    teacher: RoundTeacher = Field(NO_TEACHER, description="none; teacher (of the weak labels); or an earlier round")
+    teacher: RoundTeacher = Field(NO_TEACHER, description="none; baseline (of the weak labels); or an earlier round")
     fill_confident: bool = Field(False, description="true: the teacher's confident predictions also label pixels")
 
 
@@ -314,8 +314,8 @@ class Params(Group):
     weak_labels: WeakLabelParams = WeakLabelParams()
     network: NetworkParams = NetworkParams()
     schedule: Schedule = Schedule()
-    teacher: ScheduleOverride = Field(
-        ScheduleOverride(), description="keys of schedule that differ; sweep them as +teacher.max_iters"
+    baseline: ScheduleOverride = Field(
+        ScheduleOverride(), description="keys of schedule that differ; sweep them as +baseline.max_iters"
     )
     student: StudentParams = StudentParams()
     teacher_labels: TeacherLabelParams = TeacherLabelParams()
@@ -324,7 +324,7 @@ class Params(Group):
     sam: SamParams = SamParams()
     selection: SelectionParams = SelectionParams()
     rounds: Annotated[dict[Annotated[str, Field(pattern=r"^r\d+$")], RoundParams], Field(min_length=1)] = {
-        "r1": RoundParams(teacher=WEAK_LABEL_TEACHER, fill_confident=True),
+        "r1": RoundParams(teacher=BASELINE, fill_confident=True),
         "r2": RoundParams(teacher="r1", fill_confident=True),
     }
     annotation_minutes: AnnotationMinutes = AnnotationMinutes()
@@ -333,7 +333,7 @@ class Params(Group):
 
     @model_validator(mode="after")
     def _groups_agree(self) -> Params:
-        earlier = [NO_TEACHER, WEAK_LABEL_TEACHER]
+        earlier = [NO_TEACHER, BASELINE]
         for name, settings in self.rounds.items():
             teacher = f"rounds.{name}.teacher is {settings.teacher}"
             if settings.teacher not in earlier:
@@ -347,8 +347,8 @@ class Params(Group):
             raise ValueError(f"with weak_labels.kind fine, weak_labels.source must be {SIMULATED}")
         return self
 
-    def schedule_of(self, network: Literal["teacher", "student"]) -> Schedule:
-        """`schedule` with the keys that `teacher` or `student` overrides."""
+    def schedule_of(self, network: Literal["baseline", "student"]) -> Schedule:
+        """`schedule` with the keys that `baseline` or `student` overrides."""
         override = getattr(self, network).model_dump(include=set(Schedule.model_fields), exclude_none=True)
         return self.schedule.model_copy(update=override)
 
@@ -378,7 +378,8 @@ RENAMED = {
     "network.width": "network.base_channels",
     "network.head_width": "network.head_channels",
     "network.auxiliary": "network.aux_loss_weight",
-    **{f"{group}.{old}": new for group in ("teacher", "student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
+    **{f"{group}.{old}": new for group in ("student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
+    "teacher": "baseline",
     "student.start": "student.init (initial is now pretrained)",
     "student.loss": "student.loss_weights",
     "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",
@@ -416,7 +417,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise SesamError(f"{path} is not a mapping of groups. Write one with `sesam init PRESET`.")
     params = validate_params(raw, path)
     defaults, given = flatten(params.model_dump(mode="json")), flatten(raw)
-    optional = {f"{group}.{key}" for group in ("teacher", "student") for key in ScheduleOverride.model_fields}
+    optional = {f"{group}.{key}" for group in ("baseline", "student") for key in ScheduleOverride.model_fields}
     if missing := [key for key in defaults if key not in given and key not in optional]:
         lines = [f"{key}: missing; the default is {defaults[key]}" for key in missing]
         raise SesamError("\n  ".join([f"{path} lacks {len(missing)} keys:", *lines]))

@@ -22,7 +22,7 @@ def pseudo_label_dir(round_name: str) -> Path:
 
 
 def network_dir(name: str) -> Path:
-    """A trained network: "teacher", trained on the weak labels, or a round's student, by the round's name."""
+    """A trained network: "baseline", trained on the weak labels, or a round's student, by the round's name."""
     return Path("models", name)
 
 

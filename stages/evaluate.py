@@ -1,6 +1,6 @@
 """Evaluate a network on the validation images.
 
-python -m stages.evaluate NETWORK: teacher, trained on the weak labels alone, or a round's student.
+python -m stages.evaluate NETWORK: baseline, trained on the weak labels alone, or a round's student.
 
 Predictions are kept for panels and report: of the first validation images, and of the training images that most need
 review; MAX_REPORT_IMAGES of each, so that report.num_images changes without new inference.
@@ -12,18 +12,18 @@ from sesam.artifacts.atomic_io import atomic_directory, write_json
 from sesam.artifacts.manifest import Dataset
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import run_main
-from sesam.params import MAX_REPORT_IMAGES, WEAK_LABEL_TEACHER, load_params
+from sesam.params import BASELINE, MAX_REPORT_IMAGES, load_params
 from sesam.paths import METRICS, network_dir, training_log_dir
 from sesam.segmentation.evaluation import evaluate_network, loss_curve, network_metrics
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", help="teacher, or a key of `rounds` in params.yaml")
+    parser.add_argument("network", help="baseline, or a key of `rounds` in params.yaml")
     name = parser.parse_args().network
     params, data = load_params(), Dataset.load()
-    params.check_round(name, WEAK_LABEL_TEACHER)
-    shown = [] if name == WEAK_LABEL_TEACHER else top_ranked(name, data, MAX_REPORT_IMAGES)
+    params.check_round(name, BASELINE)
+    shown = [] if name == BASELINE else top_ranked(name, data, MAX_REPORT_IMAGES)
     with atomic_directory(METRICS / "predictions" / name) as folder:
         matrix = evaluate_network(network_dir(name), data, shown, folder, params.runtime, f"evaluate {name}")
     scores = network_metrics(matrix, data.classes, loss_curve(training_log_dir(name)))

@@ -27,7 +27,7 @@ from stages import card, evaluate, evaluate_labels, panels, report, summarize
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
 SHAPE = (8, 12)
 PHOTO = np.full((*SHAPE, 3), 128, np.uint8)
-BOUNDARIES = {"teacher": 3, "r1": 5, "r2": 6}  # of what the networks predict
+BOUNDARIES = {"baseline": 3, "r1": 5, "r2": 6}  # of what the networks predict
 
 
 def left_to(column: int) -> np.ndarray:

@@ -52,9 +52,9 @@ class _LabelMetrics(TypedDict):
 
 
 def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[MetricsByName, MetricsByName]:
-    """The metrics of the teacher and each round's student, and those of each round's labels; SesamError as below."""
+    """The metrics of the baseline and each round's student, and those of each round's labels; SesamError as below."""
     return (
-        {name: read_network_metrics(METRICS / "networks" / f"{name}.json", classes) for name in ("teacher", *rounds)},
+        {name: read_network_metrics(METRICS / "networks" / f"{name}.json", classes) for name in ("baseline", *rounds)},
         {name: read_label_metrics(METRICS / "labels" / f"{name}.json", classes) for name in rounds},
     )
 

@@ -9,7 +9,7 @@ from sesam.artifacts.manifest import Dataset
 from sesam.params import NO_TEACHER, Params, flatten
 
 GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
-TEACHER_GROUPS = ("network", "schedule", "teacher", "student")  # they decide predictions, where a network teaches
+TEACHER_GROUPS = ("network", "schedule", "baseline", "student")  # they decide predictions, where a network teaches
 TERMS = {  # of a data set's format: in words, and where they are
     "cityscapes": ("Cityscapes' license, not for commercial use", "https://www.cityscapes-dataset.com/license/"),
     "ade20k": ("ADE20K's terms, not for commercial use", "https://ade20k.csail.mit.edu/terms/"),

@@ -23,10 +23,10 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
 
 
 def val_page(round_name: str, record: ImageRecord, data: Dataset) -> Image.Image:
-    """A validation image, its fine label, and the predictions of the teacher and the round's student, in a row."""
+    """A validation image, its fine label, and the predictions of the baseline and the round's student, in a row."""
     count = len(data.classes)
     row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]
-    for title, network in (("network of the weak labels", "teacher"), (f"student {round_name}", round_name)):
+    for title, network in (("baseline", "baseline"), (f"student {round_name}", round_name)):
         predicted = load_label(METRICS / "predictions" / network / "val", record, count)
         row.append(Step(title, "classes", predicted))
     return compose_page([row], data)

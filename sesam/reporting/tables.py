@@ -39,14 +39,14 @@ def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float |
     """
     merged = labels[list(labels)[-1]]["scores"]["merged"]
     return {
-        "val_mIoU_teacher": networks["teacher"]["mIoU"],
+        "val_mIoU_baseline": networks["baseline"]["mIoU"],
         **{f"val_mIoU_{name}": networks[name]["mIoU"] for name in list(labels)[-2:]},
         **{f"label_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
     }
 
 
 def network_title(network: str) -> str:
-    return network if network == "teacher" else f"student {network}"
+    return network if network == "baseline" else f"student {network}"
 
 
 def transpose(rows: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
@@ -133,7 +133,7 @@ def results_text(data: Dataset, params: Params, networks: MetricsByName, labels:
         f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
         "",
         "Networks, mIoU on the validation images",
-        line("teacher", networks["teacher"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
+        line("baseline", networks["baseline"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",
         f"Pseudo-labels of {last}, against the fine labels of the training images",

@@ -16,13 +16,13 @@ from torch.utils.data import Sampler
 from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
-from sesam.params import WEAK_LABEL_TEACHER, LossWeights, Schedule
+from sesam.params import BASELINE, LossWeights, Schedule
 from sesam.seeds import seed_of
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """module: the stage's, for `python -m` in each process of a distributed training. round_name: None for the teacher.
+    """module: the stage's, for `python -m` in each process of a distributed training. round_name: None: the baseline.
 
     sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
     None for `network.pretrained`. sam_frequency: the probability that a sample uses its SAM pixels.
@@ -39,18 +39,18 @@ class TrainingTask:
 
     @property
     def network(self) -> str:
-        """The name of the trained network: "teacher", or the round's."""
-        return self.round_name or WEAK_LABEL_TEACHER
+        """The name of the trained network: "baseline", or the round's."""
+        return self.round_name or BASELINE
 
     @property
-    def group(self) -> Literal["teacher", "student"]:
+    def group(self) -> Literal["baseline", "student"]:
         """The group of params.yaml that overrides `schedule`."""
-        return "student" if self.round_name else "teacher"
+        return "student" if self.round_name else "baseline"
 
     @property
     def name(self) -> str:
         """Shown in messages, seeds the training and names its unfinished work."""
-        return f"student-{self.round_name}" if self.round_name else "teacher"
+        return f"student-{self.round_name}" if self.round_name else BASELINE
 
     @property
     def work_dir(self) -> Path:

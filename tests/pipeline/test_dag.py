@@ -131,7 +131,7 @@ def colleague(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
-    for name in ("teacher", "r1", "r2"):
+    for name in ("baseline", "r1", "r2"):
         metrics = read_json(workspace / f"metrics/networks/{name}.json")
         assert 0 <= metrics["mIoU"] <= 1 and [*metrics["classes"]] == [*CLASSES]
     for name in ("r1", "r2"):
@@ -163,11 +163,11 @@ def test_a_second_repro_only_checks_the_inputs(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "first", "unaffected"),
     [
-        ({"sam__enabled": False}, "prompts@r1", {"weak_labels", "train_teacher", "predict@r1"}),
-        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_teacher", "embed", "predict@r1"}),
+        ({"sam__enabled": False}, "prompts@r1", {"weak_labels", "train_baseline", "predict@r1"}),
+        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_baseline", "embed", "predict@r1"}),
         ({"rounds__r2__fill_confident": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
-        ({"rounds__r1__teacher": "teacher"}, "predict@r1", {"weak_labels", "train_teacher", "embed"}),
-        ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_teacher"}),
+        ({"rounds__r1__teacher": "baseline"}, "predict@r1", {"weak_labels", "train_baseline", "embed"}),
+        ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_baseline"}),
         ({"weak_labels__source": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
@@ -212,8 +212,8 @@ def test_no_training_stage_depends_on_fine_labels() -> None:
     fine = ("data/fine", "data/raw", "${dataset.root}", "${weak_labels.source}")
     deps = {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
     dependent = {name for name, paths in deps.items() if any(str(path).startswith(fine) for path in paths)}
-    assert dependent == {"prepare", "weak_labels", "evaluate_labels", "evaluate_teacher", "evaluate", "panels"}
-    for name in ("train_teacher", "train_student"):
+    assert dependent == {"prepare", "weak_labels", "evaluate_labels", "evaluate_baseline", "evaluate", "panels"}
+    for name in ("train_baseline", "train_student"):
         assert "data/dataset/train.json" in deps[name]
 
 

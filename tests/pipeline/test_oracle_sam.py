@@ -80,7 +80,7 @@ def test_pseudo_labels_nearly_equal_fine_labels(workspace: Path, monkeypatch, ki
 
 def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, scenes) -> None:
     """Components of confident predictions, some of them wrong, prompt SAM and label pixels, as in a second round."""
-    edit_params(workspace, rounds={"r1": {"teacher": "teacher", "fill_confident": True}})
+    edit_params(workspace, rounds={"r1": {"teacher": "baseline", "fill_confident": True}})
     rng = np.random.default_rng(0)
     for k, scene in enumerate(scenes):
         predicted, confidence = scene.labels.copy(), np.full_like(scene.labels, 255)

@@ -75,7 +75,7 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"schedule__scale_range": [0, 1]}, "schedule.scale_range.0"),
         ({"dataset__ignore_values": [1]}, "ignore_values has [1], which are class ids"),
         ({"demo": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "demo.demo; touch ran"),
-        ({"rounds": {"teacher": {"teacher": "teacher", "fill_confident": True}}}, "rounds.teacher"),
+        ({"rounds": {"teacher": {"teacher": "baseline", "fill_confident": True}}}, "rounds.teacher"),
         ({"dataset__palette": ["#000000"]}, "1 palette colors for 2 classes"),
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident must be false"),

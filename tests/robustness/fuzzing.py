@@ -243,7 +243,7 @@ def label_metrics_file(path: Path, original: bytes) -> None:
 
 def drawn(network: dict[str, Any], labels: dict[str, Any]) -> None:
     """Runs what `summarize` and `report` run."""
-    metrics = {"teacher": network, "r1": network}, {"r1": labels}
+    metrics = {"baseline": network, "r1": network}, {"r1": labels}
     figures = charts(*metrics, NAMES).values()
     assert all(as_html(figure, "a") for figure in figures) and summary(*metrics)
 

@@ -38,9 +38,9 @@ def test_spread() -> None:
 
 def test_score_table_has_the_rows_that_were_run() -> None:
     figures = {f"{r} {m}": [0.1 * k] for k, r in ((1, "r1"), (2, "r2")) for m in ("precision", "recall", "mIoU")}
-    figures |= {"teacher": [0.3], "r1": [0.4], "r2": [0.5]}
+    figures |= {"baseline": [0.3], "r1": [0.4], "r2": [0.5]}
     rows, found = [Row("one", "One", ("a=1",)), Row("two", "Two")], {"one": figures, "two": {}}
-    networks = ("teacher", "r1", "r2")
+    networks = ("baseline", "r1", "r2")
     assert score_table(rows, found, networks)[2:] == ["| One | 0.200 | 0.200 | 0.200 | 0.300 | 0.400 | 0.500 | `a=1` |"]
     assert "| 0.100 | 0.100 | 0.100 |" in score_table(rows, found, networks, "r1")[2]
 
@@ -50,12 +50,12 @@ def ran(seeds: tuple[int, ...] = (0, 1), max_iters: int = 300, **figures: list[f
 
 
 def test_gains_are_of_the_same_seeds_and_iterations() -> None:
-    scribble = ran(teacher=[0.4, 0.4], r1=[0.1, 0.1], r2=[0.5, 0.57]) | {"r2 mIoU": [0.8, 0.8]}
+    scribble = ran(baseline=[0.4, 0.4], r1=[0.1, 0.1], r2=[0.5, 0.57]) | {"r2 mIoU": [0.8, 0.8]}
     found = {row.name: {} for row in ROWS} | {
         "fine": ran(r1=[0.5, 0.6]),
         "scribble": scribble,
         "scribble-no-sam": ran(r1=[0.45, 0.45]),
-        "point": ran((0,), teacher=[0.4], r1=[0.45]) | {"r1 mIoU": [0.7]},
+        "point": ran((0,), baseline=[0.4], r1=[0.45]) | {"r1 mIoU": [0.7]},
         "point-no-sam": ran((0,), max_iters=400, r1=[0.2]),
     }
     assert gain_table(found)[2:] == ["| scribble | 97.5 ± 3.5 | 13.5 ± 4.9 | 8.5 ± 4.9 |", "| point | – | 5.0 | – |"]
@@ -107,7 +107,7 @@ def experiment(name: str, params: str, mean: float) -> None:
     merged = {"scores": {"merged": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}
     content = {
         "labels/r1": merged | {"classes": {"merged": {"road": {"IoU": 0.7}}}},
-        "networks/teacher": {"mIoU": 0.1},
+        "networks/baseline": {"mIoU": 0.1},
         "networks/r1": {"mIoU": mean},
     }
     for path, metrics in content.items():
@@ -135,7 +135,7 @@ def test_current_experiments_are_not_run_again(repository: Path) -> None:
     results = collected()
     assert results.is_current(ROW, 0) and not results.is_current(ROW, 1)  # the second was another row's
     labels = {"r1 precision": [0.9], "r1 recall": [0.8], "r1 mIoU": [0.7], "r1 IoU road": [0.7]}
-    expected = {"max_iters": [9], "teacher": [0.1], "r1": [0.5], **labels, "seed": [0]}
+    expected = {"max_iters": [9], "baseline": [0.1], "r1": [0.5], **labels, "seed": [0]}
     assert results.figures(ROW, results.version_of([ROW])) == expected
     for name in ("summarize", "report"):  # these decide no result
         Path(f"stages/{name}.py").write_text("2")

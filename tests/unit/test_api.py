@@ -32,7 +32,7 @@ def test_pseudo_label_equals_the_stages_result(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
-    round_params = {"r1": {"teacher": "teacher", "fill_confident": True}}
+    round_params = {"r1": {"teacher": "baseline", "fill_confident": True}}
     edit_params(tmp_path, rounds=round_params, runtime__num_workers=1, sampling__prompt_type=prompt_type)
     Image.fromarray(scene.image).save("image.png")
     record = ImageRecord("street/7", "image.png", *scene.labels.shape, sha256(Path("image.png")))

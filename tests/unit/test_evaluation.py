@@ -143,13 +143,13 @@ def test_rank_correlation() -> None:
 def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
     _, params = workspace
     evaluate_everything(params, monkeypatch)
-    printed = "summarize: val_mIoU_teacher 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, label_precision 1.0"
+    printed = "summarize: val_mIoU_baseline 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, label_precision 1.0"
     assert printed in capsys.readouterr().out
 
-    teacher, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("teacher", "r2"))
+    baseline, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("baseline", "r2"))
     assert student["mIoU"] == student["pixel_accuracy"] == 1.0
     assert student["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
-    assert teacher["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and teacher["pixel_accuracy"] == 0.75
+    assert baseline["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and baseline["pixel_accuracy"] == 0.75
 
     r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
     weak, predictions, sam = (r1["scores"][label_set] for label_set in ("weak", "predictions", "sam"))
@@ -167,24 +167,24 @@ def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch,
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary == {
-        **{"val_mIoU_teacher": 0.5833, "val_mIoU_r1": 0.8452, "val_mIoU_r2": 1.0},
+        **{"val_mIoU_baseline": 0.5833, "val_mIoU_r1": 0.8452, "val_mIoU_r2": 1.0},
         **{"label_precision": 1.0, "label_recall": 0.6667, "label_mIoU": 0.6667},
     }
     columns = ["metrics/summary.json", *(max(key, str(score), key=len) for key, score in summary.items())]
     assert len("    ".join(columns)) <= 120  # as `dvc metrics show` prints them
     text = Path("metrics/results.txt").read_text()
     assert "halves: 4 training images with scribble labels: 0.147 hours of annotation, 2.44 % of fine masks'" in text
-    assert re.search(r"teacher +0\.583 .*\n.*student of r1 +0\.845 .*\n.*student of r2 +1\.000 ", text)
+    assert re.search(r"baseline +0\.583 .*\n.*student of r1 +0\.845 .*\n.*student of r2 +1\.000 ", text)
     assert not any("NaN" in path.read_text() for path in Path("metrics").rglob("*.json"))
 
     def plotted(path: str) -> list[str]:
         return Path(f"metrics/plots/{path}.csv").read_text().splitlines()
 
-    assert plotted("training/teacher") == ["step,loss", "10,0.5"]
+    assert plotted("training/baseline") == ["step,loss", "10,0.5"]
     assert plotted("iou/student_r2") == ["class,IoU", "left,1.0", '"right, far",1.0']
     assert plotted("components/r1")[:3] == ["outcome,components", "kept,8", "low_coverage,4"]
     assert plotted("labels/precision")[:2] == ["labels,share", "weak,1.0"]
-    percents = Counter(plotted("confusion/teacher"))  # a row per percent
+    percents = Counter(plotted("confusion/baseline"))  # a row per percent
     assert percents["left,left"] == 50 and percents['left,"right, far"'] == 50
 
     plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]

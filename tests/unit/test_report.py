@@ -92,7 +92,7 @@ def visit(page: Path, script: str = VISIT) -> dict:
 
 def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = workspace
-    edit_params(Path(), rounds__r2__teacher="teacher", report__num_images=2)
+    edit_params(Path(), rounds__r2__teacher="baseline", report__num_images=2)
     evaluate_everything(load_params(), monkeypatch)
     page = Path("metrics/report.html").resolve()
     assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"'](?!data:)", page.read_text())
@@ -142,7 +142,7 @@ def test_files_of_removed_rounds_are_kept_and_not_read(workspace) -> None:
     summarize.main()
     report.main()
     labels = ("label_precision", "label_recall", "label_mIoU")
-    assert list(read_json(Path("metrics/summary.json"))) == ["val_mIoU_teacher", "val_mIoU_r1", *labels]
+    assert list(read_json(Path("metrics/summary.json"))) == ["val_mIoU_baseline", "val_mIoU_r1", *labels]
     assert not [path for path in Path("metrics/plots").rglob("*") if "r2" in path.name]
     assert "student r2" not in Path("metrics/report.html").read_text()
     assert all(path.read_text() == "of a removed round" for path in stale)
@@ -155,7 +155,7 @@ DAMAGED = {
     "missing key": ("networks/r1", ("loss",), DELETED),
     "unknown key": ("labels/r1", ("more",), 1),
     "text as score": ("networks/r1", ("mIoU",), "x"),
-    "score above 1": ("networks/teacher", ("classes", "left"), 1.5),
+    "score above 1": ("networks/baseline", ("classes", "left"), 1.5),
     "text as loss": ("networks/r1", ("loss", 0, 1), "x"),
     "null as scores": ("labels/r2", ("scores",), None),
     "text as correlation": ("labels/r2", ("ranking",), "x"),

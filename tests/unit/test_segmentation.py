@@ -335,7 +335,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
     seeds, weights = set(), set()
     for round_name in (None, "r1", "r2"):
         with pytest.raises(KeyboardInterrupt):
-            train(replace(task(params, round_name), module="stages.train_teacher"), params)
+            train(replace(task(params, round_name), module="stages.train_baseline"), params)
     assert len(set().union(*seeds)) == len(seeds) == len(weights) == 3
 
 
@@ -360,7 +360,7 @@ def test_a_student_starts_from_its_teacher(
 
 @pytest.mark.parametrize(
     "round_name, key, iteration, reported",
-    [(None, "teacher", 6, "iterations 1 to 10"), ("r1", "student", 12, "iterations 11 to 13")],
+    [(None, "baseline", 6, "iterations 1 to 10"), ("r1", "student", 12, "iterations 11 to 13")],
 )
 def test_a_diverging_training_stops(
     data: Dataset, params: Params, round_name, key: str, iteration: int, reported: str, monkeypatch: pytest.MonkeyPatch
@@ -376,7 +376,7 @@ def test_a_diverging_training_stops(
     short = updated(params, "schedule", max_iters=13)
     with pytest.raises(SesamError, match=rf"{reported} add up to nan.*Lower {key}\.lr, or schedule\.lr.* 0\.02"):
         train(replace(task(short, round_name), module=f"stages.train_{key}"), short)
-    assert not Path(f"models/{round_name or 'teacher'}/model.pth").exists()
+    assert not Path(f"models/{round_name or 'baseline'}/model.pth").exists()
 
 
 def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> None:
@@ -480,8 +480,8 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
 
 
 def test_predict_gives_the_same_in_threads_and_in_processes(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    random_network(Path("models/teacher"))
-    edit_params(Path(), rounds={"r1": {"teacher": "teacher", "fill_confident": False}}, runtime__device="cpu")
+    random_network(Path("models/baseline"))
+    edit_params(Path(), rounds={"r1": {"teacher": "baseline", "fill_confident": False}}, runtime__device="cpu")
     monkeypatch.setattr(sys, "argv", ["predict", "r1"])
     files = []
     for way in (pipeline._with_threads, pipeline._with_workers):
@@ -491,7 +491,7 @@ def test_predict_gives_the_same_in_threads_and_in_processes(data: Dataset, monke
             files.append({name: archive.read(name) for name in archive.namelist()})
         shutil.rmtree("data/rounds/r1/predictions")
     assert len(files[0]) == 2 * len(data.train) and files[0] == files[1]
-    model = load_network(Path("models/teacher"), CPU)
+    model = load_network(Path("models/baseline"), CPU)
     for record in data.train:
         for kind, expected in zip(("labels", "confidence"), predict(model, load_image(record), CPU), strict=True):
             content = files[0][f"{kind}/{record.id}.png"]
@@ -506,7 +506,7 @@ def test_predict_without_a_teacher_needs_no_torch(data: Dataset) -> None:
     assert [np.unique(values).tolist() for values in predictions] == [[255], [0]]
 
 
-@pytest.mark.parametrize("name, train", [("teacher", 0), ("r1", 5)])
+@pytest.mark.parametrize("name, train", [("baseline", 0), ("r1", 5)])
 def test_evaluate_keeps_predictions_for_any_report(
     data: Dataset, name: str, train: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

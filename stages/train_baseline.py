@@ -1,6 +1,6 @@
-"""Train the teacher: a network on the weak labels alone, with plain cross-entropy.
+"""Train the baseline: a network on the weak labels alone, with plain cross-entropy.
 
-python -m stages.train_teacher
+python -m stages.train_baseline
 """
 
 from sesam.errors import run_main
@@ -12,8 +12,8 @@ from sesam.segmentation.training import train
 
 def main() -> None:
     params = load_params()
-    schedule, loss_weights = params.schedule_of("teacher"), LossWeights(weak=1.0, sam=0.0, confident=0.0)
-    train(TrainingTask("stages.train_teacher", WEAK_LABELS, schedule, loss_weights), params)
+    schedule, loss_weights = params.schedule_of("baseline"), LossWeights(weak=1.0, sam=0.0, confident=0.0)
+    train(TrainingTask("stages.train_baseline", WEAK_LABELS, schedule, loss_weights), params)
 
 
 if __name__ == "__main__":
