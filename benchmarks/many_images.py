@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory, read_bytes, write_text
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 
 
 def name_of(k: int) -> str:
@@ -39,11 +39,11 @@ def save_manifest(folder: Path, images: int) -> None:
         )
         for k in range(images)
     )
-    Dataset("mine", ("road", "car"), ((0, 0, 0), (1, 1, 1)), items, ()).save(folder / "dataset")
+    Manifest("mine", ("road", "car"), ((0, 0, 0), (1, 1, 1)), items, ()).save(folder / "dataset")
 
 
 def load_manifest(folder: Path, images: int) -> None:
-    assert len(Dataset.load(folder / "dataset").train) == images
+    assert len(Manifest.load(folder / "dataset").train) == images
 
 
 def make_archives(folder: Path, images: int) -> None:

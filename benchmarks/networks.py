@@ -109,7 +109,7 @@ def train_ours(iterations: int, precision: str) -> float:
     from stages import train_baseline
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["baseline"]["max_iters"], params["network"]["precision"] = iterations, precision
+    params["baseline"]["max_iters"], params["network"]["dtype"] = iterations, precision
     save(Path(), params)
     clock, after = Clock(iterations), LoggingHook.after_train_iter
 
@@ -186,7 +186,7 @@ def train_theirs(iterations: int, precision: str) -> float:
 
 def predict_ours() -> float:
     """The stage, in the current folder; images a second."""
-    from sesam.artifacts.manifest import Dataset
+    from sesam.artifacts.manifest import Manifest
     from stages import predict
 
     sys.argv = ["predict", "r1"]
@@ -194,7 +194,7 @@ def predict_ours() -> float:
         shutil.rmtree("data/rounds", ignore_errors=True)
         started = time.perf_counter()
         predict.main()
-    return len(Dataset.load().train) / (time.perf_counter() - started)
+    return len(Manifest.load().train) / (time.perf_counter() - started)
 
 
 def predict_theirs() -> float:

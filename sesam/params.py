@@ -17,7 +17,7 @@ from sesam.errors import SesamError, describe_validation_error
 from sesam.paths import WEAK_LABELS
 from sesam.yaml_io import read_yaml
 
-Precision = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
@@ -156,7 +156,7 @@ class Architecture(Group):
 class NetworkParams(Architecture):
     """All networks have the same architecture."""
 
-    precision: Precision = Field("float32", description="training precision; bfloat16 needs a GPU")
+    dtype: Dtype = Field("float32", description="of training; bfloat16 needs a GPU")
     pretrained: str | None = Field(
         "open-mmlab://resnet101_v1c", description="backbone weights: a file, package:NAME, a URL, or null"
     )
@@ -227,7 +227,7 @@ class LossWeights(Group):
 class StudentParams(ScheduleOverride):
     init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
-    sam_frequency: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
+    sam_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
 class TeacherLabelParams(Group):
@@ -251,7 +251,7 @@ class SamParams(Group):
     model: str = Field("vit_h", description="bundled, vit_b, vit_l, vit_h, sam2, sam3_tracker, sam_hq_*, superpixels")
     checkpoint: str | None = Field(None, description="file of custom weights; null: the published ones")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the checkpoint; DVC sees changes by it")
-    precision: Precision = Field("bfloat16", description="precision of the image encoder")
+    dtype: Dtype = Field("bfloat16", description="of the image encoder")
 
     @model_validator(mode="after")
     def _digest_of_a_checkpoint(self) -> SamParams:
@@ -380,6 +380,9 @@ RENAMED = {
     "network.auxiliary": "network.aux_loss_weight",
     **{f"{group}.{old}": new for group in ("student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
     "teacher": "baseline",
+    "network.precision": "network.dtype",
+    "sam.precision": "sam.dtype",
+    "student.sam_frequency": "student.sam_prob",
     "student.start": "student.init (initial is now pretrained)",
     "student.loss": "student.loss_weights",
     "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",

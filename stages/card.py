@@ -1,7 +1,7 @@
 """The data set card of a round's pseudo-labels, beside them: README.md, croissant.json and images.csv."""
 
 from sesam.artifacts.atomic_io import read_json, write_json, write_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import read_label_metrics
 from sesam.errors import SesamError, run_main
 from sesam.params import parse_round
@@ -14,7 +14,7 @@ from sesam.reporting.git import code_version
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, folder = Dataset.load(), pseudo_label_dir(round_name)
+    data, folder = Manifest.load(), pseudo_label_dir(round_name)
     metrics = read_label_metrics(METRICS / "labels" / f"{round_name}.json", data.classes)
     index = EMBEDDINGS.with_suffix(".json")
     try:

@@ -7,7 +7,7 @@ be deleted at any time. If `sam.enabled` is false, nothing is encoded and the in
 from functools import partial
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
 from sesam.params import load_params
@@ -22,7 +22,7 @@ def main() -> None:
     if not params.sam.enabled:
         write_json(index, {"engine": "", "weights": "", "images": {}})
         return
-    records, weights = Dataset.load().train, resolve_weights(params.sam)
+    records, weights = Manifest.load().train, resolve_weights(params.sam)
     cache, keep, lines = open_cache(params, weights, records)
     batches = pending_batches(records, lambda record: record not in cache, batch_size(params.runtime))
     for line in lines if keep or batches else ():

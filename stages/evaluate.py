@@ -9,7 +9,7 @@ review; MAX_REPORT_IMAGES of each, so that report.num_images changes without new
 import argparse
 
 from sesam.artifacts.atomic_io import atomic_directory, write_json
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import run_main
 from sesam.params import BASELINE, MAX_REPORT_IMAGES, load_params
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help="baseline, or a key of `rounds` in params.yaml")
     name = parser.parse_args().network
-    params, data = load_params(), Dataset.load()
+    params, data = load_params(), Manifest.load()
     params.check_round(name, BASELINE)
     shown = [] if name == BASELINE else top_ranked(name, data, MAX_REPORT_IMAGES)
     with atomic_directory(METRICS / "predictions" / name) as folder:

@@ -5,7 +5,7 @@ the round's pseudo-labels, lists all images without the use of fine labels, thos
 """
 
 from sesam.artifacts.atomic_io import write_json, write_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.params import parse_round
 from sesam.paths import METRICS, RANKING, pseudo_label_dir
@@ -14,7 +14,7 @@ from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_c
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Dataset.load()
+    data = Manifest.load()
     quality = evaluate_all(data, params, round_name)
     metrics = label_metrics(quality, data.classes)
     write_json(METRICS / "labels" / f"{round_name}.json", metrics)

@@ -9,7 +9,7 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_selected
 from sesam.artifacts.invariants import check_complete, check_merged
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
@@ -19,7 +19,9 @@ from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
-def process(record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, data: Dataset) -> None:
+def merge_image(
+    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, data: Manifest
+) -> None:
     """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
     num_classes = len(data.classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
@@ -36,9 +38,9 @@ def process(record: ImageRecord, labels: Path, sources: Path, round_name: str, p
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, folder = Dataset.load(), pseudo_label_dir(round_name)
+    data, folder = Manifest.load(), pseudo_label_dir(round_name)
     with atomic_directory(folder / "labels") as labels, atomic_directory(folder / "sources") as sources:
-        work = partial(process, labels=labels, sources=sources, round_name=round_name, params=params, data=data)
+        work = partial(merge_image, labels=labels, sources=sources, round_name=round_name, params=params, data=data)
         map_images(work, data.train, params.runtime, f"merge_labels {round_name}")
         check_complete(labels, data.train)
         check_complete(sources, data.train)

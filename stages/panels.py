@@ -4,7 +4,7 @@ Shown are the first report.num_images validation images, and as many training im
 """
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import run_main
 from sesam.execution.parallel import track
@@ -17,7 +17,7 @@ from sesam.reporting.trace import list_components, load_trace
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, count = Dataset.load(), params.report.num_images
+    data, count = Manifest.load(), params.report.num_images
     train, val, gallery = top_ranked(round_name, data, count), data.val[:count], []
     with atomic_directory(METRICS / "panels" / round_name) as folder:
         for record in track(train, len(train), f"panels {round_name}, train"):

@@ -10,7 +10,7 @@ import numpy as np
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.execution.parallel import track
 from sesam.labels import IGNORE_INDEX
@@ -20,7 +20,7 @@ from sesam.paths import network_dir, round_dir
 
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
-    data, out = Dataset.load(), round_dir(round_name, "predictions")
+    data, out = Manifest.load(), round_dir(round_name, "predictions")
     teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
     if teacher != NO_TEACHER:
         from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below

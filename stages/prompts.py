@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import write_prompts
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.params import Params, parse_round
@@ -13,7 +13,7 @@ from sesam.paths import WEAK_LABELS, round_dir
 from sesam.prompting import image_prompts
 
 
-def process(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> int:
+def prompt_image(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> int:
     weak = load_label(WEAK_LABELS, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     components = image_prompts(weak, predicted, confidence, params, (round_name, record.id))
@@ -23,9 +23,9 @@ def process(record: ImageRecord, folder: Path, params: Params, round_name: str, 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Dataset.load()
+    data = Manifest.load()
     with atomic_directory(round_dir(round_name, "prompts"), packed=True) as folder:
-        work = partial(process, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
+        work = partial(prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
         counts = map_images(work, data.train, params.runtime, f"prompts {round_name}")
     print(f"prompts {round_name}: {sum(counts)} components")
 

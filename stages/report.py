@@ -1,7 +1,7 @@
 """A run on one page that needs neither a network nor a server, metrics/report.html; see `render_page`."""
 
 from sesam.artifacts.atomic_io import write_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.params import load_params
 from sesam.paths import GALLERY, METRICS
@@ -10,7 +10,7 @@ from sesam.reporting.report_page import render_page
 
 
 def main() -> None:
-    params, data = load_params(), Dataset.load()
+    params, data = load_params(), Manifest.load()
     text = render_page(data, params, {name: read_gallery(GALLERY / f"{name}.json") for name in params.rounds})
     write_text(METRICS / "report.html", text)
     print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")

@@ -4,7 +4,7 @@ from functools import partial
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
 from sesam.params import parse_round
@@ -16,7 +16,7 @@ from sesam.sam.inference import mask_steps, write_masks
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    records, title = Dataset.load().train, f"sam_masks {round_name}"
+    records, title = Manifest.load().train, f"sam_masks {round_name}"
     out, fingerprint = round_dir(round_name, "masks"), stage_fingerprint("sam_masks", round_name)
     with atomic_directory(out, fingerprint, packed=True) as folder:
         if not params.sam.enabled:  # then `prompts` writes no components either

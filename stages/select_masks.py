@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_candidates, read_prompts, write_selected
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.params import Params, parse_round
@@ -13,7 +13,9 @@ from sesam.paths import WEAK_LABELS, round_dir
 from sesam.selection import select_candidate, weak_rles
 
 
-def process(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> tuple[int, int]:
+def select_image(
+    record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int
+) -> tuple[int, int]:
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / f"{record.id}.json", record, components)
     weak = weak_rles(load_label(WEAK_LABELS, record, num_classes))
@@ -24,9 +26,9 @@ def process(record: ImageRecord, folder: Path, params: Params, round_name: str, 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Dataset.load()
+    data = Manifest.load()
     with atomic_directory(round_dir(round_name, "selected"), packed=True) as folder:
-        work = partial(process, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
+        work = partial(select_image, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
         counts = map_images(work, data.train, params.runtime, f"select_masks {round_name}")
     kept, total = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {round_name}: SAM's mask kept for {kept} of {total} components")

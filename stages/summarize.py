@@ -1,7 +1,7 @@
 """The scores of a run for `dvc metrics show`, for `dvc plots show` and for people."""
 
 from sesam.artifacts.atomic_io import atomic_directory, write_json, write_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import read_metrics
 from sesam.errors import run_main
 from sesam.params import load_params
@@ -10,7 +10,7 @@ from sesam.reporting.tables import results_text, summary, write_plots
 
 
 def main() -> None:
-    params, data = load_params(), Dataset.load()
+    params, data = load_params(), Manifest.load()
     networks, labels = read_metrics(params.rounds, data.classes)
     with atomic_directory(METRICS / "plots") as folder:
         write_plots(folder, networks, labels, data.classes)

@@ -20,7 +20,7 @@ def main() -> None:
         loss_weights=params.student.loss_weights,
         round_name=round_name,
         sources=folder / "sources",
-        sam_frequency=params.student.sam_frequency,
+        sam_prob=params.student.sam_prob,
         init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )
     train(task, params)

@@ -13,7 +13,7 @@ from pathlib import Path
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.label_png import Palette, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
@@ -32,7 +32,7 @@ def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette
 
 
 def main() -> None:
-    params, dataset = load_params(), Dataset.load()
+    params, dataset = load_params(), Manifest.load()
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
         if config.source != SIMULATED:

@@ -16,7 +16,7 @@ from sesam.artifacts import component_records
 from sesam.artifacts.atomic_io import sha256, write_json, write_text
 from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
@@ -39,7 +39,7 @@ FINE = left_to(6)
 FINE[0] = 255
 
 
-def make_workspace() -> tuple[Dataset, Params]:
+def make_workspace() -> tuple[Manifest, Params]:
     """In the current folder, the artifacts of all stages before the evaluation."""
     write_params(Path(), "demo")
     edit_params(Path(), runtime__num_workers=1)
@@ -79,7 +79,7 @@ def make_workspace() -> tuple[Dataset, Params]:
             component_records.write_selected(rounds / f"selected/{record.id}.json", record, selected)
             write_label(Path(f"data/pseudo_labels/{name}/labels/{record.id}.png"), merged, PALETTE)
             write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
-    data = Dataset("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
+    data = Manifest("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
     data.save()
     return data, params
 
@@ -117,8 +117,8 @@ def _evaluated_run() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def copy_evaluated_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+def copy_evaluated_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Manifest, Params]:
     """The whole run, made once per process, in `folder`, which becomes the current one."""
     shutil.copytree(_evaluated_run().name, folder, dirs_exist_ok=True)
     monkeypatch.chdir(folder)
-    return Dataset.load(), load_params()
+    return Manifest.load(), load_params()

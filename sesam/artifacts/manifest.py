@@ -53,12 +53,12 @@ _RECORD = TypeAdapter(ImageRecord)
 
 
 def validate_record(record: ImageRecord) -> ImageRecord:
-    """A record, as it is; ValueError if `Dataset.load` would refuse it."""
+    """A record, as it is; ValueError if `Manifest.load` would refuse it."""
     return _RECORD.validate_json(json.dumps(asdict(record)))
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Manifest:
     """Classes in id order, their RGB colors, the images of each split. format, ignore_values: as in params.yaml."""
 
     name: str
@@ -89,7 +89,7 @@ class Dataset:
 @with_config(_STRICT)
 @dataclass(frozen=True)
 class _Classes:
-    """What classes.json holds: see Dataset."""
+    """What classes.json holds: see Manifest."""
 
     name: str
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]

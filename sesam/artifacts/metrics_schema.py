@@ -47,7 +47,7 @@ class _LabelMetrics(TypedDict):
     components: dict[str, Outcomes]
     contested: Contested
     sources: Sources
-    ranking: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
+    ranking_spearman: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
     confusion: PerLabelSet[Matrix]
 
 

@@ -4,12 +4,12 @@ import csv
 import io
 
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.errors import SesamError
 from sesam.paths import RANKING, pseudo_label_dir
 
 
-def top_ranked(round_name: str, data: Dataset, count: int) -> list[ImageRecord]:
+def top_ranked(round_name: str, data: Manifest, count: int) -> list[ImageRecord]:
     """The first `count` images of a round's ranking; SesamError if it does not rank the training images, each once."""
     path = pseudo_label_dir(round_name) / RANKING
     try:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.paths import METRICS
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
     from sesam.reporting.panels import trace_page  # slow, and not needed for help
     from sesam.reporting.trace import explain_pixel, list_components, load_trace
 
-    params, data = load_params(), Dataset.load()
+    params, data = load_params(), Manifest.load()
     round_name = params.check_round(options.round or list(params.rounds)[-1])
     record = next((record for record in data.train if record.id == options.id), None)
     if record is None:

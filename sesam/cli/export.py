@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_predictions
 from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    params, dataset, round_name = load_params(), Dataset.load(), options.round
+    params, dataset, round_name = load_params(), Manifest.load(), options.round
     params.check_round(round_name)
     records = {record.id: record for record in dataset.train}
     ids = options.images or list(records)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sesam.artifacts.invariants import check_labels
 from sesam.artifacts.label_png import Palette, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, format_issues, summarize_names
@@ -39,7 +39,7 @@ def convert_annotation(
 
 
 def import_annotations(
-    dataset: Dataset, source: Path, folder: Path, params: Params, as_corrections: bool = False
+    dataset: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 

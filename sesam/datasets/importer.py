@@ -6,7 +6,7 @@ from itertools import groupby
 from math import ceil
 from pathlib import Path
 
-from sesam.artifacts.manifest import SPLITS, Dataset
+from sesam.artifacts.manifest import SPLITS, Manifest
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
 from sesam.datasets.data_issues import IssueKind, format_issues, summarize_names
 from sesam.datasets.label_maps import class_names_and_palette, label_map_for
@@ -22,7 +22,7 @@ MAX_COUNTED = 100  # training images whose components are counted, to estimate t
 
 def import_dataset(
     pairs: Mapping[str, Sequence[ImagePair]], folders: Mapping[str, Path], params: Params
-) -> tuple[Dataset, list[CheckResult], list[str]]:
+) -> tuple[Manifest, list[CheckResult], list[str]]:
     """Write labels as class ids; the manifest, checks of training images, warnings; SesamError with every issue."""
     config = params.dataset
     classes, palette = class_names_and_palette(config)
@@ -45,7 +45,7 @@ def import_dataset(
     if not any(result.counts is not None and result.counts.any() for result in results["val"]):
         raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val.")
     root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
-    dataset = Dataset(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
+    dataset = Manifest(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     warnings = collect_warnings(results["train"], duplicates, symlinked_dirs(root, files), classes, params)
     return dataset, results["train"], warnings

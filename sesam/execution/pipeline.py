@@ -53,27 +53,27 @@ def batch_size(runtime: Runtime) -> int:
 
 def run_pipeline(
     batches: Sequence[Batch],
-    load: StepsFactory,
+    make_steps: StepsFactory,
     runtime: Runtime,
     title: str,
     collect: Callable[[Any], object] = lambda result: None,
 ) -> None:
-    """Read, compute and write every batch with the steps that `load` returns, here or in Ray's workers.
+    """Read, compute and write every batch with the steps that `make_steps` returns, here or in Ray's workers.
 
     What `write` returns goes to `collect`, in this process, one after the other in the items' order. An item that
     cannot be read does not stop the others: one SesamError lists all of them at the end. Any other error is raised
     when the batches in progress are done.
     """
     if runtime.backend == "ray":
-        outcomes = ray_backend.run_on_ray(partial(_load_runner, load), batches, runtime)
+        outcomes = ray_backend.run_on_ray(partial(_make_run, make_steps), batches, runtime)
     else:
-        outcomes = iter_results(batches, load(), runtime.num_workers) if batches else iter(())
+        outcomes = iter_results(batches, make_steps(), runtime.num_workers) if batches else iter(())
     collect_results(outcomes, sum(map(len, batches)), title, collect)
 
 
-def _load_runner(load: StepsFactory, workers: int) -> Callable[[Sequence[Batch]], list[Any]]:
+def _make_run(make_steps: StepsFactory, workers: int) -> Callable[[Sequence[Batch]], list[Any]]:
     """The function that a worker of Ray calls again and again, with its model loaded."""
-    steps = load()
+    steps = make_steps()
     return lambda batches: list(iter_results(batches, steps, workers))
 
 

@@ -15,7 +15,7 @@ from sesam.artifacts.atomic_io import MULTI_NODE
 from sesam.errors import SesamError
 from sesam.params import Runtime
 
-Runner = Callable[[int], Callable[[Sequence[Any]], list[Any]]]
+RunFactory = Callable[[int], Callable[[Sequence[Any]], list[Any]]]
 
 MAX_TRIES = 3  # of the same images, before they count as the reason that workers are lost
 
@@ -66,28 +66,30 @@ def _map_batches(function: Callable[[Any], Any], processes: int) -> Callable[[Se
     return lambda batches: [function(item) for batch in batches for item in batch]
 
 
-def run_on_ray(load: Runner, batches: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
+def run_on_ray(make_run: RunFactory, batches: Sequence[Any], runtime: Runtime) -> Iterator[Any]:
     """The results of every batch in order, from workers that load a model each: one per GPU, or per CPU without GPUs.
 
-    load(processes) runs once in every worker, and returns what the worker calls with chunks of batches.
+    make_run(processes) is called once in every worker, and returns what the worker calls with chunks of batches.
     """
     gpus = has_gpus(runtime)
     count = int(connect(runtime).cluster_resources()["GPU" if gpus else "CPU"])
     # on a GPU every chunk starts processes that read and write: few chunks, at best one per worker
     size = max(1, min(512, -(-len(batches) // count)) if gpus else min(8, len(batches) // (4 * count)))
     processes = runtime.num_workers if gpus else 1
-    yield from _WorkerPool(load, _chunks(batches, size), gpus, processes).results(count)
+    yield from _WorkerPool(make_run, _chunks(batches, size), gpus, processes).results(count)
 
 
 class _WorkerPool:
     """Gives chunks of batches to Ray's workers; replaces lost workers, and does their chunks again."""
 
-    def __init__(self, load: Runner, chunks: list[Sequence[Any]], gpus: bool = False, processes: int = 1) -> None:
+    def __init__(
+        self, make_run: RunFactory, chunks: list[Sequence[Any]], gpus: bool = False, processes: int = 1
+    ) -> None:
         import ray
 
         # no CPU beside a GPU: on this machine Ray has runtime.num_workers of them, which may be fewer than GPUs
         worker = ray.remote(num_cpus=int(not gpus), num_gpus=int(gpus))(_Worker)
-        self.new_worker = partial(worker.remote, Path.cwd(), ray.put(load), processes)
+        self.new_worker = partial(worker.remote, Path.cwd(), ray.put(make_run), processes)
         self.ray, self.chunks = ray, chunks
         self.todo = deque(range(len(chunks)))
         self.tries, self.failed_starts = [0] * len(chunks), 0
@@ -145,13 +147,13 @@ class _WorkerPool:
 class _Worker:
     """A worker process with a model, in the stage's folder."""
 
-    def __init__(self, folder: Path, load: Runner, processes: int) -> None:
+    def __init__(self, folder: Path, make_run: RunFactory, processes: int) -> None:
         import cv2
 
         cv2.setNumThreads(1)
         os.environ[MULTI_NODE] = "1"
         os.chdir(folder)
-        self.load = partial(load, processes)
+        self.make_run = partial(make_run, processes)
         self.run: Callable[[Sequence[Any]], list[Any]] | None = None
 
     def ready(self) -> None:
@@ -159,7 +161,7 @@ class _Worker:
 
     def work(self, batches: Sequence[Any]) -> list[Any]:
         if self.run is None:
-            self.run = self.load()
+            self.run = self.make_run()
         return self.run(batches)
 
 

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from sesam.artifacts.atomic_io import csv_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.params import NO_TEACHER, Params, flatten
 
 GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
@@ -22,7 +22,7 @@ TERMS = {  # of a data set's format: in words, and where they are
 class CardData(NamedTuple):
     """What both cards report. metrics: what evaluate_labels wrote. sam_sha256: "" without weights."""
 
-    data: Dataset
+    data: Manifest
     round_name: str
     params: Params
     metrics: Mapping[str, Any]
@@ -55,7 +55,7 @@ def param_values(params: Params, round_name: str) -> dict[str, Any]:
     return flatten({group: values[group] for group in (*groups, "rounds")})
 
 
-def images_csv(data: Dataset, root: str) -> str:
+def images_csv(data: Manifest, root: str) -> str:
     """images.csv: a row per image with its id, its path in the data set, with slashes, and its SHA-256."""
     rows = []
     for record in data.train:

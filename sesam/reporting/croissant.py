@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_NAMES
 from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
@@ -66,7 +66,7 @@ def _properties(card_data: CardData) -> dict[str, Any]:
     }
 
 
-def _distribution(data: Dataset, table: str) -> list[dict[str, Any]]:
+def _distribution(data: Manifest, table: str) -> list[dict[str, Any]]:
     """The files: label PNGs, source PNGs and images.csv, whose text is `table`."""
     pattern = "**/*.png" if any("/" in record.id for record in data.train) else "*.png"
     return [
@@ -91,7 +91,7 @@ def _distribution(data: Dataset, table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _record_sets(data: Dataset) -> list[dict[str, Any]]:
+def _record_sets(data: Manifest) -> list[dict[str, Any]]:
     """The rows of images.csv, the classes, and the pixels of both folders."""
     table = {"fileObject": {"@id": "images.csv"}}
     columns = [("sc:Text", name, table | {"extract": {"column": name}}) for name in ("id", "image", "sha256")]

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from sesam.artifacts.atomic_io import csv_text
 from sesam.artifacts.component_records import Outcome, Selected, read_selected
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_label, load_predictions
 from sesam.artifacts.sources import SAM, SOURCE_NAMES, load_pseudo_label
 from sesam.execution.parallel import map_images
 from sesam.geometry.rle import rle_to_mask
@@ -46,7 +46,7 @@ class LabelQuality:
             setattr(self, name, iadd(getattr(self, name), value))
 
 
-def evaluate_all(data: Dataset, params: Params, round_name: str) -> LabelQuality:
+def evaluate_all(data: Manifest, params: Params, round_name: str) -> LabelQuality:
     """`evaluate_image` summed over all training images."""
     count, threshold = len(data.classes), params.teacher_labels.confidence_threshold
     matrices, sources = np.zeros((len(LABEL_SETS), count, count + 1), np.int64), np.zeros(len(SOURCE_NAMES), np.int64)
@@ -101,7 +101,7 @@ def review_priority(
 
     merged, weak, predicted (the teacher's classes): (H, W) uint8, 255 = none. contested: see `contested_pixels`.
     score: the share of pixels that are unlabeled, or whose label no annotator drew and the teacher contradicts, or
-    masks of two classes hold. components, refused: how many, and for how many no mask was kept.
+    masks of two classes hold. components, rejected: how many, and for how many no mask was kept.
     """
     unlabeled, drawn = merged == IGNORE_INDEX, weak != IGNORE_INDEX
     contradicted = ~unlabeled & ~drawn & (predicted != IGNORE_INDEX) & (predicted != merged)
@@ -111,7 +111,7 @@ def review_priority(
         "score": round(float((unlabeled | contradicted | contested).mean()), 5),
         **{name: round(float(mask.mean()), 5) for name, mask in pixels.items()},
         "components": len(selected),
-        "refused": sum(not component.kept for component in selected),
+        "rejected": sum(not component.kept for component in selected),
     }
 
 
@@ -145,6 +145,6 @@ def label_metrics(quality: LabelQuality, classes: Sequence[str]) -> dict[str, An
         },
         "contested": {outcome: quality.contested[outcome] for outcome in CONTESTED_OUTCOMES},
         "sources": dict(zip(SOURCE_NAMES, quality.sources.tolist(), strict=True)),
-        "ranking": rank_correlation([row["score"] for row in quality.ranking], quality.errors),
+        "ranking_spearman": rank_correlation([row["score"] for row in quality.ranking], quality.errors),
         "confusion": {name: matrix.tolist() for name, matrix in matrices.items()},
     }

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sesam.artifacts.component_records import Selected
 from sesam.artifacts.label_png import full_palette
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
@@ -36,7 +36,7 @@ class Step(NamedTuple):
     confidence: np.ndarray | None = None
 
 
-def compose_page(rows: Sequence[Sequence[Step]], data: Dataset, threshold: float = 0) -> Image.Image:
+def compose_page(rows: Sequence[Sequence[Step]], data: Manifest, threshold: float = 0) -> Image.Image:
     """Rows of tiles of one image, and legends below; maps are faded where their confidence is below `threshold`."""
     font = ImageFont.load_default(_TEXT)
     tiles = [[fit_to_tile(draw_step(step, data.palette, threshold)) for step in row] for row in rows]
@@ -113,7 +113,7 @@ def _scale_mask(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def _arrange_legends(
-    steps: Sequence[Step], data: Dataset, font: Any, y: int, page_width: int
+    steps: Sequence[Step], data: Manifest, font: Any, y: int, page_width: int
 ) -> tuple[list[tuple[int, int, str, Color]], int]:
     """x, y, name, color of the steps' classes and, if shown, of all sources, wrapped, from `y` on; and their end."""
     labels = [step.values.ravel() for step in steps if step.kind == "classes" and step.values.ndim == 2]

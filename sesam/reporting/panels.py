@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from sesam.artifacts.component_records import Component
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_image, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label
 from sesam.geometry.rle import rle_to_mask
 from sesam.paths import METRICS
 from sesam.reporting.pages import Step, compose_page, draw_outline, fade, fit_to_tile
@@ -22,7 +22,7 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     return compose_page(rows, trace.data, trace.params.teacher_labels.confidence_threshold)
 
 
-def val_page(round_name: str, record: ImageRecord, data: Dataset) -> Image.Image:
+def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Image:
     """A validation image, its fine label, and the predictions of the baseline and the round's student, in a row."""
     count = len(data.classes)
     row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]

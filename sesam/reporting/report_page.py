@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import read_metrics
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
 from sesam.params import Params, flatten
@@ -41,7 +41,7 @@ def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> l
     return [ParamDiff(key, text(new), None if new == old else text(old)) for key, (new, old) in pairs.items()]
 
 
-def render_page(data: Dataset, params: Params, galleries: Mapping[str, list[GalleryImage]]) -> str:
+def render_page(data: Manifest, params: Params, galleries: Mapping[str, list[GalleryImage]]) -> str:
     """Scores, charts, params with their difference from the last commit, and the images of each round's gallery."""
     networks, labels = read_metrics(params.rounds, data.classes)
     hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)

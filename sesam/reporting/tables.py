@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from sesam.artifacts.atomic_io import csv_text, write_text
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import MetricsByName
 from sesam.params import AnnotationMinutes, Params
 from sesam.scores import ratio
@@ -118,7 +118,7 @@ def percent_rows(shares: np.ndarray, names: Sequence[str]) -> list[tuple[str, st
     return [(names[actual], names[predicted]) for actual, predicted in cells]
 
 
-def results_text(data: Dataset, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
+def results_text(data: Manifest, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
     """The end of `make demo`: a line per network and per score of the last round's labels, with what each is."""
 
     def line(title: str, score: float | None, meaning: str) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_image, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
 from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
@@ -39,7 +39,7 @@ class ImageTrace(NamedTuple):
 
     record: ImageRecord
     round_name: str
-    data: Dataset
+    data: Manifest
     params: Params
     image: np.ndarray
     merged: np.ndarray
@@ -50,7 +50,7 @@ class ImageTrace(NamedTuple):
 
 
 def load_trace(
-    record: ImageRecord, round_name: str, data: Dataset, params: Params, with_student: bool = False
+    record: ImageRecord, round_name: str, data: Manifest, params: Params, with_student: bool = False
 ) -> ImageTrace:
     """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
     num_classes = len(data.classes)
@@ -78,7 +78,7 @@ def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> 
 
 
 def _load_components(
-    record: ImageRecord, round_name: str, data: Dataset, selection: SelectionParams, weak: np.ndarray
+    record: ImageRecord, round_name: str, data: Manifest, selection: SelectionParams, weak: np.ndarray
 ) -> list[ComponentTrace]:
     file, num_classes = f"{record.id}.json", len(data.classes)
     prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
@@ -116,7 +116,7 @@ def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> st
         Outcome.OVERSIZED: f"at least {selection.tau_mask:.0%} must be, selection.tau_mask",
         Outcome.CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
     }[rejection]
-    return f"{text}: refused, {rejection} ({limit})"
+    return f"{text}: rejected, {rejection} ({limit})"
 
 
 def describe_outcome(component: ComponentTrace) -> str:
@@ -184,7 +184,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
 
 
 def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
-    """Which components without a kept mask, and which refused masks hold a pixel."""
+    """Which components without a kept mask, and which rejected masks hold a pixel."""
     lines = ["No annotator labeled it and no kept mask holds it."]
     shape, without = trace.merged.shape, [component for component in trace.components if not component.selected.kept]
     for component in without:
@@ -192,5 +192,5 @@ def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
     for component in without:
         if any(rle_to_mask(evaluation.candidate.rle, shape)[y, x] for evaluation in component.evaluations):
-            lines.append(f"A refused mask of component {component.title} holds it.")
+            lines.append(f"A rejected mask of component {component.title} holds it.")
     return lines

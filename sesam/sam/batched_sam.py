@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
-from sesam.params import Precision, Runtime
+from sesam.params import Dtype, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import ViTEncoder
 from sesam.sam.segmenter import Candidates, Prompt
@@ -43,11 +43,9 @@ class ImagePrompt(NamedTuple):
 class SamSegmenter:
     """segment-anything's Sam as a `Segmenter`: images and the prompts of many images in batches."""
 
-    def __init__(
-        self, sam: Sam, device: torch.device, precision: Precision = "float32", runtime: Runtime | None = None
-    ):
-        """`precision`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
-        self.sam, self.device, self.dtype = sam.to(device).eval(), device, getattr(torch, precision)
+    def __init__(self, sam: Sam, device: torch.device, dtype: Dtype = "float32", runtime: Runtime | None = None):
+        """`dtype`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
+        self.sam, self.device, self.dtype = sam.to(device).eval(), device, getattr(torch, dtype)
         self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
         self.autocast = self.dtype != torch.float32
         if isinstance(sam.image_encoder, ImageEncoderViT):

@@ -1,4 +1,4 @@
-"""Image embeddings on disk, keyed by the engine (weights, precision, code, libraries) and the image's content.
+"""Image embeddings on disk, keyed by the engine (weights, dtype, code, libraries) and the image's content.
 
 A cache and nothing more: it is never pushed, and missing embeddings are computed again where they are needed.
 """
@@ -27,7 +27,7 @@ def engine_fingerprint(sam: SamParams, weights: Weights) -> str:
     """The fingerprint of what decides an embedding besides its image."""
     config = weights.path and weights.path.with_name("config.json")  # transformers builds its models from it
     digest, code = sha256(config) if config and config.is_file() else "", code_fingerprint("embed", "sesam/sam")
-    return json_digest(sam.model, sam.precision, weights.sha256, code, library_versions(), digest)
+    return json_digest(sam.model, sam.dtype, weights.sha256, code, library_versions(), digest)
 
 
 def cache_dir(runtime: Runtime) -> Path:

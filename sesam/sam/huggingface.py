@@ -49,7 +49,7 @@ def preprocess(image: np.ndarray, processor: Any) -> Tensor:
 class HuggingFaceSegmenter:
     """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another.
 
-    sam.precision is of the encoder's matrix products; the decoder is float32.
+    sam.dtype is of the encoder's matrix products; the decoder is float32.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class HuggingFaceSegmenter:
         import transformers
 
         self.model, self.family, self.device = model.to(device).eval(), family, device
-        self.dtype = getattr(torch, sam.precision)
+        self.dtype = getattr(torch, sam.dtype)
         vision = model.config.vision_config
         side = getattr(vision, "image_size", None) or vision.backbone_config.image_size
         self.side: int = side if isinstance(side, int) else side[0]

@@ -38,7 +38,7 @@ def _load_sam(weights: Path, device: torch.device, sam: SamParams, runtime: Runt
     from sesam.sam.bundled import build_bundled_sam
 
     build = build_bundled_sam if sam.model == "bundled" else sam_model_registry[sam.model]
-    return SamSegmenter(load_sam(build, weights), device, sam.precision, runtime)
+    return SamSegmenter(load_sam(build, weights), device, sam.dtype, runtime)
 
 
 def _load_transformers(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:

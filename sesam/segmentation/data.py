@@ -13,7 +13,7 @@ from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomF
 from mmseg.structures import SegDataSample
 from torch.utils.data import Sampler
 
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
 from sesam.labels import IGNORE_INDEX
 from sesam.params import BASELINE, LossWeights, Schedule
@@ -25,7 +25,7 @@ class TrainingTask:
     """module: the stage's, for `python -m` in each process of a distributed training. round_name: None: the baseline.
 
     sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
-    None for `network.pretrained`. sam_frequency: the probability that a sample uses its SAM pixels.
+    None for `network.pretrained`. sam_prob: the probability that a sample uses its SAM pixels.
     """
 
     module: str
@@ -34,7 +34,7 @@ class TrainingTask:
     loss_weights: LossWeights
     round_name: str | None = None
     sources: Path | None = None
-    sam_frequency: float = 0.0
+    sam_prob: float = 0.0
     init: Path | None = None
 
     @property
@@ -61,7 +61,7 @@ class TrainingTask:
 class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
-    def __init__(self, task: TrainingTask, data: Dataset, seed: int) -> None:
+    def __init__(self, task: TrainingTask, data: Manifest, seed: int) -> None:
         self.task, self.records, self.classes, self.seed = task, data.train, len(data.classes), seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
@@ -90,7 +90,7 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)
-        if np.random.uniform() >= self.task.sam_frequency:
+        if np.random.uniform() >= self.task.sam_prob:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
         results: dict[str, Any] = {"img": np.ascontiguousarray(load_image(record)[..., ::-1])}  # BGR
         results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}

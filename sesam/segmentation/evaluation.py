@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sesam.artifacts.label_png import Palette, write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.errors import SesamError
 from sesam.execution.pipeline import run_pipeline
 from sesam.params import MAX_REPORT_IMAGES, Runtime
@@ -18,7 +18,7 @@ from sesam.segmentation.inference import load_steps
 
 
 def evaluate_network(
-    network: Path, data: Dataset, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
+    network: Path, data: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
 ) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 

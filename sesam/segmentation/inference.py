@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sesam.artifacts.label_png import Palette, write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image
 from sesam.execution.device import resolve_device
 from sesam.execution.pipeline import PipelineSteps, run_pipeline
 from sesam.params import Runtime
@@ -36,7 +36,7 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
     return item, load_image(item[0])
 
 
-def predict_images(network: Path, data: Dataset, folder: Path, runtime: Runtime, title: str) -> None:
+def predict_images(network: Path, data: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
     pending = [record for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
     write = partial(_write, folder=folder, palette=data.palette)

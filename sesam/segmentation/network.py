@@ -26,7 +26,7 @@ from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, 
 from sesam.artifacts.label_png import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Architecture, Byte, Group, Precision
+from sesam.params import Architecture, Byte, Dtype, Group
 from sesam.segmentation.backbones import backbone_spec
 
 ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
@@ -117,9 +117,9 @@ def convert_sync_batchnorm(model: EncoderDecoder) -> None:
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
-def optimize_for(device: torch.device, model: EncoderDecoder, precision: Precision) -> None:
+def optimize_for(device: torch.device, model: EncoderDecoder, dtype: Dtype) -> None:
     """For training: change the memory format and the layers to those that the device needs or is fastest with."""
-    if device.type == "cpu" or precision != "float32":
+    if device.type == "cpu" or dtype != "float32":
         model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from sesam.artifacts import atomic_io
 from sesam.artifacts.fingerprint import stage_fingerprint
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
 from sesam.execution.launch import is_worker_process, launch, process_group
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
-from sesam.params import Params, Precision, Schedule
+from sesam.params import Dtype, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
@@ -54,7 +54,7 @@ def train(task: TrainingTask, params: Params) -> None:
 
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
-    dataset, is_main = Dataset.load(), is_main_process()
+    dataset, is_main = Manifest.load(), is_main_process()
     _check(task, params, device, dataset)
     if is_main:
         _resume_or_restart(task)
@@ -65,7 +65,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
         model = _initial_network(task, params, dataset, seed)
-        optimize_for(device, model, params.network.precision)
+        optimize_for(device, model, params.network.dtype)
         runner = Runner(
             model=model,
             train_dataloader=_dataloader(TrainingSamples(task, dataset, seed), params, device),
@@ -92,7 +92,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
-def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Dataset) -> None:
+def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Manifest) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
     batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
     size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
@@ -103,8 +103,8 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Da
         )
     if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
         raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.num_gpus.")
-    if device.type == "cpu" and params.network.precision != "float32":
-        raise SesamError("params.yaml: network.precision bfloat16 needs a GPU. Set it to float32.")
+    if device.type == "cpu" and params.network.dtype != "float32":
+        raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
     files = [folder / f"{record.id}.png" for folder in folders for record in dataset.train]
     if missing := [file for file in files if not file.exists()]:
@@ -120,7 +120,7 @@ def _resume_or_restart(task: TrainingTask) -> None:
         checkpoint.unlink()
 
 
-def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed: int) -> EncoderDecoder:
+def _initial_network(task: TrainingTask, params: Params, dataset: Manifest, seed: int) -> EncoderDecoder:
     """The network with the three-source loss and its weights before training."""
     config = network_config(params.network, len(dataset.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
@@ -147,15 +147,15 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Dataset, seed:
     return model
 
 
-def optimizer_config(schedule: Schedule, precision: Precision) -> dict[str, Any]:
+def optimizer_config(schedule: Schedule, dtype: Dtype) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
     config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.lr}}
     if schedule.backbone_lr_mult != 1:
         config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_lr_mult}}}
-    if precision == "float32":
+    if dtype == "float32":
         return config
     # bfloat16 has the range of float32, so nothing needs scaling
-    return config | {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
+    return config | {"type": "AmpOptimWrapper", "dtype": dtype, "loss_scale": {"enabled": False}}
 
 
 def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) -> DataLoader[Any]:
@@ -192,7 +192,7 @@ def _runner_options(task: TrainingTask, params: Params, device: torch.device) ->
     return options | {
         "work_dir": str(task.work_dir / "mmengine"),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
-        "optim_wrapper": optimizer_config(task.schedule, params.network.precision),
+        "optim_wrapper": optimizer_config(task.schedule, params.network.dtype),
         "param_scheduler": _scheduler_configs(task.schedule),
         "default_hooks": dict.fromkeys(("logger", "checkpoint", "timer", "runtime_info", "sampler_seed")),
         "load_from": str(checkpoint) if checkpoint.exists() else None,

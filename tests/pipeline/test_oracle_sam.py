@@ -12,7 +12,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.sam import registry
@@ -38,7 +38,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
         write_label(Path(f"data/fine/train/{k}.png"), scene.labels, PALETTE)
         records.append(ImageRecord(str(k), f"{k}.png", *scene.labels.shape, sha256(Path(f"{k}.png"))))
     write_json(Path("data/embeddings.json"), {})  # a dependency of sam_masks
-    Dataset("scenes", tuple(CLASSES), PALETTE, tuple(records), ()).save()
+    Manifest("scenes", tuple(CLASSES), PALETTE, tuple(records), ()).save()
     oracle = OracleSam([(scene.image, scene.labels) for scene in scenes])
     monkeypatch.setitem(registry.MODELS, "bundled", registry.Model(lambda *_: oracle, embedding_bytes=2))
     return tmp_path

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from sesam.artifacts.label_png import read_label
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
@@ -40,7 +40,7 @@ def prepare_error() -> str:
 
 def test_a_folder_becomes_class_ids_and_a_manifest() -> None:
     prepare.main()
-    record = Dataset.load().train[0]
+    record = Manifest.load().train[0]
     assert (record.id, record.height, record.width) == ("0", 40, 60)
     label = read_label(Path("data/fine/train/0.png"))
     assert (label[:4] == 255).all() and (label[4:, :25] == 0).all() and (label[4:, 25:] == 1).all()

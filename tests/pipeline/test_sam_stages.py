@@ -20,7 +20,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import TMP_PREFIX, read_json, sha256, write_json
 from sesam.artifacts.component_records import Component, write_prompts
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.execution import pipeline
@@ -48,7 +48,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         components = [Component(n, 0, rle, points=p) for n, p in enumerate(points, 1)]
         write_prompts(tmp_path / f"data/rounds/r1/prompts/{k}.json", records[k], "points", components)
     write_json(tmp_path / "data/embeddings.json", {})  # a dependency of sam_masks
-    Dataset("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(records), ()).save(tmp_path / "data/dataset")
+    Manifest("scenes", ("a", "b"), ((0, 0, 0), (9, 9, 9)), tuple(records), ()).save(tmp_path / "data/dataset")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["sam_masks", "r1"])
     return tmp_path

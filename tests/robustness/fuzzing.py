@@ -38,7 +38,7 @@ from sesam.artifacts import component_records as records
 from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.label_png import read_image, read_label
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.png import LabelPng
@@ -161,7 +161,7 @@ def exports() -> Iterator[tuple[str, bytes]]:
 
 
 def manifest(path: Path, original: bytes) -> None:
-    data = Dataset.load(path.parent)
+    data = Manifest.load(path.parent)
     here = Path.cwd().resolve()
     for item in (*data.train, *data.val):
         for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npz"):
@@ -236,7 +236,7 @@ def network_metrics_file(path: Path, original: bytes) -> None:
 def label_metrics_file(path: Path, original: bytes) -> None:
     metrics = read_label_metrics(path, NAMES)
     drawn(NETWORK_METRICS, metrics)
-    data = Dataset("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
+    data = Manifest("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
     card = CardData(data, "r1", PARAMS, metrics, "", "")
     assert readme(card) and croissant(card)
 
@@ -266,7 +266,7 @@ def targets(folder: Path) -> list[Target]:
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
     rle = mask_to_rle(LABELS == 1)
     palette = ((0, 0, 0), (9, 9, 9), (7, 7, 7))
-    data = Dataset("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
+    data = Manifest("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
     data.save(folder / "manifest")
     data.save(folder / "classes")
     strokes = "".join(

@@ -14,7 +14,7 @@ from PIL import Image
 import sesam
 from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.label_png import write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import load_pseudo_label
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import Scene
@@ -36,7 +36,7 @@ def test_pseudo_label_equals_the_stages_result(
     edit_params(tmp_path, rounds=round_params, runtime__num_workers=1, sampling__prompt_type=prompt_type)
     Image.fromarray(scene.image).save("image.png")
     record = ImageRecord("street/7", "image.png", *scene.labels.shape, sha256(Path("image.png")))
-    Dataset("scenes", CLASSES, PALETTE, (record,), ()).save(Path("data/dataset"))
+    Manifest("scenes", CLASSES, PALETTE, (record,), ()).save(Path("data/dataset"))
     weak = weak_label(scene.labels, params.weak_labels)
     write_label(WEAK_LABELS / f"{record.id}.png", weak, PALETTE)
     confidence = np.random.default_rng(0).integers(230, 256, weak.shape).astype(np.uint8)

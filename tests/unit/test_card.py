@@ -11,7 +11,7 @@ from conftest import sh
 from golden_run import copy_evaluated_run
 
 from sesam.artifacts.atomic_io import read_json, sha256
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.ranking import top_ranked
 from sesam.errors import SesamError
 from sesam.params import Params
@@ -23,11 +23,11 @@ from stages import card
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Manifest, Params]:
     return copy_evaluated_run(tmp_path, monkeypatch)
 
 
-def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
+def test_card_for_people(workspace: tuple[Manifest, Params]) -> None:
     text = Path("data/pseudo_labels/r1/README.md").read_text()
     lines = text.splitlines()
     assert lines[0] == "# Pseudo-labels of halves, round r1"
@@ -41,7 +41,7 @@ def test_card_for_people(workspace: tuple[Dataset, Params]) -> None:
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| 2 | SAM")] == ["32.3% |"]
 
 
-def test_card_for_programs(workspace: tuple[Dataset, Params]) -> None:
+def test_card_for_programs(workspace: tuple[Manifest, Params]) -> None:
     card_json = read_json(Path("data/pseudo_labels/r1/croissant.json"))
     assert card_json["conformsTo"] == "http://mlcommons.org/croissant/1.0" and "license" not in card_json
     *folders, table = card_json["distribution"]
@@ -57,14 +57,14 @@ def test_card_for_programs(workspace: tuple[Dataset, Params]) -> None:
     assert properties["IoU of left"] == 0.5 and properties["IoU of never"] == "None"
 
 
-def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Dataset, Params]) -> None:
+def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Manifest, Params]) -> None:
     with Path("data/pseudo_labels/r1/images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["town/0", "town/1", "2", "3"]
     assert all(sha256(Path(row["image"])) == row["sha256"] for row in rows)
 
 
-def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Dataset, Params]) -> None:
+def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Manifest, Params]) -> None:
     data, params = workspace
     metrics = read_json(Path("metrics/labels/r1.json"))
     for by_class in (metrics["classes"]["merged"], metrics["components"]):
@@ -76,7 +76,7 @@ def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Dataset,
 
 
 @pytest.mark.parametrize("text", ['"', "it's", '"""', "\\", "a\nb", "{{ labels }} {x}", "é"])
-def test_training_script_holds_any_text(workspace: tuple[Dataset, Params], text: str) -> None:
+def test_training_script_holds_any_text(workspace: tuple[Manifest, Params], text: str) -> None:
     data, params = workspace
     params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"root": f"data/{text}"})})
     metrics = read_json(Path("metrics/labels/r1.json"))
@@ -137,7 +137,7 @@ def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
     "damage",
     ["", "id,score\n", "score,id\n0.5\n", "id,score\n2,0.5\n", "id,score\n2,1\n3,1\n9,1\ntown/0,1\ntown/1,1\n"],
 )
-def test_a_ranking_of_other_images_is_refused(workspace: tuple[Dataset, Params], damage: str) -> None:
+def test_a_ranking_of_other_images_is_refused(workspace: tuple[Manifest, Params], damage: str) -> None:
     data, _ = workspace
     assert [record.id for record in top_ranked("r1", data, 2)] == ["2", "3"]
     Path("data/pseudo_labels/r1/ranking.csv").write_text(damage)

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from sesam.artifacts.label_png import read_label, write_gray, write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_fine_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_predictions
 from sesam.artifacts.sources import SAM, WEAK, load_pseudo_label
 from sesam.cli import export
 from sesam.cli.export import labeled_regions
@@ -110,7 +110,7 @@ def merged(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_unknown_values_are_reported_with_their_file(merged: Path) -> None:
-    record = Dataset.load().train[1]
+    record = Manifest.load().train[1]
     for part, wrong, expected, read in (
         ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(load_predictions, "r1")),
         ("fine/train", 9, "0 to 1, and 255 for none", partial(load_fine_label, "train")),

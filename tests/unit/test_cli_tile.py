@@ -12,7 +12,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.label_png import ORIENTATION, read_image, read_label, write_label
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.cli.main import main
 from sesam.errors import SesamError
 
@@ -162,7 +162,7 @@ def test_tiles_are_a_folder_dataset(folder_dataset: Path) -> None:  # noqa: F811
     for stage in ("prepare", "weak_labels"):
         done = run(f"stages.{stage}", cwd=folder_dataset)
         assert done.returncode == 0, done.stderr
-    records = Dataset.load(folder_dataset / "data/dataset").train
+    records = Manifest.load(folder_dataset / "data/dataset").train
     assert len(records) > len(sizes) and {record.id.split("/")[0] for record in records} == sizes.keys()
     merge(folder_dataset / "data/weak", folder_dataset / "tiles/weak", folder_dataset / "merged")
     for name in sizes:

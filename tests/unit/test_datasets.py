@@ -16,7 +16,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from sesam.artifacts.label_png import read_label
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette, label_map_for
 from sesam.datasets.layouts import ImagePair, files_below, find_pairs
@@ -51,9 +51,9 @@ def error_of(stage: ModuleType, *expected: str) -> str:
     return message
 
 
-def prepared() -> Dataset:
+def prepared() -> Manifest:
     prepare.main()
-    return Dataset.load()
+    return Manifest.load()
 
 
 def trained_ids() -> list[str]:
@@ -279,7 +279,7 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
 # Annotators' weak labels
 
 
-def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Dataset:
+def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Manifest:
     workspace(dataset_format, weak_labels__source=source, **changes)
     dataset = prepared()
     shutil.rmtree("data/fine/train")  # not read

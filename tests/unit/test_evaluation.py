@@ -21,7 +21,7 @@ from PIL import Image
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.component_records import Outcome, Selected
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle
 from sesam.params import AnnotationMinutes, Params
@@ -92,10 +92,10 @@ def test_review_priority_by_hand() -> None:
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
     shares = {"score": 0.57143, "unlabeled": 0.14286, "contradicted": 0.28571, "contested": 0.28571}  # 4, 1, 2, 2 of 7
-    assert priority == {**shares, "components": 3, "refused": 2}
+    assert priority == {**shares, "components": 3, "rejected": 2}
     rows = [{"id": k, **priority, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
     lines = ranking_csv(rows).splitlines()
-    assert lines[0] == "id,score,unlabeled,contradicted,contested,components,refused"
+    assert lines[0] == "id,score,unlabeled,contradicted,contested,components,rejected"
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 
@@ -129,7 +129,7 @@ def test_annotation_hours() -> None:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Manifest, Params]:
     monkeypatch.chdir(tmp_path)
     return make_workspace()
 
@@ -140,7 +140,9 @@ def test_rank_correlation() -> None:
     assert rank_correlation([0.1, 0.2], [0.1, 0.2]) is rank_correlation([0.1] * 3, [0.1, 0.2, 0.3]) is None
 
 
-def test_stages_on_known_answers(workspace: tuple[Dataset, Params], monkeypatch, capsys: pytest.CaptureFixture) -> None:
+def test_stages_on_known_answers(
+    workspace: tuple[Manifest, Params], monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
     _, params = workspace
     evaluate_everything(params, monkeypatch)
     printed = "summarize: val_mIoU_baseline 0.5833, val_mIoU_r1 0.8452, val_mIoU_r2 1.0, label_precision 1.0"
@@ -203,7 +205,7 @@ def test_percents_of_a_class_add_up_to_100() -> None:
     assert Counter(tables.percent_rows(shares, "abcd")) == counts
 
 
-def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Params]) -> None:
+def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Manifest, Params]) -> None:
     data, params = workspace
     fine = FINE.copy()
     fine[1:, 10:] = 2
@@ -213,7 +215,7 @@ def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Dataset, Param
     assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
 
 
-def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
+def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     data, params = workspace
     shutil.rmtree("data/fine/train")
     without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
@@ -225,7 +227,7 @@ def test_training_images_without_fine_labels(workspace: tuple[Dataset, Params], 
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
-def test_panels(workspace: tuple[Dataset, Params], monkeypatch) -> None:
+def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     _, params = workspace
     evaluate_everything(params, monkeypatch)
     for name in params.rounds:
@@ -263,7 +265,7 @@ def test_masks_selected_by_other_params_are_refused(workspace, file: str, number
         load_trace(data.train[0], "r1", data, params)
 
 
-def test_each_pixel_is_explained(workspace: tuple[Dataset, Params]) -> None:
+def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
     data, params = workspace
     trace = load_trace(data.train[0], "r2", data, params)
     texts = {xy: "\n".join(explain_pixel(trace, *xy)) for xy in ((1, 4), (9, 2), (11, 2), (1, 1), (5, 5))}
@@ -288,7 +290,7 @@ def test_loss_curve(tmp_path: Path) -> None:
             loss_curve(tmp_path)
 
 
-def test_workers_change_nothing(workspace: tuple[Dataset, Params]) -> None:
+def test_workers_change_nothing(workspace: tuple[Manifest, Params]) -> None:
     data, params = workspace
     two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
     alone, together = (evaluate_all(data, changed, "r1") for changed in (params, two_workers))
@@ -296,7 +298,7 @@ def test_workers_change_nothing(workspace: tuple[Dataset, Params]) -> None:
     assert alone.ranking == together.ranking
 
 
-def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Dataset, Params], capsys) -> None:
+def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Manifest, Params], capsys) -> None:
     data, params = workspace
     many = replace(data, train=data.train[2:] * 150)
     evaluate_all(many, params, "r1")

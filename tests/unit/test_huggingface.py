@@ -58,7 +58,7 @@ def sam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Of a small model in a folder as published."""
     weights = tmp_path_factory.mktemp(request.param) / "model.safetensors"
     small_model(request.param).save_pretrained(weights.parent)
-    return SamParams(model=request.param, checkpoint=str(weights), sha256=sha256(weights), precision="float32")
+    return SamParams(model=request.param, checkpoint=str(weights), sha256=sha256(weights), dtype="float32")
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_image
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image
 from sesam.errors import SesamError
 
 HASH = "0123456789abcdef" * 4
-DATA = Dataset(
+DATA = Manifest(
     "streets",
     ("a", "b"),
     ((0, 0, 0), (9, 9, 9)),
@@ -37,7 +37,7 @@ BAD_CLASSES = [
 def refuse(folder: Path, file: str, value: object, message: str) -> None:
     (folder / file).write_text(json.dumps(value))
     with pytest.raises(SesamError, match=rf"{file} is damaged \({message}"):
-        Dataset.load(folder)
+        Manifest.load(folder)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def test_manifest_is_read_back(manifest: Path) -> None:
-    assert Dataset.load(manifest) == DATA
+    assert Manifest.load(manifest) == DATA
 
 
 @pytest.mark.parametrize("change", BAD_RECORDS, ids=str)

@@ -18,7 +18,7 @@ from golden_run import copy_evaluated_run, evaluate_everything
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json
-from sesam.artifacts.manifest import Dataset
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
 from sesam.reporting.gallery import SIDE, GalleryImage, Layer, data_url, read_gallery, write_gallery
@@ -27,7 +27,7 @@ from stages import card, report, summarize
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Params]:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Manifest, Params]:
     return copy_evaluated_run(tmp_path, monkeypatch)
 
 
@@ -158,7 +158,7 @@ DAMAGED = {
     "score above 1": ("networks/baseline", ("classes", "left"), 1.5),
     "text as loss": ("networks/r1", ("loss", 0, 1), "x"),
     "null as scores": ("labels/r2", ("scores",), None),
-    "text as correlation": ("labels/r2", ("ranking",), "x"),
+    "text as correlation": ("labels/r2", ("ranking_spearman",), "x"),
     "older file": ("labels/r1", ("contested", "unknown"), DELETED),
     "unknown outcome": ("labels/r1", ("components", "left", "missed"), 1),
     "missing class": ("labels/r1", ("classes", "merged", "left"), DELETED),

@@ -30,7 +30,7 @@ from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import Params, Precision, Runtime, SamParams
+from sesam.params import Dtype, Params, Runtime, SamParams
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
 from sesam.sam.batched_sam import ImagePrompt, OomBatcher, SamSegmenter, load_sam
@@ -80,8 +80,8 @@ def decode(segmenter: Segmenter, image: np.ndarray, prompts: list[Prompt]) -> li
     return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
 
-def bundled_segmenter(precision: Precision = "float32") -> SamSegmenter:
-    return SamSegmenter(load_sam(build_bundled_sam, WEIGHTS), CPU, precision)
+def bundled_segmenter(dtype: Dtype = "float32") -> SamSegmenter:
+    return SamSegmenter(load_sam(build_bundled_sam, WEIGHTS), CPU, dtype)
 
 
 def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
@@ -243,7 +243,7 @@ def test_mask_prompt_covers_the_mask_but_not_the_padding(sam) -> None:
 
 
 def test_bfloat16_masks_are_close_to_float32() -> None:
-    exact, rounded = (bundled_segmenter(precision) for precision in ("float32", "bfloat16"))
+    exact, rounded = (bundled_segmenter(dtype) for dtype in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for scene in (draw_scene((*SEED, 2000)), draw_scene((*SEED, 2001))):
         size, surely = scene.labels.shape, np.zeros_like(scene.labels)
@@ -364,11 +364,11 @@ def test_weights_are_verified(tmp_path: Path) -> None:
     custom, other = tmp_path / "custom.pth", tmp_path / "other.pth"
     custom.write_bytes(b"custom")
     other.write_bytes(b"other")
-    published = SamParams(model="bundled", precision="float32")
+    published = SamParams(model="bundled", dtype="float32")
     assert resolve_weights(published) == (WEIGHTS, sha256(WEIGHTS))
     ours = published.model_copy(update={"checkpoint": str(custom), "sha256": sha256(custom)})
     assert resolve_weights(ours) == (custom, sha256(custom))
-    rounded = published.model_copy(update={"precision": "bfloat16"})
+    rounded = published.model_copy(update={"dtype": "bfloat16"})
     assert len({engine_fingerprint(sam, resolve_weights(sam)) for sam in (published, ours, rounded)}) == 3
     for change, reason in (
         ({"checkpoint": str(other)}, r"other.pth has SHA-256 \w+; expected for bundled: \w+"),

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import sha256, write_text
 from sesam.artifacts.label_png import write_label
-from sesam.artifacts.manifest import Dataset, ImageRecord, load_image, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
 from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import pipeline
@@ -77,7 +77,7 @@ def params() -> Params:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     """Five tiny images with labels and sources, as the stages before would leave them; cwd is theirs."""
     monkeypatch.chdir(tmp_path)
     rng, items = np.random.default_rng(0), []
@@ -96,7 +96,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     write_params(Path(), "demo")
     Path("data/weak").mkdir()
     write_text(Path("models/none"), "")  # a dependency of a round without a teacher
-    data = Dataset("blocks", CLASSES, PALETTE, tuple(items), ())
+    data = Manifest("blocks", CLASSES, PALETTE, tuple(items), ())
     data.save()
     return data
 
@@ -110,8 +110,8 @@ def updated(params: Params, group: str, **changes: object) -> Params:
     return params.model_copy(update={group: getattr(params, group).model_copy(update=changes)})
 
 
-def samples(data: Dataset, params: Params, sam_frequency: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(replace(task(params), sam_frequency=sam_frequency), data, seed)
+def samples(data: Manifest, params: Params, sam_prob: float = 0.5, seed: int = 0) -> TrainingSamples:
+    return TrainingSamples(replace(task(params), sam_prob=sam_prob), data, seed)
 
 
 def random_network(folder: Path) -> EncoderDecoder:
@@ -163,7 +163,7 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
 # The samples
 
 
-def test_sample_is_a_function_of_seed_and_t(data: Dataset, params: Params):
+def test_sample_is_a_function_of_seed_and_t(data: Manifest, params: Params):
     def bytes_of(dataset: TrainingSamples, t: int) -> bytes:
         arrays = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
         return b"".join(array.numpy().tobytes() for array in arrays)
@@ -177,7 +177,7 @@ def test_sample_is_a_function_of_seed_and_t(data: Dataset, params: Params):
         assert {first.record(t).id for t in range(start, start + 5)} == {record.id for record in data.train}
 
 
-def test_sam_frequency_changes_sources_alone(data: Dataset, params: Params):
+def test_sam_prob_changes_sources_alone(data: Manifest, params: Params):
     for t in range(12):
         with_sam, without = (samples(data, params, frequency)[t] for frequency in (1.0, 0.0))
         assert torch.equal(with_sam["inputs"], without["inputs"])
@@ -186,7 +186,7 @@ def test_sam_frequency_changes_sources_alone(data: Dataset, params: Params):
         assert torch.equal(torch.stack([labels, torch.where(sources == 2, 0, sources)]), dropped)
 
 
-def test_label_follows_its_image(data: Dataset, params: Params):
+def test_label_follows_its_image(data: Manifest, params: Params):
     # unscaled and without jitter, exactly the sky has a blue above 200, and exactly the block a red above 150
     dataset = samples(data, updated(params, "schedule", scale_range=(1.0, 1.0)))
     dataset.after_resize = dataset.after_resize[:2]
@@ -198,7 +198,7 @@ def test_label_follows_its_image(data: Dataset, params: Params):
     assert seen >= {0, 1, 2}
 
 
-def test_wrong_labels_are_named(data: Dataset, params: Params):
+def test_wrong_labels_are_named(data: Manifest, params: Params):
     dataset = samples(data, params)
     record = dataset.record(0)
     path = LABELS / f"{record.id}.png"
@@ -253,7 +253,7 @@ def train_until(stop: int | None, params: Params, monkeypatch: pytest.MonkeyPatc
 
 
 def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
-    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     outputs = Path("models/r1/model.pth"), Path("metrics/training/r1/plots/metrics/loss.tsv")
     with monkeypatch.context() as patch:
@@ -275,7 +275,7 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
 
 @pytest.mark.parametrize("damage", ("flipped", "cut"))
 def test_a_damaged_checkpoint_is_dropped(
-    data: Dataset, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Manifest, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_until(13, params, monkeypatch)
     content = bytearray(CHECKPOINT.read_bytes())
@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_is_dropped(
 
 
 def test_an_unfinished_training_of_other_inputs_is_dropped(
-    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     # in this process the workers of an interrupted training would be waited for, five seconds each
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
@@ -310,7 +310,7 @@ def test_an_unfinished_training_of_other_inputs_is_dropped(
 
 @pytest.mark.parametrize("iterations", (1, 10, 20))
 def test_a_short_training_reaches_its_learning_rate(
-    data: Dataset, params: Params, iterations: int, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, params: Params, iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(
@@ -324,7 +324,7 @@ def test_a_short_training_reaches_its_learning_rate(
 
 
 def test_networks_differ_in_samples_weights_and_dropout(
-    data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(**options) -> None:
         seeds.add((options["train_dataloader"].dataset.seed, options["custom_hooks"][0].seed))
@@ -340,7 +340,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
 
 
 def test_a_student_starts_from_its_teacher(
-    data: Dataset, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     teacher = random_network(tmp_path / "teacher")
     student = replace(task(params), init=tmp_path / "teacher")
@@ -363,7 +363,7 @@ def test_a_student_starts_from_its_teacher(
     [(None, "baseline", 6, "iterations 1 to 10"), ("r1", "student", 12, "iterations 11 to 13")],
 )
 def test_a_diverging_training_stops(
-    data: Dataset, params: Params, round_name, key: str, iteration: int, reported: str, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, params: Params, round_name, key: str, iteration: int, reported: str, monkeypatch: pytest.MonkeyPatch
 ):
     after_train_iter = hooks.LoggingHook.after_train_iter
 
@@ -386,15 +386,15 @@ def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
         train(task(params), params)
 
 
-def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Dataset, params: Params):
+def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Manifest, params: Params):
     assert "type" not in training.optimizer_config(params.schedule, "float32")
     config = training.optimizer_config(params.schedule, "bfloat16")
     assert (config["type"], config["dtype"]) == ("AmpOptimWrapper", "bfloat16")
-    with pytest.raises(SesamError, match=r"network\.precision bfloat16 needs a GPU"):
-        train(task(params), updated(params, "network", precision="bfloat16"))
+    with pytest.raises(SesamError, match=r"network\.dtype bfloat16 needs a GPU"):
+        train(task(params), updated(params, "network", dtype="bfloat16"))
 
 
-def test_a_missing_or_damaged_label_file_is_named(data: Dataset, params: Params):
+def test_a_missing_or_damaged_label_file_is_named(data: Manifest, params: Params):
     (LABELS / "street/2.png").write_bytes(b"not a picture")  # read in a worker
     with pytest.raises(SesamError, match=r"^\S+/labels/street/2\.png cannot be read as an image") as caught:
         train(task(params), params)
@@ -404,7 +404,7 @@ def test_a_missing_or_damaged_label_file_is_named(data: Dataset, params: Params)
         train(task(params), params)
 
 
-def test_a_killed_worker_is_reported(data: Dataset, params: Params, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_worker_is_reported(data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SesamError, match=r"runtime\.num_workers"):
         train(task(params), params)
@@ -479,7 +479,7 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
     assert [values.dtype for values in logits] == [torch.float32] * 2
 
 
-def test_predict_gives_the_same_in_threads_and_in_processes(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     random_network(Path("models/baseline"))
     edit_params(Path(), rounds={"r1": {"teacher": "baseline", "fill_confident": False}}, runtime__device="cpu")
     monkeypatch.setattr(sys, "argv", ["predict", "r1"])
@@ -498,7 +498,7 @@ def test_predict_gives_the_same_in_threads_and_in_processes(data: Dataset, monke
             assert np.array_equal(np.array(Image.open(io.BytesIO(content))), expected)
 
 
-def test_predict_without_a_teacher_needs_no_torch(data: Dataset) -> None:
+def test_predict_without_a_teacher_needs_no_torch(data: Manifest) -> None:
     program = "import sys; from stages import predict; predict.main(); print('torch' in sys.modules)"
     edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     assert "\nFalse\n" in sh(sys.executable, "-c", program, "r1", cwd=Path())
@@ -508,7 +508,7 @@ def test_predict_without_a_teacher_needs_no_torch(data: Dataset) -> None:
 
 @pytest.mark.parametrize("name, train", [("baseline", 0), ("r1", 5)])
 def test_evaluate_keeps_predictions_for_any_report(
-    data: Dataset, name: str, train: int, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, name: str, train: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that report.num_images is not an input of `evaluate`, and changing it repeats no inference."""
     random_network(Path("models", name))

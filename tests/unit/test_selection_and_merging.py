@@ -16,7 +16,7 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge
 from sesam.params import SelectionParams
 from sesam.selection import select_candidate, weak_rles
-from stages.merge_labels import process
+from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
 UNLABELED = np.full(SHAPE, 255, np.uint8)
@@ -121,7 +121,9 @@ def test_only_a_round_with_fill_confident_takes_predictions(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     data, params = make_workspace()
     rounds = {"r1": params.rounds["r1"].model_copy(update={"fill_confident": fill})}
-    process(data.train[0], Path("labels"), Path("sources"), "r1", params.model_copy(update={"rounds": rounds}), data)
+    merge_image(
+        data.train[0], Path("labels"), Path("sources"), "r1", params.model_copy(update={"rounds": rounds}), data
+    )
     assert (CONFIDENT in read_label(Path(f"sources/{data.train[0].id}.png"))) == fill
 
 
