@@ -60,8 +60,8 @@ def steps() -> list[Row]:
         "no-separation": ("without separation, one prompt per class", "components.per_instance=false"),
         "no-selection": (
             "without selection, the best predicted IoU",
-            "selection.tau_mask=0",
-            "selection.tau_weak=0",
+            "selection.min_fill=0",
+            "selection.min_coverage=0",
             "selection.max_conflict=1",
         ),
         "box": ("boxes as prompts", "sampling.prompt_type=box"),
@@ -110,6 +110,6 @@ def labels() -> list[Row]:
             row(f"strategy-{strategy}", f"{strategy} points, {taught}", f"sampling.strategy={strategy}", TEACHER)
         )
     for one, two in TAUS:
-        thresholds = (f"selection.tau_mask={one}", f"selection.tau_weak={two}")
+        thresholds = (f"selection.min_fill={one}", f"selection.min_coverage={two}")
         rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
     return rows

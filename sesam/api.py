@@ -46,7 +46,7 @@ def load_segmenter(model: str = "bundled", checkpoint: Path | str | None = None,
     model: bundled, vit_b, vit_l, vit_h, superpixels …, as `sam.model` in params.yaml. checkpoint: a file of custom
     weights. device: auto, cpu or cuda. SesamError if it cannot be loaded.
     """
-    sam = {"model": model, "precision": "float32"}
+    sam = {"model": model, "dtype": "float32"}
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
             raise SesamError(f"{checkpoint} is not a file.")

@@ -261,8 +261,8 @@ class SamParams(Group):
 
 
 class SelectionParams(Group):
-    tau_mask: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
-    tau_weak: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
+    min_fill: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
+    min_coverage: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
     max_conflict: Share = Field(0.05, description="largest fraction of M's weak labels of another class")
 
 
@@ -383,6 +383,8 @@ RENAMED = {
     "network.precision": "network.dtype",
     "sam.precision": "sam.dtype",
     "student.sam_frequency": "student.sam_prob",
+    "selection.tau_weak": "selection.min_coverage",
+    "selection.tau_mask": "selection.min_fill",
     "student.start": "student.init (initial is now pretrained)",
     "student.loss": "student.loss_weights",
     "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",

@@ -65,10 +65,10 @@ def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome 
     |M∩C|/|C| ≥ τ2 and |M∩C|/|M| ≥ τ1. A stroke covers a few percent of its object, so |M∩C|/|M| does not measure a
     mask that grew from one.
     """
-    if coverage.covered == 0 or coverage.covered < selection.tau_weak * coverage.reference_area:
+    if coverage.covered == 0 or coverage.covered < selection.min_coverage * coverage.reference_area:
         return Outcome.LOW_COVERAGE
     if not coverage.labeled:
-        return Outcome.OVERSIZED if coverage.covered < selection.tau_mask * coverage.area else None
+        return Outcome.OVERSIZED if coverage.covered < selection.min_fill * coverage.area else None
     return Outcome.CONFLICT if coverage.foreign > selection.max_conflict * coverage.labels_inside else None
 
 

@@ -11,7 +11,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.params import WeakLabelParams
 
 
-def weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
+def simulate_weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
     """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled."""
     if config.kind == "fine":
         return fine

@@ -20,13 +20,13 @@ from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.params import SIMULATED, WeakLabelParams, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.weak import weak_label
+from sesam.weak import simulate_weak_label
 
 CORRECTIONS = Path("data/corrections")  # of pseudo-labels, as `sesam export` writes them
 
 
 def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:
-    label = weak_label(load_label(SIMULATED, record, len(palette)), config)
+    label = simulate_weak_label(load_label(SIMULATED, record, len(palette)), config)
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
 

@@ -55,7 +55,7 @@ class Component:
 class Candidate:
     """One of SAM's masks for a component."""
 
-    predicted_iou: Annotated[Finite, Field(alias="iou")]
+    predicted_iou: Finite
     rle: Rle
 
 
@@ -66,7 +66,7 @@ class Selected:
     number: Number
     class_id: ClassId
     candidate: int | None
-    predicted_iou: Annotated[Finite | None, Field(alias="iou")]
+    predicted_iou: Finite | None
     rle: Rle
     outcome: Outcome
 

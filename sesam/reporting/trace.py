@@ -112,8 +112,8 @@ def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> st
     if rejection is None:
         return f"{text}: fits"
     limit = {
-        Outcome.LOW_COVERAGE: f"at least {selection.tau_weak:.0%} must be covered, selection.tau_weak",
-        Outcome.OVERSIZED: f"at least {selection.tau_mask:.0%} must be, selection.tau_mask",
+        Outcome.LOW_COVERAGE: f"at least {selection.min_coverage:.0%} must be covered, selection.min_coverage",
+        Outcome.OVERSIZED: f"at least {selection.min_fill:.0%} must be, selection.min_fill",
         Outcome.CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
     }[rejection]
     return f"{text}: rejected, {rejection} ({limit})"

@@ -45,7 +45,7 @@ def _timm(network: Architecture) -> tuple[dict[str, Any], list[int], list[float]
     except ImportError:
         raise SesamError(
             f"network.backbone {network.backbone} is not one of {', '.join(RESNETS)}; for timm's models install timm: "
-            "pip install -c constraints.txt -e '.[photographs]'"
+            "pip install -c constraints.txt -e '.[timm]'"
         ) from None
     if not timm.is_model(network.backbone):
         similar = difflib.get_close_matches(network.backbone, [*RESNETS, *timm.list_models()], 3)

@@ -23,7 +23,7 @@ from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.presets import load_preset
-from sesam.weak import weak_label
+from sesam.weak import simulate_weak_label
 
 TRAIN, VAL = ["0", "1", "2", "3"], ["4", "5"]
 PREDICTED = ("labels", "confidence")
@@ -56,7 +56,7 @@ def draw_photographs(root: Path) -> None:
         scene, split = draw_scene((5, number)), "train" if image_id in TRAIN else "val"
         files = {f"mine/images/{split}": scene.image, f"mine/labels/{split}": scene.labels}
         if split == "train":
-            files["annotated"] = weak_label(scene.labels, config)
+            files["annotated"] = simulate_weak_label(scene.labels, config)
         for directory, pixels in files.items():
             (root / directory).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / directory / f"{image_id}.png")

@@ -2,21 +2,20 @@
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT, edit_params
 from pipeline.test_sam_stages import outputs, workspace  # noqa: F401
+from ray_work import divide_by_zero, fail_or_kill_once, kill_always, square, steps
 
 from sesam.errors import SesamError
 from sesam.execution import pipeline, ray_backend
 from sesam.execution.parallel import map_images
-from sesam.execution.pipeline import PipelineSteps, run_pipeline
+from sesam.execution.pipeline import run_pipeline
 from sesam.params import Runtime
 from stages import sam_masks
 
@@ -34,43 +33,9 @@ def shut_down_at_end() -> Iterator[None]:
 def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers run in this process's folder, and can import the tests' functions."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent), str(ROOT / "tests")]))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's 15 starves them on a busy machine
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-def square(item: int) -> int:
-    return item * item
-
-
-def fail_or_kill_once(item: int) -> int:
-    """Kills its process at item 7 the first time; fails at items that end in 5."""
-    if item == 7 and not Path("killed").exists():
-        Path("killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if item % 10 == 5:
-        raise SesamError(f"item {item} is wrong")
-    return square(item)
-
-
-def kill_always(item: int) -> int:
-    if item == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
-
-
-def divide_by_zero(item: int) -> float:
-    return item / 0
-
-
-def steps(read) -> PipelineSteps:
-    """Writes what `read` returns to a file."""
-    Path(f"loaded-{os.getpid()}").touch()
-
-    def write(item: int) -> int:
-        Path(f"written-{item}").write_text(str(item))
-        return item
-
-    return PipelineSteps(read, lambda loaded: [(item,) for item in loaded], write, torch.device("cpu"))
 
 
 def written() -> set[int]:

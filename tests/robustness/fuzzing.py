@@ -288,8 +288,10 @@ def targets(folder: Path) -> list[Target]:
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
     presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
-    found = [{"number": n, "class": 1, "candidate": 0, "iou": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)]
-    offered = [{"number": 1, "candidates": [{"iou": 0.5, "rle": rle}] * 3}]
+    found = [
+        {"number": n, "class": 1, "candidate": 0, "predicted_iou": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)
+    ]
+    offered = [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": rle}] * 3}]
     regions = [
         {"number": n, "class": k, "rle": region.rle(SHAPE)}
         for n, (k, region) in enumerate(connected_regions(LABELS, 8, 1), 1)

@@ -44,7 +44,7 @@ PARAMS = load_preset(ROOT / "presets/demo.yaml")
 NETWORK = PARAMS.network.model_copy(update={"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0})
 CPU = torch.device("cpu")
 ITEM = ImageRecord("a", "a.png", 4, 6, "0" * 64)
-CRASHING_CANDIDATES = [{"number": 1, "candidates": [{"iou": 0.5, "rle": "oooooo" * 9}]}]
+CRASHING_CANDIDATES = [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": "oooooo" * 9}]}]
 CRASHING = {"id": "a", "height": 4, "width": 6, "components": CRASHING_CANDIDATES}
 WATCHED = watch()
 

@@ -21,7 +21,7 @@ from sesam.demo.scenes import Scene
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
 from sesam.paths import WEAK_LABELS, round_dir
-from sesam.weak import weak_label
+from sesam.weak import simulate_weak_label
 
 NOTEBOOK = ROOT / "examples/one_image.ipynb"
 
@@ -37,7 +37,7 @@ def test_pseudo_label_equals_the_stages_result(
     Image.fromarray(scene.image).save("image.png")
     record = ImageRecord("street/7", "image.png", *scene.labels.shape, sha256(Path("image.png")))
     Manifest("scenes", CLASSES, PALETTE, (record,), ()).save(Path("data/dataset"))
-    weak = weak_label(scene.labels, params.weak_labels)
+    weak = simulate_weak_label(scene.labels, params.weak_labels)
     write_label(WEAK_LABELS / f"{record.id}.png", weak, PALETTE)
     confidence = np.random.default_rng(0).integers(230, 256, weak.shape).astype(np.uint8)
     folder = round_dir("r1", "predictions")
@@ -57,7 +57,7 @@ def test_pseudo_label_equals_the_stages_result(
 
 
 def test_params_are_overrides_of_the_defaults(scene: Scene, params: Params) -> None:
-    weak, segmenter = weak_label(scene.labels, params.weak_labels), sesam.load_segmenter("superpixels")
+    weak, segmenter = simulate_weak_label(scene.labels, params.weak_labels), sesam.load_segmenter("superpixels")
     result = sesam.pseudo_label(scene.image, weak, segmenter, params={"sampling": {"num_points": 2}})
     assert {len(component.points or ()) for component in result.components} == {2}
     result = sesam.pseudo_label(scene.image, weak, segmenter, params={"sam": {"enabled": False}})

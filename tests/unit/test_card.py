@@ -36,7 +36,7 @@ def test_card_for_people(workspace: tuple[Manifest, Params]) -> None:
     claimed = "Masks of two classes claimed 64 pixels; the smaller mask won: correct 52, wrong 0, weak 4, unknown 8"
     assert claimed in text
     assert f"SAM: bundled, SHA-256 {'f' * 64}" in text and "precision 0.875" in text
-    assert "| rounds.r1.teacher | `none` |" in lines and "| selection.tau_weak | `0.7` |" in lines
+    assert "| rounds.r1.teacher | `none` |" in lines and "| selection.min_coverage | `0.7` |" in lines
     # four of twelve columns, less one weak label
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| 2 | SAM")] == ["32.3% |"]
 

@@ -250,7 +250,11 @@ def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
         ("selected", 1, {"candidate": 99}),
         ("selected", 1, {"candidate": None, "outcome": "conflict"}),  # it fits
         ("selected", 3, {"candidate": 0, "outcome": "kept"}),  # it does not fit
-        ("masks", 1, {"candidates": [{"iou": iou, "rle": "P2P1"} for iou in (0.9, 0.91)]}),  # another is preferred
+        (
+            "masks",
+            1,
+            {"candidates": [{"predicted_iou": iou, "rle": "P2P1"} for iou in (0.9, 0.91)]},
+        ),  # another is preferred
     ],
 )
 def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import draw_stroke
-from sesam.weak import longest_path, weak_label
+from sesam.weak import longest_path, simulate_weak_label
 
 KINDS = ("coarse", "scribble", "point")
 
@@ -24,7 +24,7 @@ def blocky(values: np.ndarray) -> np.ndarray:
 @given(values=arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 255])))
 def test_labels_stay_inside_and_reach_every_region(params, kind: str, values: np.ndarray) -> None:
     fine, weak = blocky(values), params.weak_labels.model_copy(update={"kind": kind, "min_area": 12})
-    drawn = weak_label(fine, weak)
+    drawn = simulate_weak_label(fine, weak)
     labeled = drawn != 255
     assert (drawn[labeled] == fine[labeled]).all()
     for k in (0, 1, 2):
@@ -35,7 +35,7 @@ def test_labels_stay_inside_and_reach_every_region(params, kind: str, values: np
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_a_scene(params, scene, kind: str) -> None:
-    drawn = weak_label(scene.labels, params.weak_labels.model_copy(update={"kind": kind}))
+    drawn = simulate_weak_label(scene.labels, params.weak_labels.model_copy(update={"kind": kind}))
     labeled = drawn != 255
     assert (drawn[labeled] == scene.labels[labeled]).all()
     share = labeled.mean()
@@ -47,7 +47,7 @@ def test_on_a_scene(params, scene, kind: str) -> None:
 def test_no_boundary_pixel_of_a_large_region(params, kind: str) -> None:
     fine = np.full((60, 80), 255, np.uint8)
     fine[10:50, 10:70] = 3
-    drawn = weak_label(fine, params.weak_labels.model_copy(update={"kind": kind})) == 3
+    drawn = simulate_weak_label(fine, params.weak_labels.model_copy(update={"kind": kind})) == 3
     assert drawn.any() and not drawn[10].any() and not drawn[:, 69].any()
 
 

