@@ -60,7 +60,7 @@ def steps() -> list[Row]:
         "no-separation": ("without separation, one prompt per class", "components.per_instance=false"),
         "no-selection": (
             "without selection, the best predicted IoU",
-            "selection.min_fill=0",
+            "selection.min_mask_precision=0",
             "selection.min_coverage=0",
             "selection.max_conflict=1",
         ),
@@ -110,6 +110,6 @@ def labels() -> list[Row]:
             row(f"strategy-{strategy}", f"{strategy} points, {taught}", f"sampling.strategy={strategy}", TEACHER)
         )
     for one, two in TAUS:
-        thresholds = (f"selection.min_fill={one}", f"selection.min_coverage={two}")
+        thresholds = (f"selection.min_mask_precision={one}", f"selection.min_coverage={two}")
         rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
     return rows

@@ -95,7 +95,7 @@ def pseudo_label(
     selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
-        confident = confident_labels(predicted, confidence, checked.teacher_labels.confidence_threshold)
+        confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
     return PseudoLabel(*merge(weak_label, confident, selected), components, candidates, selected)
 
 

@@ -230,7 +230,7 @@ class StudentParams(ScheduleOverride):
     sam_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
-class TeacherLabelParams(Group):
+class TeacherParams(Group):
     confidence_threshold: Share = Field(0.9, description="γ: predictions below it are not used")
 
 
@@ -261,7 +261,7 @@ class SamParams(Group):
 
 
 class SelectionParams(Group):
-    min_fill: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
+    min_mask_precision: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
     min_coverage: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
     max_conflict: Share = Field(0.05, description="largest fraction of M's weak labels of another class")
 
@@ -318,7 +318,7 @@ class Params(Group):
         ScheduleOverride(), description="keys of schedule that differ; sweep them as +baseline.max_iters"
     )
     student: StudentParams = StudentParams()
-    teacher_labels: TeacherLabelParams = TeacherLabelParams()
+    teacher: TeacherParams = TeacherParams()
     components: ComponentParams = ComponentParams()
     sampling: SamplingParams = SamplingParams()
     sam: SamParams = SamParams()
@@ -379,15 +379,16 @@ RENAMED = {
     "network.head_width": "network.head_channels",
     "network.auxiliary": "network.aux_loss_weight",
     **{f"{group}.{old}": new for group in ("student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
-    "teacher": "baseline",
+    "teacher_labels": "teacher",
+    **{f"teacher.{key}": f"baseline.{key}" for key in ScheduleOverride.model_fields},
     "network.precision": "network.dtype",
     "sam.precision": "sam.dtype",
     "student.sam_frequency": "student.sam_prob",
     "selection.tau_weak": "selection.min_coverage",
-    "selection.tau_mask": "selection.min_fill",
+    "selection.tau_mask": "selection.min_mask_precision",
     "student.start": "student.init (initial is now pretrained)",
     "student.loss": "student.loss_weights",
-    "augment": "teacher_labels (and augment.confidence: teacher_labels.confidence_threshold)",
+    "augment": "teacher (and augment.confidence: teacher.confidence_threshold)",
     "components.separate": "components.per_instance",
     "sampling.prompt": "sampling.prompt_type",
     "merging": "sam (merging.sam: sam.enabled)",

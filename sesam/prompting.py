@@ -57,7 +57,7 @@ def image_prompts(
     """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
-    augmented = augment(weak, confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold))
+    augmented = augment(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
     components = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         points, box = None, None

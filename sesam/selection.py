@@ -30,7 +30,7 @@ class Coverage(NamedTuple):
     foreign: int
 
 
-class Evaluation(NamedTuple):
+class CandidateCheck(NamedTuple):
     """A candidate, its coverage, and why it does not fit its component, or None if it does."""
 
     candidate: Candidate
@@ -40,21 +40,21 @@ class Evaluation(NamedTuple):
 
 def select_candidate(
     component: Component, candidates: Sequence[Candidate], weak: dict[int, Mask], selection: SelectionParams
-) -> tuple[Selected, list[Evaluation]]:
+) -> tuple[Selected, list[CandidateCheck]]:
     """Of the candidates that fit the component, the one with the highest predicted IoU, the first of several.
 
     If none fits, the component's own mask stays, with the reason of the candidate with the highest predicted IoU.
-    Also the evaluation of every candidate. weak: see `weak_rles`.
+    Also the check of every candidate. weak: see `weak_rles`.
     """
     coverages = [measure_coverage(candidate, component, weak) for candidate in candidates]
     reasons = [rejection_reason(coverage, selection) for coverage in coverages]
-    evaluations = [Evaluation(*columns) for columns in zip(candidates, coverages, reasons, strict=True)]
+    checks = [CandidateCheck(*columns) for columns in zip(candidates, coverages, reasons, strict=True)]
     fitting = [k for k, reason in enumerate(reasons) if reason is None]
     best = max(fitting or range(len(candidates)), key=lambda k: candidates[k].predicted_iou)
-    number, class_id, (mask, _, rejection) = component.number, component.class_id, evaluations[best]
+    number, class_id, (mask, _, rejection) = component.number, component.class_id, checks[best]
     if rejection is None:
-        return Selected(number, class_id, best, mask.predicted_iou, mask.rle, Outcome.KEPT), evaluations
-    return Selected(number, class_id, None, None, component.rle, rejection), evaluations
+        return Selected(number, class_id, best, mask.predicted_iou, mask.rle, Outcome.KEPT), checks
+    return Selected(number, class_id, None, None, component.rle, rejection), checks
 
 
 def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome | None:
@@ -68,7 +68,7 @@ def rejection_reason(coverage: Coverage, selection: SelectionParams) -> Outcome 
     if coverage.covered == 0 or coverage.covered < selection.min_coverage * coverage.reference_area:
         return Outcome.LOW_COVERAGE
     if not coverage.labeled:
-        return Outcome.OVERSIZED if coverage.covered < selection.min_fill * coverage.area else None
+        return Outcome.OVERSIZED if coverage.covered < selection.min_mask_precision * coverage.area else None
     return Outcome.CONFLICT if coverage.foreign > selection.max_conflict * coverage.labels_inside else None
 
 

@@ -28,7 +28,7 @@ def merge_image(
     confident = np.full_like(weak, IGNORE_INDEX)
     if params.rounds[round_name].fill_confident:
         predicted, confidence = load_predictions(round_name, record, num_classes)
-        confident = confident_labels(predicted, confidence, params.teacher_labels.confidence_threshold)
+        confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
     selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
     merged, source_map = merge(weak, confident, selected)
     check_merged(merged, source_map, weak, confident, record, num_classes)

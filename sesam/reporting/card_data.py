@@ -8,7 +8,7 @@ from sesam.artifacts.atomic_io import csv_text
 from sesam.artifacts.manifest import Manifest
 from sesam.params import NO_TEACHER, Params, flatten
 
-GROUPS = ("seed", "dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection")
+GROUPS = ("seed", "dataset", "weak_labels", "teacher", "components", "sampling", "sam", "selection")
 TEACHER_GROUPS = ("network", "schedule", "baseline", "student")  # they decide predictions, where a network teaches
 TERMS = {  # of a data set's format: in words, and where they are
     "cityscapes": ("Cityscapes' license, not for commercial use", "https://www.cityscapes-dataset.com/license/"),

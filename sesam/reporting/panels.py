@@ -19,7 +19,7 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
     rows = [trace.inputs, trace.results, *(_component_row(trace.image, traced) for traced in shown)]
-    return compose_page(rows, trace.data, trace.params.teacher_labels.confidence_threshold)
+    return compose_page(rows, trace.data, trace.params.teacher.confidence_threshold)
 
 
 def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Image:
@@ -35,7 +35,7 @@ def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Imag
 def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
     component, outcome = traced.component, describe_outcome(traced).split(",")[0]
     row = [Step(f"{component.number} {traced.class_name}: {outcome}", "image", draw_prompt(image, component))]
-    for k, (candidate, _, rejection) in enumerate(traced.evaluations):
+    for k, (candidate, _, rejection) in enumerate(traced.checks):
         mask = rle_to_mask(candidate.rle, image.shape[:2])
         picture = fit_to_tile(fade(image, ~mask))
         draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)

@@ -59,7 +59,7 @@ def render_page(data: Manifest, params: Params, galleries: Mapping[str, list[Gal
         labels=labels,
         charts=charts(networks, labels, data.classes),
         as_html=as_html,
-        gamma=params.teacher_labels.confidence_threshold,
+        gamma=params.teacher.confidence_threshold,
         galleries=galleries,
         layers=layers,
         layer_names=[name for name in LAYERS if name in shown],

@@ -14,15 +14,15 @@ from sesam.merging import largest_first
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.pages import Step, overlay_masks
-from sesam.selection import Evaluation, select_candidate, weak_rles
+from sesam.selection import CandidateCheck, select_candidate, weak_rles
 
 
 class ComponentTrace(NamedTuple):
-    """A component, the evaluation of each of its candidates, and the selected mask."""
+    """A component, the check of each of its candidates, and the selected mask."""
 
     component: Component
     class_name: str
-    evaluations: list[Evaluation]
+    checks: list[CandidateCheck]
     selected: Selected
 
     @property
@@ -89,19 +89,19 @@ def _load_components(
         raise SesamError(f"{path}: other components were selected than were prompted. Run `dvc repro`.")
     components, rles = [], weak_rles(weak)
     for component in prompts:
-        selected, evaluations = select_candidate(component, candidates[component.number], rles, selection)
+        selected, checks = select_candidate(component, candidates[component.number], rles, selection)
         if selected != on_disk[component.number]:
             raise SesamError(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
             )
-        components.append(ComponentTrace(component, data.classes[component.class_id], evaluations, selected))
+        components.append(ComponentTrace(component, data.classes[component.class_id], checks, selected))
     return components
 
 
-def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> str:
+def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, and whether it fits."""
-    candidate, coverage, rejection = evaluation
+    candidate, coverage, rejection = check
     covered = coverage.covered / max(1, coverage.reference_area)
     text = f"predicted IoU {candidate.predicted_iou:.2f}, covers {covered:.0%} of "
     if coverage.labeled:
@@ -113,7 +113,7 @@ def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> st
         return f"{text}: fits"
     limit = {
         Outcome.LOW_COVERAGE: f"at least {selection.min_coverage:.0%} must be covered, selection.min_coverage",
-        Outcome.OVERSIZED: f"at least {selection.min_fill:.0%} must be, selection.min_fill",
+        Outcome.OVERSIZED: f"at least {selection.min_mask_precision:.0%} must be, selection.min_mask_precision",
         Outcome.CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
     }[rejection]
     return f"{text}: rejected, {rejection} ({limit})"
@@ -121,7 +121,7 @@ def describe_candidate(evaluation: Evaluation, selection: SelectionParams) -> st
 
 def describe_outcome(component: ComponentTrace) -> str:
     """What became of a component."""
-    reasons = [evaluation.rejection for evaluation in component.evaluations]
+    reasons = [check.rejection for check in component.checks]
     if component.selected.candidate is None:
         return f"no mask kept ({', '.join(sorted({reason for reason in reasons if reason}))})"
     fitting = reasons.count(None)
@@ -138,8 +138,8 @@ def list_components(trace: ImageTrace) -> list[str]:
         size = f"{rle_to_mask(component.rle, trace.merged.shape).sum()} pixels"
         title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
         lines.append(f"{title}: {describe_outcome(traced)}")
-        for k, evaluation in enumerate(traced.evaluations, 1):
-            lines.append(f"    mask {k}: {describe_candidate(evaluation, trace.params.selection)}")
+        for k, check in enumerate(traced.checks, 1):
+            lines.append(f"    mask {k}: {describe_candidate(check, trace.params.selection)}")
     return lines
 
 
@@ -156,7 +156,7 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     elif source == SAM:
         lines += _explain_masks(trace, x, y)
     elif source == CONFIDENT:
-        threshold = trace.params.teacher_labels.confidence_threshold
+        threshold = trace.params.teacher.confidence_threshold
         lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {threshold:g}.")
     else:
         lines += _explain_unlabeled(trace, x, y)
@@ -175,7 +175,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if not holding:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
     *others, top = holding
-    mask = describe_candidate(top.evaluations[top.selected.candidate or 0], trace.params.selection)
+    mask = describe_candidate(top.checks[top.selected.candidate or 0], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
     if others:
         titles = ", ".join(component.title for component in reversed(others))
@@ -191,6 +191,6 @@ def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
         if rle_to_mask(component.component.rle, shape)[y, x]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
     for component in without:
-        if any(rle_to_mask(evaluation.candidate.rle, shape)[y, x] for evaluation in component.evaluations):
+        if any(rle_to_mask(check.candidate.rle, shape)[y, x] for check in component.checks):
             lines.append(f"A rejected mask of component {component.title} holds it.")
     return lines

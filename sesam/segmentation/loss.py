@@ -37,7 +37,7 @@ def three_source_loss(
 
 
 @MODELS.register_module()
-class SourceSegmentor(EncoderDecoder):
+class ThreeSourceSegmentor(EncoderDecoder):
     """mmseg's EncoderDecoder trained with the three-source loss, λ from `train_cfg.source_weights`.
 
     `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. All heads have the same loss, each with the

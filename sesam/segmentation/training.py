@@ -125,10 +125,14 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Manifest, seed
     config = network_config(params.network, len(dataset.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads smaller images
-    trainable = {"type": "SourceSegmentor", "train_cfg": {"source_weights": weights}, "data_preprocessor": preprocessor}
+    trainable = {
+        "type": "ThreeSourceSegmentor",
+        "train_cfg": {"source_weights": weights},
+        "data_preprocessor": preprocessor,
+    }
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights logs every layer
     torch.manual_seed(seed % 2**63)
-    model = MODELS.build(config | trainable)
+    model = MODELS.build(config | trainable | {"data_preprocessor": preprocessor})
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
     if task.init is not None:
         try:

@@ -71,7 +71,7 @@ def set_small_params(folder: Path) -> None:
         **{f"{group}__{key}": value for group in ("network", "schedule", "sam") for key, value in small[group].items()},
         demo={"demo": {"train": 2, "val": 1, "seed": 5}},
         weak_labels__source="data/raw/annotated",
-        teacher_labels__confidence_threshold=0.2,
+        teacher__confidence_threshold=0.2,
         rounds={name: {"teacher": t, "fill_confident": name == "r2"} for name, t in (("r1", "none"), ("r2", "r1"))},
         report__num_images=1,
         runtime__num_workers=1,
@@ -167,7 +167,11 @@ def test_a_second_repro_only_checks_the_inputs(workspace: Path) -> None:
         ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_baseline", "embed", "predict@r1"}),
         ({"rounds__r2__fill_confident": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
         ({"rounds__r1__teacher": "baseline"}, "predict@r1", {"weak_labels", "train_baseline", "embed"}),
-        ({"selection__tau_weak": 0.5}, "select_masks@r1", {"prompts@r1", "sam_masks@r1", "embed", "train_baseline"}),
+        (
+            {"selection__min_coverage": 0.5},
+            "select_masks@r1",
+            {"prompts@r1", "sam_masks@r1", "embed", "train_baseline"},
+        ),
         ({"weak_labels__source": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
@@ -364,7 +368,7 @@ def check_shared_cache(workspace: Path, tmp_path: Path) -> None:
     sh("dvc", "checkout", cwd=other)
     before = (workspace / label).read_bytes()
     assert (other / label).read_bytes() == before and (other / label).resolve() == (workspace / label).resolve()
-    edit_params(other, selection__max_conflict=0.0, selection__tau_weak=1.0)
+    edit_params(other, selection__max_conflict=0.0, selection__min_coverage=1.0)
     assert "Running stage 'merge_labels@r1'" in sh("dvc", "repro", "merge_labels@r1", cwd=other)
     assert (workspace / label).read_bytes() == before
     assert "changed outs" not in sh("dvc", "status", cwd=workspace)

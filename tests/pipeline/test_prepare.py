@@ -71,7 +71,7 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
     [
         ({"sampling__nun_points": 3}, "sampling.nun_points: unknown key"),
         ({"sampling__num_points": 0}, "sampling.num_points"),
-        ({"selection__tau_weak": "high"}, "selection.min_coverage"),
+        ({"selection__min_coverage": "high"}, "selection.min_coverage"),
         ({"schedule__scale_range": [0, 1]}, "schedule.scale_range.0"),
         ({"dataset__ignore_values": [1]}, "ignore_values has [1], which are class ids"),
         ({"demo": {"demo; touch ran": {"train": 1, "val": 1, "seed": 1}}}, "demo.demo; touch ran"),

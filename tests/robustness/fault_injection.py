@@ -97,7 +97,7 @@ def make_project(folder: Path) -> list[Stage]:
     params["demo"]["demo"] |= {"train": 3, "val": 2}
     params["schedule"] |= {"max_iters": 20, "batch_size": 2, "crop_size": [32, 32]}
     params["network"] |= {"base_channels": 4, "head_channels": 8, "aux_loss_weight": 0.0}
-    params["teacher_labels"]["confidence_threshold"] = 0.2
+    params["teacher"]["confidence_threshold"] = 0.2
     params["rounds"] = {"r1": {"teacher": "baseline", "fill_confident": True}}
     params["report"]["num_images"] = params["runtime"]["num_workers"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

@@ -125,7 +125,7 @@ def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch:
 
 def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
     values = param_values(params, "r1")
-    groups = ("dataset", "weak_labels", "teacher_labels", "components", "sampling", "sam", "selection", "rounds.r1")
+    groups = ("dataset", "weak_labels", "teacher", "components", "sampling", "sam", "selection", "rounds.r1")
     assert not [group for group in groups if not any(key.startswith(f"{group}.") for key in values)]
     assert not any(key.startswith(("student", "rounds.r2", "runtime")) for key in values)
     taught = param_values(params, "r2")  # by the student of r1

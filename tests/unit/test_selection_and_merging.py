@@ -20,7 +20,7 @@ from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
 UNLABELED = np.full(SHAPE, 255, np.uint8)
-SELECTION = SelectionParams(min_fill=0.3, min_coverage=0.7, max_conflict=0.05)
+SELECTION = SelectionParams(min_mask_precision=0.3, min_coverage=0.7, max_conflict=0.05)
 
 
 def columns(*numbers: int) -> np.ndarray:
@@ -52,9 +52,9 @@ def test_without_weak_labels_the_fitting_mask_of_highest_predicted_iou_is_kept()
         (columns(0, 1, 2), 0.8),  # of equal ones the first
     )
     assert selected(c, masks, UNLABELED).candidate == 0
-    assert selected(c, masks, UNLABELED, min_fill=0.31) == Selected(4, 1, 2, 0.8, masks[2].rle, Outcome.KEPT)
+    assert selected(c, masks, UNLABELED, min_mask_precision=0.31) == Selected(4, 1, 2, 0.8, masks[2].rle, Outcome.KEPT)
     oversized = Selected(4, 1, None, None, c.rle, Outcome.OVERSIZED)
-    assert selected(c, masks[:1], UNLABELED, min_fill=0.31) == oversized
+    assert selected(c, masks[:1], UNLABELED, min_mask_precision=0.31) == oversized
 
 
 def test_each_candidate_is_evaluated() -> None:
@@ -95,7 +95,7 @@ def test_without_a_fitting_mask_the_component_stays_with_the_best_candidates_rea
     masks = candidates((columns(8, 9), 0.9), (columns(), 0.95), (columns(*range(10)), 0.1))
     assert selected(c, masks, UNLABELED).candidate == 2
     assert selected(c, masks[:2], UNLABELED) == Selected(4, 1, None, None, c.rle, Outcome.LOW_COVERAGE)
-    everything_fits = {"min_fill": 0, "min_coverage": 0, "max_conflict": 1}
+    everything_fits = {"min_mask_precision": 0, "min_coverage": 0, "max_conflict": 1}
     assert not selected(c, masks[1:2], UNLABELED, **everything_fits).kept  # but for an empty mask
     assert selected(c, candidates((columns(2, 3, 4), 0.9)), UNLABELED, **everything_fits).kept
 
