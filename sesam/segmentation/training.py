@@ -132,7 +132,7 @@ def _initial_network(task: TrainingTask, params: Params, dataset: Manifest, seed
     }
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights logs every layer
     torch.manual_seed(seed % 2**63)
-    model = MODELS.build(config | trainable | {"data_preprocessor": preprocessor})
+    model = MODELS.build(config | trainable)
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
     if task.init is not None:
         try:
