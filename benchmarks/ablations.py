@@ -33,9 +33,9 @@ def check_params(params: Params) -> None:
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1", "r2"]:
         raise SesamError("params.yaml: the ablations are of rounds r1 and r2; rounds must have these two.")
-    if params.weak_labels.source != SIMULATED:
+    if params.weak_labels.path != SIMULATED:
         raise SesamError(
-            f"params.yaml: the ablations compare simulated weak labels: weak_labels.source must be {SIMULATED}."
+            f"params.yaml: the ablations compare simulated weak labels: weak_labels.path must be {SIMULATED}."
         )
     if params.dataset.subset is not None and params.annotation_minutes.fine:
         raise SesamError(

@@ -118,7 +118,7 @@ class WeakLabelParams(Group):
     kind: Literal["coarse", "scribble", "point", "fine"] = Field(
         "scribble", description="coarse, scribble, point; or fine, full supervision to compare with"
     )
-    source: str = Field(
+    path: str = Field(
         SIMULATED, description="data/fine/train: simulate from fine labels; else path of annotators' labels"
     )
     min_area: Positive = Field(64, description="pixels; smaller regions get no simulated label")
@@ -126,7 +126,7 @@ class WeakLabelParams(Group):
     scribble: ScribbleParams = ScribbleParams()
     point: PointParams = PointParams()
 
-    @field_validator("source", mode="after")
+    @field_validator("path", mode="after")
     @classmethod
     def _normalized(cls, value: str) -> str:
         """Equal paths are equal: without ./ before it or / behind it. The stage's own output cannot be its input."""
@@ -343,8 +343,8 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
-        if self.weak_labels.kind == "fine" and self.weak_labels.source != SIMULATED:
-            raise ValueError(f"with weak_labels.kind fine, weak_labels.source must be {SIMULATED}")
+        if self.weak_labels.kind == "fine" and self.weak_labels.path != SIMULATED:
+            raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {SIMULATED}")
         return self
 
     def schedule_of(self, network: Literal["baseline", "student"]) -> Schedule:
@@ -372,8 +372,9 @@ RENAMED = {
     "draw": "demo",
     "dataset.kind": "dataset.format",
     "dataset.ignore": "dataset.ignore_values",
-    "weak": "weak_labels (and weak.origin: weak_labels.source)",
-    "weak_labels.origin": "weak_labels.source",
+    "weak": "weak_labels (and weak.origin: weak_labels.path)",
+    "weak_labels.origin": "weak_labels.path",
+    "weak_labels.source": "weak_labels.path",
     "weak_labels.scribble.length": "weak_labels.scribble.length_fraction",
     "network.width": "network.base_channels",
     "network.head_width": "network.head_channels",

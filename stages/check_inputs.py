@@ -15,7 +15,7 @@ CHECKED = Path("data/checked.txt")
 def missing_paths(params: Params) -> list[str]:
     """A line for each key whose path does not exist and is not the output of a stage."""
     outputs = {Path(SIMULATED), *(Path("data/raw", name) for name in params.demo)}
-    paths = {"dataset.root": params.dataset.root, "weak_labels.source": params.weak_labels.source}
+    paths = {"dataset.root": params.dataset.root, "weak_labels.path": params.weak_labels.path}
     return [
         f"params.yaml: {key}: {path} does not exist. Create or link it, or correct the path."
         for key, path in paths.items()

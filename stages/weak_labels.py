@@ -3,7 +3,7 @@
 `weak_labels.kind: fine` gives the fine labels themselves, for comparison with full supervision.
 
 A simulated label never holds a pixel of another class, and every region of at least `weak_labels.min_area` pixels gets
-one. With another `weak_labels.source` annotators' labels are converted to class ids, and fine labels are not read.
+one. With another `weak_labels.path` annotators' labels are converted to class ids, and fine labels are not read.
 Corrections in data/corrections are written over either.
 """
 
@@ -20,7 +20,7 @@ from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.params import SIMULATED, WeakLabelParams, load_params
 from sesam.paths import WEAK_LABELS
-from sesam.weak import simulate_weak_label
+from sesam.simulation import simulate_weak_label
 
 CORRECTIONS = Path("data/corrections")  # of pseudo-labels, as `sesam export` writes them
 
@@ -35,12 +35,12 @@ def main() -> None:
     params, dataset = load_params(), Manifest.load()
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
-        if config.source != SIMULATED:
-            import_annotations(dataset, Path(config.source), folder, params)
+        if config.path != SIMULATED:
+            import_annotations(dataset, Path(config.path), folder, params)
         elif unlabeled := [record.id for record in dataset.train if not record.fine]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
-                f"{unlabeled[0]}). Set weak_labels.source to the path of their weak labels (Cityscapes: its gtCoarse)."
+                f"{unlabeled[0]}). Set weak_labels.path to the path of their weak labels (Cityscapes: its gtCoarse)."
             )
         else:
             work = partial(simulate, folder=folder, config=config, palette=dataset.palette)

@@ -64,7 +64,7 @@ def import_annotations(
     if not as_corrections:
         issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
     if issues:
-        raise SesamError(format_issues(str(source) if as_corrections else f"{source} (weak_labels.source)", issues))
+        raise SesamError(format_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues))
     if as_corrections:
         _warn(f"{source}: corrections that match no training image", others)
         return

@@ -23,7 +23,7 @@ from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.presets import load_preset
-from sesam.weak import simulate_weak_label
+from sesam.simulation import simulate_weak_label
 
 TRAIN, VAL = ["0", "1", "2", "3"], ["4", "5"]
 PREDICTED = ("labels", "confidence")
@@ -70,7 +70,7 @@ def set_small_params(folder: Path) -> None:
         folder,
         **{f"{group}__{key}": value for group in ("network", "schedule", "sam") for key, value in small[group].items()},
         demo={"demo": {"train": 2, "val": 1, "seed": 5}},
-        weak_labels__source="data/raw/annotated",
+        weak_labels__path="data/raw/annotated",
         teacher__confidence_threshold=0.2,
         rounds={name: {"teacher": t, "fill_confident": name == "r2"} for name, t in (("r1", "none"), ("r2", "r1"))},
         report__num_images=1,
@@ -172,7 +172,7 @@ def test_a_second_repro_only_checks_the_inputs(workspace: Path) -> None:
             "select_masks@r1",
             {"prompts@r1", "sam_masks@r1", "embed", "train_baseline"},
         ),
-        ({"weak_labels__source": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
+        ({"weak_labels__path": "data/fine/train"}, "weak_labels", {"prepare", "demo_data@demo", "embed"}),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_depends_on_it(
@@ -213,7 +213,7 @@ def test_a_change_in_shared_code(workspace: Path, path: str, reruns: set[str]) -
 
 def test_no_training_stage_depends_on_fine_labels() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    fine = ("data/fine", "data/raw", "${dataset.root}", "${weak_labels.source}")
+    fine = ("data/fine", "data/raw", "${dataset.root}", "${weak_labels.path}")
     deps = {name: stage.get("do", stage).get("deps", []) for name, stage in stages.items()}
     dependent = {name for name, paths in deps.items() if any(str(path).startswith(fine) for path in paths)}
     assert dependent == {"prepare", "weak_labels", "evaluate_labels", "evaluate_baseline", "evaluate", "panels"}

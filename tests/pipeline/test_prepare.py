@@ -80,14 +80,14 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"sampling__strategy": "confident"}, "rounds.r1.teacher is none"),
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident must be false"),
         ({"rounds": {"r2": {"teacher": "r1"}}}, "rounds.r2.teacher is r1, which is not an earlier round"),
-        ({"weak_labels__kind": "fine", "weak_labels__source": "scribbles"}, "source must be data/fine/train"),
+        ({"weak_labels__kind": "fine", "weak_labels__path": "scribbles"}, "path must be data/fine/train"),
         ({"rounds__r2__teacher": "r2"}, "rounds.r2.teacher is r2, which is not an earlier round"),
         ({"rounds__r1__teacher": "r2"}, "rounds.r1.teacher is r2, which is not an earlier round"),
         ({"schedule__scale_range": [2, 1]}, "schedule.scale_range: the lower end comes first: [1, 2]"),
         ({"student__scale_range": [2, 1]}, "student.scale_range: the lower end comes first: [1, 2]"),
         ({"student__loss_weights": {"weak": 0.0, "sam": 0.0, "confident": 0.0}}, "all loss weights are 0"),
-        ({"weak_labels__source": "./data/weak/"}, "weak_labels.source: weak labels are written to data/weak"),
-        ({"weak_labels__source": "data/weak/r1"}, "weak_labels.source: weak labels are written to data/weak"),
+        ({"weak_labels__path": "./data/weak/"}, "weak_labels.path: weak labels are written to data/weak"),
+        ({"weak_labels__path": "data/weak/r1"}, "weak_labels.path: weak labels are written to data/weak"),
         *(({"dataset__format": name, **IGNORE}, "ignore_values; set them to null") for name in PUBLISHED),
         ({"dataset__classes": ["left", "left"]}, "two classes have the same name"),
         ({"dataset__classes": None}, "format folder needs classes"),
@@ -112,11 +112,11 @@ def test_wrong_params_are_reported_by_key(change: dict, message: str) -> None:
 
 @pytest.mark.parametrize("source", ["data/fine/train/", "./data/fine/train", "data/fine/../fine/train"])
 def test_equal_paths_of_weak_labels_are_equal(source: str) -> None:
-    edit_params(Path(), weak_labels__source=source, weak_labels__kind="fine")
-    assert load_params().weak_labels.source == SIMULATED
+    edit_params(Path(), weak_labels__path=source, weak_labels__kind="fine")
+    assert load_params().weak_labels.path == SIMULATED
 
 
-@pytest.mark.parametrize("key", ["dataset.root", "weak_labels.source"])
+@pytest.mark.parametrize("key", ["dataset.root", "weak_labels.path"])
 def test_a_path_that_does_not_exist_is_reported_with_its_key(key: str) -> None:
     shutil.copytree("mine", "other")
     edit_params(Path(), **{key.replace(".", "__"): "other"})

@@ -374,7 +374,7 @@ def refused(path: Path, message: str = "") -> None:
 def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkeypatch) -> None:
     monkeypatch.chdir(folder_dataset)
     edit_params(folder_dataset, weak_labels__scribble__thickness=3, weak_labels__point__radius=1)
-    edit_params(folder_dataset, weak_labels__source="drawn", runtime__num_workers=1)
+    edit_params(folder_dataset, weak_labels__path="drawn", runtime__num_workers=1)
     prepare.main()
     xml = write(Path("drawn/one.xml"), cvat("0.png").replace('"dot"', '"right"'))
     document = json.dumps(labelme() | {"imagePath": "1.png"}).replace('"dot"', '"right"')

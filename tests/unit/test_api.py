@@ -21,7 +21,7 @@ from sesam.demo.scenes import Scene
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
 from sesam.paths import WEAK_LABELS, round_dir
-from sesam.weak import simulate_weak_label
+from sesam.simulation import simulate_weak_label
 
 NOTEBOOK = ROOT / "examples/one_image.ipynb"
 

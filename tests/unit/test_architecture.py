@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "api"},
     {"reporting"},
     {"segmentation", "sam", "datasets"},
-    {"weak", "prompting", "selection", "merging"},
+    {"simulation", "prompting", "selection", "merging"},
     {"execution", "artifacts"},
     {"geometry"},
     {"params", "presets", "paths", "errors", "seeds", "labels", "scores", "yaml_io"},

@@ -158,7 +158,7 @@ def test_tiles_are_a_folder_dataset(folder_dataset: Path) -> None:  # noqa: F811
     sizes = {path.stem: read_image(path).shape[:2] for path in (whole / "images/train").iterdir()}
     for name in ("mine", "weak"):
         split(folder_dataset / name, folder_dataset / "tiles" / name, 16, 4)
-    edit_params(folder_dataset, dataset__root="tiles/mine", weak_labels__source="tiles/weak", runtime__num_workers=1)
+    edit_params(folder_dataset, dataset__root="tiles/mine", weak_labels__path="tiles/weak", runtime__num_workers=1)
     for stage in ("prepare", "weak_labels"):
         done = run(f"stages.{stage}", cwd=folder_dataset)
         assert done.returncode == 0, done.stderr

@@ -280,7 +280,7 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
 
 
 def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Manifest:
-    workspace(dataset_format, weak_labels__source=source, **changes)
+    workspace(dataset_format, weak_labels__path=source, **changes)
     dataset = prepared()
     shutil.rmtree("data/fine/train")  # not read
     weak_labels.main()
@@ -378,9 +378,9 @@ def test_issues_of_annotations_are_reported_together(workspace) -> None:
     dataset_factories.scribblesup(source, names[0], [("unicorn", [(1, 1), (5, 5)])])
     (source / f"{names[1]}.xml").write_text("<annotation>")
     save(source / f"{names[2]}.png", np.zeros((5, 5), np.uint8))
-    workspace("voc", weak_labels__source="scribbles")
+    workspace("voc", weak_labels__path="scribbles")
     prepare.main()
-    message = error_of(weak_labels, "scribbles (weak_labels.source) has 4 issues; nothing was written")
+    message = error_of(weak_labels, "scribbles (weak_labels.path) has 4 issues; nothing was written")
     assert "images without annotation: 1" in message and f"    {names[3]}" in message
     assert "labels with values that are not a class: 1" in message and f"{names[0]}.xml: 'unicorn'" in message
     assert "unreadable files: 1" in message and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in message
@@ -404,7 +404,7 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
         dataset_factories.scribblesup(Path("xml"), name, [("cat", [(1, 1), (99999999999, 5)])])
     path = Path("xml/2007_000039.xml")
     path.write_text(path.read_text().replace(*spoil))
-    workspace("voc", weak_labels__source="xml")
+    workspace("voc", weak_labels__path="xml")
     prepare.main()
     error_of(weak_labels, "1 issue;", f"2007_000039: {path} {reason}")
 
@@ -418,11 +418,11 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
         ("points.json", "3", "points.json is not an annotation file that can be read"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json annotates no image of the data set"),
-        ("nowhere", None, "weak_labels.source: nowhere is neither a folder"),
+        ("nowhere", None, "weak_labels.path: nowhere is neither a folder"),
     ],
 )
 def test_an_unreadable_source_is_reported(workspace, source, content, message) -> None:
-    workspace("voc", weak_labels__source=source)
+    workspace("voc", weak_labels__path=source)
     if content:
         Path(source).write_text(content)
     prepare.main()

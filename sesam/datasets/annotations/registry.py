@@ -42,7 +42,7 @@ def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) ->
     PNG's paths end in the image's id, ScribbleSup's are it. SesamError if an image has two, or a file is unreadable.
     """
     if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
-        raise SesamError(f"weak_labels.source: {source} is neither a folder of PNG, XML or JSON files nor such a file.")
+        raise SesamError(f"weak_labels.path: {source} is neither a folder of PNG, XML or JSON files nor such a file.")
     annotations: dict[str, Annotation] = {}
     photographs: set[Path | None] = set()
     nested: set[str] = set()  # images that a PNG's path ends in

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import draw_stroke
-from sesam.weak import longest_path, simulate_weak_label
+from sesam.simulation import longest_path, simulate_weak_label
 
 KINDS = ("coarse", "scribble", "point")
 
