@@ -13,7 +13,7 @@ from sesam.sam.registry import MODELS
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak_labels.kind=scribble"
 ONE_ROUND = "~rounds.r2"
-UNTAUGHT = "+baseline.max_iters=10"  # where the baseline is no part of the row
+SHORT_BASELINE = "+baseline.max_iters=10"  # where the baseline is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
 TEACHER = "rounds.r1.teacher=baseline"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
@@ -34,7 +34,7 @@ class Row:
 
 def supervision(params: Params) -> list[Row]:
     """What annotators draw, and what the pipeline makes of it."""
-    fine = ("weak_labels.kind=fine", "sam.enabled=false", UNTAUGHT, ONE_ROUND)
+    fine = ("weak_labels.kind=fine", "sam.enabled=false", SHORT_BASELINE, ONE_ROUND)
     rows = [Row("fine", "fine labels", fine)]
     minutes = params.annotation_minutes
     for kind in KINDS:

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.ablation_results import Figures, Results
-from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, TAUS, UNTAUGHT, Row
+from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, SHORT_BASELINE, TAUS, Row
 from sesam.params import Params
 from sesam.presets import PRESETS, load_preset
 
@@ -49,7 +49,7 @@ def score_table(rows: Sequence[Row], found: Found, networks: Sequence[str], labe
     for row in (row for row in rows if found[row.name]):
         figures = found[row.name]
         cells = [row.title, *(spread(figures[f"{labels_of or last_round(figures)} {score}"]) for score in scores)]
-        trained = {name for name in networks if name != "baseline" or UNTAUGHT not in row.changes}
+        trained = {name for name in networks if name != "baseline" or SHORT_BASELINE not in row.changes}
         cells += [spread(figures.get(name, ()) if name in trained else ()) for name in networks]
         lines.append([*cells, f"`{' '.join(row.changes)}`".replace("|", r"\|")])
     return _markdown(head, lines)

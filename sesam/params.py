@@ -379,7 +379,7 @@ RENAMED = {
     "network.width": "network.base_channels",
     "network.head_width": "network.head_channels",
     "network.auxiliary": "network.aux_loss_weight",
-    **{f"{group}.{old}": new for group in ("student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
+    **{f"{group}.{old}": new for group in ("teacher", "student", "schedule") for old, new in _RENAMED_SCHEDULE.items()},
     "teacher_labels": "teacher",
     **{f"teacher.{key}": f"baseline.{key}" for key in ScheduleOverride.model_fields},
     "network.precision": "network.dtype",
