@@ -14,7 +14,7 @@ test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
 	mypy
-	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # docs/reference/params.md and cli.md, after a change of the schema or the parser
 reference: $(VENV)/ready

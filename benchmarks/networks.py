@@ -28,7 +28,7 @@ import torch
 import yaml
 from PIL import Image
 
-from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.image_io import write_gray, write_label
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.presets import load_preset

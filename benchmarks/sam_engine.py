@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sesam.artifacts.atomic_io import json_digest, read_json, sha256, write_json
 from sesam.artifacts.component_records import read_prompts
-from sesam.artifacts.label_png import read_image
+from sesam.artifacts.image_io import read_image
 from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
 from sesam.execution.pipeline import PipelineSteps, pending_batches, run_pipeline

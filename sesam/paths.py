@@ -7,7 +7,7 @@ FINE = Path("data/fine")
 WEAK_LABELS = Path("data/weak")
 EMBEDDINGS = Path("data/embeddings")
 METRICS = Path("metrics")
-GALLERY = METRICS / "gallery"
+REPORT_IMAGES = METRICS / "report_images"
 RANKING = "ranking.csv"  # in a round's pseudo_label_dir
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path
-from sesam.artifacts.label_png import write_label
+from sesam.artifacts.image_io import write_label
 from sesam.demo.classes import PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError, run_main

@@ -7,8 +7,8 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_selected
+from sesam.artifacts.image_io import write_label
 from sesam.artifacts.invariants import check_complete, check_merged
-from sesam.artifacts.label_png import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main

@@ -9,7 +9,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
-from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.execution.parallel import track

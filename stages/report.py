@@ -4,14 +4,16 @@ from sesam.artifacts.atomic_io import write_text
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.params import load_params
-from sesam.paths import GALLERY, METRICS
-from sesam.reporting.gallery import read_gallery
+from sesam.paths import METRICS, REPORT_IMAGES
+from sesam.reporting.report_images import read_report_images
 from sesam.reporting.report_page import render_page
 
 
 def main() -> None:
     params, data = load_params(), Manifest.load()
-    text = render_page(data, params, {name: read_gallery(GALLERY / f"{name}.json") for name in params.rounds})
+    text = render_page(
+        data, params, {name: read_report_images(REPORT_IMAGES / f"{name}.json") for name in params.rounds}
+    )
     write_text(METRICS / "report.html", text)
     print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")
 

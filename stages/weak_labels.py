@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_complete, check_labels
-from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.registry import is_annotated

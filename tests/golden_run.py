@@ -15,7 +15,7 @@ from PIL import Image
 from sesam.artifacts import component_records
 from sesam.artifacts.atomic_io import sha256, write_json, write_text
 from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
-from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from sesam.geometry.rle import mask_to_rle

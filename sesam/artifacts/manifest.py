@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
-from sesam.artifacts.label_png import read_image, read_label
+from sesam.artifacts.image_io import read_image, read_label
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.paths import FINE, MANIFEST, round_dir

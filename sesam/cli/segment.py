@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256, write_json
-from sesam.artifacts.label_png import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
+from sesam.artifacts.image_io import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import images_below
 from sesam.errors import SesamError, try_item

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_json, write_json
-from sesam.artifacts.label_png import check_exif_orientation, open_image
+from sesam.artifacts.image_io import check_exif_orientation, open_image
 from sesam.datasets.layouts import files_below, images_below
 from sesam.errors import SesamError
 from sesam.execution.parallel import track

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
-from sesam.artifacts.label_png import Palette, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.label_png import Palette, read_image, write_label
+from sesam.artifacts.image_io import Palette, read_image, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, summarize_names

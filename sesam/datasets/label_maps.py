@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ImageColor
 
-from sesam.artifacts.label_png import open_image
+from sesam.artifacts.image_io import open_image
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 from sesam.params import DatasetParams

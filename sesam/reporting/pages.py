@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sesam.artifacts.component_records import Selected
-from sesam.artifacts.label_png import full_palette
+from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
 from sesam.geometry.rle import rle_to_mask

@@ -14,8 +14,8 @@ from sesam.artifacts.metrics_schema import read_metrics
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
 from sesam.params import Params, flatten
 from sesam.reporting.charts import as_html, charts
-from sesam.reporting.gallery import LAYERS, GalleryImage
 from sesam.reporting.git import committed_params
+from sesam.reporting.report_images import LAYERS, ReportImage
 from sesam.reporting.tables import annotation_hours, network_title
 from sesam.yaml_io import read_yaml
 
@@ -41,13 +41,13 @@ def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> l
     return [ParamDiff(key, text(new), None if new == old else text(old)) for key, (new, old) in pairs.items()]
 
 
-def render_page(data: Manifest, params: Params, galleries: Mapping[str, list[GalleryImage]]) -> str:
-    """Scores, charts, params with their difference from the last commit, and the images of each round's gallery."""
+def render_page(data: Manifest, params: Params, images_of_rounds: Mapping[str, list[ReportImage]]) -> str:
+    """Scores, charts, params with their difference from the last commit, and each round's images."""
     networks, labels = read_metrics(params.rounds, data.classes)
     hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
-    layers = {name: [asdict(image)["layers"] for image in images] for name, images in galleries.items()}
-    shown = {layer.name for images in galleries.values() for image in images for layer in image.layers}
+    layers = {name: [asdict(image)["layers"] for image in images] for name, images in images_of_rounds.items()}
+    shown = {layer.name for images in images_of_rounds.values() for image in images for layer in image.layers}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["quote"] = shlex.quote
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -60,7 +60,7 @@ def render_page(data: Manifest, params: Params, galleries: Mapping[str, list[Gal
         charts=charts(networks, labels, data.classes),
         as_html=as_html,
         gamma=params.teacher.confidence_threshold,
-        galleries=galleries,
+        images_of_rounds=images_of_rounds,
         layers=layers,
         layer_names=[name for name in LAYERS if name in shown],
         legends={

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sesam.artifacts.label_png import Palette, write_gray, write_label
+from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.errors import SesamError
 from sesam.execution.pipeline import run_pipeline

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sesam.artifacts.label_png import Palette, write_gray, write_label
+from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image
 from sesam.execution.device import resolve_device
 from sesam.execution.pipeline import PipelineSteps, run_pipeline

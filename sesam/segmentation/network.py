@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
-from sesam.artifacts.label_png import Palette
+from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, Group

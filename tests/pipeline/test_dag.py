@@ -17,7 +17,7 @@ from PIL import Image
 from unit.test_docs import WALKTHROUGH, read_commands
 
 from sesam.artifacts.atomic_io import read_json
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.cli.main import main
 from sesam.demo.classes import CLASSES
 from sesam.demo.scenes import draw_scene
@@ -195,7 +195,7 @@ def test_runtime_reruns_nothing(workspace: Path, params_restored: None, change: 
 @pytest.mark.parametrize(
     ("path", "reruns"),
     [
-        ("sesam/artifacts/label_png.py", set()),
+        ("sesam/artifacts/image_io.py", set()),
         ("sesam/params.py", set()),
         ("sesam/artifacts/manifest.py", set()),
         ("sesam/reporting/pages.py", {"panels@r1", "panels@r2", "report"}),

@@ -11,7 +11,7 @@ from oracle_sam import OracleSam
 from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256, write_json
-from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene

@@ -11,7 +11,7 @@ from conftest import ROOT, edit_params, run
 from PIL import Image, ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.class_statistics import class_table, count_classes, suspicious_classes
 from sesam.demo.classes import CLASSES, PALETTE

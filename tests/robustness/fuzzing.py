@@ -37,7 +37,7 @@ from PIL import Image
 from sesam.artifacts import component_records as records
 from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
-from sesam.artifacts.label_png import read_image, read_label
+from sesam.artifacts.image_io import read_image, read_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
 from sesam.datasets.annotations.common import Annotation, LabelSpec

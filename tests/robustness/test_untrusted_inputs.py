@@ -22,7 +22,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.artifacts.component_records import Component, read_candidates
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import ImageRecord, load_image
 from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation

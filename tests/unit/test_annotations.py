@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as pycoco
 
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
 from sesam.datasets.annotations.common import LabelSpec, match_image_id
 from sesam.datasets.annotations.label_studio import decode_brush

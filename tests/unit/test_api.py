@@ -13,7 +13,7 @@ from PIL import Image
 
 import sesam
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.label_png import write_gray, write_label
+from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import load_pseudo_label
 from sesam.demo.classes import CLASSES, PALETTE

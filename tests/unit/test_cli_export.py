@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from sesam.artifacts.label_png import read_label, write_gray, write_label
+from sesam.artifacts.image_io import read_label, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_predictions
 from sesam.artifacts.sources import SAM, WEAK, load_pseudo_label
 from sesam.cli import export

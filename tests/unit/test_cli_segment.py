@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mmseg.registry import MODELS
 from PIL import Image
 
-from sesam.artifacts.label_png import ORIENTATION, read_label, write_label
+from sesam.artifacts.image_io import ORIENTATION, read_label, write_label
 from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.geometry.tiling import stitch_tiles, tile_slices

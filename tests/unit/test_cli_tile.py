@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.artifacts.label_png import ORIENTATION, read_image, read_label, write_label
+from sesam.artifacts.image_io import ORIENTATION, read_image, read_label, write_label
 from sesam.artifacts.manifest import Manifest
 from sesam.cli.main import main
 from sesam.errors import SesamError

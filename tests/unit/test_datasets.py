@@ -15,7 +15,7 @@ from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette, label_map_for

@@ -26,7 +26,7 @@ NEVER_LISTED = {
     "sesam/artifacts/component_records.py": "reads and validates the components' JSON",
     "sesam/artifacts/fingerprint.py": "decides whether to resume",
     "sesam/artifacts/invariants.py": "checks what was written",
-    "sesam/artifacts/label_png.py": "reads and writes pixels unchanged",
+    "sesam/artifacts/image_io.py": "reads and writes pixels unchanged",
     "sesam/artifacts/manifest.py": "reads the manifest and label files",
     "sesam/artifacts/ranking.py": "reads a ranking",
     "sesam/execution/device.py": "chooses the device",

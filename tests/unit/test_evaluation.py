@@ -20,7 +20,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.component_records import Outcome, Selected
-from sesam.artifacts.label_png import write_label
+from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle

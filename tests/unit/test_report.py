@@ -21,7 +21,7 @@ from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
-from sesam.reporting.gallery import SIDE, GalleryImage, Layer, data_url, read_gallery, write_gallery
+from sesam.reporting.report_images import SIDE, Layer, ReportImage, data_url, read_report_images, write_report_images
 from sesam.reporting.report_page import ParamDiff, compare_params
 from stages import card, report, summarize
 
@@ -126,9 +126,9 @@ def test_browser_reports_errors(tmp_path: Path) -> None:
 
 def test_text_of_the_data_is_escaped(workspace) -> None:
     edit_params(Path(), dataset__root="</script><script>alert(1)</script>")
-    shown = [GalleryImage("<b>1", [Layer("</script><i>", "image", URL)], ["<u>"])]
+    shown = [ReportImage("<b>1", [Layer("</script><i>", "image", URL)], ["<u>"])]
     for name in ("r1", "r2"):
-        write_gallery(Path(f"metrics/gallery/{name}.json"), shown)
+        write_report_images(Path(f"metrics/report_images/{name}.json"), shown)
     report.main()
     page = Path("metrics/report.html").read_text()
     assert not [raw for raw in ("<b>1", "</script><i>", "<u>", "<script>alert") if raw in page]
@@ -136,7 +136,7 @@ def test_text_of_the_data_is_escaped(workspace) -> None:
 
 def test_files_of_removed_rounds_are_kept_and_not_read(workspace) -> None:
     edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
-    stale = [Path(f"metrics/{folder}/r2.json") for folder in ("gallery", "labels", "networks")]
+    stale = [Path(f"metrics/{folder}/r2.json") for folder in ("report_images", "labels", "networks")]
     for path in stale:
         path.write_text("of a removed round")
     summarize.main()
@@ -198,11 +198,11 @@ BAD_IMAGES = [IMAGE | bad for bad in ({"layers": []}, {"more": 1}, *({"layers": 
 
 
 @pytest.mark.parametrize("content", ["{", "[]]", *(json.dumps([image]) for image in BAD_IMAGES)])
-def test_a_damaged_gallery_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_damaged_report_image_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "r1.json"
     path.write_text(content)
     with pytest.raises(SesamError, match=r"r1\.json"):
-        read_gallery(path)
+        read_report_images(path)
 
 
 def test_large_pictures_are_made_smaller() -> None:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import sha256, write_text
-from sesam.artifacts.label_png import write_label
+from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
 from sesam.cli.main import main
 from sesam.errors import SesamError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
-from sesam.artifacts.label_png import read_label
+from sesam.artifacts.image_io import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.label_png import read_image, read_label
+from sesam.artifacts.image_io import read_image, read_label
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX

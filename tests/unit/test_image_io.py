@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sesam.artifacts.label_png import ORIENTATION, read_image, read_label
+from sesam.artifacts.image_io import ORIENTATION, read_image, read_label
 from sesam.datasets.layouts import find_pairs
 from sesam.errors import SesamError
 

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from sesam.artifacts.atomic_io import read_bytes, write_json
-from sesam.artifacts.label_png import full_palette
+from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.sources import NONE, SOURCE_PALETTE
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
@@ -38,7 +38,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class GalleryImage:
+class ReportImage:
     """A training image. components: what became of each, in words."""
 
     id: str
@@ -46,15 +46,15 @@ class GalleryImage:
     components: list[str]
 
 
-_IMAGES = TypeAdapter(list[GalleryImage], config=ConfigDict(extra="forbid"))
+_IMAGES = TypeAdapter(list[ReportImage], config=ConfigDict(extra="forbid"))
 
 
-def write_gallery(path: Path, images: Sequence[GalleryImage]) -> None:
+def write_report_images(path: Path, images: Sequence[ReportImage]) -> None:
     write_json(path, [asdict(image) for image in images])
 
 
-def read_gallery(path: Path) -> list[GalleryImage]:
-    """A round's images; SesamError if the file holds anything else than `write_gallery` writes."""
+def read_report_images(path: Path) -> list[ReportImage]:
+    """A round's images; SesamError if the file holds anything else than `write_report_images` writes."""
     try:
         return _IMAGES.validate_json(read_bytes(path))
     except ValidationError as problem:
