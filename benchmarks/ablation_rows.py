@@ -92,8 +92,8 @@ def training() -> list[Row]:
         Row("three-rounds", "a third round", (SCRIBBLE, third)),
         Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.fill_confident=true")),
         Row("init-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.init=teacher")),
-        Row("frequency-0", "no sample uses SAM's pixels", (SCRIBBLE, "student.sam_prob=0")),
-        Row("frequency-0.5", "half of the samples use SAM's pixels", (SCRIBBLE, "student.sam_prob=0.5")),
+        Row("frequency-0", "no sample uses SAM's pixels", (SCRIBBLE, "student.sam_sample_prob=0")),
+        Row("frequency-0.5", "half of the samples use SAM's pixels", (SCRIBBLE, "student.sam_sample_prob=0.5")),
     ]
 
 

@@ -42,16 +42,16 @@ from sesam.artifacts.component_records import read_prompts
 from sesam.artifacts.image_io import read_image
 from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
-from sesam.execution.pipeline import PipelineSteps, pending_batches, run_pipeline
+from sesam.execution.batches import BatchSteps, pending_batches, run_batches
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Runtime, SamplingParams
 from sesam.prompting import sample_points
 from sesam.sam import inference
-from sesam.sam.batched_sam import ImagePrompt, SamSegmenter
+from sesam.sam.batched_sam import BatchedSam, ImagePrompt
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
-from sesam.sam.segmenter import Candidates
+from sesam.sam.sam_model import Candidates
 from sesam.sam.upscaling import rows_to_counts
 
 BUILD = {"bundled": build_bundled_sam, **sam_model_registry}
@@ -59,7 +59,7 @@ LOOPS = {"SamPredictor, float32": "float32", "SamPredictor, bfloat16 autocast": 
 RECIPE = "segment-anything-fast's recipe, bfloat16"
 
 
-class Measured(SamSegmenter):
+class Measured(BatchedSam):
     """With discs instead of what random weights find."""
 
     objects: Tensor | None = None
@@ -281,51 +281,51 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
     )
     sam = make_sam(options.model, options.checkpoint, device)
     kind = Measured if "tiles" in steps else WholeMasks
-    segmenter = kind(sam, device, "bfloat16" if "bfloat16" in steps else "float32", runtime)
-    segmenter.objects = None if options.checkpoint else discs(sam)
+    sam_model = kind(sam, device, "bfloat16" if "bfloat16" in steps else "float32", runtime)
+    sam_model.objects = None if options.checkpoint else discs(sam)
     if "attention" not in steps:
-        segmenter.encoder = sam.image_encoder
+        sam_model.encoder = sam.image_encoder
     if "side by side" not in steps:
-        segmenter.image_batcher.batch_size = 1
+        sam_model.image_batcher.batch_size = 1
     cache = EmbeddingCache(json_digest(*sorted(steps)), folder / "embeddings")
 
-    def rate(work: PipelineSteps, count: int) -> float:
-        batches = pending_batches(items[:count], lambda item: True, segmenter.image_batcher.batch_size)
+    def rate(work: BatchSteps, count: int) -> float:
+        batches = pending_batches(items[:count], lambda item: True, sam_model.image_batcher.batch_size)
         started = time.perf_counter()
         if "side by side" in steps:
-            run_pipeline(batches, lambda: work, runtime, "benchmark")
+            run_batches(batches, lambda: work, runtime, "benchmark")
         else:
             for batch in batches:
                 for what in work.compute([work.read(item) for item in batch]):
                     work.write(*what)
         return count / (time.perf_counter() - started)
 
-    masks = PipelineSteps(
-        partial(inference.read_prompted, prompts=folder / "prompts", cache=cache, preprocess=segmenter.preprocess),
-        partial(inference.decode_prompts, segmenter=segmenter),
+    masks = BatchSteps(
+        partial(inference.read_prompted, prompts=folder / "prompts", cache=cache, preprocess=sam_model.preprocess),
+        partial(inference.decode_prompts, sam_model=sam_model),
         partial(inference.write_masks, folder=folder / "masks", cache=None),
         device,
     )
     count = len(items) if "side by side" in steps or device.type == "cpu" else options.peer_images
     if device.type == "cuda":
-        rate(masks, 2 * segmenter.image_batcher.batch_size)  # compile, choose kernels
+        rate(masks, 2 * sam_model.image_batcher.batch_size)  # compile, choose kernels
     whole = rate(masks, count)
     found = read_json(folder / "masks" / "0.json")["components"]
     _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
-    image = segmenter.preprocess(read_image(Path(items[0].image)))
+    image = sam_model.preprocess(read_image(Path(items[0].image)))
 
     def encode(items: Sequence[ImageRecord]) -> list[tuple[ImageRecord]]:
-        segmenter.encode([image] * len(items))
+        sam_model.encode([image] * len(items))
         return [(item,) for item in items]
 
     if device.type == "cuda":  # without the start of the worker processes
-        together, started = segmenter.image_batcher.batch_size, time.perf_counter()
+        together, started = sam_model.image_batcher.batch_size, time.perf_counter()
         for k in range(0, count, together):
             encode(items[k : k + together])
         encoder = count / (time.perf_counter() - started)
     else:
-        encoder = rate(PipelineSteps(_same, encode, _same, device), count)
-    (embedding,) = segmenter.encode([image])
+        encoder = rate(BatchSteps(_same, encode, _same, device), count)
+    (embedding,) = sam_model.encode([image])
     for item in items[:count]:
         cache.save(item, embedding.numpy())
     return {"encoder": encoder, "decoder": rate(masks, count), "whole": whole}

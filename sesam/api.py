@@ -2,8 +2,8 @@
 
 import sesam
 
-segmenter = sesam.load_segmenter("bundled")
-result = sesam.pseudo_label(image, weak_label, segmenter, params={"sampling": {"num_points": 7}})
+sam_model = sesam.load_sam("bundled")
+result = sesam.pseudo_label(image, weak_label, sam_model, params={"sampling": {"num_points": 7}})
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from sesam.merging import merge
 from sesam.params import Params, validate_params
 from sesam.prompting import image_prompts
 from sesam.sam.inference import component_prompts, to_candidates
-from sesam.sam.inference import load_segmenter as load_from_params
-from sesam.sam.segmenter import Segmenter
+from sesam.sam.inference import load_sam as load_from_params
+from sesam.sam.sam_model import SamModel
 from sesam.selection import select_candidate, weak_rles
 
 
@@ -40,7 +40,7 @@ class PseudoLabel(NamedTuple):
     selected: list[Selected]
 
 
-def load_segmenter(model: str = "bundled", checkpoint: Path | str | None = None, device: str = "auto") -> Segmenter:
+def load_sam(model: str = "bundled", checkpoint: Path | str | None = None, device: str = "auto") -> SamModel:
     """A SAM that `pseudo_label` takes, in float32; published weights are downloaded once.
 
     model: bundled, vit_b, vit_l, vit_h, superpixels …, as `sam.model` in params.yaml. checkpoint: a file of custom
@@ -57,7 +57,7 @@ def load_segmenter(model: str = "bundled", checkpoint: Path | str | None = None,
 def pseudo_label(
     image: np.ndarray,
     weak_label: np.ndarray,
-    segmenter: Segmenter,
+    sam_model: SamModel,
     *,
     params: Params | Mapping[str, Any] | None = None,
     predictions: tuple[np.ndarray, np.ndarray] | None = None,
@@ -66,7 +66,7 @@ def pseudo_label(
 ) -> PseudoLabel:
     """The pseudo-label of one image (steps 0 to 5 of the method; docs/explanation/method.md).
 
-    image: (H, W, 3) uint8 RGB. weak_label: (H, W) uint8 class ids, 255 = unlabeled. segmenter: see `load_segmenter`.
+    image: (H, W, 3) uint8 RGB. weak_label: (H, W) uint8 class ids, 255 = unlabeled. sam_model: see `load_sam`.
     params: the groups and keys of params.yaml that differ from the defaults. predictions: a teacher's classes and
     confidence (255 times the softmax maximum), both (H, W) uint8; None: no teacher. round_name and image_id seed the
     sampling of points: with those of a pipeline the result is the pipeline's.
@@ -88,8 +88,8 @@ def pseudo_label(
     components = image_prompts(weak_label, predicted, confidence, checked, (round_name, image_id))
     candidates: dict[int, list[Candidate]] = {}
     if components:
-        embeddings, size = segmenter.encode([segmenter.preprocess(image)]), image.shape[:2]
-        (masks,) = segmenter.decode(embeddings, [size], [component_prompts(components)])
+        embeddings, size = sam_model.encode([sam_model.preprocess(image)]), image.shape[:2]
+        (masks,) = sam_model.decode(embeddings, [size], [component_prompts(components)])
         candidates = {c.number: to_candidates(m, size) for c, m in zip(components, masks, strict=True)}
     weak = weak_rles(weak_label)
     selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]

@@ -227,7 +227,7 @@ class LossWeights(Group):
 class StudentParams(ScheduleOverride):
     init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
-    sam_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
+    sam_sample_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
 class TeacherParams(Group):
@@ -384,7 +384,7 @@ RENAMED = {
     **{f"teacher.{key}": f"baseline.{key}" for key in ScheduleOverride.model_fields},
     "network.precision": "network.dtype",
     "sam.precision": "sam.dtype",
-    "student.sam_frequency": "student.sam_prob",
+    "student.sam_frequency": "student.sam_sample_prob",
     "selection.tau_weak": "selection.min_coverage",
     "selection.tau_mask": "selection.min_mask_precision",
     "student.start": "student.init (initial is now pretrained)",

@@ -9,7 +9,7 @@ from functools import partial
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
-from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
+from sesam.execution.batches import batch_size, pending_batches, run_batches
 from sesam.params import load_params
 from sesam.paths import EMBEDDINGS
 from sesam.sam.cache import open_cache
@@ -28,7 +28,7 @@ def main() -> None:
     for line in lines if keep or batches else ():
         print(f"embed: {line}", flush=True)
     if keep:
-        run_pipeline(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
+        run_batches(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
     images = {record.id: record.sha256 for record in records}
     write_json(index, {"engine": cache.engine, "weights": weights.sha256, "images": images})
 

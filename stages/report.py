@@ -5,8 +5,8 @@ from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
 from sesam.params import load_params
 from sesam.paths import METRICS, REPORT_IMAGES
+from sesam.reporting.report import render_page
 from sesam.reporting.report_images import read_report_images
-from sesam.reporting.report_page import render_page
 
 
 def main() -> None:

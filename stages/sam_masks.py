@@ -6,7 +6,7 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
-from sesam.execution.pipeline import batch_size, pending_batches, run_pipeline
+from sesam.execution.batches import batch_size, pending_batches, run_batches
 from sesam.params import parse_round
 from sesam.paths import round_dir
 from sesam.sam.cache import open_cache
@@ -30,7 +30,7 @@ def main() -> None:
         cache, keep, _ = open_cache(params, weights, records)
         batches = pending_batches(records, pending.__contains__, batch_size(params.runtime))
         load = partial(mask_steps, params, weights, round_dir(round_name, "prompts"), folder, cache, keep)
-        run_pipeline(batches, load, params.runtime, title)
+        run_batches(batches, load, params.runtime, title)
 
 
 if __name__ == "__main__":

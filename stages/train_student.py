@@ -20,7 +20,7 @@ def main() -> None:
         loss_weights=params.student.loss_weights,
         round_name=round_name,
         sources=folder / "sources",
-        sam_prob=params.student.sam_prob,
+        sam_sample_prob=params.student.sam_sample_prob,
         init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )
     train(task, params)

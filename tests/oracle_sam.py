@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sesam.geometry.rle import mask_to_counts, rle_to_mask
 from sesam.sam.batched_sam import preprocess as resize
-from sesam.sam.segmenter import Candidates, Prompt
+from sesam.sam.sam_model import Candidates, Prompt
 
 
 class OracleSam:
-    """A Segmenter that knows the fine labels of some images.
+    """A SamModel that knows the fine labels of some images.
 
     The first candidate is correct; the others are the whole image and nothing, with lower predicted IoU.
     """

@@ -35,7 +35,7 @@ def steps(read):
     """Writes what `read` returns to a file."""
     import torch
 
-    from sesam.execution.pipeline import PipelineSteps
+    from sesam.execution.batches import BatchSteps
 
     Path(f"loaded-{os.getpid()}").touch()
 
@@ -43,4 +43,4 @@ def steps(read):
         Path(f"written-{item}").write_text(str(item))
         return item
 
-    return PipelineSteps(read, lambda loaded: [(item,) for item in loaded], write, torch.device("cpu"))
+    return BatchSteps(read, lambda loaded: [(item,) for item in loaded], write, torch.device("cpu"))

@@ -100,15 +100,15 @@ def review_priority(
     """How much of an image's merged label needs a look, without any fine label; a row of ranking.csv.
 
     merged, weak, predicted (the teacher's classes): (H, W) uint8, 255 = none. contested: see `contested_pixels`.
-    score: the share of pixels that are unlabeled, or whose label no annotator drew and the teacher contradicts, or
-    masks of two classes hold. components, rejected: how many, and for how many no mask was kept.
+    review_priority: the share of pixels that are unlabeled, or whose label no annotator drew and the teacher
+    contradicts, or masks of two classes hold. components, rejected: how many, and for how many no mask was kept.
     """
     unlabeled, drawn = merged == IGNORE_INDEX, weak != IGNORE_INDEX
     contradicted = ~unlabeled & ~drawn & (predicted != IGNORE_INDEX) & (predicted != merged)
     contested = contested & ~drawn
     pixels = {"unlabeled": unlabeled, "contradicted": contradicted, "contested": contested}
     return {
-        "score": round(float((unlabeled | contradicted | contested).mean()), 5),
+        "review_priority": round(float((unlabeled | contradicted | contested).mean()), 5),
         **{name: round(float(mask.mean()), 5) for name, mask in pixels.items()},
         "components": len(selected),
         "rejected": sum(not component.kept for component in selected),
@@ -116,8 +116,8 @@ def review_priority(
 
 
 def ranking_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of `review_priority` as CSV, the highest score first."""
-    ranked = sorted(rows, key=lambda row: (-row["score"], row["id"]))
+    """The rows of `review_priority` as CSV, the highest priority first."""
+    ranked = sorted(rows, key=lambda row: (-row["review_priority"], row["id"]))
     return csv_text(list(rows[0]), [list(row.values()) for row in ranked])
 
 
@@ -145,6 +145,6 @@ def label_metrics(quality: LabelQuality, classes: Sequence[str]) -> dict[str, An
         },
         "contested": {outcome: quality.contested[outcome] for outcome in CONTESTED_OUTCOMES},
         "sources": dict(zip(SOURCE_NAMES, quality.sources.tolist(), strict=True)),
-        "ranking_spearman": rank_correlation([row["score"] for row in quality.ranking], quality.errors),
+        "ranking_spearman": rank_correlation([row["review_priority"] for row in quality.ranking], quality.errors),
         "confusion": {name: matrix.tolist() for name, matrix in matrices.items()},
     }

@@ -8,7 +8,7 @@ from sesam.artifacts.component_records import Component
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label
 from sesam.geometry.rle import rle_to_mask
 from sesam.paths import METRICS
-from sesam.reporting.pages import Step, compose_page, draw_outline, fade, fit_to_tile
+from sesam.reporting.layout import Step, compose_page, draw_outline, fade, fit_to_tile
 from sesam.reporting.trace import ComponentTrace, ImageTrace, describe_outcome
 
 KEPT_COLOR, REFUSED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)

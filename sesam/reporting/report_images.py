@@ -17,7 +17,7 @@ from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.sources import NONE, SOURCE_PALETTE
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.reporting.pages import Color, Kind, Step, downscale
+from sesam.reporting.layout import Color, Kind, Step, downscale
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
     *("image", "fine", "weak", "teacher", "teacher's confidence"),

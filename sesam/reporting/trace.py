@@ -13,7 +13,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.merging import largest_first
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
-from sesam.reporting.pages import Step, overlay_masks
+from sesam.reporting.layout import Step, overlay_masks
 from sesam.selection import CandidateCheck, select_candidate, weak_rles
 
 

@@ -18,7 +18,7 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.params import Dtype, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import ViTEncoder
-from sesam.sam.segmenter import Candidates, Prompt
+from sesam.sam.sam_model import Candidates, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
 # decoded at once; not a param, because another number may round a mask's edge differently
@@ -40,8 +40,8 @@ class ImagePrompt(NamedTuple):
     prompt: Prompt
 
 
-class SamSegmenter:
-    """segment-anything's Sam as a `Segmenter`: images and the prompts of many images in batches."""
+class BatchedSam:
+    """segment-anything's Sam as a `SamModel`: images and the prompts of many images in batches."""
 
     def __init__(self, sam: Sam, device: torch.device, dtype: Dtype = "float32", runtime: Runtime | None = None):
         """`dtype`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
@@ -169,7 +169,7 @@ def map_groups(
     return [decoded[k] for k in np.argsort(order)]
 
 
-def load_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
+def load_meta_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
     """A Sam with the weights of a state dict; SesamError if they do not fit."""
     sam = build()
     try:

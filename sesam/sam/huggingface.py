@@ -1,6 +1,6 @@
 """SAM 2.1, HQ-SAM and SAM 3's tracker from Hugging Face's transformers, an optional extra.
 
-transformers computes, resizes images and upscales masks; this module adapts it to `Segmenter`. Weights are a local
+transformers computes, resizes images and upscales masks; this module adapts it to `SamModel`. Weights are a local
 folder as published: `sam.checkpoint` is its model.safetensors.
 """
 
@@ -21,7 +21,7 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.params import Runtime, SamParams
 from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
-from sesam.sam.segmenter import Candidates, Prompt
+from sesam.sam.sam_model import Candidates, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
 
@@ -46,7 +46,7 @@ def preprocess(image: np.ndarray, processor: Any) -> Tensor:
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
-class HuggingFaceSegmenter:
+class HuggingFaceSam:
     """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another.
 
     sam.dtype is of the encoder's matrix products; the decoder is float32.
@@ -137,7 +137,7 @@ def _map_shapes(model: Any) -> list[tuple[int, ...]]:
     return [(c, *size) for c, size in zip(channels, model.backbone_feature_sizes, strict=True)]
 
 
-def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSegmenter:
+def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSam:
     """The model in the folder of `weights`; SesamError if that is not a complete model of its family."""
     try:
         import transformers
@@ -159,4 +159,4 @@ def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Ru
         reason = str(problem).partition("\n")[0] or type(problem).__name__
     if reason:
         raise SesamError(f"{weights.parent} does not hold {family.model} ({reason}). Check sam.checkpoint.")
-    return HuggingFaceSegmenter(model, family, device, sam, runtime)
+    return HuggingFaceSam(model, family, device, sam, runtime)

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from sesam.artifacts.component_records import Candidate, Component, read_prompts, write_candidates
 from sesam.artifacts.manifest import ImageRecord, load_image
+from sesam.execution.batches import BatchSteps
 from sesam.execution.device import resolve_device
-from sesam.execution.pipeline import PipelineSteps
 from sesam.geometry.rle import counts_to_rle
 from sesam.params import Params
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.checkpoints import Weights, resolve_weights
 from sesam.sam.registry import get_model
-from sesam.sam.segmenter import Candidates, Preprocess, Prompt, Segmenter
+from sesam.sam.sam_model import Candidates, Preprocess, Prompt, SamModel
 
 
-def load_segmenter(params: Params, weights: Weights | None = None) -> Segmenter:
+def load_sam(params: Params, weights: Weights | None = None) -> SamModel:
     """The model that the params name, on their device; SesamError if it cannot be loaded.
 
     weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
@@ -63,11 +63,9 @@ def read_image(record: ImageRecord, preprocess: Preprocess) -> tuple[ImageRecord
     return record, preprocess(load_image(record))
 
 
-def encode_images(
-    batch: list[tuple[ImageRecord, Tensor]], segmenter: Segmenter
-) -> list[tuple[ImageRecord, np.ndarray]]:
+def encode_images(batch: list[tuple[ImageRecord, Tensor]], sam_model: SamModel) -> list[tuple[ImageRecord, np.ndarray]]:
     records, images = zip(*batch, strict=True)
-    return [(record, x.numpy()) for record, x in zip(records, segmenter.encode(images), strict=True)]
+    return [(record, x.numpy()) for record, x in zip(records, sam_model.encode(images), strict=True)]
 
 
 def read_prompted(record: ImageRecord, prompts: Path, cache: EmbeddingCache, preprocess: Preprocess) -> PromptedImage:
@@ -78,13 +76,13 @@ def read_prompted(record: ImageRecord, prompts: Path, cache: EmbeddingCache, pre
 
 
 def decode_prompts(
-    batch: list[PromptedImage], segmenter: Segmenter
+    batch: list[PromptedImage], sam_model: SamModel
 ) -> list[tuple[ImageRecord, dict[int, Candidates], np.ndarray | None]]:
     """The arguments of `write_masks`, per image."""
-    encoded = iter(segmenter.encode([x.image for x in batch if x.image is not None]))
+    encoded = iter(sam_model.encode([x.image for x in batch if x.image is not None]))
     embeddings = [next(encoded) if x.embedding is None else x.embedding for x in batch]
     sizes = [(x.record.height, x.record.width) for x in batch]
-    decoded = segmenter.decode(embeddings, sizes, [x.prompts for x in batch])
+    decoded = sam_model.decode(embeddings, sizes, [x.prompts for x in batch])
     new = [embedding.numpy() if x.embedding is None else None for x, embedding in zip(batch, embeddings, strict=True)]
     masks = [dict(zip(x.numbers, candidates, strict=True)) for x, candidates in zip(batch, decoded, strict=True)]
     return list(zip([x.record for x in batch], masks, new, strict=True))
@@ -104,20 +102,20 @@ def write_masks(
     write_candidates(folder / f"{record.id}.json", record, candidates)
 
 
-def embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> PipelineSteps:
-    segmenter = load_segmenter(params, weights)
-    read, compute = partial(read_image, preprocess=segmenter.preprocess), partial(encode_images, segmenter=segmenter)
-    return PipelineSteps(read, compute, cache.save, segmenter.device)
+def embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
+    sam_model = load_sam(params, weights)
+    read, compute = partial(read_image, preprocess=sam_model.preprocess), partial(encode_images, sam_model=sam_model)
+    return BatchSteps(read, compute, cache.save, sam_model.device)
 
 
 def mask_steps(
     params: Params, weights: Weights, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool
-) -> PipelineSteps:
+) -> BatchSteps:
     """keep: whether embeddings that the cache lacks are added to it."""
-    segmenter = load_segmenter(params, weights)
-    return PipelineSteps(
-        partial(read_prompted, prompts=prompts, cache=cache, preprocess=segmenter.preprocess),
-        partial(decode_prompts, segmenter=segmenter),
+    sam_model = load_sam(params, weights)
+    return BatchSteps(
+        partial(read_prompted, prompts=prompts, cache=cache, preprocess=sam_model.preprocess),
+        partial(decode_prompts, sam_model=sam_model),
         partial(write_masks, folder=folder, cache=cache if keep else None),
-        segmenter.device,
+        sam_model.device,
     )

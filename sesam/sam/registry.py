@@ -1,6 +1,6 @@
 """The SAM models that `sam.model` can name.
 
-A model is a `Segmenter`: it encodes images and decodes prompts. To add one, add an entry to `MODELS`. A model's
+A model is a `SamModel`: it encodes images and decodes prompts. To add one, add an entry to `MODELS`. A model's
 libraries are imported when it is loaded, so that this module needs no torch.
 """
 
@@ -17,37 +17,37 @@ from sesam.params import Runtime, SamParams
 if TYPE_CHECKING:
     import torch
 
-    from sesam.sam.segmenter import Segmenter
+    from sesam.sam.sam_model import SamModel
 
 
 @dataclass(frozen=True)
 class Model:
     """How a SAM is loaded, and its published weights; without them `sam.checkpoint` names some, or it has none."""
 
-    load: Callable[..., Segmenter]  # of weights: Path, device, sam: SamParams, runtime: Runtime | None
+    load: Callable[..., SamModel]  # of weights: Path, device, sam: SamParams, runtime: Runtime | None
     embedding_bytes: int  # of one image, on disk
     url: str | Path | None = None  # of the published weights, or their path in this package
     sha256: str = ""  # of the published weights
     needs_checkpoint: bool = False
 
 
-def _load_sam(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+def _load_sam(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> SamModel:
     from segment_anything import sam_model_registry
 
-    from sesam.sam.batched_sam import SamSegmenter, load_sam
+    from sesam.sam.batched_sam import BatchedSam, load_meta_sam
     from sesam.sam.bundled import build_bundled_sam
 
     build = build_bundled_sam if sam.model == "bundled" else sam_model_registry[sam.model]
-    return SamSegmenter(load_sam(build, weights), device, sam.dtype, runtime)
+    return BatchedSam(load_meta_sam(build, weights), device, sam.dtype, runtime)
 
 
-def _load_transformers(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> Segmenter:
+def _load_transformers(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> SamModel:
     from sesam.sam.huggingface import load_family
 
     return load_family(weights, device, sam, runtime)
 
 
-def _load_superpixels(*_: object) -> Segmenter:
+def _load_superpixels(*_: object) -> SamModel:
     from sesam.sam.superpixels import Superpixels
 
     return Superpixels()

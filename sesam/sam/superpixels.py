@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sesam.geometry.rle import mask_to_counts, rle_to_mask
 from sesam.sam.batched_sam import preprocess
-from sesam.sam.segmenter import Candidates, Prompt
+from sesam.sam.sam_model import Candidates, Prompt
 
 SIDE = 256  # pixels of the longer side
 SUPERPIXELS = 600  # at most 2048: float16 holds their numbers exactly
@@ -80,7 +80,7 @@ def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -
 
 
 class Superpixels:
-    """A Segmenter whose embedding of an image is its maps of merged superpixels."""
+    """A SamModel whose embedding of an image is its maps of merged superpixels."""
 
     device = torch.device("cpu")  # it has no code for a GPU
     preprocess = staticmethod(partial(preprocess, side=SIDE))

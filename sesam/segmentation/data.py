@@ -25,7 +25,7 @@ class TrainingTask:
     """module: the stage's, for `python -m` in each process of a distributed training. round_name: None: the baseline.
 
     sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
-    None for `network.pretrained`. sam_prob: the probability that a sample uses its SAM pixels.
+    None for `network.pretrained`. sam_sample_prob: the probability that a sample uses its SAM pixels.
     """
 
     module: str
@@ -34,7 +34,7 @@ class TrainingTask:
     loss_weights: LossWeights
     round_name: str | None = None
     sources: Path | None = None
-    sam_prob: float = 0.0
+    sam_sample_prob: float = 0.0
     init: Path | None = None
 
     @property
@@ -90,7 +90,7 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)
-        if np.random.uniform() >= self.task.sam_prob:
+        if np.random.uniform() >= self.task.sam_sample_prob:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
         results: dict[str, Any] = {"img": np.ascontiguousarray(load_image(record)[..., ::-1])}  # BGR
         results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}

@@ -11,7 +11,7 @@ import numpy as np
 from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.errors import SesamError
-from sesam.execution.pipeline import run_pipeline
+from sesam.execution.batches import run_batches
 from sesam.params import MAX_REPORT_IMAGES, Runtime
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
 from sesam.segmentation.inference import load_steps
@@ -31,7 +31,7 @@ def evaluate_network(
     items += [(record, "train", True) for record in shown]
     write = partial(_write, num_classes=len(data.classes), palette=data.palette, folder=folder)
     load = partial(load_steps, network, data.classes, write, runtime)
-    run_pipeline([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
+    run_batches([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
     return total
 
 

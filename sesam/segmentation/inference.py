@@ -9,16 +9,16 @@ import numpy as np
 
 from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image
+from sesam.execution.batches import BatchSteps, run_batches
 from sesam.execution.device import resolve_device
-from sesam.execution.pipeline import PipelineSteps, run_pipeline
 from sesam.params import Runtime
 from sesam.segmentation.network import load_network, predict
 
 Item = tuple[Any, ...]  # an ImageRecord, then what `write` needs to know about it
 
 
-def load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime) -> PipelineSteps:
-    """For `run_pipeline`: call write(item, *predict(image)) for each item.
+def load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime) -> BatchSteps:
+    """For `run_batches`: call write(item, *predict(image)) for each item.
 
     SesamError if the folder `network` has no network of these classes, or an image cannot be read. An item is a batch,
     so that its prediction does not depend on others.
@@ -29,7 +29,7 @@ def load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any],
     def predict_each(loaded: list[tuple[Item, np.ndarray]]) -> list[tuple[Item, np.ndarray, np.ndarray]]:
         return [(item, *predict(model, image, device)) for item, image in loaded]
 
-    return PipelineSteps(_read, predict_each, write, device)
+    return BatchSteps(_read, predict_each, write, device)
 
 
 def _read(item: Item) -> tuple[Item, np.ndarray]:
@@ -41,7 +41,7 @@ def predict_images(network: Path, data: Manifest, folder: Path, runtime: Runtime
     pending = [record for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
     write = partial(_write, folder=folder, palette=data.palette)
     load = partial(load_steps, network, data.classes, write, runtime)
-    run_pipeline([[(record,)] for record in pending], load, runtime, title)
+    run_batches([[(record,)] for record in pending], load, runtime, title)
 
 
 def _write(

@@ -198,7 +198,7 @@ def test_runtime_reruns_nothing(workspace: Path, params_restored: None, change: 
         ("sesam/artifacts/image_io.py", set()),
         ("sesam/params.py", set()),
         ("sesam/artifacts/manifest.py", set()),
-        ("sesam/reporting/pages.py", {"panels@r1", "panels@r2", "report"}),
+        ("sesam/reporting/layout.py", {"panels@r1", "panels@r2", "report"}),
     ],
 )
 def test_a_change_in_shared_code(workspace: Path, path: str, reruns: set[str]) -> None:

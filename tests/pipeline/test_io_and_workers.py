@@ -278,7 +278,7 @@ def test_a_full_disk_stops_the_work_at_once() -> None:
 UNSENT = """
 import torch
 from sesam.errors import SesamError
-from sesam.execution.pipeline import PipelineSteps, iter_results
+from sesam.execution.batches import BatchSteps, iter_results
 
 class Unsent:
     def __reduce__(self):
@@ -290,7 +290,7 @@ def read(item):
 def compute(items):
     return [(item,) for item in items]
 
-steps = PipelineSteps(read, compute, print, torch.device("cuda"))
+steps = BatchSteps(read, compute, print, torch.device("cuda"))
 try:
     list(iter_results([[k] for k in range(8)], steps, 2))
 except SesamError as problem:

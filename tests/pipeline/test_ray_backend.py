@@ -13,9 +13,9 @@ from pipeline.test_sam_stages import outputs, workspace  # noqa: F401
 from ray_work import divide_by_zero, fail_or_kill_once, kill_always, square, steps
 
 from sesam.errors import SesamError
-from sesam.execution import pipeline, ray_backend
+from sesam.execution import ray_backend
+from sesam.execution.batches import run_batches
 from sesam.execution.parallel import map_images
-from sesam.execution.pipeline import run_pipeline
 from sesam.params import Runtime
 from stages import sam_masks
 
@@ -55,18 +55,18 @@ def test_map_images() -> None:
         map_images(divide_by_zero, range(4), RUNTIME, "divide")
 
 
-def test_run_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     batches, collected = [[k, k + 1] for k in range(0, 40, 2)], []
     with pytest.raises(SesamError, match=FAILED):
-        run_pipeline(batches, partial(steps, fail_or_kill_once), RUNTIME, "kill", collected.append)
+        run_batches(batches, partial(steps, fail_or_kill_once), RUNTIME, "kill", collected.append)
     assert collected == EXPECTED and written() == set(EXPECTED)
     assert 2 <= len(list(Path().glob("loaded-*"))) <= 3
     monkeypatch.setattr(ray_backend, "MAX_TRIES", 1)
     with pytest.raises(SesamError, match="Ray lost 1 workers at the images from 4 on"):
-        run_pipeline(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
+        run_batches(batches[2:3], partial(steps, kill_always), RUNTIME, "kill")
     with monkeypatch.context() as patch, pytest.raises(SesamError, match=r"Ray's workers do not start \(.*elsewhere"):
         patch.setattr(Path, "cwd", lambda: Path("/elsewhere"))  # as on a node that lacks the checkout
-        run_pipeline([[1]], partial(steps, square), RUNTIME, "nowhere")
+        run_batches([[1]], partial(steps, square), RUNTIME, "nowhere")
 
 
 def test_masks_are_the_bytes_of_local_workers(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -74,7 +74,7 @@ def test_masks_are_the_bytes_of_local_workers(workspace: Path, monkeypatch: pyte
     local = outputs(workspace)
     shutil.rmtree(workspace / "data/rounds/r1/masks")
     edit_params(workspace, runtime__backend="ray")
-    monkeypatch.delattr(pipeline, "_with_threads")  # of this process: nothing is computed here
+    monkeypatch.delattr("sesam.execution.batches._with_threads")  # of this process: nothing is computed here
     sam_masks.main()
     assert outputs(workspace) == local
 

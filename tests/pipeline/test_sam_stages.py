@@ -23,11 +23,11 @@ from sesam.artifacts.component_records import Component, write_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.execution import pipeline
+from sesam.execution import batches
 from sesam.geometry.rle import mask_to_rle
 from sesam.sam import checkpoints, inference
 from sesam.sam.registry import MODELS
-from sesam.sam.segmenter import Segmenter
+from sesam.sam.sam_model import SamModel
 from stages import embed, sam_masks
 
 IMAGES = 12
@@ -134,7 +134,7 @@ def test_embeddings_larger_than_the_cache_are_not_kept(workspace: Path, capsys: 
 
 
 def test_without_sam_no_model_is_loaded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(inference, "load_segmenter")
+    monkeypatch.delattr(inference, "load_sam")
     monkeypatch.delattr(checkpoints, "download")
     edit_params(workspace, sam__enabled=False, sam__model="vit_h")
     embed.main()
@@ -157,16 +157,16 @@ def test_a_checkpoint_is_hashed_once_per_stage(workspace: Path, monkeypatch: pyt
 
 
 def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def steps(*arguments: object, device: str) -> pipeline.PipelineSteps:
+    def steps(*arguments: object, device: str) -> batches.BatchSteps:
         return mask_steps(*arguments)._replace(device=torch.device(device))  # "cuda": with worker processes
 
-    def segmenter(*arguments: object) -> Segmenter:
+    def sam_model(*arguments: object) -> SamModel:
         loaded = load(*arguments)
         loaded.image_batcher.batch_size = 5
         return loaded
 
-    mask_steps, load, masks = inference.mask_steps, inference.load_segmenter, []
-    monkeypatch.setattr(inference, "load_segmenter", segmenter)
+    mask_steps, load, masks = inference.mask_steps, inference.load_sam, []
+    monkeypatch.setattr(inference, "load_sam", sam_model)
     monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
     for workers, device in ((1, "cuda"), (2, "cpu")):
         monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
@@ -186,9 +186,9 @@ def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatc
 
 
 def test_a_killed_reader_is_reported() -> None:
-    steps = pipeline.PipelineSteps(signal.raise_signal, lambda items: [(0,) for _ in items], int, torch.device("cuda"))
+    steps = batches.BatchSteps(signal.raise_signal, lambda items: [(0,) for _ in items], int, torch.device("cuda"))
     with pytest.raises(SesamError, match=r"fewer than 2 runtime\.num_workers"):
-        list(pipeline.iter_results([[0], [0], [0], [signal.SIGKILL], [0], [0]], steps, 2))
+        list(batches.iter_results([[0], [0], [0], [signal.SIGKILL], [0], [0]], steps, 2))
 
 
 def test_an_error_stops_the_pipeline() -> None:
@@ -198,8 +198,8 @@ def test_an_error_stops_the_pipeline() -> None:
         return [(item,) for item in items]
 
     written: list[int] = []
-    steps = pipeline.PipelineSteps(int, compute, written.append, torch.device("cpu"))
+    steps = batches.BatchSteps(int, compute, written.append, torch.device("cpu"))
     with pytest.raises(SesamError, match="three"):
-        list(pipeline.iter_results([[k] for k in range(100)], steps, 2))
+        list(batches.iter_results([[k] for k in range(100)], steps, 2))
     assert {0, 1, 2} <= set(written) and len(written) < 20
-    assert pipeline.pending_batches([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]
+    assert batches.pending_batches([1, 2, 3, 4, 5], {5, 2}.__contains__, 2) == [[1, 2], [5]]

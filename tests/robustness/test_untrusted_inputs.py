@@ -32,7 +32,7 @@ from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.presets import load_preset
-from sesam.sam.batched_sam import load_sam
+from sesam.sam.batched_sam import load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
 from sesam.segmentation.backbones import load_pretrained
@@ -92,7 +92,7 @@ def flip_bit(path: Path) -> None:
 
 def sam_checkpoint(value: object) -> None:
     torch.save(value, "sam.pth")
-    load_watched(lambda: load_sam(build_bundled_sam, Path("sam.pth")))
+    load_watched(lambda: load_meta_sam(build_bundled_sam, Path("sam.pth")))
 
 
 def backbone_file() -> None:

@@ -48,19 +48,19 @@ def test_pseudo_label_equals_the_stages_result(
         importlib.import_module(f"stages.{stage}").main()
     labels, sources = load_pseudo_label("r1", record, len(CLASSES))
 
-    segmenter, predictions = sesam.load_segmenter("bundled"), (scene.labels, confidence)
+    sam_model, predictions = sesam.load_sam("bundled"), (scene.labels, confidence)
     result = sesam.pseudo_label(
-        scene.image, weak, segmenter, params=load_params(), predictions=predictions, image_id=record.id
+        scene.image, weak, sam_model, params=load_params(), predictions=predictions, image_id=record.id
     )
     assert np.array_equal(result.labels, labels) and np.array_equal(result.sources, sources)
     assert set(np.unique(sources)) == {0, 1, 2, 3}
 
 
 def test_params_are_overrides_of_the_defaults(scene: Scene, params: Params) -> None:
-    weak, segmenter = simulate_weak_label(scene.labels, params.weak_labels), sesam.load_segmenter("superpixels")
-    result = sesam.pseudo_label(scene.image, weak, segmenter, params={"sampling": {"num_points": 2}})
+    weak, sam_model = simulate_weak_label(scene.labels, params.weak_labels), sesam.load_sam("superpixels")
+    result = sesam.pseudo_label(scene.image, weak, sam_model, params={"sampling": {"num_points": 2}})
     assert {len(component.points or ()) for component in result.components} == {2}
-    result = sesam.pseudo_label(scene.image, weak, segmenter, params={"sam": {"enabled": False}})
+    result = sesam.pseudo_label(scene.image, weak, sam_model, params={"sam": {"enabled": False}})
     assert np.array_equal(result.labels, weak)
 
 
@@ -77,7 +77,7 @@ def test_params_are_overrides_of_the_defaults(scene: Scene, params: Params) -> N
 def test_wrong_arguments_are_reported(changes: dict, message: str) -> None:
     arguments = {"image": np.zeros((4, 5, 3), np.uint8), "weak_label": np.full((4, 5), 255, np.uint8)}
     with pytest.raises(SesamError, match=message):
-        sesam.pseudo_label(**{"segmenter": sesam.load_segmenter("superpixels"), **arguments, **changes})
+        sesam.pseudo_label(**{"sam_model": sesam.load_sam("superpixels"), **arguments, **changes})
 
 
 def test_import_sesam_does_not_import_torch() -> None:

@@ -127,7 +127,7 @@ def test_interrupted_training_resumes(
     torch.manual_seed(3)
     torch.save({f"_{k}": value for k, value in enumerate(EfficientNetLite0().state_dict().values())}, backbone)
     monkeypatch.setattr(train.score, "draw_labeled", lambda count: [])
-    monkeypatch.setattr(train.score, "score", lambda segmenter, pairs: {})
+    monkeypatch.setattr(train.score, "score", lambda sam_model, pairs: {})
     monkeypatch.setattr(train, "SAVE_EVERY", 2)
     options = f"--steps 4 --shared-steps 2 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
 

@@ -34,7 +34,7 @@ from sesam.reporting.label_quality import (
     ranking_csv,
     review_priority,
 )
-from sesam.reporting.pages import fit_to_tile, overlay_masks
+from sesam.reporting.layout import fit_to_tile, overlay_masks
 from sesam.reporting.trace import explain_pixel, list_components, load_trace
 from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
@@ -91,11 +91,19 @@ def test_review_priority_by_hand() -> None:
     outcomes = (Outcome.KEPT, Outcome.CONFLICT, Outcome.OVERSIZED)
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
-    shares = {"score": 0.57143, "unlabeled": 0.14286, "contradicted": 0.28571, "contested": 0.28571}  # 4, 1, 2, 2 of 7
+    shares = {
+        "review_priority": 0.57143,
+        "unlabeled": 0.14286,
+        "contradicted": 0.28571,
+        "contested": 0.28571,
+    }  # 4, 1, 2, 2 of 7
     assert priority == {**shares, "components": 3, "rejected": 2}
-    rows = [{"id": k, **priority, "score": score} for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))]
+    rows = [
+        {"id": k, **priority, "review_priority": score}
+        for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))
+    ]
     lines = ranking_csv(rows).splitlines()
-    assert lines[0] == "id,score,unlabeled,contradicted,contested,components,rejected"
+    assert lines[0] == "id,review_priority,unlabeled,contradicted,contested,components,rejected"
     assert [line.split(",0.")[0] for line in lines[1:]] == ['"""d"","', "a", "b", "c"]
 
 

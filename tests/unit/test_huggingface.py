@@ -14,9 +14,9 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle
 from sesam.params import SamParams
 from sesam.sam.checkpoints import resolve_weights
-from sesam.sam.huggingface import HuggingFaceSegmenter
+from sesam.sam.huggingface import HuggingFaceSam
 from sesam.sam.registry import MODELS
-from sesam.sam.segmenter import Prompt
+from sesam.sam.sam_model import Prompt
 
 CPU = torch.device("cpu")
 DECODER = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32, "vit_dim": 32}
@@ -62,24 +62,24 @@ def sam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def segmenter(sam: SamParams) -> HuggingFaceSegmenter:
+def sam_model(sam: SamParams) -> HuggingFaceSam:
     return MODELS[sam.model].load(resolve_weights(sam).path, CPU, sam, None)
 
 
-def test_masks_equal_those_of_transformers(sam: SamParams, segmenter: HuggingFaceSegmenter) -> None:
+def test_masks_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFaceSam) -> None:
     images = [draw_scene(k).image[: 200 - 60 * k, : 256 - 30 * k] for k in range(2)]
     rng = np.random.default_rng(0)
     sizes = [image.shape[:2] for image in images]
     points = [[Prompt(points=rng.integers(0, (w, h), (n, 2))) for n in (5, 2, 5)] for h, w in sizes]
     boxes = [np.array([10, 20, 60, 90]), np.array([0, 5, 100, 120])]
     prompts = [[*of_image, Prompt(box=box)] for of_image, box in zip(points, boxes, strict=True)]
-    embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
+    embeddings = sam_model.encode([sam_model.preprocess(image) for image in images])
     assert all(embedding.dtype == torch.float16 for embedding in embeddings)
-    decoded = segmenter.decode(embeddings, sizes, prompts)
+    decoded = sam_model.decode(embeddings, sizes, prompts)
 
-    model, classes = segmenter.model, SMALL[sam.model][0]
-    processor = getattr(transformers, f"{classes}Processor")(image_processor=segmenter.processor)
-    processor.target_size = segmenter.side
+    model, classes = sam_model.model, SMALL[sam.model][0]
+    processor = getattr(transformers, f"{classes}Processor")(image_processor=sam_model.processor)
+    processor.target_size = sam_model.side
     num_different, all_masks = 0, []
     cases = [(k, *case) for k in range(2) for case in zip(prompts[k], decoded[k], strict=True)]
     for k, prompt, candidates in cases:
@@ -104,13 +104,13 @@ def test_masks_equal_those_of_transformers(sam: SamParams, segmenter: HuggingFac
     assert num_different <= 2e-3 * sum(mask.size for mask in all_masks)
 
 
-def test_prompts_are_independent_of_each_other(segmenter: HuggingFaceSegmenter) -> None:
+def test_prompts_are_independent_of_each_other(sam_model: HuggingFaceSam) -> None:
     image = draw_scene(3).image
     size = image.shape[:2]
-    (embedding,) = segmenter.encode([segmenter.preprocess(image)])
+    (embedding,) = sam_model.encode([sam_model.preprocess(image)])
 
     def decode(*prompts: Prompt) -> list[list[list[int]]]:
-        (decoded,) = segmenter.decode([embedding], [size], [prompts])
+        (decoded,) = sam_model.decode([embedding], [size], [prompts])
         return [[counts.tolist() for counts in candidates.counts] for candidates in decoded]
 
     mask = np.zeros(size, bool)

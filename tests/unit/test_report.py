@@ -21,8 +21,8 @@ from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.params import Params, load_params
+from sesam.reporting.report import ParamDiff, compare_params
 from sesam.reporting.report_images import SIDE, Layer, ReportImage, data_url, read_report_images, write_report_images
-from sesam.reporting.report_page import ParamDiff, compare_params
 from stages import card, report, summarize
 
 

@@ -33,13 +33,13 @@ from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Dtype, Params, Runtime, SamParams
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
-from sesam.sam.batched_sam import ImagePrompt, OomBatcher, SamSegmenter, load_sam
+from sesam.sam.batched_sam import BatchedSam, ImagePrompt, OomBatcher, load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
 from sesam.sam.checkpoints import download, resolve_weights
-from sesam.sam.inference import load_segmenter
+from sesam.sam.inference import load_sam
 from sesam.sam.registry import MODELS
-from sesam.sam.segmenter import Candidates, Prompt, Segmenter
+from sesam.sam.sam_model import Candidates, Prompt, SamModel
 from sesam.sam.superpixels import Superpixels, candidates_for
 from sesam.sam.upscaling import iter_counts, make_axis
 from tools.bundled_sam.score import SAMPLING, SEED, draw_labeled, score
@@ -75,13 +75,13 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
-def decode(segmenter: Segmenter, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
-    embeddings = segmenter.encode([segmenter.preprocess(image)])
-    return segmenter.decode(embeddings, [image.shape[:2]], [prompts])[0]
+def decode(sam_model: SamModel, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
+    embeddings = sam_model.encode([sam_model.preprocess(image)])
+    return sam_model.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
 
-def bundled_segmenter(dtype: Dtype = "float32") -> SamSegmenter:
-    return SamSegmenter(load_sam(build_bundled_sam, WEIGHTS), CPU, dtype)
+def bundled_sam_model(dtype: Dtype = "float32") -> BatchedSam:
+    return BatchedSam(load_meta_sam(build_bundled_sam, WEIGHTS), CPU, dtype)
 
 
 def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
@@ -99,7 +99,7 @@ def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.nda
         arguments["point_labels"] = np.ones(len(prompt.points), int)
     if prompt.mask is not None:
         mask = rle_to_mask(prompt.mask, predictor.original_size)
-        small = SamSegmenter(predictor.model, CPU)._downsample(mask)
+        small = BatchedSam(predictor.model, CPU)._downsample(mask)
         arguments["mask_input"] = np.where(small.numpy(), 8.0, -8.0).astype(np.float32)[None]
     masks, quality, _ = predictor.predict(**arguments, multimask_output=True, return_logits=True)
     return masks, quality
@@ -110,22 +110,22 @@ def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.nda
 def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int]) -> None:
     image, predictor = photo(size), SamPredictor(sam)
     predictor.set_image(image)
-    segmenter = SamSegmenter(sam, CPU)
-    (embedding,) = segmenter.encode([segmenter.preprocess(image)])
+    sam_model = BatchedSam(sam, CPU)
+    (embedding,) = sam_model.encode([sam_model.preprocess(image)])
     expected = predictor.features[0]
     assert (embedding - expected).abs().max() <= expected.abs().max() * 2**-10  # float16's rounding
     predictor.features = embedding[None].float()
 
     prompts = make_prompts(kind, size)
-    (decoded,) = segmenter.decode([embedding], [size], [prompts])
+    (decoded,) = sam_model.decode([embedding], [size], [prompts])
     side = 4 * sam.prompt_encoder.image_embedding_size[0]
     for prompt, candidates in zip(prompts, decoded, strict=True):
         logits, quality = predict(predictor, prompt)
         np.testing.assert_allclose(candidates.iou, quality, rtol=1e-4, atol=1e-5)
         assert nearly_equal(to_masks(candidates, size), logits > 0)
-        low, _ = segmenter.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
+        low, _ = sam_model.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
         low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
-        full = sam.postprocess_masks(low, segmenter.resize.get_preprocess_shape(*size, segmenter.side), size)[0].numpy()
+        full = sam.postprocess_masks(low, sam_model.resize.get_preprocess_shape(*size, sam_model.side), size)[0].numpy()
         assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
 
@@ -133,17 +133,17 @@ def test_several_images_are_decoded_together(sam) -> None:
     sizes = [(64, 48), (40, 90), (64, 48)]
     images = [photo(size, seed) for seed, size in enumerate(sizes)]
     prompts = [make_prompts("points", sizes[0]), [], make_prompts("points", sizes[2], 3)]
-    segmenter = SamSegmenter(sam, CPU)
-    segmenter.prompt_batcher.batch_size, segmenter.image_batcher.batch_size = 3, 2
-    embeddings = segmenter.encode([segmenter.preprocess(image) for image in images])
-    together = segmenter.decode(embeddings, sizes, prompts)
+    sam_model = BatchedSam(sam, CPU)
+    sam_model.prompt_batcher.batch_size, sam_model.image_batcher.batch_size = 3, 2
+    embeddings = sam_model.encode([sam_model.preprocess(image) for image in images])
+    together = sam_model.decode(embeddings, sizes, prompts)
     assert [len(candidates) for candidates in together] == [4, 0, 3]
     for k, image in enumerate(images):
-        alone = decode(SamSegmenter(sam, CPU), image, prompts[k])
+        alone = decode(BatchedSam(sam, CPU), image, prompts[k])
         for a, b in zip(together[k], alone, strict=True):
             assert nearly_equal(to_masks(a, sizes[k]), to_masks(b, sizes[k]))
             np.testing.assert_allclose(a.iou, b.iou, rtol=1e-4, atol=1e-5)
-    assert segmenter.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
+    assert sam_model.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
 
 
 @pytest.mark.parametrize(
@@ -232,18 +232,18 @@ def test_upscaling_by_tiles_equals_postprocess_masks(height: int, width: int, se
 
 
 def test_mask_prompt_covers_the_mask_but_not_the_padding(sam) -> None:
-    segmenter = SamSegmenter(sam, CPU)
+    sam_model = BatchedSam(sam, CPU)
     mask = np.zeros((60, 200), bool)
     mask[30, 3] = True  # a single pixel must not vanish
-    small = segmenter._downsample(mask)
+    small = sam_model._downsample(mask)
     side = sam.prompt_encoder.mask_input_size[0]
     assert small.shape == (side, side) and small[30 * side // 200, 3 * side // 200] and small.sum() <= 6
-    full, rows = segmenter._downsample(np.ones((60, 200), bool)), round(side * 60 / 200)
+    full, rows = sam_model._downsample(np.ones((60, 200), bool)), round(side * 60 / 200)
     assert full[:rows].all() and not full[rows:].any()
 
 
 def test_bfloat16_masks_are_close_to_float32() -> None:
-    exact, rounded = (bundled_segmenter(dtype) for dtype in ("float32", "bfloat16"))
+    exact, rounded = (bundled_sam_model(dtype) for dtype in ("float32", "bfloat16"))
     overlaps, rng = [], np.random.default_rng(0)
     for scene in (draw_scene((*SEED, 2000)), draw_scene((*SEED, 2001))):
         size, surely = scene.labels.shape, np.zeros_like(scene.labels)
@@ -345,8 +345,8 @@ def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("model", ["bundled", "superpixels"])
 def test_embedding_bytes_are_those_of_the_model(model: str, params: Params, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # the bundled weights are found from anywhere
-    segmenter = load_segmenter(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
-    (embedding,) = segmenter.encode([segmenter.preprocess(draw_scene(1).image)])
+    sam_model = load_sam(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
+    (embedding,) = sam_model.encode([sam_model.preprocess(draw_scene(1).image)])
     assert embedding.nbytes == MODELS[model].embedding_bytes
 
 
@@ -354,10 +354,10 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
     torn.write_bytes(good.read_bytes()[:1000])
-    assert load_sam(small_vit, good)
+    assert load_meta_sam(small_vit, good)
     for build, weights in ((build_bundled_sam, good), (small_vit, torn)):
         with pytest.raises(SesamError, match=rf"{weights.name} does not hold sam.model's weights"):
-            load_sam(build, weights)
+            load_meta_sam(build, weights)
 
 
 def test_weights_are_verified(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_published_weights_are_downloaded_once_and_verified(tmp_path: Path, monk
 
 
 def test_bundled_sam_finds_components() -> None:
-    scores = score(bundled_segmenter(), draw_labeled(3))
+    scores = score(bundled_sam_model(), draw_labeled(3))
     assert scores["components"] > 30
     assert scores["best_of_three"] > 0.7  # the model card has the score on 200 scenes
 

@@ -34,7 +34,7 @@ from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
 from sesam.cli.main import main
 from sesam.errors import SesamError
-from sesam.execution import pipeline
+from sesam.execution import batches
 from sesam.execution.device import resolve_device
 from sesam.params import LossWeights, Params
 from sesam.presets import load_preset
@@ -110,8 +110,8 @@ def updated(params: Params, group: str, **changes: object) -> Params:
     return params.model_copy(update={group: getattr(params, group).model_copy(update=changes)})
 
 
-def samples(data: Manifest, params: Params, sam_prob: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(replace(task(params), sam_prob=sam_prob), data, seed)
+def samples(data: Manifest, params: Params, sam_sample_prob: float = 0.5, seed: int = 0) -> TrainingSamples:
+    return TrainingSamples(replace(task(params), sam_sample_prob=sam_sample_prob), data, seed)
 
 
 def random_network(folder: Path) -> EncoderDecoder:
@@ -484,8 +484,8 @@ def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monk
     edit_params(Path(), rounds={"r1": {"teacher": "baseline", "fill_confident": False}}, runtime__device="cpu")
     monkeypatch.setattr(sys, "argv", ["predict", "r1"])
     files = []
-    for way in (pipeline._with_threads, pipeline._with_workers):
-        monkeypatch.setattr(pipeline, "_with_threads", way)
+    for way in (batches._with_threads, batches._with_workers):
+        monkeypatch.setattr(batches, "_with_threads", way)
         predict_stage.main()
         with ZipFile("data/rounds/r1/predictions/files-0000.zip") as archive:
             files.append({name: archive.read(name) for name in archive.namelist()})

@@ -18,10 +18,10 @@ from sesam.geometry.rle import counts_to_rle, rle_to_mask
 from sesam.labels import IGNORE_INDEX
 from sesam.params import SamplingParams
 from sesam.prompting import sample_points
-from sesam.sam.batched_sam import SamSegmenter, load_sam
+from sesam.sam.batched_sam import BatchedSam, load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.registry import MODELS
-from sesam.sam.segmenter import Prompt, Segmenter
+from sesam.sam.sam_model import Prompt, SamModel
 from tools.bundled_sam.examples import read_labeled
 
 SEED = (7_000_002,)  # used neither by the demo nor in training
@@ -36,7 +36,7 @@ def draw_labeled(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(scene.image, scene.labels) for scene in scenes]
 
 
-def score(segmenter: Segmenter, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+def score(sam_model: SamModel, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """Mean IoU over every connected component of a class of at least 64 pixels, prompted as the pipeline does.
 
     pairs: RGB (H, W, 3) uint8 and class ids (H, W) uint8, 255 = no class, which is not evaluated.
@@ -49,7 +49,7 @@ def score(segmenter: Segmenter, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) 
         components = [region for _, region in connected_regions(labels, min_area=MIN_AREA)]
         unsure = np.zeros_like(labels)
         prompts = [Prompt(points=np.array(sample_points(region, SAMPLING, unsure, rng))) for region in components]
-        (decoded,) = segmenter.decode(segmenter.encode([segmenter.preprocess(image)]), [shape], [prompts])
+        (decoded,) = sam_model.decode(sam_model.encode([sam_model.preprocess(image)]), [shape], [prompts])
         for region, candidates in zip(components, decoded, strict=True):
             target = region.full_mask(shape)
             masks = np.stack([rle_to_mask(counts_to_rle(counts, shape), shape) for counts in candidates.counts]) & known
@@ -77,11 +77,11 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=MODELS["bundled"].url)
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
-    segmenter = SamSegmenter(load_sam(build_bundled_sam, options.checkpoint), torch.device("cpu"))
+    sam_model = BatchedSam(load_meta_sam(build_bundled_sam, options.checkpoint), torch.device("cpu"))
     for folder in options.folders:
-        print(folder, score(segmenter, read_labeled(folder, options.void)))
+        print(folder, score(sam_model, read_labeled(folder, options.void)))
     if not options.folders:
-        print(score(segmenter, draw_labeled(options.scenes)))
+        print(score(sam_model, draw_labeled(options.scenes)))
 
 
 if __name__ == "__main__":

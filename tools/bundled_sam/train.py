@@ -32,7 +32,7 @@ from sesam.errors import SesamError, run_main
 from sesam.execution.workers import exit_on_queue_error
 from sesam.geometry import regions
 from sesam.sam import bundled, decoder
-from sesam.sam.batched_sam import SamSegmenter, load_sam
+from sesam.sam.batched_sam import BatchedSam, load_meta_sam
 from tools.bundled_sam import decoding, examples, init, losses, samples, score
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def load_backbone(backbone: nn.Module, path: Path | None) -> None:
 def initial_sam(options: argparse.Namespace) -> Sam:
     """The SAM of --start, or a new one with an ImageNet backbone."""
     if options.start:
-        sam = load_sam(bundled.build_bundled_sam, options.start)
+        sam = load_meta_sam(bundled.build_bundled_sam, options.start)
     else:
         sam = bundled.build_bundled_sam()
         init.init_prompt_attention(sam)
@@ -252,7 +252,7 @@ def main() -> None:
             average_weights(sam, initial)
         if step % SCORE_EVERY == 0 or last:
             for name, pairs in eval_sets.items():
-                scores = score.score(SamSegmenter(sam, CPU), pairs)
+                scores = score.score(BatchedSam(sam, CPU), pairs)
                 print(json.dumps({"step": step, "on": name} | scores), flush=True)
         if step % SAVE_EVERY == 0 or last:
             trainer.save(step)

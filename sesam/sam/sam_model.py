@@ -32,7 +32,7 @@ class Candidates:
     iou: np.ndarray  # (3,) float32, the predicted IoU
 
 
-class Segmenter(Protocol):
+class SamModel(Protocol):
     """A SAM-like model."""
 
     device: torch.device

@@ -26,7 +26,7 @@ from sesam.params import Runtime
 Batch = Sequence[Any]
 
 
-class PipelineSteps(NamedTuple):
+class BatchSteps(NamedTuple):
     """`for row in compute([read(item) for item in batch]): write(*row)`; `read` and `write` must be picklable."""
 
     read: Callable[[Any], Any]
@@ -36,7 +36,7 @@ class PipelineSteps(NamedTuple):
 
 
 # loads a model on this process's device; picklable, because Ray's workers call it
-StepsFactory = Callable[[], PipelineSteps]
+StepsFactory = Callable[[], BatchSteps]
 
 
 def pending_batches(items: Sequence[Any], pending: Callable[[Any], bool], size: int) -> list[Batch]:
@@ -51,7 +51,7 @@ def batch_size(runtime: Runtime) -> int:
     return runtime.encoder_batch_size if on_gpu else 1
 
 
-def run_pipeline(
+def run_batches(
     batches: Sequence[Batch],
     make_steps: StepsFactory,
     runtime: Runtime,
@@ -77,7 +77,7 @@ def _make_run(make_steps: StepsFactory, workers: int) -> Callable[[Sequence[Batc
     return lambda batches: list(iter_results(batches, steps, workers))
 
 
-def iter_results(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
+def iter_results(batches: Sequence[Batch], steps: BatchSteps, workers: int) -> Iterator[Any]:
     """Per item what `write` returned, or the SesamError of an item that cannot be read.
 
     On a GPU worker processes read and write while this one computes. On a CPU every core takes its own batch from
@@ -86,7 +86,7 @@ def iter_results(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -
     return (_with_workers if steps.device.type == "cuda" else _with_threads)(batches, steps, workers)
 
 
-def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
+def _with_threads(batches: Sequence[Batch], steps: BatchSteps, workers: int) -> Iterator[Any]:
     def run_batch(batch: Batch) -> list[Any]:
         loaded, errors = _read_batch(steps.read, batch)
         return [*errors, *(steps.write(*row) for row in (steps.compute(loaded) if loaded else ()))]
@@ -100,7 +100,7 @@ def _with_threads(batches: Sequence[Batch], steps: PipelineSteps, workers: int) 
         torch.set_num_threads(threads)
 
 
-def _with_workers(batches: Sequence[Batch], steps: PipelineSteps, workers: int) -> Iterator[Any]:
+def _with_workers(batches: Sequence[Batch], steps: BatchSteps, workers: int) -> Iterator[Any]:
     loader: DataLoader[Any] = DataLoader(
         batches,  # type: ignore[arg-type]  # a sequence is enough
         batch_size=None,
