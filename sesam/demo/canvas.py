@@ -41,10 +41,11 @@ class Canvas:
 
     image: (512, 512, 3) float32 RGB, 0 to 255. labels: (512, 512) uint8 class ids. instances: (512, 512) uint16 object
     ids. instance: the id of the object being painted. sun: meters of shadow per meter of height, positive to the right.
+    nested: whether windows, doors, bicycles and riders are classes.
     """
 
-    def __init__(self, rng: np.random.Generator, camera: Camera, sun: float) -> None:
-        self.rng, self.camera, self.sun = rng, camera, sun
+    def __init__(self, rng: np.random.Generator, camera: Camera, sun: float, nested: bool = False) -> None:
+        self.rng, self.camera, self.sun, self.nested = rng, camera, sun, nested
         self.image = np.zeros((CANVAS_SIZE, CANVAS_SIZE, 3), np.float32)
         self.labels = np.zeros((CANVAS_SIZE, CANVAS_SIZE), np.uint8)
         self.instances = np.zeros((CANVAS_SIZE, CANVAS_SIZE), np.uint16)

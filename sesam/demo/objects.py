@@ -4,9 +4,10 @@ Positions (x, z) and sizes are meters, colors RGB from 0 to 255, chosen by eye; 
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sesam.demo.canvas import FOCAL_LENGTH, Canvas, circle_angles, wall
-from sesam.demo.classes import BUILDING, CAR, PERSON, POLE, SIGN, VEGETATION
+from sesam.demo.classes import BICYCLE, BUILDING, CAR, DOOR, PERSON, POLE, RIDER, SIGN, VEGETATION, WINDOW
 
 
 def _colors(rgb: str) -> np.ndarray:
@@ -45,13 +46,25 @@ def paint_house(canvas: Canvas, side: int, x: float, z: float, depth: float) -> 
     canvas.paint(facade, color * sunlight, BUILDING, plaster)
     glass = np.array((60, 70, 85)) * rng.uniform(0.6, 1.6)
     storey, pitch = rng.uniform(2.6, 3.4), rng.uniform(1.6, 3.0)  # from window to window, up and sideways
-    width = pitch * 0.5
+    width, window = pitch * 0.5, WINDOW if canvas.nested else None
     for y in np.arange(1.0, height - 1.5, storey):
         for start in np.arange(z + 0.6, z + depth - 1.2, pitch):
             pane = [(x, y, start), (x, y, start + width), (x, y + 1.5, start + width), (x, y + 1.5, start)]
-            canvas.paint(pane, glass * rng.uniform(0.7, 1.3), texture=())
+            canvas.paint(pane, glass * rng.uniform(0.7, 1.3), window, texture=(), new_instance=canvas.nested)
         for start in np.arange(1.0, 11, pitch) if z > 3 else ():  # of a nearer gable hardly anything is in view
-            canvas.paint(wall(x + side * start, x + side * (start + width), y, y + 1.5, z), glass * 0.8, texture=())
+            gable_pane = wall(x + side * start, x + side * (start + width), y, y + 1.5, z)
+            canvas.paint(gable_pane, glass * 0.8, window, texture=(), new_instance=canvas.nested)
+    if canvas.nested:
+        inner, start = x - side * 0.02, z + rng.uniform(0.2, 0.8) * depth
+        door = [(inner, 0, start), (inner, 0, start + 1.3), (inner, 2.3, start + 1.3), (inner, 2.3, start)]
+        canvas.paint(door, rng.uniform(30, 150, 3), DOOR, ((6, 0.05),), new_instance=True)
+        board = [
+            (inner, 2.6, start - 1.2),
+            (inner, 2.6, start + 2.2),
+            (inner, 3.5, start + 2.2),
+            (inner, 3.5, start - 1.2),
+        ]
+        canvas.paint(board, rng.choice(SIGN_COLORS), SIGN, ((6, 0.05),), new_instance=True)
 
 
 def paint_tree(canvas: Canvas, x: float, z: float) -> None:
@@ -126,6 +139,29 @@ def paint_person(canvas: Canvas, x: float, z: float) -> None:
     angles = circle_angles(16)
     head = np.stack([x + 0.12 * np.cos(angles), height - 0.14 + 0.15 * np.sin(angles), np.full(16, z)], axis=1)
     canvas.paint(head, skin, PERSON)
+
+
+def paint_cyclist(canvas: Canvas, x: float, z: float) -> None:
+    """A rider on a bicycle, seen from the side."""
+    rng = canvas.rng
+    frame, coat, trousers = rng.uniform(20, 200, 3), rng.uniform(25, 220, 3), rng.uniform(25, 130, 3)
+    angles, heading = circle_angles(20), rng.choice((-1, 1))
+
+    def paint(outline: ArrayLike, color: ArrayLike, label: int, new_instance: bool = False) -> None:
+        points = [(x + heading * a, b, z) for a, b in np.asarray(outline)]
+        canvas.paint(points, color, label, ((6, 0.05),), new_instance)
+
+    def disc(a: float, b: float, radius: float) -> np.ndarray:
+        return np.stack([a + radius * np.cos(angles), b + radius * np.sin(angles)], axis=1)
+
+    canvas.paint_shadow(x, z, 1.7, 0.6, 1.2)
+    for hub in (-0.55, 0.55):
+        paint(disc(hub, 0.36, 0.36), (35, 35, 38), BICYCLE, hub < 0)
+    paint([(-0.6, 0.36), (-0.2, 0.9), (0.5, 1.0), (0.62, 0.36), (0.4, 0.85), (0.0, 0.3)], frame, BICYCLE)
+    paint([(-0.3, 1.0), (0.0, 0.95), (0.2, 0.6), (0.1, 0.15), (-0.05, 0.15), (0.0, 0.6)], trousers, RIDER, True)
+    paint([(-0.32, 0.92), (0.0, 0.92), (0.3, 1.5), (0.05, 1.6)], coat, RIDER)
+    paint([(0.15, 1.45), (0.55, 1.05), (0.6, 1.15), (0.25, 1.55)], coat * 0.8, RIDER)
+    paint(disc(0.25, 1.72, 0.15), np.array((215, 165, 135)) * rng.uniform(0.45, 1.1), RIDER)
 
 
 def paint_car(canvas: Canvas, x: float, z: float) -> None:

@@ -12,7 +12,16 @@ import numpy as np
 
 from sesam.demo.canvas import CANVAS_SIZE, SIZE, Camera, Canvas, ground
 from sesam.demo.classes import ROAD, SIDEWALK, SKY, VEGETATION
-from sesam.demo.objects import paint_car, paint_hedge, paint_house, paint_person, paint_post, paint_skyline, paint_tree
+from sesam.demo.objects import (
+    paint_car,
+    paint_cyclist,
+    paint_hedge,
+    paint_house,
+    paint_person,
+    paint_post,
+    paint_skyline,
+    paint_tree,
+)
 
 STREET_END = 90.0  # houses and trees line the street up to here, meters
 Placed = tuple[float, Callable[..., None], tuple[float, ...]]  # distance in meters, paint_… and its arguments
@@ -27,18 +36,21 @@ class Scene:
     instances: np.ndarray  # (256, 256) uint16, an id per painted object, surfaces included
 
 
-def draw_scene(seed: int | tuple[int, ...]) -> Scene:
-    """Draw the street of one seed; the same seed gives the same bytes."""
+def draw_scene(seed: int | tuple[int, ...], nested: bool = False) -> Scene:
+    """Draw the street of one seed; the same seed gives the same bytes.
+
+    nested: with classes inside classes, NESTED_CLASSES: windows, doors and signs on houses, riders on bicycles.
+    """
     rng = np.random.default_rng(seed)
     horizon, center = rng.uniform(0.38, 0.52) * CANVAS_SIZE, rng.uniform(0.35, 0.65) * CANVAS_SIZE
     camera = Camera(horizon, center, x=rng.uniform(-2.0, 2.0))
     road, pavement = rng.uniform(2.6, 4.4), rng.uniform(1.8, 3.5)  # half the road's width, the pavement's
-    canvas = Canvas(rng, camera, sun=rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 2.0))
+    canvas = Canvas(rng, camera, rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 2.0), nested)
     paint_sky(canvas)
     paint_ground(canvas, road, pavement)
     for _ in range(rng.integers(1, 4)):
         paint_skyline(canvas, rng.uniform(100, 140))
-    for _, paint, position in sorted(place_objects(rng, road, pavement), key=lambda placed: -placed[0]):
+    for _, paint, position in sorted(place_objects(rng, road, pavement, nested), key=lambda placed: -placed[0]):
         paint(canvas, *position)
     return photograph(canvas)
 
@@ -95,8 +107,8 @@ def paint_ground(canvas: Canvas, road: float, pavement: float) -> None:
         canvas.paint(shadow, (20, 20, 35), texture=(), alpha=0.4)
 
 
-def place_objects(rng: np.random.Generator, road: float, pavement: float) -> list[Placed]:
-    """The objects of a street; `road` and `pavement` as in `paint_ground`."""
+def place_objects(rng: np.random.Generator, road: float, pavement: float, nested: bool) -> list[Placed]:
+    """The objects of a street; `road` and `pavement` as in `paint_ground`, `nested` as in `draw_scene`."""
     objects = [placed for side in (-1, 1) for placed in _place_side(rng, side, road, pavement)]
     for _ in range(rng.integers(0, 3)):  # cars that drive
         z = rng.uniform(7, 35)
@@ -104,6 +116,9 @@ def place_objects(rng: np.random.Generator, road: float, pavement: float) -> lis
     if rng.uniform() < 0.5:  # someone who crosses the road
         z = rng.uniform(5, 9)
         objects.append((z, paint_person, (rng.uniform(-0.7, 0.7) * road, z)))
+    for _ in range(rng.integers(1, 3) if nested else 0):
+        z = rng.uniform(4.5, 9)
+        objects.append((z, paint_cyclist, (rng.uniform(-0.8, 0.8) * road, z)))
     return objects
 
 
