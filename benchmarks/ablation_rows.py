@@ -59,10 +59,9 @@ def steps() -> list[Row]:
     changes = {
         "no-separation": ("without separation, one prompt per class", "components.per_instance=false"),
         "no-selection": (
-            "without selection, the best predicted IoU",
+            "without selection: τ1 = τ2 = 0",
             "selection.min_mask_precision=0",
             "selection.min_coverage=0",
-            "selection.max_conflict=1",
         ),
         "box": ("boxes as prompts", "sampling.prompt_type=box"),
         "mask": ("masks as prompts", "sampling.prompt_type=mask"),

@@ -96,7 +96,7 @@ def pseudo_label(
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
-    return PseudoLabel(*merge(weak_label, confident, selected), components, candidates, selected)
+    return PseudoLabel(*merge(weak_label, confident, components, selected), components, candidates, selected)
 
 
 def _params(groups: Mapping[str, Any]) -> Params:

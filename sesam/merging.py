@@ -2,25 +2,31 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
-from pycocotools import mask as coco
 
-from sesam.artifacts.component_records import Selected
+from sesam.artifacts.component_records import Component, Selected
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
-from sesam.geometry.rle import rle_to_mask, to_coco_rle
+from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
 
 
-def merge(weak: np.ndarray, confident: np.ndarray, selected: Sequence[Selected]) -> tuple[np.ndarray, np.ndarray]:
+def merge(
+    weak: np.ndarray, confident: np.ndarray, components: Sequence[Component], selected: Sequence[Selected]
+) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
-    weak, confident: (H, W) uint8 weak labels and the teacher's confident predictions, 255 = none. Kept masks are
-    painted largest first; then weak labels are restored, and pixels that are still empty take `confident`.
+    weak, confident: (H, W) uint8 weak labels and the teacher's confident predictions, 255 = none. Each pixel takes the
+    class of the kept mask with the strongest claim, see `claim`; then weak labels are restored, and pixels that are
+    still empty take `confident`.
     """
     labels, sources = np.full_like(weak, IGNORE_INDEX), np.full_like(weak, NONE)
-    for component in largest_first(selected, weak.shape):
-        mask = rle_to_mask(component.rle, weak.shape)
-        labels[mask], sources[mask] = component.class_id, SAM
+    strongest = np.full(weak.shape, -np.inf, np.float32)
+    for component, chosen in zip(components, selected, strict=True):
+        if chosen.kept:
+            strength = claim(component, chosen, weak)
+            wins = strength > strongest
+            strongest[wins], labels[wins], sources[wins] = strength[wins], chosen.class_id, SAM
     labeled = weak != IGNORE_INDEX
     labels[labeled], sources[labeled] = weak[labeled], WEAK
     empty = (labels == IGNORE_INDEX) & (confident != IGNORE_INDEX)
@@ -28,7 +34,20 @@ def merge(weak: np.ndarray, confident: np.ndarray, selected: Sequence[Selected])
     return labels, sources
 
 
-def largest_first(selected: Sequence[Selected], shape: tuple[int, int]) -> list[Selected]:
-    """The kept masks by area: painted in this order, small objects end on top."""
-    kept = [component for component in selected if component.kept]
-    return sorted(kept, key=lambda component: -int(coco.area(to_coco_rle(component.rle, shape))))
+def claim(component: Component, selected: Selected, weak: np.ndarray) -> np.ndarray:
+    """How strongly a kept mask claims each pixel, (H, W) float32: score / √(1 + distance); -inf outside the mask.
+
+    The distance, in pixels, is to the component's weak labels; to the component itself if annotators labeled none of
+    it. weak: (H, W) uint8, 255 = none.
+    """
+    mask, drawn = (rle_to_mask(record.rle, weak.shape) for record in (selected, component))
+    if (drawn & (weak == component.class_id)).any():
+        drawn &= weak == component.class_id
+    strength = np.full(weak.shape, -np.inf, np.float32)
+    if not mask.any():
+        return strength
+    left, top, width, height = cv2.boundingRect((mask | drawn).astype(np.uint8))
+    window = np.s_[top : top + height, left : left + width]
+    distance = cv2.distanceTransform((~drawn[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    strength[window] = np.where(mask[window], np.float32(selected.score) / np.sqrt(1 + distance), -np.inf)
+    return strength

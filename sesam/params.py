@@ -263,7 +263,6 @@ class SamParams(Group):
 class SelectionParams(Group):
     min_mask_precision: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
     min_coverage: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
-    max_conflict: Share = Field(0.05, description="largest fraction of M's weak labels of another class")
 
 
 class RoundParams(Group):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
-from sesam.artifacts.component_records import read_selected
+from sesam.artifacts.component_records import read_prompts, read_selected
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.invariants import check_complete, check_merged
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
@@ -29,8 +29,10 @@ def merge_image(
     if params.rounds[round_name].fill_confident:
         predicted, confidence = load_predictions(round_name, record, num_classes)
         confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
-    selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
-    merged, source_map = merge(weak, confident, selected)
+    components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
+    path = round_dir(round_name, "selected") / f"{record.id}.json"
+    selected = read_selected(path, record, num_classes, components)
+    merged, source_map = merge(weak, confident, components, selected)
     check_merged(merged, source_map, weak, confident, record, num_classes)
     write_label(labels / f"{record.id}.png", merged, data.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)

@@ -28,12 +28,11 @@ PromptType = Literal["points", "box", "mask"]
 
 
 class Outcome(StrEnum):
-    """What became of a component: a mask was kept, or why the candidate with the highest predicted IoU was not."""
+    """What became of a component: a mask was kept, or why the candidate with the highest score was not."""
 
     KEPT = "kept"
     LOW_COVERAGE = "low_coverage"
     OVERSIZED = "oversized"
-    CONFLICT = "conflict"
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selected:
-    """A component's kept mask, or if none was kept, the component's own. candidate: which one was kept."""
+    """A component's kept mask, or if none was kept, the component's own.
+
+    candidate: which one was kept. score: its, see `check_candidate`.
+    """
 
     number: Number
     class_id: ClassId
     candidate: int | None
-    predicted_iou: Finite | None
+    score: Finite | None
     rle: Rle
     outcome: Outcome
 
@@ -134,11 +136,20 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
     return candidates
 
 
-def read_selected(path: Path, record: ImageRecord, num_classes: int) -> list[Selected]:
-    """An image's components as `select_masks` wrote them; SesamError if the file is anything else."""
+def read_selected(
+    path: Path, record: ImageRecord, num_classes: int, components: Sequence[Component] | None = None
+) -> list[Selected]:
+    """An image's components as `select_masks` wrote them; SesamError if the file is anything else.
+
+    components: those that were prompted; the file must have the same, in the same order.
+    """
     selected = _read(path, record, _SELECTED, num_classes).components
+    if components is not None and [(x.number, x.class_id) for x in selected] != [
+        (x.number, x.class_id) for x in components
+    ]:
+        raise _damaged(path, "it is not of the components that were prompted")
     for component in selected:
-        if component.kept != (component.candidate is not None):
+        if not component.kept == (component.candidate is not None) == (component.score is not None):
             raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
     return selected
 

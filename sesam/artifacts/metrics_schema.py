@@ -26,7 +26,7 @@ Value = TypeVar("Value")
 PerLabelSet = Annotated[dict[Literal["weak", "predictions", "sam", "merged"], Value], Field(min_length=4)]
 LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "coverage", "mIoU"], Score], Field(min_length=5)]
 ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
-Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized", "conflict"], Count], Field(min_length=4)]
+Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized"], Count], Field(min_length=3)]
 Contested = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
 Sources = Annotated[dict[Literal["none", "weak label", "SAM", "confident prediction"], Count], Field(min_length=4)]
 

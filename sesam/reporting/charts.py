@@ -10,7 +10,7 @@ from sesam.reporting.tables import Table, confusion_shares, tables, transpose
 
 COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 OUTCOME_COLORS = {
-    **{"kept": "#2ca02c", "low_coverage": "#d62728", "oversized": "#ff7f0e", "conflict": "#9467bd"},  # components
+    **{"kept": "#2ca02c", "low_coverage": "#d62728", "oversized": "#ff7f0e"},  # components
     **{"correct": "#2ca02c", "wrong": "#d62728", "weak": "#1f77b4", "unknown": "#7f7f7f"},  # contested pixels
 }
 

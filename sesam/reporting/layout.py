@@ -13,7 +13,6 @@ from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import largest_first
 
 Color = tuple[int, int, int]
 Kind = Literal["image", "classes", "sources", "confidence"]  # which colors and legend a map has
@@ -94,10 +93,10 @@ def overlay_masks(image: np.ndarray, selected: Sequence[Selected], palette: Sequ
     """The photograph (H, W, 3) uint8 RGB at tile size, faded, and on it the kept masks, tinted with their classes."""
     gray = fit_to_tile(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
     picture = fade(gray, np.ones(gray.shape[:2], bool))
-    for component in largest_first(selected, image.shape[:2]):
-        mask = rle_to_mask(component.rle, image.shape[:2])
+    masks = [(rle_to_mask(chosen.rle, image.shape[:2]), chosen.class_id) for chosen in selected if chosen.kept]
+    for mask, class_id in sorted(masks, key=lambda pair: -pair[0].sum()):  # the largest below
         inside = _scale_mask(mask, gray) == 1
-        picture[inside] = 0.35 * gray[inside] + 0.65 * np.asarray(palette[component.class_id])
+        picture[inside] = 0.35 * gray[inside] + 0.65 * np.asarray(palette[class_id])
         draw_outline(picture, mask, _PAPER)
     return picture
 

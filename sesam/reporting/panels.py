@@ -35,12 +35,12 @@ def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Imag
 def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
     component, outcome = traced.component, describe_outcome(traced).split(",")[0]
     row = [Step(f"{component.number} {traced.class_name}: {outcome}", "image", draw_prompt(image, component))]
-    for k, (candidate, _, rejection) in enumerate(traced.checks):
+    for k, (candidate, _, score, rejection) in enumerate(traced.checks):
         mask = rle_to_mask(candidate.rle, image.shape[:2])
         picture = fit_to_tile(fade(image, ~mask))
         draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)
         kept = "kept: " if k == traced.selected.candidate else ""
-        row.append(Step(f"{kept}IoU {candidate.predicted_iou:.2f}, {rejection or 'fits'}", "image", picture))
+        row.append(Step(f"{kept}score {score:.2f}, {rejection or 'fits'}", "image", picture))
     return row
 
 

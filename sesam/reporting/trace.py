@@ -10,7 +10,7 @@ from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pse
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import largest_first
+from sesam.merging import claim
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_masks
@@ -33,8 +33,8 @@ class ComponentTrace(NamedTuple):
 class ImageTrace(NamedTuple):
     """All that a round made of a training image.
 
-    image: (H, W, 3) uint8 RGB. merged, sources: (H, W) uint8. inputs: what the round starts from; results: what it made
-    of them.
+    image: (H, W, 3) uint8 RGB. weak, merged, sources: (H, W) uint8. inputs: what the round starts from; results: what
+    it made of them.
     """
 
     record: ImageRecord
@@ -42,6 +42,7 @@ class ImageTrace(NamedTuple):
     data: Manifest
     params: Params
     image: np.ndarray
+    weak: np.ndarray
     merged: np.ndarray
     sources: np.ndarray
     components: list[ComponentTrace]
@@ -70,7 +71,7 @@ def load_trace(
     if with_student:
         labels, confidence = (METRICS / "predictions" / round_name / folder for folder in ("train", "confidence"))
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
+    return ImageTrace(record, round_name, data, params, image, weak, merged, sources, components, inputs, results)
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -84,13 +85,10 @@ def _load_components(
     prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / file, record, prompts)
     path = round_dir(round_name, "selected") / file
-    on_disk = {selected.number: selected for selected in read_selected(path, record, num_classes)}
-    if on_disk.keys() != candidates.keys():
-        raise SesamError(f"{path}: other components were selected than were prompted. Run `dvc repro`.")
     components, rles = [], weak_rles(weak)
-    for component in prompts:
+    for component, on_disk in zip(prompts, read_selected(path, record, num_classes, prompts), strict=True):
         selected, checks = select_candidate(component, candidates[component.number], rles, selection)
-        if selected != on_disk[component.number]:
+        if selected != on_disk:
             raise SesamError(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
@@ -100,13 +98,11 @@ def _load_components(
 
 
 def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str:
-    """A candidate's predicted IoU, its coverage, and whether it fits."""
-    candidate, coverage, rejection = check
-    covered = coverage.covered / max(1, coverage.reference_area)
-    text = f"predicted IoU {candidate.predicted_iou:.2f}, covers {covered:.0%} of "
+    """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
+    candidate, coverage, score, rejection = check
+    text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.fraction:.0%} of "
     if coverage.labeled:
-        foreign = f"{coverage.foreign / max(1, coverage.labels_inside):.0%}"
-        text += f"annotators' pixels of the component; {foreign} of the annotators' pixels in it are of another class"
+        text += "annotators' pixels of the component"
     else:
         text += f"the component, which is {coverage.covered / max(1, coverage.area):.0%} of the mask"
     if rejection is None:
@@ -114,7 +110,6 @@ def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str
     limit = {
         Outcome.LOW_COVERAGE: f"at least {selection.min_coverage:.0%} must be covered, selection.min_coverage",
         Outcome.OVERSIZED: f"at least {selection.min_mask_precision:.0%} must be, selection.min_mask_precision",
-        Outcome.CONFLICT: f"at most {selection.max_conflict:.0%} may be, selection.max_conflict",
     }[rejection]
     return f"{text}: rejected, {rejection} ({limit})"
 
@@ -125,7 +120,7 @@ def describe_outcome(component: ComponentTrace) -> str:
     if component.selected.candidate is None:
         return f"no mask kept ({', '.join(sorted({reason for reason in reasons if reason}))})"
     fitting = reasons.count(None)
-    others = f", of {fitting} that fit the one with the highest predicted IoU" if fitting > 1 else ""
+    others = f", of {fitting} that fit the one with the highest score" if fitting > 1 else ""
     return f"mask {component.selected.candidate + 1} kept{others}"
 
 
@@ -168,18 +163,24 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
 
 
 def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
-    """Which kept masks hold a pixel, and why the topmost was kept."""
-    shape, components = trace.merged.shape, {component.selected.number: component for component in trace.components}
-    kept = largest_first([component.selected for component in trace.components], shape)
-    holding = [components[selected.number] for selected in kept if rle_to_mask(selected.rle, shape)[y, x]]
-    if not holding:
+    """Which kept masks hold a pixel, how strongly each claims it, and why that of the strongest claim was kept."""
+    claims = []
+    for traced in trace.components:
+        if traced.selected.kept:
+            strength = claim(traced.component, traced.selected, trace.weak)[y, x]
+            if np.isfinite(strength):
+                claims.append((float(strength), traced))
+    if not claims:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
-    *others, top = holding
+    (strongest, top), *others = sorted(claims, key=lambda pair: -pair[0])
     mask = describe_candidate(top.checks[top.selected.candidate or 0], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
     if others:
-        titles = ", ".join(component.title for component in reversed(others))
-        lines.append(f"The masks of components {titles} hold it too; the smallest mask is on top.")
+        weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
+        lines.append(
+            f"Its claim, score / √(1 + distance to the component's weak labels), is {strongest:.3f}; other masks that "
+            f"hold it claim less: {weaker}."
+        )
     return lines
 
 

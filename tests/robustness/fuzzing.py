@@ -185,7 +185,9 @@ def masks(path: Path, original: bytes) -> None:
 
 
 def selected(path: Path, original: bytes) -> None:
-    found, sources = merge(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), records.read_selected(path, ITEM, len(NAMES)))
+    components = [records.Component(n, 1, mask_to_rle(LABELS == 1)) for n in (1, 2)]
+    masks = records.read_selected(path, ITEM, len(NAMES), components)
+    found, sources = merge(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
     assert set(np.unique(found)) <= {0, 1, 2, IGNORE_INDEX} and set(np.unique(sources)) <= {0, 1, 2, 3}
     assert np.array_equal(found[WEAK != IGNORE_INDEX], WEAK[WEAK != IGNORE_INDEX])
 
@@ -288,9 +290,7 @@ def targets(folder: Path) -> list[Target]:
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
     presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
-    found = [
-        {"number": n, "class": 1, "candidate": 0, "predicted_iou": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)
-    ]
+    found = [{"number": n, "class": 1, "candidate": 0, "score": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": rle}] * 3}]
     regions = [
         {"number": n, "class": k, "rle": region.rle(SHAPE)}

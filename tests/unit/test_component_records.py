@@ -28,8 +28,8 @@ SIZE = {"id": "a", "height": 4, "width": 6}
 POINTS = SIZE | {"prompt": "points", "components": [{"number": 1, "class": 1, "rle": RLE, "points": [[0, 0], [5, 3]]}]}
 BOXES = SIZE | {"prompt": "box", "components": [{"number": 1, "class": 1, "rle": RLE, "box": [0, 1, 6, 4]}]}
 MASKS = SIZE | {"components": [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": RLE}] * 3}]}
-KEPT = {"number": 1, "class": 1, "candidate": 0, "predicted_iou": 0.5, "rle": RLE, "outcome": "kept"}
-REFUSED = KEPT | {"number": 2, "candidate": None, "predicted_iou": None, "outcome": "oversized"}
+KEPT = {"number": 1, "class": 1, "candidate": 0, "score": 0.5, "rle": RLE, "outcome": "kept"}
+REFUSED = KEPT | {"number": 2, "candidate": None, "score": None, "outcome": "oversized"}
 SELECTED = SIZE | {"components": [KEPT, REFUSED]}
 FILES = {
     "points": (POINTS, lambda p: read_prompts(p, RECORD, 2), lambda p, r, c: write_prompts(p, r, "points", c)),
@@ -100,7 +100,7 @@ def component(document: dict, **changes: object) -> dict:
 
 BAD_BOXES = ([-1, 0, 2, 2], [0, 0, 7, 2], [2, 1, 2, 3], [0, 0, 2, 10**30], [0])
 BAD_CANDIDATES = ([], [{"predicted_iou": float("nan"), "rle": RLE}], [{"predicted_iou": 1.0, "rle": "PP"}])
-BAD_SELECTED = ({"class": 2}, {"outcome": "why not"}, {"outcome": "conflict"}, {"candidate": None})
+BAD_SELECTED = ({"class": 2}, {"outcome": "why not"}, {"outcome": "oversized"}, {"candidate": None})
 DAMAGED = [
     *((kind, value) for kind in FILES for value in ([], None, 3, "text", {}, {"id": "a"})),
     *((kind, FILES[kind][0] | {"id": "b"}) for kind in FILES),

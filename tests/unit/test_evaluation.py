@@ -80,7 +80,7 @@ def test_contested_pixels_are_those_of_two_classes() -> None:
         mask = np.ones((2, 6), bool) & np.isin(np.arange(6), columns)
         return Selected(1, k, None, None, mask_to_rle(mask), outcome)
 
-    masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, outcome=Outcome.CONFLICT), kept(0, 3)]
+    masks = [kept(0, 0, 1, 2), kept(1, 2, 3), kept(0, 1), kept(1, 0, outcome=Outcome.LOW_COVERAGE), kept(0, 3)]
     assert contested_pixels(masks, (2, 6))[0].tolist() == [False, False, True, True, False, False]
 
 
@@ -88,7 +88,7 @@ def test_review_priority_by_hand() -> None:
     """Unlabeled; contradicted; contested; both; an annotator's, whatever the others say; agreed; nothing predicted."""
     merged, weak = row(255, 0, 1, 2, 1, 0, 0), row(255, 255, 255, 255, 1, 255, 255)
     predicted, contested = row(0, 1, 1, 0, 0, 0, 255), row(0, 0, 1, 1, 1, 0, 0) > 0
-    outcomes = (Outcome.KEPT, Outcome.CONFLICT, Outcome.OVERSIZED)
+    outcomes = (Outcome.KEPT, Outcome.LOW_COVERAGE, Outcome.OVERSIZED)
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
     shares = {
@@ -171,8 +171,8 @@ def test_stages_on_known_answers(
     left, right = (r1["classes"]["merged"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
-    assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0, "conflict": 0}
-    assert r1["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0, "conflict": 0}
+    assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
+    assert r1["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0}
     assert r1["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
@@ -256,8 +256,8 @@ def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     ("file", "number", "change"),
     [
         ("selected", 1, {"candidate": 99}),
-        ("selected", 1, {"candidate": None, "outcome": "conflict"}),  # it fits
-        ("selected", 3, {"candidate": 0, "outcome": "kept"}),  # it does not fit
+        ("selected", 1, {"candidate": None, "score": None, "outcome": "oversized"}),  # it fits
+        ("selected", 3, {"candidate": 0, "score": 0.9, "outcome": "kept"}),  # it does not fit
         (
             "masks",
             1,
@@ -282,8 +282,11 @@ def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
     trace = load_trace(data.train[0], "r2", data, params)
     texts = {xy: "\n".join(explain_pixel(trace, *xy)) for xy in ((1, 4), (9, 2), (11, 2), (1, 1), (5, 5))}
     assert "left, from weak label.\nAn annotator" in texts[1, 4] and "weak: left" in texts[1, 4]
-    assert "component 1 (right, far) holds it: predicted IoU 0.90, covers 100%" in texts[9, 2]
-    assert "component 2 (left) holds it" in texts[11, 2] and "components 1 (right, far) hold it too" in texts[11, 2]
+    assert "component 1 (right, far) holds it: score 0.90: predicted IoU 0.90, covers 100%" in texts[9, 2]
+    assert (
+        "component 2 (left) holds it" in texts[11, 2]
+        and "is 0.900; other masks that hold it claim less: 1 (right, far) 0.500" in texts[11, 2]
+    )
     assert "left, from confident prediction." in texts[1, 1] and "teacher: left, confidence 1.00" in texts[1, 1]
     assert "no class, from none." in texts[5, 5] and "fine: left" in texts[5, 5]
     lines = list_components(trace)

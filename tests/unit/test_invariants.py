@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sesam.artifacts.component_records import Outcome, Selected
+from sesam.artifacts.component_records import Component, Outcome, Selected
 from sesam.artifacts.invariants import check_complete, check_labels, check_merged
 from sesam.artifacts.manifest import ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
@@ -27,8 +27,9 @@ maps = arrays(np.uint8, SHAPE, elements=st.sampled_from((0, 1, 2, 255, 255)))
 
 @given(maps, maps, st.lists(st.tuples(st.integers(0, 2), arrays(bool, SHAPE)), max_size=4))
 def test_merged_labels_pass(weak, confident, masks) -> None:
+    components = [Component(1, k, mask_to_rle(mask.T.reshape(SHAPE))) for k, mask in masks]
     selected = [Selected(1, k, 0, 1.0, mask_to_rle(mask), Outcome.KEPT) for k, mask in masks]
-    check_merged(*merge(weak, confident, selected), weak, confident, RECORD, 3)
+    check_merged(*merge(weak, confident, components, selected), weak, confident, RECORD, 3)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_merged_labels_pass(weak, confident, masks) -> None:
     ],
 )
 def test_inconsistent_labels_are_refused(pixel, label: int, source: int, message: str) -> None:
-    labels, sources = merge(WEAK_MAP, PREDICTED, [])
+    labels, sources = merge(WEAK_MAP, PREDICTED, [], [])
     labels[pixel], sources[pixel] = label, source
     with pytest.raises(SesamError, match=message):
         check_merged(labels, sources, WEAK_MAP, PREDICTED, RECORD, 3)

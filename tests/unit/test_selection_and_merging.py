@@ -20,7 +20,7 @@ from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
 UNLABELED = np.full(SHAPE, 255, np.uint8)
-SELECTION = SelectionParams(min_mask_precision=0.3, min_coverage=0.7, max_conflict=0.05)
+SELECTION = SelectionParams(min_mask_precision=0.3, min_coverage=0.7)
 
 
 def columns(*numbers: int) -> np.ndarray:
@@ -39,11 +39,11 @@ def selected(c: Component, masks: list[Candidate], weak: np.ndarray, **changes: 
     return select_candidate(c, masks, weak_rles(weak), SELECTION.model_copy(update=changes))[0]
 
 
-def kept(mask: np.ndarray, class_id: int) -> Selected:
-    return Selected(1, class_id, 0, 0.9, mask_to_rle(mask), Outcome.KEPT)
+def kept(mask: np.ndarray, class_id: int, score: float = 0.9) -> Selected:
+    return Selected(4, class_id, 0, score, mask_to_rle(mask), Outcome.KEPT)
 
 
-def test_without_weak_labels_the_fitting_mask_of_highest_predicted_iou_is_kept() -> None:
+def test_without_weak_labels_the_fitting_mask_of_highest_score_is_kept() -> None:
     c = component(columns(0, 1, 2))
     masks = candidates(
         (columns(*range(10)), 0.9),  # |M∩C|/|M| = 0.3: just fits
@@ -59,23 +59,20 @@ def test_without_weak_labels_the_fitting_mask_of_highest_predicted_iou_is_kept()
 
 def test_each_candidate_is_evaluated() -> None:
     weak = UNLABELED.copy()
-    weak[1, 2:5] = 1
+    weak[1, 2:6] = 1
     weak[3, 9] = 2
-    masks = candidates((columns(*range(10)), 0.9), (columns(2, 3, 4), 0.5), (columns(2), 0.99))
-    best, evaluations = select_candidate(component(weak == 1), masks, weak_rles(weak), SELECTION)
-    assert best.candidate == 1
-    assert [evaluation.rejection for evaluation in evaluations] == [Outcome.CONFLICT, None, Outcome.LOW_COVERAGE]
-    assert evaluations[0].coverage == (True, 3, 3, 40, 4, 1)
+    masks = candidates((columns(*range(3, 10)), 0.9), (columns(2, 3, 4, 5), 0.6), (columns(2), 0.99))
+    best, checks = select_candidate(component(weak == 1), masks, weak_rles(weak), SELECTION)
+    assert best == Selected(4, 1, 1, 0.6, masks[1].rle, Outcome.KEPT)  # 0.9 · 0.75² is less
+    assert [check.rejection for check in checks] == [None, None, Outcome.LOW_COVERAGE]
+    assert [check.score for check in checks] == pytest.approx([0.50625, 0.6, 0.061875], abs=1e-5)
+    assert checks[0].coverage == (True, 3, 4, 28)
 
 
 def test_a_stroke_does_not_limit_the_masks_size() -> None:
     weak = UNLABELED.copy()
-    weak[1, 2:5] = 1
-    c, everything = component(weak == 1), candidates((columns(*range(10)), 0.9))
-    assert selected(c, everything, weak).kept
-    weak[3, 9] = 2
-    assert selected(c, everything, weak).outcome == Outcome.CONFLICT
-    assert selected(c, everything, weak, max_conflict=0.25).kept
+    weak[1, 2:5], weak[3, 9] = 1, 2
+    assert selected(component(weak == 1), candidates((columns(*range(10)), 0.9)), weak).kept
 
 
 def test_of_a_component_with_weak_labels_only_these_must_be_covered() -> None:
@@ -95,25 +92,40 @@ def test_without_a_fitting_mask_the_component_stays_with_the_best_candidates_rea
     masks = candidates((columns(8, 9), 0.9), (columns(), 0.95), (columns(*range(10)), 0.1))
     assert selected(c, masks, UNLABELED).candidate == 2
     assert selected(c, masks[:2], UNLABELED) == Selected(4, 1, None, None, c.rle, Outcome.LOW_COVERAGE)
-    everything_fits = {"min_mask_precision": 0, "min_coverage": 0, "max_conflict": 1}
+    everything_fits = {"min_mask_precision": 0, "min_coverage": 0}
     assert not selected(c, masks[1:2], UNLABELED, **everything_fits).kept  # but for an empty mask
     assert selected(c, candidates((columns(2, 3, 4), 0.9)), UNLABELED, **everything_fits).kept
 
 
 def test_merge_by_hand() -> None:
     weak = UNLABELED.copy()
-    weak[0, 0] = 3
+    weak[1, 0], weak[1, 4], weak[0, 9] = 1, 2, 3
     confident = np.where(columns(8, 9), np.uint8(4), UNLABELED)
+    components = [Component(k, k, mask_to_rle(weak == k)) for k in (1, 2)] + [Component(3, 5, mask_to_rle(columns(6)))]
     chosen = [
-        kept(columns(1, 2), 1),  # small, given first
-        kept(columns(0, 1, 2, 3, 4), 2),
-        Selected(3, 5, None, None, mask_to_rle(columns(5, 9)), Outcome.CONFLICT),  # not kept: adds nothing
+        kept(columns(0, 1, 2, 3, 4), 1),
+        kept(columns(1, 2, 3, 4, 5), 2),
+        Selected(3, 5, None, None, mask_to_rle(columns(6)), Outcome.LOW_COVERAGE),  # not kept: adds nothing
     ]
-    labels, sources = merge(weak, confident, chosen)
-    assert labels[1].tolist() == [2, 1, 1, 2, 2, 255, 255, 255, 4, 4]
-    assert sources[1].tolist() == [SAM] * 5 + [NONE] * 3 + [CONFIDENT] * 2
-    assert labels[0, 0] == 3 and sources[0, 0] == WEAK
-    assert merge(weak, UNLABELED, chosen)[0][1, 5:].tolist() == [255] * 5
+    labels, sources = merge(weak, confident, components, chosen)
+    assert labels[1].tolist() == [1, 1, 1, 2, 2, 2, 255, 255, 4, 4]  # the nearer stroke's; of equally near, the first's
+    assert sources[1].tolist() == [WEAK] + [SAM] * 3 + [WEAK, SAM] + [NONE] * 2 + [CONFIDENT] * 2
+    assert labels[0, 9] == 3 and sources[0, 9] == WEAK
+    assert merge(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
+    # twice the score claims four times as far: 1 + distance of 4 and 2, 3 and 3
+    doubled = [chosen[0], kept(columns(1, 2, 3, 4, 5), 2, 1.8), chosen[2]]
+    assert merge(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
+
+
+def test_a_mask_inside_another_keeps_its_pixels() -> None:
+    """A window in a building: where both masks hold a pixel, the nearer stroke decides, whatever the masks' order."""
+    weak = UNLABELED.copy()
+    weak[1, 1], weak[1, 5] = 0, 1
+    components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
+    building, window = kept(columns(*range(10)), 0), kept(columns(4, 5, 6), 1)
+    for order in (slice(None), slice(None, None, -1)):
+        labels, _ = merge(weak, UNLABELED, components[order], [building, window][order])
+        assert labels[2].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("fill", [True, False])
@@ -132,7 +144,7 @@ MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 @given(MAPS, MAPS, arrays(bool, SHAPE))
 def test_labels_and_sources_agree(weak, confident, mask) -> None:
-    labels, sources = merge(weak, confident, [kept(mask, 1)])
+    labels, sources = merge(weak, confident, [component(mask)], [kept(mask, 1)])
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident != 255].all()
