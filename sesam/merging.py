@@ -24,7 +24,7 @@ def merge(
     strongest = np.full(weak.shape, -np.inf, np.float32)
     for component, chosen in zip(components, selected, strict=True):
         if chosen.kept:
-            strength = claim(component, chosen, weak)
+            strength = claim(component, chosen, weak.shape)
             wins = strength > strongest
             strongest[wins], labels[wins], sources[wins] = strength[wins], chosen.class_id, SAM
     labeled = weak != IGNORE_INDEX
@@ -34,20 +34,17 @@ def merge(
     return labels, sources
 
 
-def claim(component: Component, selected: Selected, weak: np.ndarray) -> np.ndarray:
-    """How strongly a kept mask claims each pixel, (H, W) float32: score / √(1 + distance); -inf outside the mask.
+def claim(component: Component, selected: Selected, shape: tuple[int, int]) -> np.ndarray:
+    """How strongly a kept mask claims each pixel of an image of (height, width) `shape`, (H, W) float32.
 
-    The distance, in pixels, is to the component's weak labels; to the component itself if annotators labeled none of
-    it. weak: (H, W) uint8, 255 = none.
+    score / √(1 + distance to the component in pixels); -inf outside the mask.
     """
-    mask, drawn = (rle_to_mask(record.rle, weak.shape) for record in (selected, component))
-    if (drawn & (weak == component.class_id)).any():
-        drawn &= weak == component.class_id
-    strength = np.full(weak.shape, -np.inf, np.float32)
+    mask, prompted = (rle_to_mask(record.rle, shape) for record in (selected, component))
+    strength = np.full(shape, -np.inf, np.float32)
     if not mask.any():
         return strength
-    left, top, width, height = cv2.boundingRect((mask | drawn).astype(np.uint8))
+    left, top, width, height = cv2.boundingRect((mask | prompted).astype(np.uint8))
     window = np.s_[top : top + height, left : left + width]
-    distance = cv2.distanceTransform((~drawn[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = cv2.distanceTransform((~prompted[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     strength[window] = np.where(mask[window], np.float32(selected.score) / np.sqrt(1 + distance), -np.inf)
     return strength

@@ -9,7 +9,7 @@ from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
 
 
-def augment(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
+def add_confident(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
     """Step 0: the weak label where there is one, else the confident prediction; all (H, W) uint8, 255 = neither."""
     return np.where(weak != IGNORE_INDEX, weak, confident)
 
@@ -57,7 +57,7 @@ def image_prompts(
     """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
-    augmented = augment(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
+    augmented = add_confident(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
     components = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         points, box = None, None

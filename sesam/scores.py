@@ -46,7 +46,7 @@ def label_scores(matrix: np.ndarray) -> Scores:
         "precision": ratio(correct, labeled),
         "recall": ratio(correct, total),
         "f1": ratio(2 * correct, labeled + total),  # the harmonic mean of both
-        "coverage": ratio(labeled, total),
+        "labeled": ratio(labeled, total),
         "mIoU": mean_iou(matrix),
     }
 

@@ -21,7 +21,7 @@ from sesam.params import Params
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.scores import class_scores, confusion_matrix, label_scores
 
-LABEL_SETS = ("weak", "predictions", "sam", "merged")  # predictions: the teacher's confident ones; sam: SAM's pixels
+LABEL_SETS = ("weak", "confident", "sam", "merged")  # confident: the teacher's predictions; sam: SAM's pixels
 CONTESTED_OUTCOMES = ("correct", "wrong", "weak", "unknown")  # of a pixel in kept masks of two classes
 
 

@@ -33,8 +33,8 @@ class ComponentTrace(NamedTuple):
 class ImageTrace(NamedTuple):
     """All that a round made of a training image.
 
-    image: (H, W, 3) uint8 RGB. weak, merged, sources: (H, W) uint8. inputs: what the round starts from; results: what
-    it made of them.
+    image: (H, W, 3) uint8 RGB. merged, sources: (H, W) uint8. inputs: what the round starts from; results: what it made
+    of them.
     """
 
     record: ImageRecord
@@ -42,7 +42,6 @@ class ImageTrace(NamedTuple):
     data: Manifest
     params: Params
     image: np.ndarray
-    weak: np.ndarray
     merged: np.ndarray
     sources: np.ndarray
     components: list[ComponentTrace]
@@ -71,7 +70,7 @@ def load_trace(
     if with_student:
         labels, confidence = (METRICS / "predictions" / round_name / folder for folder in ("train", "confidence"))
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, data, params, image, weak, merged, sources, components, inputs, results)
+    return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -167,7 +166,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims = []
     for traced in trace.components:
         if traced.selected.kept:
-            strength = claim(traced.component, traced.selected, trace.weak)[y, x]
+            strength = claim(traced.component, traced.selected, trace.merged.shape)[y, x]
             if np.isfinite(strength):
                 claims.append((float(strength), traced))
     if not claims:
@@ -178,8 +177,8 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
         lines.append(
-            f"Its claim, score / √(1 + distance to the component's weak labels), is {strongest:.3f}; other masks that "
-            f"hold it claim less: {weaker}."
+            f"Its claim, score / √(1 + distance to the component), is {strongest:.3f}; other masks that "
+            f"hold it: {weaker}."
         )
     return lines
 

@@ -91,6 +91,6 @@ def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, s
         write_label(Path(f"data/rounds/r1/predictions/labels/{k}.png"), predicted, PALETTE)
         write_gray(Path(f"data/rounds/r1/predictions/confidence/{k}.png"), confidence)
     metrics = run_stages(monkeypatch, weak_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
-    assert metrics["scores"]["merged"]["precision"] > metrics["scores"]["predictions"]["precision"]
+    assert metrics["scores"]["merged"]["precision"] > metrics["scores"]["confident"]["precision"]
     outcomes = metrics["components"].values()
     assert any(sum(counts.values()) > counts["kept"] for counts in outcomes)  # the blobs' masks are rejected

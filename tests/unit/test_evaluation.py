@@ -63,7 +63,7 @@ def test_scores_by_hand() -> None:
     assert class_iou(matrix)[:3].tolist() == [2 / 5, 2 / 3, 0]
     assert np.isnan(class_iou(matrix)[3])  # occurs nowhere
     assert network_scores(matrix) == {"mIoU": 0.3556, "pixel_accuracy": 0.5}
-    assert label_scores(matrix) == {"precision": 0.6667, "recall": 0.5, "f1": 0.5714, "coverage": 0.75, "mIoU": 0.3556}
+    assert label_scores(matrix) == {"precision": 0.6667, "recall": 0.5, "f1": 0.5714, "labeled": 0.75, "mIoU": 0.3556}
     first, second, third, never = class_scores(matrix)
     assert first == {"precision": 0.6667, "recall": 0.5, "IoU": 0.4, "unlabeled": 0.25}
     assert second == {"precision": 0.6667, "recall": 1.0, "IoU": 0.6667, "unlabeled": 0.0}
@@ -71,7 +71,7 @@ def test_scores_by_hand() -> None:
     assert set(never.values()) == {None}
     assert network_scores(confusion_matrix(row(0, 0), row(0, 3), K))["mIoU"] == 0.25  # a class only predicted has IoU 0
     nothing_labeled = label_scores(confusion_matrix(row(0, 1), row(255, 255), K))
-    assert nothing_labeled == {"precision": None, "recall": 0, "f1": 0, "coverage": 0, "mIoU": 0}
+    assert nothing_labeled == {"precision": None, "recall": 0, "f1": 0, "labeled": 0, "mIoU": 0}
     assert label_scores(confusion_matrix(row(255), row(0), K))["mIoU"] is None
 
 
@@ -113,7 +113,7 @@ def test_perfect_labels_score_1_and_recall_is_precision_times_coverage(actual, g
     perfect = label_scores(confusion_matrix(actual, actual, K))
     assert set(perfect.values()) == ({1.0} if (actual != 255).any() else {None})
     if scores["precision"] is not None:
-        assert scores["recall"] == pytest.approx(scores["precision"] * scores["coverage"], abs=2e-4)
+        assert scores["recall"] == pytest.approx(scores["precision"] * scores["labeled"], abs=2e-4)
         if scores["recall"]:
             harmonic = 2 / (1 / scores["precision"] + 1 / scores["recall"])
             assert scores["f1"] == pytest.approx(harmonic, abs=2e-3)
@@ -162,11 +162,11 @@ def test_stages_on_known_answers(
     assert baseline["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and baseline["pixel_accuracy"] == 0.75
 
     r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
-    weak, predictions, sam = (r1["scores"][label_set] for label_set in ("weak", "predictions", "sam"))
-    assert weak["precision"] == 1 and weak["coverage"] == round(2 / 84, 4)
+    weak, predictions, sam = (r1["scores"][label_set] for label_set in ("weak", "confident", "sam"))
+    assert weak["precision"] == 1 and weak["labeled"] == round(2 / 84, 4)
     # 3 of the 4 confident columns
-    assert predictions["precision"] == 0.75 and predictions["coverage"] == round(4 / 12, 4)
-    assert sam["coverage"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
+    assert predictions["precision"] == 0.75 and predictions["labeled"] == round(4 / 12, 4)
+    assert sam["labeled"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
     assert r2["scores"]["merged"]["precision"] == 1
     left, right = (r1["classes"]["merged"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
@@ -284,8 +284,8 @@ def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
     assert "left, from weak label.\nAn annotator" in texts[1, 4] and "weak: left" in texts[1, 4]
     assert "component 1 (right, far) holds it: score 0.90: predicted IoU 0.90, covers 100%" in texts[9, 2]
     assert (
-        "component 2 (left) holds it" in texts[11, 2]
-        and "is 0.900; other masks that hold it claim less: 1 (right, far) 0.500" in texts[11, 2]
+        "component 1 (right, far) holds it" in texts[11, 2]
+        and "is 0.900; other masks that hold it: 2 (left) 0.900" in texts[11, 2]
     )
     assert "left, from confident prediction." in texts[1, 1] and "teacher: left, confidence 1.00" in texts[1, 1]
     assert "no class, from none." in texts[5, 5] and "fine: left" in texts[5, 5]

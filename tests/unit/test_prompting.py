@@ -15,14 +15,14 @@ from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regio
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
-from sesam.prompting import augment, image_prompts, sample_points, split_instances
+from sesam.prompting import add_confident, image_prompts, sample_points, split_instances
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
 
 @given(MAPS, MAPS)
 def test_augment_fills_unlabeled_pixels_and_never_overwrites_weak_labels(weak, confident) -> None:
-    augmented, drawn = augment(weak, confident), weak != 255
+    augmented, drawn = add_confident(weak, confident), weak != 255
     assert (augmented[drawn] == weak[drawn]).all() and (augmented[~drawn] == confident[~drawn]).all()
 
 
