@@ -146,11 +146,12 @@ def explained_strokes(found: Masks) -> np.ndarray:
 
 HEADER = """# Label rules
 
-Labels of round 1 against fine labels, without a teacher, nothing filled: precision / recall / mIoU, ± the standard
-deviation over {seeds} seeds. In a table every rule has the same weak labels and candidates. Images: {images}; commit
-`{commit}`, `python -m benchmarks.label_rules`. The scenes have classes inside classes, such as windows in buildings.
-The SAM that errs answers with parts, wholes and spills; for half of the prompts no mask is right. sesam's rule was
-chosen on other photographs of IDD and other scenes (`--apart`).
+Labels of round 1 against fine labels, without a teacher, nothing filled: precision / recall / mIoU, ± the population
+standard deviation over {seeds} seeds. In a table every rule has the same weak labels and candidates. Images:
+{images}; commit `{commit}`, `python -m benchmarks.label_rules`.
+The scenes have classes inside classes, such as windows in buildings. The SAM that errs answers with parts, wholes and
+spills; for half of the prompts no mask is right. sesam's rule was chosen on other photographs of IDD and other scenes
+(`--apart`).
 
 Conflict: the fraction of other classes' among the weak labels in a mask. An explained stroke is covered by a smaller
 mask of its class, and counts 0.6 as conflict. Limits paint the largest mask first. Classes are in the order of ids.
