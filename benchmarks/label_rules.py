@@ -150,8 +150,7 @@ Labels of round 1 against fine labels, without a teacher, nothing filled: precis
 standard deviation over {seeds} seeds. In a table every rule has the same weak labels and candidates. Images:
 {images}; commit `{commit}`, `python -m benchmarks.label_rules`.
 The scenes have classes inside classes, such as windows in buildings. The SAM that errs answers with parts, wholes and
-spills; for half of the prompts no mask is right. sesam's rule was chosen on other photographs of IDD and other scenes
-(`--apart`).
+spills; for half of the prompts no mask is right. sesam's rule was chosen on other photographs of IDD and other scenes.
 
 Conflict: the fraction of other classes' among the weak labels in a mask. An explained stroke is covered by a smaller
 mask of its class, and counts 0.6 as conflict. Limits paint the largest mask first. Classes are in the order of ids.
@@ -191,7 +190,7 @@ def read_case(case: Case) -> tuple[np.ndarray, np.ndarray, list[str], Params]:
     if case.image is None or case.label is None:
         scene = draw_scene((22, case.number), nested=True)
         return scene.image, scene.labels, list(NESTED_CLASSES), load_preset(PRESETS / "demo.yaml")
-    params = load_preset(PRESETS / f"{case.dataset.split()[0].lower()}.yaml")
+    params = load_preset(PRESETS / f"{case.dataset.lower()}.yaml")
     classes = params.dataset.classes or list(CAMVID)
     fine = read_label(case.label)
     return read_image(case.image), np.where(fine < len(classes), fine, np.uint8(IGNORE_INDEX)), list(classes), params
@@ -284,7 +283,7 @@ def main() -> None:
             for key, matrix in matrices.items():
                 total[key] = total[key] + matrix
     images = ", ".join(f"{n} {name}" for name, n in Counter(case.dataset for case in cases).items())
-    text = HEADER.format(images=images, seeds=len(options.seeds), commit=git("rev-parse", "--short", "HEAD").strip())
+    text = HEADER.format(images=images, seeds=len(options.seeds), commit=git("rev-parse", "--short", "HEAD"))
     text += tables(total, options.seeds)
     if options.out:
         write_text(options.out, text)

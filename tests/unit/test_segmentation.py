@@ -177,7 +177,7 @@ def test_sample_is_a_function_of_seed_and_t(data: Manifest, params: Params):
         assert {first.record(t).id for t in range(start, start + 5)} == {record.id for record in data.train}
 
 
-def test_sam_prob_changes_sources_alone(data: Manifest, params: Params):
+def test_sam_sample_prob_changes_sources_alone(data: Manifest, params: Params):
     for t in range(12):
         with_sam, without = (samples(data, params, frequency)[t] for frequency in (1.0, 0.0))
         assert torch.equal(with_sam["inputs"], without["inputs"])

@@ -112,7 +112,7 @@ def test_merge_by_hand() -> None:
     assert sources[1].tolist() == [WEAK] + [SAM] * 3 + [WEAK, SAM] + [NONE] * 2 + [CONFIDENT] * 2
     assert labels[0, 9] == 3 and sources[0, 9] == WEAK
     assert merge(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
-    # twice the score claims four times as far: 1 + distance of 4 and 2, 3 and 3
+    # twice the score wins while 1 + distance is less than four times the other's
     doubled = [chosen[0], kept(columns(1, 2, 3, 4, 5), 2, 1.8), chosen[2]]
     assert merge(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
 
