@@ -187,13 +187,13 @@ def train_theirs(iterations: int, precision: str) -> float:
 def predict_ours() -> float:
     """The stage, in the current folder; images a second."""
     from sesam.artifacts.manifest import Manifest
-    from stages import predict
+    from stages import teacher_predictions
 
-    sys.argv = ["predict", "r1"]
+    sys.argv = ["teacher_predictions", "r1"]
     for _ in range(2):
         shutil.rmtree("data/rounds", ignore_errors=True)
         started = time.perf_counter()
-        predict.main()
+        teacher_predictions.main()
     return len(Manifest.load().train) / (time.perf_counter() - started)
 
 

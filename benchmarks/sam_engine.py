@@ -276,7 +276,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
         compile="compile" in steps,
         embedding_cache=None,
         embedding_cache_gb=1e3,
-        num_gpus=1,
+        training_gpus=1,
         launcher="torchrun",
     )
     sam = make_sam(options.model, options.checkpoint, device)

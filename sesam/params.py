@@ -56,8 +56,8 @@ class DemoParams(Group):
 class DatasetParams(Group):
     format: Format = Field("folder", description="cityscapes, ade20k, voc, camvid; folder: images/ and labels/")
     root: str = Field("data/raw/mine", description="path of the data set")
-    train: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
-    val: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
+    train_splits: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
+    val_splits: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
     subset: float | list[str] | None = Field(None, description="training images: a fraction, ids, or null for all")
     exclude: list[str] = Field([], description="ids of images to leave out of every split")
     classes: ClassNames | None = Field(None, description="folder only: class names, in id order")
@@ -116,7 +116,7 @@ class PointParams(Group):
 
 class WeakLabelParams(Group):
     kind: Literal["coarse", "scribble", "point", "fine"] = Field(
-        "scribble", description="coarse, scribble, point; or fine, full supervision to compare with"
+        "scribble", description="coarse, scribble, point (annotators' or simulated); or fine, full supervision"
     )
     path: str = Field(
         SIMULATED, description="data/fine/train: simulate from fine labels; else path of annotators' labels"
@@ -235,7 +235,7 @@ class TeacherParams(Group):
 
 
 class ComponentParams(Group):
-    per_instance: bool = Field(True, description="one prompt per connected component; false: one per class")
+    per_instance: bool = Field(True, description="true: a component per connected region; false: one per class")
     connectivity: Literal[4, 8] = Field(8, description="pixel neighborhood of a component")
     min_area: Positive = Field(64, description="pixels; smaller components without a weak label are dropped")
 
@@ -293,8 +293,8 @@ class Runtime(Group):
     compile: bool = Field(True, description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
     embedding_cache: str | None = Field(None, description="absolute path of embeddings; null: data/embeddings")
     embedding_cache_gb: NotNegative = Field(50.0, description="embeddings are kept if all of them take no more")
-    num_gpus: Positive = Field(1, description="processes per training, one per GPU; they share the batch")
-    launcher: Literal["torchrun", "srun"] = Field("torchrun", description="how they are started; srun: Slurm")
+    training_gpus: Positive = Field(1, description="GPUs of each training, a process each; they share the batch")
+    launcher: Literal["torchrun", "srun"] = Field("torchrun", description="what starts these processes; srun: Slurm")
 
     @field_validator("embedding_cache", mode="after")
     @classmethod
@@ -371,6 +371,8 @@ RENAMED = {
     "draw": "demo",
     "dataset.kind": "dataset.format",
     "dataset.ignore": "dataset.ignore_values",
+    "dataset.train": "dataset.train_splits",
+    "dataset.val": "dataset.val_splits",
     "weak": "weak_labels (and weak.origin: weak_labels.path)",
     "weak_labels.origin": "weak_labels.path",
     "weak_labels.source": "weak_labels.path",
@@ -395,7 +397,8 @@ RENAMED = {
     "evaluation": "report (evaluation.panels: report.num_images) and annotation_minutes (evaluation.minutes)",
     "runtime.engine": "runtime.backend",
     "runtime.workers": "runtime.num_workers",
-    "runtime.processes": "runtime.num_gpus",
+    "runtime.processes": "runtime.training_gpus",
+    "runtime.num_gpus": "runtime.training_gpus",
     "runtime.batch": "runtime.encoder_batch_size",
     "runtime.cache": "runtime.embedding_cache",
     "runtime.cache_gb": "runtime.embedding_cache_gb",

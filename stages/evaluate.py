@@ -24,7 +24,7 @@ def main() -> None:
     params, data = load_params(), Manifest.load()
     params.check_round(name, BASELINE)
     shown = [] if name == BASELINE else top_ranked(name, data, MAX_REPORT_IMAGES)
-    with atomic_directory(METRICS / "predictions" / name) as folder:
+    with atomic_directory(METRICS / "report_predictions" / name) as folder:
         matrix = evaluate_network(network_dir(name), data, shown, folder, params.runtime, f"evaluate {name}")
     scores = network_metrics(matrix, data.classes, loss_curve(training_log_dir(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)

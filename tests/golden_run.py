@@ -63,8 +63,8 @@ def make_workspace() -> tuple[Manifest, Params]:
             sources[:, :4], sources[:, 8:], sources[weak != 255] = CONFIDENT, SAM, WEAK
             merged = np.where(sources == NONE, np.uint8(255), predicted)
             rounds = Path("data/rounds", name)
-            write_label(rounds / f"predictions/labels/{record.id}.png", predicted, PALETTE)
-            write_gray(rounds / f"predictions/confidence/{record.id}.png", confidence)
+            write_label(rounds / f"teacher_predictions/labels/{record.id}.png", predicted, PALETTE)
+            write_gray(rounds / f"teacher_predictions/confidence/{record.id}.png", confidence)
             columns = np.arange(12) + np.zeros((8, 1))
             large, small = mask_to_rle(columns >= 8), mask_to_rle(columns >= 10)  # a weak label is in both
             components = [Component(1, 1, large), Component(2, 0, small), Component(3, 0, mask_to_rle(weak == 0))]

@@ -161,5 +161,5 @@ def load_fine_label(split: str, record: ImageRecord, num_classes: int) -> np.nda
 
 def load_predictions(round_name: str, record: ImageRecord, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """The classes and confidence of a round's teacher, both (H, W) uint8."""
-    folder = round_dir(round_name, "predictions")
+    folder = round_dir(round_name, "teacher_predictions")
     return load_label(folder / "labels", record, num_classes), load_label(folder / "confidence", record)

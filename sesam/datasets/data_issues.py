@@ -11,7 +11,7 @@ class IssueKind(Enum):
     """A kind of issue: the files that have it, and the remedy other than leaving the images out."""
 
     MISSING = "missing files", "Add them"
-    NOT_ANNOTATED = "images without annotation", "Choose others (dataset.train, .subset)"
+    NOT_ANNOTATED = "images without annotation", "Choose others (dataset.train_splits, .subset)"
     UNREADABLE = "unreadable files", "Replace them"
     NARROW = "images more than 64 times as long as wide", "Scaled down for SAM, nothing would be left. Crop them"
     UNFIT = "images with an unsupported name or size", "Use printable characters, and at most 65,536 pixels a side"

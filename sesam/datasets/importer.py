@@ -43,7 +43,7 @@ def import_dataset(
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report)
     if not any(result.counts is not None and result.counts.any() for result in results["val"]):
-        raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val.")
+        raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val_splits.")
     root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
     dataset = Manifest(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
@@ -56,7 +56,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     root, pairs, problems = Path(dataset.root), {}, []
     for split in SPLITS:
         try:
-            pairs[split] = find_pairs(dataset.format, root, getattr(dataset, split), split)
+            pairs[split] = find_pairs(dataset.format, root, getattr(dataset, f"{split}_splits"), split)
         except SesamError as problem:
             problems.append(str(problem))
     if problems:
@@ -76,7 +76,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(format_issues(f"{root} (dataset.root)", issues))
     if ids := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(ids)}. See dataset.val.")
+        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(ids)}. See val_splits.")
     return pairs
 
 

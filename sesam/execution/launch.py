@@ -28,17 +28,17 @@ def is_worker_process() -> bool:
 
 
 def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
-    """Run `python -m module arguments` in `runtime.num_gpus` processes; SesamError if one fails or cannot start."""
-    program, environment = ["-m", module, *arguments], dict(os.environ)
+    """Run `python -m module arguments` in `training_gpus` processes; SesamError if one fails or cannot start."""
+    count, program, environment = runtime.training_gpus, ["-m", module, *arguments], dict(os.environ)
     if runtime.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU whenever there is one
     if runtime.launcher == "torchrun":
         gpus = torch.cuda.device_count()
-        if runtime.device != "cpu" and 0 < gpus < runtime.num_gpus:
-            raise SesamError(f"runtime.num_gpus is {runtime.num_gpus}, but this machine has {gpus} GPUs. Lower it.")
-        command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={runtime.num_gpus}", *program]
+        if runtime.device != "cpu" and 0 < gpus < count:
+            raise SesamError(f"runtime.training_gpus is {count}, but this machine has {gpus} GPUs. Lower it.")
+        command = [sys.executable, "-m", __name__, "--standalone", f"--nproc-per-node={count}", *program]
     else:  # the Slurm job decides on which nodes and GPUs
-        command = ["srun", f"--ntasks={runtime.num_gpus}", "--kill-on-bad-exit=1", sys.executable, *program]
+        command = ["srun", f"--ntasks={count}", "--kill-on-bad-exit=1", sys.executable, *program]
         environment[STARTED_BY_SRUN] = "1"
         if cpus := environment.get("SLURM_CPUS_PER_TASK"):  # srun does not inherit it
             environment.setdefault("SRUN_CPUS_PER_TASK", cpus)
@@ -47,7 +47,7 @@ def launch(runtime: Runtime, module: str, arguments: Sequence[str]) -> None:
     except FileNotFoundError:
         raise SesamError("runtime.launcher is srun, but this machine has no Slurm. Set it to torchrun.") from None
     if code:
-        raise SesamError(f"{module} failed in {runtime.num_gpus} processes; see above. Run again to resume.")
+        raise SesamError(f"{module} failed in {count} processes; see above. Run again to resume.")
 
 
 def _exit_with_parent() -> None:

@@ -27,7 +27,7 @@ def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Imag
     count = len(data.classes)
     row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]
     for title, network in (("baseline", "baseline"), (f"student {round_name}", round_name)):
-        predicted = load_label(METRICS / "predictions" / network / "val", record, count)
+        predicted = load_label(METRICS / "report_predictions" / network / "val", record, count)
         row.append(Step(title, "classes", predicted))
     return compose_page([row], data)
 

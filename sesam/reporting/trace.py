@@ -68,7 +68,8 @@ def load_trace(
         results.append(Step("SAM's masks", "classes", masks))
     results += [Step("merged", "classes", merged), Step("source", "sources", sources)]
     if with_student:
-        labels, confidence = (METRICS / "predictions" / round_name / folder for folder in ("train", "confidence"))
+        shown = METRICS / "report_predictions" / round_name
+        labels, confidence = shown / "train", shown / "confidence"
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
     return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
 

@@ -41,7 +41,7 @@ WARMUP = 20  # iterations, at most a tenth of the schedule
 
 def train(task: TrainingTask, params: Params) -> None:
     """Train a network and write it to its folder; resume an interrupted training with the same inputs."""
-    if params.runtime.num_gpus > 1 and not is_worker_process():
+    if params.runtime.training_gpus > 1 and not is_worker_process():
         launch(params.runtime, task.module, [task.round_name] if task.round_name else [])
         return
     device = resolve_device(params.runtime)
@@ -99,10 +99,10 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Ma
     if batch_size % processes:
         raise SesamError(
             f"{size}, which {processes} processes cannot share. "
-            "Set schedule.batch_size to a multiple of runtime.num_gpus."
+            "Set schedule.batch_size to a multiple of runtime.training_gpus."
         )
     if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
-        raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.num_gpus.")
+        raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.training_gpus.")
     if device.type == "cpu" and params.network.dtype != "float32":
         raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]

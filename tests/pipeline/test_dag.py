@@ -147,7 +147,7 @@ def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
             assert (label[weak != 255] == weak[weak != 255]).all()
         assert (workspace / f"data/pseudo_labels/{name}/README.md").exists()
     (classes, confidence), (later_classes, later_confidence) = (
-        [read_label(workspace / f"data/rounds/{name}/predictions/{kind}/{TRAIN[0]}.png") for kind in PREDICTED]
+        [read_label(workspace / f"data/rounds/{name}/teacher_predictions/{kind}/{TRAIN[0]}.png") for kind in PREDICTED]
         for name in ("r1", "r2")
     )
     assert (classes == 255).all() and (confidence == 0).all()  # no teacher
@@ -163,10 +163,10 @@ def test_a_second_repro_only_checks_the_inputs(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "first", "unaffected"),
     [
-        ({"sam__enabled": False}, "prompts@r1", {"weak_labels", "train_baseline", "predict@r1"}),
-        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_baseline", "embed", "predict@r1"}),
-        ({"rounds__r2__fill_confident": False}, "merge_labels@r2", {"predict@r2", "prompts@r2", "train_student@r1"}),
-        ({"rounds__r1__teacher": "baseline"}, "predict@r1", {"weak_labels", "train_baseline", "embed"}),
+        ({"sam__enabled": False}, "prompts@r1", {"weak_labels", "train_baseline", "teacher_predictions@r1"}),
+        ({"sampling__num_points": 7}, "prompts@r1", {"weak_labels", "train_baseline", "embed"}),
+        ({"rounds__r2__fill_confident": False}, "merge_labels@r2", {"prompts@r2", "train_student@r1"}),
+        ({"rounds__r1__teacher": "baseline"}, "teacher_predictions@r1", {"weak_labels", "train_baseline", "embed"}),
         (
             {"selection__min_coverage": 0.5},
             "select_masks@r1",

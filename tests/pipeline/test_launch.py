@@ -134,7 +134,7 @@ def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["train_student", "r1"])
     train_student.main()
     _, losses = outputs()
-    edit_params(Path(), runtime__num_gpus=2)
+    edit_params(Path(), runtime__training_gpus=2)
     weights, losses_of_two = run_stage()
     assert len(losses) == len(losses_of_two) == ITERATIONS // 10
     # each process normalizes its own half of a batch and has its own dropout: the same but for that
@@ -156,7 +156,7 @@ def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPa
     assert run_stage() == (weights, losses_of_two)
 
 
-SRUN = load_preset(ROOT / "presets/demo.yaml").runtime.model_copy(update={"num_gpus": 2, "launcher": "srun"})
+SRUN = load_preset(ROOT / "presets/demo.yaml").runtime.model_copy(update={"training_gpus": 2, "launcher": "srun"})
 
 
 def test_srun_without_slurm_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,8 @@ def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, s
         for _ in range(8):  # wrong blobs within objects
             y, x = rng.integers(0, 240, 2)
             predicted[y : y + 9, x : x + 9] = rng.integers(0, len(CLASSES))
-        write_label(Path(f"data/rounds/r1/predictions/labels/{k}.png"), predicted, PALETTE)
-        write_gray(Path(f"data/rounds/r1/predictions/confidence/{k}.png"), confidence)
+        write_label(Path(f"data/rounds/r1/teacher_predictions/labels/{k}.png"), predicted, PALETTE)
+        write_gray(Path(f"data/rounds/r1/teacher_predictions/confidence/{k}.png"), confidence)
     metrics = run_stages(monkeypatch, weak_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
     assert metrics["scores"]["merged"]["precision"] > metrics["scores"]["confident"]["precision"]
     outcomes = metrics["components"].values()

@@ -40,7 +40,7 @@ def test_pseudo_label_equals_the_stages_result(
     weak = simulate_weak_label(scene.labels, params.weak_labels)
     write_label(WEAK_LABELS / f"{record.id}.png", weak, PALETTE)
     confidence = np.random.default_rng(0).integers(230, 256, weak.shape).astype(np.uint8)
-    folder = round_dir("r1", "predictions")
+    folder = round_dir("r1", "teacher_predictions")
     write_label(folder / "labels" / f"{record.id}.png", scene.labels, PALETTE)
     write_gray(folder / "confidence" / f"{record.id}.png", confidence)
     for stage in ("prompts", "embed", "sam_masks", "select_masks", "merge_labels"):

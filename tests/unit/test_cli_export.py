@@ -103,16 +103,16 @@ def merged(folder_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         labels[10:20, 40:50] = 1
         sources = np.where(weak == 255, SAM, WEAK)
         write_label(Path(f"data/pseudo_labels/r1/sources/{k}.png"), sources, COLORS)
-        for folder in ("pseudo_labels/r1", "rounds/r1/predictions"):
+        for folder in ("pseudo_labels/r1", "rounds/r1/teacher_predictions"):
             write_label(Path(f"data/{folder}/labels/{k}.png"), labels, COLORS)
-        write_gray(Path(f"data/rounds/r1/predictions/confidence/{k}.png"), np.full(labels.shape, 128))
+        write_gray(Path(f"data/rounds/r1/teacher_predictions/confidence/{k}.png"), np.full(labels.shape, 128))
     return folder_dataset
 
 
 def test_unknown_values_are_reported_with_their_file(merged: Path) -> None:
     record = Manifest.load().train[1]
     for part, wrong, expected, read in (
-        ("rounds/r1/predictions/labels", 9, "0 to 1, and 255 for none", partial(load_predictions, "r1")),
+        ("rounds/r1/teacher_predictions/labels", 9, "0 to 1, and 255", partial(load_predictions, "r1")),
         ("fine/train", 9, "0 to 1, and 255 for none", partial(load_fine_label, "train")),
         ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", partial(load_pseudo_label, "r1")),
         ("pseudo_labels/r1/sources", 255, "0 to 3", partial(load_pseudo_label, "r1")),

@@ -188,7 +188,7 @@ def test_voc_with_the_labels_of_sbd(workspace, lists, trained) -> None:
     assert trained_ids() == trained
     assert 15 in read_label(Path("data/fine/train/2007_000039.png")), "VOC's own label comes first"
     assert 8 in read_label(Path(f"data/fine/train/{trained[-1]}.png"))
-    edit_params(Path(), dataset__train=["train"])
+    edit_params(Path(), dataset__train_splits=["train"])
     assert trained_ids() == own["train"]
 
 
@@ -201,7 +201,7 @@ def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
     workspace("voc")
     assert [record.fine for record in prepared().train] == [True, True, False]
     Path("raw/ImageSets/Segmentation/trainaug.txt").unlink()
-    edit_params(Path(), dataset__train=["trainaug"])
+    edit_params(Path(), dataset__train_splits=["trainaug"])
     error_of(prepare, "has neither SegmentationClassAug nor")
 
 
@@ -257,11 +257,11 @@ def test_images_listed_and_left_out(workspace) -> None:
         ({"dataset__exclude": CITYSCAPES_IDS, "dataset__subset": CITYSCAPES_IDS[:1]}, "no image is left in train"),
         ({"dataset__exclude": [2007000032]}, "image ids must be quoted"),
         ({"dataset__subset": [2007000032]}, "image ids must be quoted"),
-        ({"dataset__train": ["a"], "dataset__val": ["b"]}, "raw/leftImg8bit/b is missing"),
-        ({"dataset__val": ["test"]}, "the validation labels have no class"),
+        ({"dataset__train_splits": ["a"], "dataset__val_splits": ["b"]}, "raw/leftImg8bit/b is missing"),
+        ({"dataset__val_splits": ["test"]}, "the validation labels have no class"),
         ({"sam__model": "vit-h"}, "sam.model is 'vit-h'"),
-        ({"dataset__val": ["train_extra"]}, "no fine labels of validation images: 1 (augsburg_000000_000000)"),
-        ({"dataset__train": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
+        ({"dataset__val_splits": ["train_extra"]}, "no fine labels of validation images: 1 (augsburg_000000_000000)"),
+        ({"dataset__train_splits": ["train_fine"]}, "raw/leftImg8bit/train_fine is missing"),
         ({"dataset__format": "ade20k"}, "raw/images/training is missing"),
         ({"dataset__format": "voc"}, "raw/ImageSets/Segmentation/train.txt cannot be read"),
         ({"dataset__classes": ["a", "b"]}, "cityscapes defines its own classes; set them to null"),
@@ -288,7 +288,7 @@ def annotated(workspace, dataset_format: str, source: str, **changes: object) ->
 
 
 def test_cityscapes_coarse_labels(workspace) -> None:
-    dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train=["train", "train_extra"])
+    dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
     assert [record.id for record in dataset.train if not record.fine] == ["augsburg_000000_000000"]
     for record in dataset.train:
         label = weak(record.id)
@@ -312,7 +312,7 @@ def test_corrections_have_class_ids_in_every_format(workspace, dataset_format: s
 
 
 def test_images_without_fine_labels_need_annotators(workspace) -> None:
-    workspace("cityscapes", dataset__train=["train", "train_extra"])
+    workspace("cityscapes", dataset__train_splits=["train", "train_extra"])
     prepare.main()
     error_of(weak_labels, "1 training images have no fine labels", "gtCoarse")
     assert not Path("data/weak").exists()

@@ -44,8 +44,7 @@ from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingT
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import train
-from stages import evaluate
-from stages import predict as predict_stage
+from stages import evaluate, teacher_predictions
 
 CLASSES, PALETTE = ("ground", "block", "sky"), ((90, 60, 30), (200, 0, 0), (80, 120, 255))
 CPU = torch.device("cpu")
@@ -482,14 +481,14 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
 def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     random_network(Path("models/baseline"))
     edit_params(Path(), rounds={"r1": {"teacher": "baseline", "fill_confident": False}}, runtime__device="cpu")
-    monkeypatch.setattr(sys, "argv", ["predict", "r1"])
+    monkeypatch.setattr(sys, "argv", ["teacher_predictions", "r1"])
     files = []
     for way in (batches._with_threads, batches._with_workers):
         monkeypatch.setattr(batches, "_with_threads", way)
-        predict_stage.main()
-        with ZipFile("data/rounds/r1/predictions/files-0000.zip") as archive:
+        teacher_predictions.main()
+        with ZipFile("data/rounds/r1/teacher_predictions/files-0000.zip") as archive:
             files.append({name: archive.read(name) for name in archive.namelist()})
-        shutil.rmtree("data/rounds/r1/predictions")
+        shutil.rmtree("data/rounds/r1/teacher_predictions")
     assert len(files[0]) == 2 * len(data.train) and files[0] == files[1]
     model = load_network(Path("models/baseline"), CPU)
     for record in data.train:
@@ -499,7 +498,7 @@ def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monk
 
 
 def test_predict_without_a_teacher_needs_no_torch(data: Manifest) -> None:
-    program = "import sys; from stages import predict; predict.main(); print('torch' in sys.modules)"
+    program = "import sys; from stages import teacher_predictions as stage; stage.main(); print('torch' in sys.modules)"
     edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     assert "\nFalse\n" in sh(sys.executable, "-c", program, "r1", cwd=Path())
     predictions = load_predictions("r1", data.train[0], 3)
@@ -520,7 +519,7 @@ def test_evaluate_keeps_predictions_for_any_report(
     edit_params(Path(), report__num_images=1, runtime__device="cpu")
     evaluate.main()
     for kind, count in {"val": 3, "train": train, "confidence": train}.items():
-        assert len(list(Path("metrics/predictions", name, kind).rglob("*.png"))) == count
+        assert len(list(Path("metrics/report_predictions", name, kind).rglob("*.png"))) == count
 
 
 def test_only_stages_without_inference_depend_on_the_report() -> None:

@@ -2,7 +2,7 @@
 
 A round without a teacher gets class 255 and confidence 0 everywhere, so that no later stage needs to know.
 
-python -m stages.predict ROUND
+python -m stages.teacher_predictions ROUND
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ from sesam.paths import network_dir, round_dir
 
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
-    data, out = Manifest.load(), round_dir(round_name, "predictions")
+    data, out = Manifest.load(), round_dir(round_name, "teacher_predictions")
     teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
     if teacher != NO_TEACHER:
         from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below
 
-        with atomic_directory(out, stage_fingerprint("predict", round_name), packed=True) as folder:
+        with atomic_directory(out, stage_fingerprint("teacher_predictions", round_name), packed=True) as folder:
             predict_images(network_dir(teacher), data, folder, params.runtime, title)
         return
     with atomic_directory(out, packed=True) as folder:
