@@ -12,13 +12,13 @@ from sesam.sam.registry import MODELS
 
 KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak_labels.kind=scribble"
-ONE_ROUND = "~rounds.r2"
+SECOND_ROUND = "+rounds.r2={teacher: r1, fill_confident: false}"
 SHORT_BASELINE = "+baseline.max_iters=10"  # where the baseline is no part of the row
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
 TEACHER = "rounds.r1.teacher=baseline"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
-POINTS = (1, 3, 5, 7, 9)
+POINTS = (1, 3, 5, 9, 20, 40)
 STRATEGIES = ("random", "confident", "center")
 
 
@@ -34,7 +34,7 @@ class Row:
 
 def supervision(params: Params) -> list[Row]:
     """What annotators draw, and what the pipeline makes of it."""
-    fine = ("weak_labels.kind=fine", "sam.enabled=false", SHORT_BASELINE, ONE_ROUND)
+    fine = ("weak_labels.kind=fine", "sam.enabled=false", SHORT_BASELINE)
     rows = [Row("fine", "fine labels", fine)]
     minutes = params.annotation_minutes
     for kind in KINDS:
@@ -44,7 +44,7 @@ def supervision(params: Params) -> list[Row]:
             Row(
                 f"{kind}-no-sam",
                 f"{kind} without SAM: weak labels and the baseline's confident predictions",
-                (weak, "sam.enabled=false", TEACHER, LABELING, ONE_ROUND),
+                (weak, "sam.enabled=false", TEACHER, LABELING),
             ),
         ]
         if minutes.fine and (each := getattr(minutes, kind)):
@@ -69,7 +69,7 @@ def steps() -> list[Row]:
         "baseline-prompts": ("the baseline as teacher: its predictions prompt", TEACHER),
         "baseline-labels": ("the baseline as teacher: its predictions prompt and label", TEACHER, LABELING),
     }
-    return [Row(name, title, (SCRIBBLE, *params, ONE_ROUND)) for name, (title, *params) in changes.items()]
+    return [Row(name, title, (SCRIBBLE, *params)) for name, (title, *params) in changes.items()]
 
 
 def other_sams(files: Mapping[str, Path]) -> list[Row]:
@@ -80,17 +80,22 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
         if name in files:
             weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
         if model.needs_checkpoint or "://" in str(model.url or ""):
-            rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights, ONE_ROUND)))
+            rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights)))
     return rows
 
 
 def training() -> list[Row]:
-    """Rounds, and how the student is trained; two rounds unless said."""
-    third = "+rounds.r3={teacher: r2, fill_confident: false}"
+    """Rounds, and how the student is trained; one round unless said."""
+    filled, third = SECOND_ROUND.replace("false", "true"), "+rounds.r3={teacher: r2, fill_confident: false}"
     return [
-        Row("three-rounds", "a third round", (SCRIBBLE, third)),
-        Row("labeling", "confident predictions label pixels too", (SCRIBBLE, "rounds.r2.fill_confident=true")),
-        Row("init-teacher", "students start from their teacher's weights", (SCRIBBLE, "student.init=teacher")),
+        Row("two-rounds", "a second round", (SCRIBBLE, SECOND_ROUND)),
+        Row("three-rounds", "a second and a third round", (SCRIBBLE, SECOND_ROUND, third)),
+        Row("labeling", "a second round, confident predictions label pixels too", (SCRIBBLE, filled)),
+        Row(
+            "init-teacher",
+            "a second round, from its teacher's weights",
+            (SCRIBBLE, SECOND_ROUND, "student.init=teacher"),
+        ),
         Row("frequency-0", "no sample uses SAM's pixels", (SCRIBBLE, "student.sam_sample_prob=0")),
         Row("frequency-0.5", "half of the samples use SAM's pixels", (SCRIBBLE, "student.sam_sample_prob=0.5")),
     ]
@@ -100,7 +105,7 @@ def labels() -> list[Row]:
     """Changes to the first round's labels alone."""
 
     def row(name: str, title: str, *changes: str) -> Row:
-        return Row(name, title, (SCRIBBLE, *changes, ONE_ROUND), LABELS_ALONE)
+        return Row(name, title, (SCRIBBLE, *changes), LABELS_ALONE)
 
     taught = "the baseline as teacher"  # the confident strategy and τ1 are about its predictions
     rows = [row(f"points-{n}", f"N = {n}", f"sampling.num_points={n}") for n in POINTS]

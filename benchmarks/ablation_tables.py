@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.ablation_results import Figures, Results
-from benchmarks.ablation_rows import KINDS, ONE_ROUND, POINTS, SHORT_BASELINE, TAUS, Row
+from benchmarks.ablation_rows import KINDS, POINTS, SHORT_BASELINE, TAUS, Row
 from sesam.params import Params
 from sesam.presets import PRESETS, load_preset
 
@@ -57,7 +57,7 @@ def score_table(rows: Sequence[Row], found: Found, networks: Sequence[str], labe
 
 def gain_table(found: Found) -> list[str]:
     """What the last student gains over others with as many iterations, per kind, over the seeds that both have."""
-    head = ["SeSAM's last student", "of fine labels, %", "above the baseline, points", "above no SAM, points"]
+    head = ["SeSAM's student", "of fine labels, %", "above the baseline, points", "above no SAM, points"]
     lines = []
     for kind in (kind for kind in KINDS if found[kind]):
         student = found[kind][last_round(found[kind])]
@@ -125,7 +125,7 @@ def draw_sweep(found: Found, axis: str, marks: Sequence[tuple[str, str]], out: P
 def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     """Validation mIoU over annotation hours, for the kinds whose cost is known."""
     minutes = params.annotation_minutes
-    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r2")]
+    kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r1")]
     if not (found["fine"] and kinds and minutes.fine):
         return []
     shares = {kind: getattr(minutes, kind) / minutes.fine for kind in kinds}
@@ -135,7 +135,7 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     axes.axhline(mean, color="black", label="fine labels, all images")
     axes.axhspan(mean - off, mean + off, color="black", alpha=0.1)
     series: dict[str, dict[str, list[float | None]]] = {
-        "SeSAM": {kind: found[kind]["r2"] for kind in kinds},
+        "SeSAM": {kind: found[kind]["r1"] for kind in kinds},
         "without SAM": {kind: found[f"{kind}-no-sam"].get("r1", []) for kind in kinds},
         "weak labels alone": {kind: found[kind]["baseline"] for kind in kinds},
         "fine labels, fewer images": {kind: found[f"fine-for-{kind}"].get("r1", []) for kind in kinds},
@@ -154,17 +154,17 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
 
 
 NETWORKS = {
-    "Supervision": ("baseline", "r1", "r2"),
+    "Supervision": ("baseline", "r1"),
     "Steps": ("r1",),
     "Other SAMs": ("r1",),
     "Training": ("r1", "r2", "r3"),
 }
 ABOUT = {
-    "Supervision": "`baseline` is the network of the weak labels alone, `r1` and `r2` are the students of the rounds.",
-    "Steps": f"Scribbles, labels and student of round 1 (`{ONE_ROUND}`); the first row is the default.",
-    "Other SAMs": f"Scribbles, one round (`{ONE_ROUND}`).",
-    "Training": "Scribbles, two rounds unless the row says more.",
-    "Labels": "Scribbles, labels of round 1; no network is trained on them.",
+    "Supervision": "`baseline` is the network of the weak labels alone, `r1` the student.",
+    "Steps": "Scribbles; the first row is the default.",
+    "Other SAMs": "Scribbles.",
+    "Training": "Scribbles; the first row is the default, one round.",
+    "Labels": "Scribbles; no network is trained on these labels.",
 }
 
 

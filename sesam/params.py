@@ -323,8 +323,7 @@ class Params(Group):
     sam: SamParams = SamParams()
     selection: SelectionParams = SelectionParams()
     rounds: Annotated[dict[Annotated[str, Field(pattern=r"^r\d+$")], RoundParams], Field(min_length=1)] = {
-        "r1": RoundParams(teacher=BASELINE, fill_confident=True),
-        "r2": RoundParams(teacher="r1", fill_confident=True),
+        "r1": RoundParams(teacher=BASELINE, fill_confident=True)
     }
     annotation_minutes: AnnotationMinutes = AnnotationMinutes()
     report: ReportParams = ReportParams()

@@ -14,7 +14,7 @@ from hypothesis import settings
 from PIL import Image
 
 from sesam.demo.scenes import draw_scene
-from sesam.params import Params
+from sesam.params import Params, RoundParams
 from sesam.presets import load_preset, render_params
 
 SLOWEST = ("dag", "docs", "launch", "ray_backend", "segmentation", "sam_stages", "fault_injection")
@@ -32,7 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    return load_preset(ROOT / "presets/demo.yaml")
+    """The demo's params, with a second round."""
+    demo = load_preset(ROOT / "presets/demo.yaml")
+    return demo.model_copy(update={"rounds": demo.rounds | {"r2": RoundParams(teacher="r1")}})
 
 
 @pytest.fixture(scope="session")

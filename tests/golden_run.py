@@ -42,7 +42,8 @@ FINE[0] = 255
 def make_workspace() -> tuple[Manifest, Params]:
     """In the current folder, the artifacts of all stages before the evaluation."""
     write_params(Path(), "demo")
-    edit_params(Path(), runtime__num_workers=1)
+    rounds = {"r1": {"teacher": "none", "fill_confident": False}, "r2": {"teacher": "r1", "fill_confident": False}}
+    edit_params(Path(), runtime__num_workers=1, rounds=rounds)
     params = load_params()
     records: dict[str, tuple[ImageRecord, ...]] = {"train": (), "val": ()}
     for split, ids in (("train", ("town/0", "town/1", "2", "3")), ("val", ("town/0", "1"))):

@@ -1,7 +1,7 @@
 """Explain the pseudo-label of a training image: its components, prompts, candidates and what was selected.
 
-    sesam explain 0007 --round r2                      # a picture, and the components as text
-    sesam explain 0007 --round r2 --pixel 120,45       # why this pixel has its label
+    sesam explain 0007 --round r1                      # a picture, and the components as text
+    sesam explain 0007 --round r1 --pixel 120,45       # why this pixel has its label
 
 With --pixel, no picture is drawn.
 """

@@ -1,7 +1,7 @@
 """Export pseudo-labels to an annotation tool, to be corrected there.
 
-    sesam export r2 --format cvat --out to_do
-    sesam export r2 --format label-studio --out to_do --top 50
+    sesam export r1 --format cvat --out to_do
+    sesam export r1 --format label-studio --out to_do --top 50
 
 The corrected file goes to data/corrections. Each connected region of a class is one mask, so that an export without
 changes gives the same label again. Where the tool has room for them, a mask has the source of most of its pixels, and

@@ -1,6 +1,6 @@
 """Label a folder of images of any size with a trained network.
 
-    sesam segment /path/to/images --model models/r2 --out labeled
+    sesam segment /path/to/images --model models/r1 --out labeled
 
 Writes OUT/labels/ID.png (class ids) and OUT/overlays/ID.png (the image tinted with its classes). Images larger than a
 tile are predicted tile by tile; each tile contributes its center alone, so that no pixel is predicted at a tile's edge.
@@ -29,7 +29,7 @@ MADE_BY = "made_by.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, metavar="FOLDER", help="images below it at any depth")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained network, as models/r2")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained network, as models/r1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for labels/ and overlays/")
     add_tile_size(parser)
 

@@ -1,7 +1,7 @@
 """Split large images into tiles for the pipeline, and merge the tiles' labels.
 
     sesam tile split /data/aerial --out data/raw/aerial --tile-size 1024 --overlap 256
-    sesam tile merge data/pseudo_labels/r2/labels --tiles data/raw/aerial --out aerial_labels
+    sesam tile merge data/pseudo_labels/r1/labels --tiles data/raw/aerial --out aerial_labels
 
 `split` keeps the folders of a data set (images/train, labels/train, annotators' PNGs) and turns each file NAME.png into
 a folder NAME of PNGs, which `dataset.format: folder` reads as separate images. `merge` reverses that. Each tile

@@ -81,7 +81,7 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"rounds__r1__fill_confident": True}, "rounds.r1.fill_confident must be false"),
         ({"rounds": {"r2": {"teacher": "r1"}}}, "rounds.r2.teacher is r1, which is not an earlier round"),
         ({"weak_labels__kind": "fine", "weak_labels__path": "scribbles"}, "path must be data/fine/train"),
-        ({"rounds__r2__teacher": "r2"}, "rounds.r2.teacher is r2, which is not an earlier round"),
+        ({"rounds": {"r2": {"teacher": "r2"}}}, "rounds.r2.teacher is r2, which is not an earlier round"),
         ({"rounds__r1__teacher": "r2"}, "rounds.r1.teacher is r2, which is not an earlier round"),
         ({"schedule__scale_range": [2, 1]}, "schedule.scale_range: the lower end comes first: [1, 2]"),
         ({"student__scale_range": [2, 1]}, "student.scale_range: the lower end comes first: [1, 2]"),

@@ -27,7 +27,7 @@ def test_every_row_changes_the_demo_params_to_valid_ones(row: Row, tmp_path: Pat
     write_params(tmp_path, "demo")
     apply_overrides(tmp_path / "params.yaml", list(row.changes))
     changed = load_params(tmp_path / "params.yaml")
-    assert (changed == PARAMS) == (row.name == "scribble")  # the demo's default
+    assert (changed == PARAMS) == (row.name in ("scribble", "points-20"))  # the default
 
 
 def test_spread() -> None:

@@ -69,6 +69,7 @@ NETWORK = load_preset(ROOT / "presets/demo.yaml").network.model_copy(update={"ba
 def params() -> Params:
     """The demo's params with a network and a training small enough for a test."""
     raw = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")
+    raw["rounds"]["r2"] = {"teacher": "r1", "fill_confident": False}
     raw["network"] = NETWORK.model_dump()
     raw["schedule"] |= {"max_iters": 20, "batch_size": 2, "crop_size": [32, 40], "scale_range": [0.7, 1.3], "lr": 0.02}
     raw["runtime"] |= {"device": "cpu", "num_workers": 1}
