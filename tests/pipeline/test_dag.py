@@ -352,7 +352,7 @@ def test_the_other_commands_of_the_docs(workspace: Path, tmp_path: Path) -> None
             run_line(line, workspace, replacements)
     assert (workspace / "metrics/report.html").stat().st_size > 4e6
     assert (workspace / f"labeled/labels/{VAL[0]}.png").exists()
-    label = f"r2/labels/{TRAIN[0]}.png"
+    label = f"r1/labels/{TRAIN[0]}.png"
     assert (third / label).read_bytes() == (workspace / "data/pseudo_labels" / label).read_bytes()
     check_shared_cache(workspace, tmp_path)
 
