@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sesam.errors import SesamError, describe_validation_error
 from sesam.paths import WEAK_LABELS
@@ -28,7 +29,18 @@ Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]  # "#rrggbb"
+
+
+def _to_hex(value: object) -> object:
+    """A color as people write it, also [r, g, b], as "#rrggbb"; ValueError for what YAML made of one."""
+    if value is None:
+        raise ValueError('write colors in quotes, as "#ff0000"; without, # begins a comment')
+    if isinstance(value, list) and len(value) == 3 and all(type(x) is int and 0 <= x <= 255 for x in value):
+        return "#" + bytes(value).hex()
+    return value.lower() if isinstance(value, str) else value
+
+
+Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$"), BeforeValidator(_to_hex)]  # "#rrggbb"
 
 ClassNames = Annotated[list[str], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
@@ -43,6 +55,18 @@ MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that r
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_exponents(cls, values: object) -> object:
+        """YAML reads 1e-3 as text; only 1.0e-3 is a number there."""
+        if not isinstance(values, Mapping):
+            return values
+        numeric = [
+            key for key in values if key in cls.model_fields and "float" in str(cls.model_fields[key].annotation)
+        ]
+        read = {k: float(values[k]) for k in numeric if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", str(values[k]))}
+        return {**values, **read}
 
 
 class DemoParams(Group):
@@ -59,7 +83,7 @@ class DatasetParams(Group):
     train_splits: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
     val_splits: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
     subset: float | list[str] | None = Field(None, description="training images: a fraction, ids, or null for all")
-    exclude: list[str] = Field([], description="ids of images to leave out of every split")
+    exclude: list[str] = Field([], description="ids of images to leave out; as train/ID or val/ID where both have one")
     classes: ClassNames | None = Field(None, description="folder only: class names, in id order")
     palette: list[Color] | None = Field(None, description="folder only: '#rrggbb' per class; null: generated colors")
     ignore_values: list[Byte] | None = Field(None, description="folder only: values without a class; null: 255")
@@ -69,6 +93,20 @@ class DatasetParams(Group):
     def _ids_are_text(cls, value: object) -> object:
         if isinstance(value, list) and any(not isinstance(k, str) for k in value):
             raise ValueError('image ids must be quoted, as "2007_000032"; YAML reads numbers without quotes')
+        return value
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: object) -> object:
+        if isinstance(value, list) and any(isinstance(k, (bool, int, float)) or k is None for k in value):
+            raise ValueError('class names must be quoted, as "yes"; YAML reads yes, no, null and numbers otherwise')
+        return value
+
+    @field_validator("root", mode="after")
+    @classmethod
+    def _no_tilde(cls, value: str) -> str:
+        if value.startswith("~"):
+            raise ValueError(f"DVC does not know ~; write {Path(value).expanduser()}")
         return value
 
     @field_validator("subset", mode="after")

@@ -5,6 +5,7 @@ from pathlib import Path
 MANIFEST = Path("data/dataset")
 FINE = Path("data/fine")
 WEAK_LABELS = Path("data/weak")
+CORRECTIONS = Path("data/corrections")  # of pseudo-labels
 EMBEDDINGS = Path("data/embeddings")
 METRICS = Path("metrics")
 REPORT_IMAGES = METRICS / "report_images"

@@ -27,11 +27,12 @@ def main() -> None:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"prepare: {len(dataset.train)} training images, {len(dataset.val)} validation images")
-    if counts := [result.counts for result in results if result.counts is not None]:
-        print("  check these shares: a mis-mapped label id shows up here")
-        print(*(f"    {line}" for line in class_table(np.stack(counts), dataset.classes)), sep="\n")
+    for split, of_split in results.items():
+        if counts := [result.counts for result in of_split if result.counts is not None]:
+            print(f"  {split}: check these shares; a mis-mapped label id shows up here")
+            print(*(f"    {line}" for line in class_table(np.stack(counts), dataset.classes)), sep="\n")
     print("  a run takes")
-    print(*(f"    {line}" for line in estimate_cost(results, params, embedding_bytes)), sep="\n")
+    print(*(f"    {line}" for line in estimate_cost(results["train"], params, embedding_bytes)), sep="\n")
 
 
 if __name__ == "__main__":

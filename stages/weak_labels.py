@@ -19,10 +19,8 @@ from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.params import SIMULATED, WeakLabelParams, load_params
-from sesam.paths import WEAK_LABELS
+from sesam.paths import CORRECTIONS, WEAK_LABELS
 from sesam.simulation import simulate_weak_label
-
-CORRECTIONS = Path("data/corrections")  # of pseudo-labels, as `sesam export` writes them
 
 
 def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:

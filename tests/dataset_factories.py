@@ -8,10 +8,21 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sesam.artifacts.manifest import ImageRecord
+from sesam.datasets.annotations.image_names import ImageNames
 from sesam.geometry.regions import Region
 
 HEIGHT, WIDTH = 32, 48
 THREE = ("road", "car", "sky"), ((128, 64, 128), (0, 0, 142), (70, 130, 180))  # class names and colors
+
+
+def image_names(*train: str, val: Iterable[str] = ()) -> ImageNames:
+    """The names of a data set of format folder with these ids."""
+    records = [
+        [ImageRecord(k, f"mine/images/{split}/{k}.png", HEIGHT, WIDTH, "0" * 64) for k in ids]
+        for split, ids in (("train", train), ("val", val))
+    ]
+    return ImageNames(*records)
 
 
 def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:

@@ -12,7 +12,21 @@ from PIL.PngImagePlugin import PngInfo
 from sesam.artifacts.atomic_io import atomic_path, read_bytes
 from sesam.errors import SesamError
 
-FORMATS = ("PNG", "JPEG")  # Pillow knows many more by their first bytes, and starts other programs for some
+# Pillow knows many more by their first bytes, and starts other programs for some
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+LABEL_FORMATS = ("PNG",)  # a JPEG's values are not those that were saved
+SIGNATURES = {
+    b"\xff\xd8": "a JPEG",
+    b"RIFF": "a WebP",
+    b"II*": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"BM": "a BMP",
+    b"GIF8": "a GIF",
+    b"version https://git-lfs": "a pointer of git LFS (run `git lfs pull`)",
+    b"<": "HTML or XML",
+    b"%PDF": "a PDF",
+    b"PK": "an archive",
+}
 ORIENTATION = 0x0112  # EXIF tag
 SOURCE_DIGEST = "made of"  # key of a PNG text chunk
 
@@ -41,7 +55,7 @@ def check_exif_orientation(path: Path, image: Image.Image) -> None:
 
 def read_label(path: Path) -> np.ndarray:
     """The values of a one-channel PNG, (H, W) uint8; SesamError if it is missing, corrupt or not 8-bit."""
-    with open_image(path) as image:
+    with open_image(path, formats=LABEL_FORMATS) as image:
         if image.mode not in ("L", "P"):
             raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
         return np.array(image)
@@ -72,21 +86,39 @@ def full_palette(palette: Palette) -> np.ndarray:
 
 
 @contextmanager
-def open_image(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """Open and decode an image file; SesamError for any failure. content: the file's bytes, if known."""
     content = read_bytes(path) if content is None else content
     try:
-        Image.open(BytesIO(content), formats=FORMATS).verify()  # a PNG's checksums, which decoding ignores
-        image = Image.open(BytesIO(content), formats=FORMATS)
-        raw_modes = [str(tile[-1]) for tile in image.tile]  # Pillow's names of the layouts in the file
+        Image.open(BytesIO(content), formats=formats).verify()  # a PNG's checksums, which decoding ignores
+        image = Image.open(BytesIO(content), formats=formats)
+        # Pillow's names of the layouts in the file; a TIFF's come with numbers
+        raw_modes = [str(tile[-1][0] if isinstance(tile[-1], tuple) else tile[-1]) for tile in image.tile]
         deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
+        pages = getattr(image, "n_frames", 1)
         packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
         image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as problem:
+    except UnidentifiedImageError:
+        raise SesamError(f"{path} {_describe(content)}; expected {' or '.join(formats)}.") from None
+    except Image.DecompressionBombError:
+        raise SesamError(f"{path} is larger than 178 million pixels. Cut it (`sesam tile split`).") from None
+    except (OSError, SyntaxError, ValueError) as problem:
         raise SesamError(f"{path} cannot be read as an image ({problem}). Replace it with an intact copy.") from None
+    if pages > 1:
+        raise SesamError(f"{path} has {pages} pages or frames. Save each as a file.")
     if deep:  # Pillow would reduce it to 8 bits silently
         raise SesamError(f"{path} has more than 8 bits per channel. Convert it to 8.")
     if packed:  # Pillow would scale the values: with 4 bits, class 1 becomes 17
         raise SesamError(f"{path} is gray with less than 8 bits per pixel. Convert it to 8 with equal values.")
     with closing(image):
         yield image
+
+
+def _describe(content: bytes) -> str:
+    """What a file that is not an image of the expected format seems to be."""
+    if not content:
+        return "is empty"
+    if b"ftyp" in content[:12]:
+        return "is a HEIC, AVIF or video file"
+    kinds = [kind for start, kind in SIGNATURES.items() if content.lstrip()[: len(start)] == start]
+    return f"is {kinds[0]}" if kinds else "is not an image, or damaged"

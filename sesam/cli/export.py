@@ -3,9 +3,10 @@
     sesam export r1 --format cvat --out to_do
     sesam export r1 --format label-studio --out to_do --top 50
 
-The corrected file goes to data/corrections. Each connected region of a class is one mask, so that an export without
-changes gives the same label again. Where the tool has room for them, a mask has the source of most of its pixels, and
-the confidence of the round's teacher.
+The corrected file goes to data/corrections, also with what was not changed: the labels that are sent are kept in
+data/corrections/.sent, and a pixel that comes back the same is not a correction. Each connected region of a class is
+one mask. Where the tool has room for them, a mask has the source of most of its pixels, and the confidence of the
+round's teacher.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
 from sesam.datasets.annotations.registry import EXPORTERS
+from sesam.datasets.sent_labels import remember_sent
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.params import NO_TEACHER, load_params
@@ -64,7 +66,9 @@ def run(options: argparse.Namespace) -> None:
         labels, sources = load_pseudo_label(round_name, record, num_classes)
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
-        return ImageRegions(record, name, labeled_regions(labels, sources, confidence, dataset.classes))
+        regions = labeled_regions(labels, sources, confidence, dataset.classes)
+        remember_sent(round_name, record, labels, dataset.palette)
+        return ImageRegions(record, name, regions)
 
     EXPORTERS[options.format](map(load_regions, chosen), dataset.classes, options.out)  # one in memory at a time
     print(f"export: {len(chosen)} images in {options.out}")

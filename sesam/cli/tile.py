@@ -10,6 +10,7 @@ contributes its center alone, so that no pixel is labeled at a tile's edge.
 
 import argparse
 import re
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +21,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_json, write_json
 from sesam.artifacts.image_io import check_exif_orientation, open_image
-from sesam.datasets.layouts import files_below, images_below
+from sesam.datasets.layouts import TILES_INDEX, files_below, images_below, left_out
 from sesam.errors import SesamError
 from sesam.execution.parallel import track
 from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, stitch_tiles, tile_starts
 
 TILE_NAME = re.compile(r"(\d+)-(\d+)")  # first row and column
-INDEX = "tiles.json"  # a TileIndex, in the folder that `split` wrote
 MODES = ("L", "P", "RGB", "1")  # modes that tiles keep; others become RGB
 
 Side = Annotated[int, Field(ge=1, le=1 << 20)]  # pixels
@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     merge = actions.add_parser("merge", description="Merge the label PNGs of tiles.")
     merge.set_defaults(action=merge_all)
     merge.add_argument("folder", type=Path, metavar="FOLDER", help="label PNGs of tiles, below it at any depth")
-    merge.add_argument("--tiles", type=Path, required=True, metavar="DIR", help=f"what `split` wrote, with {INDEX}")
+    merge.add_argument(
+        "--tiles", type=Path, required=True, metavar="DIR", help=f"what `split` wrote, with {TILES_INDEX}"
+    )
     merge.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the merged labels")
 
 
@@ -79,13 +81,15 @@ def split_all(options: argparse.Namespace) -> None:
     """Write the tiles of every image below a folder, and their index."""
     check_overlap(options.tile_size, options.overlap)
     images = images_below(options.folder)
+    if text := left_out(options.folder):
+        print(f"warning: {text}.", file=sys.stderr)
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
     sizes = {}
     with atomic_directory(options.out) as folder:
         for name, path in track(images.items(), len(images), "tile split"):
             sizes[name] = split_image(path, folder / name, options.tile_size, options.overlap)
-        write_json(folder / INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
+        write_json(folder / TILES_INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
 
 
 def split_image(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
@@ -103,7 +107,7 @@ def split_image(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int,
 
 def merge_all(options: argparse.Namespace) -> None:
     """Write the merged label of every folder of tiles below a folder."""
-    path = options.tiles / INDEX
+    path = options.tiles / TILES_INDEX
     try:
         index = TileIndex.model_validate(read_json(path))
     except ValidationError:

@@ -1,41 +1,61 @@
 """Annotators' files as weak labels, and corrections of them."""
 
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
-from sesam.datasets.annotations.common import Annotation, LabelSpec
+from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
+from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, format_issues, summarize_names
-from sesam.datasets.label_maps import label_map_for
+from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
+from sesam.datasets.layouts import files_below
+from sesam.datasets.sent_labels import drop_untouched, load_sent
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Params
 
 
+class Written(NamedTuple):
+    """A weak label that was written. values: (256,) bool, which it has. drawn: without its labels."""
+
+    values: np.ndarray
+    drawn: Drawn
+    pixels: Counter[str]  # of a correction: changed or new, untouched, deleted
+
+
 def convert_annotation(
-    job: tuple[ImageRecord, Annotation], folder: Path, spec: LabelSpec, palette: Palette, as_corrections: bool
-) -> Issue | np.ndarray:
-    """Write an annotation as or into the weak label in `folder`; which values it has, (256,) bool, or its issue."""
+    job: tuple[ImageRecord, Annotation],
+    folder: Path,
+    spec: LabelSpec,
+    palette: Palette,
+    as_corrections: bool,
+) -> Issue | Written:
+    """Write an annotation as the weak label in `folder`, or into it; what it holds, or its issue."""
     record, annotation = job
     try:
-        label = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
+        drawn = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
         kind, text = problem.args
         return kind, f"{record.id}: {text}"
+    label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
+        label, pixels = drop_untouched(label, load_sent(record, len(palette)))
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
-    return np.bincount(label.ravel(), minlength=256) > 0
+    return Written(np.bincount(label.ravel(), minlength=256) > 0, replace(drawn, labels=label[:0]), pixels)
 
 
 def import_annotations(
@@ -45,34 +65,72 @@ def import_annotations(
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
-    ids = {record.id for record in dataset.train}
-    annotations = find_annotations(source, dataset.format, ids)
-    others = sorted(annotations.keys() - ids)
+    names = ImageNames(dataset.train, dataset.val)
+    annotations = find_annotations(source, dataset.format, names)
+    others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
-        raise SesamError(
-            f"{source} annotates no image of the data set; expected PNG, XML or JSON files that name its images by "
-            f"their ids (example: {min(ids)})."
-        )
+        raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in dataset.train if record.id in annotations]
     dataset_format, ignore_values = ("folder", ()) if as_corrections else (dataset.format, dataset.ignore_values)
-    label_map = label_map_for(dataset_format, len(dataset.classes), ignore_values)
+    label_map = label_map_for(dataset_format, len(dataset.classes), ignore_values, dataset.palette)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
     spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
     work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
-    issues = [result for result in results if isinstance(result, tuple)]
+    written = [result for result in results if isinstance(result, Written)]
+    issues = [result for result in results if not isinstance(result, Written)]
+    issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
     if not as_corrections:
         issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
+    if dataset_format == "folder" and len(written) == len(jobs):
+        files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
+        conflicts = find_palette_conflicts(files, dataset.classes, dataset.palette, label_map)
+        issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        raise SesamError(format_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues))
+        report = format_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
+        if any(kind == IssueKind.VALUES for kind, _ in issues):
+            report += f"\n  Known values: {label_map.describe()}."
+        raise SesamError(report)
+    ids = [record.id for record, _ in jobs]
+    _report_shapes(source, ids, written)
     if as_corrections:
+        pixels = sum((result.pixels for result in written), Counter[str]())
+        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "untouched", "deleted"))
+        print(f"{source}: pixels {counts}; what is untouched or deleted corrects nothing")
         _warn(f"{source}: corrections that match no training image", others)
-        return
-    absent = np.logical_not([result for result in results if isinstance(result, np.ndarray)])
-    names = [record.id for record, _ in jobs]
-    _warn("images without any label of annotators", compress(names, np.all(absent[:, :IGNORE_INDEX], axis=1)))
-    _warn("images labeled everywhere; 255 is unlabeled", compress(names, absent[:, IGNORE_INDEX]))
+    else:
+        _check_values(f"{source} (weak_labels.path)", dataset, ids, written)
+
+
+def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
+    """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
+    absent = np.logical_not([result.values for result in written])
+    if absent[:, :IGNORE_INDEX].all():
+        raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
+    if dataset.format == "folder" and not any(result.drawn.shapes for result in written):
+        check_not_binary(source, dataset.classes, np.any(~absent, axis=0))
+    _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
+    _warn("images labeled everywhere; 255 is unlabeled", compress(ids, absent[:, IGNORE_INDEX]))
     _warn("classes that annotators never drew", compress(dataset.classes, np.all(absent, axis=0)))
+
+
+def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
+    """What `source` holds instead of annotations of training images."""
+    text = f"{source} annotates no training image. Training images have ids like {image_id}"
+    if others:
+        return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
+    suffixes = Counter(path.suffix.lower() or "no ending" for path in files_below(source))
+    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
+    return f"{text}; expected PNG, XML or JSON files, found {found}. Unpack archives; export YOLO's .txt as COCO."
+
+
+def _report_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> None:
+    """Print how many shapes were drawn, and warn of what left no pixel."""
+    if total := sum(result.drawn.shapes for result in written):
+        print(f"{source}: {total} shapes of {len(written)} images")
+    for kind in sorted({kind for result in written for kind, count in result.drawn.left_out.items() if count}):
+        counts = {k: result.drawn.left_out[kind] for k, result in zip(ids, written, strict=True)}
+        _warn(f"{kind}: {sum(counts.values())}, in images", [k for k, count in counts.items() if count])
 
 
 def _warn(subject: str, names: Iterable[str]) -> None:

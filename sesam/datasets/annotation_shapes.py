@@ -1,15 +1,15 @@
 """Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from sesam.datasets.annotations.common import Annotation, LabelSpec
+from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
@@ -24,12 +24,12 @@ class Shape(NamedTuple):
     name: str | int
     kind: Kind
     points: np.ndarray = np.empty((0, 2))  # (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1
-    pixels: Callable[[], np.ndarray] | None = None  # gives (H, W) bool of the whole image, or ValueError
+    pixels: Callable[[tuple[int, int]], np.ndarray] | None = None  # of an image's size, (H, W) bool; or ValueError
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
         if self.pixels is not None:
-            mask = self.pixels()
+            mask = self.pixels(size)
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
             return mask
@@ -48,26 +48,36 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing(Annotation):
-    """What was drawn with a tool in one image of `size` (H, W). Later shapes cover earlier ones."""
+    """What was drawn with a tool in one image. Later shapes cover earlier ones."""
 
-    size: tuple[int, int]
+    size: tuple[int, int] | None  # (H, W) as the file has it; None: it has none
     shapes: tuple[Shape, ...]
     unread: tuple[str, ...] = ()  # kinds of shapes in it that are not read
-    photograph: Path | None = None  # where the file expects its image, if it names a path
+    own_name: str | None = None  # of the file, which may be the image's where the name inside is not
+    skipped: tuple[tuple[str, int], ...] = ()  # what else is left out on purpose, and how many
 
-    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        self.check_size(self.size, spec)
-        labels = np.full(self.size, IGNORE_INDEX, np.uint8)
+    def draw(self, spec: LabelSpec) -> Drawn:
+        if self.size is not None:
+            self.check_size(self.size, spec)
+        labels = np.full(spec.size, IGNORE_INDEX, np.uint8)
+        left_out = Counter(dict(self.skipped))
+        outlines = [shape.points for shape in self.shapes if shape.kind == "polygon" and len(shape.points)]
+        if outlines and max(np.abs(points).max() for points in outlines) <= 1:
+            raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
         class_ids |= {name: k for k, name in enumerate(spec.classes)}
         for shape in self.shapes:
             if shape.name in class_ids:
                 try:
-                    labels[shape.mask(self.size, spec.thickness, spec.radius)] = class_ids[shape.name]
+                    mask = shape.mask(spec.size, spec.thickness, spec.radius)
                 except ValueError as problem:
                     raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
+                left_out[f"{shape.kind}s without a pixel"] += not mask.any()
+                labels[mask] = class_ids[shape.name]
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
-        return labels, unknown + [f"the shape {kind}" for kind in self.unread]
+        if self.unread and not unknown:
+            raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
+        return Drawn(labels, unknown, len(self.shapes), left_out)
 
 
 def box_corners(
@@ -78,3 +88,13 @@ def box_corners(
     middle = corners[0] if about_corner else corners.mean(0)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
+
+
+def ellipse_outline(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> np.ndarray:
+    """An ellipse around (x, y), rotated clockwise by degrees, as a polygon (N, 2) within 0.01 pixels of it."""
+    # the gap between a chord and its arc is r (1 - cos(π / n))
+    count = int(np.clip(np.ceil(np.pi * np.sqrt(max(radius_x, radius_y, 1) / 0.02)), 16, 4096))
+    turns = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    points = np.stack([radius_x * np.cos(turns), radius_y * np.sin(turns)], axis=1)
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    return points @ np.array([[cos, sin], [-sin, cos]]) + [x, y]

@@ -1,11 +1,11 @@
 """Checks of a data set before anything is computed, warnings, and the cost of a run."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from sesam.artifacts.image_io import Palette, read_image, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, summarize_names
-from sesam.datasets.label_maps import LabelMap, read_values
+from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap, read_values
 from sesam.datasets.layouts import ImagePair
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
+from sesam.labels import IGNORE_INDEX
 from sesam.params import ComponentParams, Params
 
+Read = TypeVar("Read")
 MAX_ASPECT_RATIO = 64  # the smallest SAM works on 256 pixels
 SIDES = 2  # components that a change of class bounds
 RUN_BYTES = 2.8  # of a compressed run length, on average over the demo's masks
@@ -33,6 +35,8 @@ class CheckResult(NamedTuple):
     issues: list[Issue]
     counts: np.ndarray | None = None  # of `count_classes`
     load: tuple[int, int] | None = None  # components, and places where the class changes from one row to the next
+    colors: Colors = NO_COLORS
+    has_ignored: bool = False  # pixels without a class
 
 
 def check_pair(
@@ -41,15 +45,15 @@ def check_pair(
     """Check an image and its label, and write the label to folder/ID.png as class ids. counted: ids to have a load."""
     issues: list[Issue] = []
     image = _try_read(read_image, pair.image, issues)
-    label = None if pair.label is None else _try_read(partial(read_values, label_map=label_map), pair.label, issues)
+    read = None if pair.label is None else _try_read(partial(read_values, label_map=label_map), pair.label, issues)
     if image is None or issues:
         return CheckResult(None, issues)
     record = None
     try:
         record = _check_image(pair, image)
-        if label is None:
+        if read is None:
             return CheckResult(record, [])
-        ids = _check_label(pair, label, record, label_map)
+        ids = _check_label(pair, read[0], record, label_map)
     except DataIssue as problem:
         return CheckResult(record, [problem.args])
     write_label(folder / f"{pair.id}.png", ids, palette)
@@ -57,10 +61,10 @@ def check_pair(
     if pair.id in counted:
         components = connected_regions(ids, config.connectivity, config.min_area)
         load = len(components), int((ids[1:] != ids[:-1]).sum())
-    return CheckResult(record, [], count_classes(ids, len(palette)), load)
+    return CheckResult(record, [], count_classes(ids, len(palette)), load, read[1], bool((ids == IGNORE_INDEX).any()))
 
 
-def _try_read(read: Callable[[Path], np.ndarray], path: Path, issues: list[Issue]) -> np.ndarray | None:
+def _try_read(read: Callable[[Path], Read], path: Path, issues: list[Issue]) -> Read | None:
     try:
         return read(path)
     except SesamError as problem:
@@ -106,27 +110,41 @@ def symlinked_dirs(root: Path, files: Sequence[Path]) -> list[str]:
 
 
 def collect_warnings(
-    results: Sequence[CheckResult], duplicates: list[str], symlinks: list[str], classes: Sequence[str], params: Params
+    results: Mapping[str, Sequence[CheckResult]],
+    duplicates: list[str],
+    symlinks: list[str],
+    classes: Sequence[str],
+    params: Params,
 ) -> list[str]:
-    """What is not an issue but should be known before hours are spent. results: of the training images."""
-    labeled = [(result.record.id, result.counts) for result in results if result.record and result.counts is not None]
-    counts = np.reshape([counts for _, counts in labeled], (-1, 3, len(classes)))
-    absent = list(compress(classes, counts[:, 0].sum(0) == 0)) if labeled else []
-    listed = {
-        "classes that never occur in the fine training labels": absent,
-        "training images whose fine label has no class": [k for k, of_image in labeled if not of_image[0].any()],
-        "duplicate training images": duplicates,
-    }
-    warnings = [f"{subject}: {summarize_names(names)}." for subject, names in listed.items() if names]
-    if params.dataset.format == "folder":  # the values of the others are known
-        warnings += suspicious_classes(counts, classes)
+    """What is not an issue but should be known before hours are spent. results: of each split."""
+    checkpoint, warnings = params.sam.checkpoint, list[str]()
+    for split, of_split in results.items():
+        warnings += _class_warnings(split, of_split, classes, params.dataset.format)
+    if duplicates:
+        warnings.append(f"duplicate training images: {summarize_names(duplicates)}.")
     if symlinks:
         warnings.append(
             f"symlinked folders inside dataset.root, {summarize_names(symlinks)}: `dvc repro` does not notice when "
             "their files change. Link the whole data set instead."
         )
-    if (checkpoint := params.sam.checkpoint) and not Path(checkpoint).is_file():
+    if checkpoint and not Path(checkpoint).is_file():
         warnings.append(f"{checkpoint} (sam.checkpoint) is missing; `embed` will need it.")
+    return warnings
+
+
+def _class_warnings(
+    split: str, results: Sequence[CheckResult], classes: Sequence[str], dataset_format: str
+) -> list[str]:
+    labeled = [(result.record.id, result.counts) for result in results if result.record and result.counts is not None]
+    counts = np.reshape([counts for _, counts in labeled], (-1, 3, len(classes)))
+    absent = list(compress(classes, counts[:, 0].sum(0) == 0)) if labeled else []
+    listed = {
+        f"classes that never occur in the fine labels of {split}": absent,
+        f"images of {split} whose fine label has no class": [k for k, of_image in labeled if not of_image[0].any()],
+    }
+    warnings = [f"{subject}: {summarize_names(names)}." for subject, names in listed.items() if names]
+    if dataset_format == "folder" and labeled:  # the values of the others are known
+        warnings += [f"{split}: {text}" for text in suspicious_classes(counts, classes)]
     return warnings
 
 
@@ -141,7 +159,7 @@ def estimate_cost(results: Sequence[CheckResult], params: Params, embedding_byte
         components, edges = np.mean(loads, axis=0)
         prompts = (
             f"about {components:.0f} components per image, {images * components:.0f} SAM prompts per round, {rounds} "
-            f"rounds (counted on the fine labels of {len(loads)} images; a poor teacher makes more)"
+            f"round{'s' * (rounds > 1)} (counted on the fine labels of {len(loads)} images; a poor teacher makes more)"
         )
         masks = _format_bytes(images * edges * SIDES * RUN_BYTES * MASKS)
         lines = [prompts, *lines, f"about {masks} per round for prompts and masks"]

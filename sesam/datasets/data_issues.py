@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from enum import Enum
 from itertools import groupby
+from pathlib import Path
+
+from sesam.artifacts.atomic_io import write_text
 
 MAX_SHOWN = 5  # files of each kind
+LISTED = Path("data/issues.txt")
 
 
 class IssueKind(Enum):
@@ -21,6 +25,10 @@ class IssueKind(Enum):
         "Check dataset.format: labels have the data set's original values (Cityscapes: label ids, not train ids). With "
         "format folder, dataset.ignore_values lists values without a class. Correct the labels",
     )
+    CLASSES = "annotations with names that are not a class", "Rename them, or add them to dataset.classes"
+    PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all"
+    FOLDERS = "names without the image's folder", "Annotate with the images' paths"
+    SHAPES = "shapes that cannot be read", "Draw them as polygons, lines, points, boxes, ellipses or masks"
     NAMES = "names of several images", "Rename one of them"
     LEAKED = "images in train and in val", "Correct the splits"
 
@@ -33,7 +41,7 @@ class DataIssue(Exception):  # noqa: N818
 
 
 def format_issues(where: str, issues: Sequence[Issue]) -> str:
-    """All issues of a place as one report."""
+    """All issues of a place as one report; if it does not show all files, they are written to LISTED."""
     lines = [f"{where} has {len(issues)} issue{'s' * (len(issues) > 1)}; nothing was written."]
     by_kind = sorted((kind.value, text) for kind, text in issues)
     for (files, remedy), same_kind in groupby(by_kind, key=lambda issue: issue[0]):
@@ -42,6 +50,9 @@ def format_issues(where: str, issues: Sequence[Issue]) -> str:
         lines += [f"    {text}" for text in texts[:MAX_SHOWN]]
         if len(texts) > MAX_SHOWN:
             lines.append(f"    and {len(texts) - MAX_SHOWN} more")
+    if any(line.startswith("    and ") for line in lines):
+        write_text(LISTED, "".join(f"{kind[0]}: {text}\n" for kind, text in by_kind))
+        lines.append(f"  {LISTED} lists all of them.")
     return "\n".join(lines)
 
 

@@ -6,11 +6,18 @@ from itertools import groupby
 from math import ceil
 from pathlib import Path
 
+import numpy as np
+
 from sesam.artifacts.manifest import SPLITS, Manifest
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
 from sesam.datasets.data_issues import IssueKind, format_issues, summarize_names
-from sesam.datasets.label_maps import class_names_and_palette, label_map_for
-from sesam.datasets.layouts import ImagePair, find_pairs
+from sesam.datasets.label_maps import (
+    check_not_binary,
+    class_names_and_palette,
+    find_palette_conflicts,
+    label_map_for,
+)
+from sesam.datasets.layouts import ImagePair, find_pairs, left_out
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
@@ -22,12 +29,12 @@ MAX_COUNTED = 100  # training images whose components are counted, to estimate t
 
 def import_dataset(
     pairs: Mapping[str, Sequence[ImagePair]], folders: Mapping[str, Path], params: Params
-) -> tuple[Manifest, list[CheckResult], list[str]]:
-    """Write labels as class ids; the manifest, checks of training images, warnings; SesamError with every issue."""
+) -> tuple[Manifest, dict[str, list[CheckResult]], list[str]]:
+    """Write labels as class ids; the manifest, checks per split, warnings; SesamError with every issue."""
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
-    label_map = label_map_for(config.format, len(classes), ignore_values)
+    label_map = label_map_for(config.format, len(classes), ignore_values, palette if config.palette else ())
     labeled = [pair.id for pair in pairs["train"] if pair.label]
     counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
     check = partial(check_pair, counted=counted, label_map=label_map, palette=palette, config=params.components)
@@ -37,18 +44,39 @@ def import_dataset(
         results[split] = map_images(work, pairs[split], params.runtime, f"prepare {split}")
     records = {split: [result.record for result in results[split] if result.record] for split in SPLITS}
     leaked, duplicates = find_duplicates(records)
-    if issues := [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked:
+    colors = [
+        (str(pair.label), result.colors)
+        for split in SPLITS
+        for pair, result in zip(pairs[split], results[split], strict=True)
+        if result.colors.values
+    ]
+    given = palette if config.palette is not None else None
+    conflicts = find_palette_conflicts(colors, classes, given, label_map) if config.format == "folder" else []
+    issues = [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked
+    if issues := issues + [(IssueKind.PALETTES, text) for text in conflicts]:
         report = format_issues(f"{config.root} (dataset.root)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report)
     if not any(result.counts is not None and result.counts.any() for result in results["val"]):
         raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val_splits.")
+    for split in SPLITS:
+        values = np.zeros(256, bool)
+        counts = [result.counts[0] for result in results[split] if result.counts is not None]
+        values[: len(classes)] = np.sum(counts, axis=0) > 0 if counts else False
+        values[IGNORE_INDEX] = any(result.has_ignored for result in results[split])
+        if config.format == "folder":
+            check_not_binary(f"{config.root} (dataset.root), {split}", classes, values)
     root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
     dataset = Manifest(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
     files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
-    warnings = collect_warnings(results["train"], duplicates, symlinked_dirs(root, files), classes, params)
-    return dataset, results["train"], warnings
+    warnings = collect_warnings(results, duplicates, symlinked_dirs(root, files), classes, params)
+    if config.format == "folder":
+        for split in SPLITS:
+            for name in getattr(config, f"{split}_splits") or [split]:
+                rest = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
+                warnings += [f"{text}." for text in rest if text]
+    return dataset, results, warnings
 
 
 def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
@@ -61,13 +89,20 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
             problems.append(str(problem))
     if problems:
         raise SesamError("\n  ".join(dict.fromkeys(problems)))
-    excluded = set(dataset.exclude)
-    if unknown := sorted(excluded - {pair.id for split in SPLITS for pair in pairs[split]}):
+    ids = {split: {pair.id for pair in pairs[split]} for split in SPLITS}
+    if both := sorted(set(dataset.exclude) & ids["train"] & ids["val"]):
+        raise SesamError(
+            f"params.yaml: dataset.exclude lists {summarize_names(both)}, which train and val both have. Write the "
+            f"split before the id, as train/{both[0]}."
+        )
+    excluded = {split: {k for k in ids[split] if {k, f"{split}/{k}"} & set(dataset.exclude)} for split in SPLITS}
+    known = {name for split in SPLITS for k in ids[split] for name in (k, f"{split}/{k}")}
+    if unknown := sorted(set(dataset.exclude) - known):
         raise SesamError(
             f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(unknown)}."
         )
     for split in SPLITS:
-        pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded]
+        pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded[split]]
         if not pairs[split]:
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
     pairs["train"] = choose_subset(pairs["train"], dataset.subset)
@@ -75,8 +110,8 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(format_issues(f"{root} (dataset.root)", issues))
-    if ids := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(ids)}. See val_splits.")
+    if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
+        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. See val_splits.")
     return pairs
 
 

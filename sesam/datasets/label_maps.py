@@ -1,14 +1,14 @@
 """From the values of a data set's label files to class ids, 255 = no class."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ImageColor
 
-from sesam.artifacts.image_io import open_image
+from sesam.artifacts.image_io import LABEL_FORMATS, Palette, full_palette, open_image
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 from sesam.params import DatasetParams
@@ -38,6 +38,7 @@ class LabelMap(NamedTuple):
 
     table: np.ndarray  # (256,) int16
     colors: tuple[tuple[int, int], ...] = ()  # if labels may be colored: each 0xRRGGBB with its class id, sorted
+    is_colored: bool = False  # whether palette PNGs are too
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
@@ -63,8 +64,18 @@ class LabelMap(NamedTuple):
         return text + (f", and {len(self.colors)} colors" if self.colors else "")
 
 
-def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int]) -> LabelMap:
-    """The label map of a data set. ignore_values: of a folder, values without a class."""
+class Colors(NamedTuple):
+    """A palette PNG's colors, 0xRRGGBB by value, and the values that occur in it."""
+
+    palette: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+
+
+NO_COLORS = Colors()
+
+
+def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int], palette: Palette = ()) -> LabelMap:
+    """The label map of a data set. Of a folder: ignore_values have no class, palette's colors are its classes'."""
     table, colors = np.full(256, UNKNOWN, np.int16), {}
     if dataset_format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
         table[:34] = IGNORE_INDEX
@@ -77,25 +88,74 @@ def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int
     if dataset_format == "camvid":
         colors = {int.from_bytes(bytes(color)): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
         colors[0] = IGNORE_INDEX  # void
-    return LabelMap(table, tuple(sorted(colors.items())))
+    of_palette = {int.from_bytes(bytes(color)): k for k, color in enumerate(palette)}
+    if dataset_format == "folder" and palette and len(of_palette) == len(palette):
+        colors = {0: IGNORE_INDEX} | of_palette  # black is unlabeled, as in the label PNGs that are written here
+    return LabelMap(table, tuple(sorted(colors.items())), dataset_format == "camvid")
 
 
-def read_values(path: Path, label_map: LabelMap) -> np.ndarray:
-    """A label file: (H, W) uint8, or (H, W, 3) uint8 where labels may be colored; SesamError if it cannot be read.
+def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
+    """A label file's values and colors: (H, W) uint8, or (H, W, 3) uint8 where labels may be colored.
 
-    Of a data set with colored labels, a palette PNG with its colors alone is colored too. Of any other, an RGB file
-    whose channels are equal holds values, as Scribbles4All's do.
+    SesamError if it cannot be read.
+
+    Palette PNGs hold values, CamVid's colors where these are known. An RGB file whose channels are equal holds values
+    too, as Scribbles4All's do; another one colors.
     """
-    with open_image(path) as image:
+    with open_image(path, formats=LABEL_FORMATS) as image:
         label = np.array(image)
-        if image.mode == "P" and label_map.colors:
-            colors = np.array(image.convert("RGB"))
-            return label if label_map.class_ids(colors)[1] else colors
-        if image.mode in ("L", "P") or (image.mode == "RGB" and label_map.colors):
-            return label
-        if image.mode == "RGB" and (label == label[..., :1]).all():
-            return label[..., 0]
+        if image.mode == "P" and label_map.is_colored:
+            colored = np.array(image.convert("RGB"))
+            return (label if label_map.class_ids(colored)[1] else colored), NO_COLORS
+        if image.mode == "P":
+            of_file = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
+            colors = [int.from_bytes(bytes(color)) for color in full_palette(of_file)]
+            return label, Colors(tuple(colors), tuple(np.unique(label).tolist()))
+        if image.mode == "L":
+            return label, NO_COLORS
+        if image.mode == "RGB" and (label == label[..., :1]).all() and not label_map.is_colored:
+            return label[..., 0], NO_COLORS
+        if image.mode == "RGB" and label_map.colors:
+            return label, NO_COLORS
         raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
+
+
+def find_palette_conflicts(
+    files: Iterable[tuple[str, Colors]], classes: Sequence[str], palette: Palette | None, label_map: LabelMap
+) -> list[str]:
+    """Where the colors of palette PNGs say that one value means two classes: as two files, or a file and `palette`.
+
+    A file may have any colors, as tools have their own; but where a color of one file has another value in the next,
+    the values were given out anew per file, as conversions to palette images do.
+    """
+    known = {int.from_bytes(bytes(color)): k for k, color in enumerate(palette or ())}
+    first: dict[int, tuple[str, int, tuple[int, ...]]] = {}
+    conflicts = []
+    for file, (colors, occurring) in files:
+        values = [value for value in occurring if 0 <= label_map.table[value] < IGNORE_INDEX]
+        for value in values:
+            other, other_value, other_colors = first.setdefault(color := colors[value], (file, value, colors))
+            if other_value != value and color not in (colors[other_value], other_colors[value]):
+                conflicts.append(
+                    f"{other} and {file}: #{color:06x} has value {other_value} in one, {value} in the other"
+                )
+                break
+        else:
+            named = [(value, known[colors[value]]) for value in values if colors[value] in known]
+            wrong = [(value, k) for value, k in named if label_map.table[value] != k]
+            if wrong and len(named) == len(values) and len(known) == len(palette or ()):
+                value, k = wrong[0]
+                conflicts.append(f"{file}: value {value} has the color of {classes[k]} in dataset.palette")
+    return conflicts
+
+
+def check_not_binary(where: str, classes: Sequence[str], occurring: np.ndarray) -> None:
+    """SesamError for labels of two classes that are 0 and 255 alone. occurring: (256,) bool, the class ids in them."""
+    if len(classes) == 2 and occurring[0] and not occurring[1] and occurring[IGNORE_INDEX]:
+        raise SesamError(
+            f"{where}: all labels are 0 or 255, and 255 is no class, so {classes[1]} does not occur. Save binary masks "
+            "with the values 0 and 1."
+        )
 
 
 def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:

@@ -2,13 +2,17 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from sesam.errors import SesamError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+HIDDEN = (".", "@eaDir", "__MACOSX")  # beginnings of names: what systems put beside photographs
+TILES_INDEX = "tiles.json"  # in a folder that `sesam tile split` wrote
 VOC_FOLDERS = ("VOCdevkit/VOC2012", "VOC2012")  # what the archive unpacks to
 
 
@@ -25,7 +29,10 @@ def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, pu
     if not root.is_dir():
         raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
     chosen = splits or [_usual_split(dataset_format, root, purpose)]
-    unique = {pair for split in chosen for pair in LAYOUTS[dataset_format](root, split)}
+    by_split = {split: LAYOUTS[dataset_format](root, split) for split in chosen}
+    unique = {pair for pairs in by_split.values() for pair in pairs}
+    if len({pair.id for pair in unique}) < len(unique) and len(by_split) > 1:  # folds that all count from 0
+        unique = {pair._replace(id=f"{split}/{pair.id}") for split, pairs in by_split.items() for pair in pairs}
     return sorted(unique, key=lambda pair: (pair.id, pair.image))
 
 
@@ -40,7 +47,7 @@ def _usual_split(dataset_format: str, root: Path, purpose: str) -> str:
 
 
 def folder(root: Path, split: str) -> list[ImagePair]:
-    """images/SPLIT/ID.{png,jpg,jpeg}, and labels/SPLIT/ID.png if there are fine labels; ID may have folders in it."""
+    """images/SPLIT/ID.{png,jpg,tif,webp,bmp}, and labels/SPLIT/ID.png if there are fine labels; ID may have folders."""
     labels = root / "labels" / split
     return _match(root / "images" / split, labels if labels.is_dir() else None, nested=True)
 
@@ -110,7 +117,7 @@ LAYOUTS = {layout.__name__: layout for layout in (folder, cityscapes, ade20k, vo
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, also behind links; none in a folder or with a name that begins with a dot.
+    """All files below a folder, sorted, also behind links; none that is hidden, or in a hidden folder.
 
     Each folder is walked once, under its own path if it has one below `folder`, so that a link cycle repeats nothing.
     """
@@ -121,9 +128,9 @@ def files_below(folder: Path) -> list[Path]:
         for parent, folders, names in os.walk(start):
             is_new = (real := os.path.realpath(parent)) not in visited
             visited.add(real)
-            folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+            folders[:] = [name for name in folders if is_new and not name.startswith(HIDDEN)]
             pending += sorted(path for name in folders if (path := Path(parent, name)).is_symlink())
-            files += [Path(parent, name) for name in names if is_new and not name.startswith(".")]
+            files += [Path(parent, name) for name in names if is_new and not name.startswith(HIDDEN)]
     return sorted(files)
 
 
@@ -142,6 +149,14 @@ def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
     if not images:
         raise SesamError(f"{folder} has no image ({', '.join(IMAGE_SUFFIXES)}).")
     return images
+
+
+def left_out(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, but: Path | None = None) -> str | None:
+    """The number of files below a folder, not below `but`, with other endings, by ending; None if there is none."""
+    files = [path for path in files_below(folder) if but is None or but not in path.parents]
+    found = Counter(path.suffix or "no ending" for path in files if path.suffix.lower() not in suffixes)
+    each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
+    return f"{each} in {folder} that are not read; expected {', '.join(suffixes)}" if found else None
 
 
 def _match(
@@ -178,8 +193,11 @@ def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> l
         raise SesamError(f"{folder} is missing. Check that dataset.root has the original layout of dataset.format.")
     paths = [path for path in files_below(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
     if not paths:
-        raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.")
+        rest = left_out(folder, suffixes)
+        hint = f" It has {rest}." if rest else ""
+        raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.{hint}")
     names = [path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem for path in paths]
+    names = [normalize("NFC", name) for name in names]  # a Mac stores names decomposed
     return [(name.removesuffix(end), path) for name, path in zip(names, paths, strict=True)]
 
 

@@ -16,7 +16,7 @@ from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.sam import registry
-from stages import evaluate_labels, merge_labels, predict, prompts, sam_masks, select_masks, weak_labels
+from stages import evaluate_labels, merge_labels, prompts, sam_masks, select_masks, teacher_predictions, weak_labels
 
 IMAGES = 4
 
@@ -44,7 +44,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes) -> Path:
     return tmp_path
 
 
-ALL = (weak_labels, predict, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
+ALL = (weak_labels, teacher_predictions, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
 
 
 def run_stages(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:

@@ -41,6 +41,7 @@ from sesam.artifacts.image_io import read_image, read_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
 from sesam.datasets.annotations.common import Annotation, LabelSpec
+from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.png import LabelPng
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.scribblesup import Scribbles
@@ -130,7 +131,7 @@ def image(path: Path, original: bytes) -> None:
 
 def read_all(annotations: Iterable[Annotation], spec: LabelSpec) -> None:
     for annotation in annotations:
-        labels = read_annotation(annotation, spec)
+        labels = read_annotation(annotation, spec).labels
         assert labels.shape == spec.size and set(np.unique(labels)) <= {0, 1, 2, IGNORE_INDEX}
 
 
@@ -143,12 +144,12 @@ def annotated(path: Path, original: bytes) -> None:
 
 def clicks(path: Path, original: bytes) -> None:
     spec = LabelSpec(SHAPE, NAMES, label_map_for("voc", len(NAMES), []), 3, 2)
-    read_all(find_annotations(path, "voc", {"a", "b"}).values(), spec)
+    read_all(find_annotations(path, "voc", ImageNames([replace(ITEM, id=k) for k in "ab"])).values(), spec)
 
 
 def exported(path: Path, original: bytes) -> None:
     spec = LabelSpec((40, 60), ("left", "right", "dot"), label_map_for("folder", 3, [9]), 3, 1)
-    read_all(find_annotations(path, "folder", {"7"}).values(), spec)
+    read_all(find_annotations(path, "folder", ImageNames([replace(ITEM, id="7")])).values(), spec)
 
 
 def exports() -> Iterator[tuple[str, bytes]]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from dataset_factories import THREE
+from dataset_factories import THREE, image_names
 from mmseg.registry import MODELS
 from PIL import Image
 
@@ -143,7 +143,7 @@ def strokes(start: str, tag: str) -> None:
 
 def clicks_elsewhere() -> None:
     Path("clicks.json").write_text(json.dumps({"../../a": [{"x": 10**30, "y": 1, "cls": 10**30}]}))
-    (one,) = find_annotations(Path("clicks.json"), "voc", {"a"}).values()
+    (one,) = find_annotations(Path("clicks.json"), "voc", image_names("a")).values()
     load_watched(lambda: read_annotation(one, LabelSpec((4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2)))
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import reduce
@@ -13,15 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import edit_params
+from dataset_factories import image_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.image_io import read_label
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import LabelSpec, match_image_id
+from sesam.datasets.annotations.common import LabelSpec
+from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.label_studio import decode_brush
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.scribblesup import Scribbles
@@ -166,8 +171,8 @@ def write(path: Path, content: Any) -> Path:
 
 
 def draw(source: Path) -> np.ndarray:
-    (annotation,) = find_annotations(source, "folder", {"7", "8"}).values()
-    return read_annotation(annotation, SPEC)
+    (annotation,) = find_annotations(source, "folder", image_names("7", "8")).values()
+    return read_annotation(annotation, SPEC).labels
 
 
 def test_labelme_rounds_masks_and_has_oriented_rectangles(tmp_path: Path) -> None:
@@ -225,7 +230,7 @@ def test_shapes_are_exact_in_the_widest_image(tmp_path: Path) -> None:
         )
         path = write(tmp_path / "7.xml", xml + "</polygon></a>")
         clicks = Clicks(tmp_path, [{"x": right + 50, "y": 5, "cls": 2}])
-        return [one.draw(spec)[0] for one in (Drawing(path, spec.size, moved), Scribbles(path), clicks)]
+        return [one.draw(spec).labels for one in (Drawing(path, spec.size, moved), Scribbles(path), clicks)]
 
     for small, wide in zip(drawn(WIDTH), drawn(1 << 16), strict=True):
         assert (small != 255).any() and (wide[:, :-WIDTH] == 255).all()
@@ -233,26 +238,101 @@ def test_shapes_are_exact_in_the_widest_image(tmp_path: Path) -> None:
 
 
 def test_a_png_is_found_at_any_depth(tmp_path: Path) -> None:
-    for name in ("batch1/7", "batch1/city/8", "city/9", "nobody", "images/5", "6", "old/6"):
+    for name in ("batch1/7", "batch1/city/8", "nobody", "val/5", "6"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / f"{name}.png")
     write(tmp_path / "json/9.json", labelme() | {"imagePath": "..\\city\\9.png"})
-    write(tmp_path / "result.json", coco() | {"images": [coco()["images"][0] | {"file_name": "images/5.png"}]})
-    found = find_annotations(tmp_path, "folder", {"7", "city/8", "9", "8", "5", "6"})
+    write(tmp_path / "result.json", coco() | {"images": [coco()["images"][0] | {"file_name": "images/train/5.png"}]})
+    found = find_annotations(tmp_path, "folder", image_names("7", "city/8", "9", "8", "5", "6", val=["5"]))
     assert {k: one.path.relative_to(tmp_path).as_posix() for k, one in found.items()} == {
         "7": "batch1/7.png",
         "city/8": "batch1/city/8.png",
         "9": "json/9.json",
-        "city/9": "city/9.png",
         "nobody": "nobody.png",
         "5": "result.json",
-        "images/5": "images/5.png",
+        "val/5": "val/5.png",
         "6": "6.png",
-        "old/6": "old/6.png",
     }
+    (tmp_path / "city").mkdir()
     Image.fromarray(np.zeros(SHAPE, np.uint8)).save(tmp_path / "city/7.png")
-    with pytest.raises(SesamError, match=r"city/7\.png and .*batch1/7\.png both annotate 7|batch1/7.* and .*city/7"):
-        find_annotations(tmp_path, "folder", {"7"})
+    with pytest.raises(SesamError, match=r"batch1/7\.png \(batch1/7\) and .*city/7\.png \(city/7\) both annotate 7"):
+        find_annotations(tmp_path, "folder", image_names("7"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("2.png", "2"),
+        ("images/train/2.png", "2"),
+        ("images/val/2.png", None),  # the validation image of the same name
+        ("Validation/2.png", None),  # CVAT's subset
+        ("somewhere/2.png", "2"),
+        ("b/2.png", "b/2"),
+        ("leaf%20A.png", "leaf%20A"),  # not decoded, for the name stands so
+        ("leaf A.png", None),
+        ("Cafe\u0301.png", "Caf\u00e9"),  # decomposed, as a Mac stores it
+        ("what?.png", "what?"),
+    ],
+)
+def test_a_name_means_the_image_that_its_path_agrees_with_most(name: str, expected: str | None) -> None:
+    names = image_names("2", "b/2", "leaf%20A", "Caf\u00e9", "what?", val=["2", "3"])
+    assert names.match(name) == expected
+
+
+def test_names_that_label_studio_stores() -> None:
+    names = image_names("Haus Zürich (2)", "x/1", "y/1")
+    assert names.match("/data/upload/3/0a1b2c3d-Haus_Zürich_2.jpg", is_url=True) == "Haus Zürich (2)"
+    assert names.match("/data/upload/3/0a1b2c3d-1.jpg", is_url=True) is None  # x/1 or y/1
+    assert names.candidates("1.jpg") == ["x/1", "y/1"]
+
+
+def studio_task(data: dict[str, Any], *results: dict[str, Any]) -> list[dict[str, Any]]:
+    sides = {"original_width": WIDTH, "original_height": HEIGHT, "type": "polygonlabels"}
+    corners = {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": ["left"]}
+    drawn = [{"value": corners, "to_name": "image"} | sides | result for result in results]
+    return [{"data": data, "annotations": [{"result": drawn}]}]
+
+
+def test_regions_of_label_studio_belong_to_the_picture_that_they_are_drawn_in(tmp_path: Path) -> None:
+    def found(data: dict[str, Any], *results: dict[str, Any]) -> dict[str, int]:
+        path = write(tmp_path / "tasks.json", studio_task(data, *results))
+        return {k: len(x.shapes) for k, x in find_annotations(path, "folder", image_names("7", "8")).items()}
+
+    both = {"image": "7.png", "after": "8.png"}
+    assert found(both, {"to_name": "before"}, {"to_name": "after"}, {"to_name": "after"}) == {"7": 1, "8": 2}
+    assert found({"images": ["7.png", "8.png"]}, {"item_index": 1}, {"item_index": 1}, {}) == {"7": 1, "8": 2}
+    with pytest.raises(SesamError, match="'other' may be any"):
+        found(both, {"to_name": "other"})
+    assert found({"image": "7.png"}) == {"7": 0}  # submitted without a region
+    negative = {"is_positive": False, "type": "keypointlabels", "value": {"x": 1, "y": 1, "keypointlabels": ["left"]}}
+    unlabeled = {"value": {"points": [[0, 0], [50, 0], [50, 50]], "polygonlabels": []}}
+    path = write(tmp_path / "tasks.json", studio_task({"image": "7.png"}, negative, unlabeled, {}))
+    (drawing,) = find_annotations(path, "folder", image_names("7")).values()
+    drawn = read_annotation(drawing, SPEC)
+    assert drawn.shapes == 1 and drawn.left_out == {
+        "negative points": 1,
+        "regions without a label": 1,
+        "polygons without a pixel": 0,
+    }
+    path = write(tmp_path / "min.json", [{"image": "7.png", "id": 1, "label": []}])
+    with pytest.raises(SesamError, match="JSON-MIN"):
+        find_annotations(path, "folder", image_names("7"))
+
+
+def test_detection_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
+    box = "<object><name>left</name><bndbox><xmin>1</xmin><xmax>9</xmax><ymin>1</ymin><ymax>9</ymax></bndbox></object>"
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    refused(write(tmp_path / "7.xml", f"<annotation>{size}{box}</annotation>"), "detection XML")
+
+
+@pytest.mark.parametrize("name", ["photograph", "label"])
+def test_a_photograph_is_known_by_its_bytes(name: str, tmp_path: Path) -> None:
+    """Not by another annotation of the image beside it."""
+    path = tmp_path / "7.png"
+    Image.fromarray(np.full(SHAPE, name == "label", np.uint8)).save(path)
+    record = ImageRecord("7", "x/7.png", *SHAPE, sha256(path) if name == "photograph" else "0" * 64)
+    found = find_annotations(tmp_path, "folder", ImageNames([record]))
+    assert list(found) == ([] if name == "photograph" else ["7"])
 
 
 UPLOAD = "/data/upload/1/0a1b2c3d-7.png"  # Label Studio puts files into a folder of the project's number
@@ -276,7 +356,7 @@ UPLOAD = "/data/upload/1/0a1b2c3d-7.png"  # Label Studio puts files into a folde
     ],
 )
 def test_names_match_image_ids(name: str, ids: str, matching: str | None) -> None:
-    assert match_image_id(name, ids.split()) == matching
+    assert image_names(*ids.split()).match(name, is_url=True) == matching
 
 
 def spoiled(document: Any, path: tuple = ()) -> Iterator[Any]:
@@ -300,7 +380,7 @@ XML_FAULTS = [
     ("3.00,2.00", "3.00"), ("3.00,2.00", "3.00,2.00,1.00"), ('xtl="5"', ""), ('ybr="38"', 'ybr="low"'),
     ('rle="0', 'rle="-1'), ('rle="0', 'rle="0,0,7'), ('rle="0', 'rle="'), ('left="40"', 'left="50"'),
     ('left="40"', 'left="-1"'), ('top="20"', 'top="1e3"'), ('z_order="1"', 'z_order="up"'),
-    ("<tag ", '<ellipse label="left" cx="1" cy="1" rx="1" ry="1"/><tag '), ("<mask", "<cuboid/><mask"),
+    ("<tag ", '<ellipse label="left" cx="1" cy="1" rx="1"/><tag '), ("<mask", "<cuboid/><mask"),
 ]  # fmt: skip
 
 
@@ -361,8 +441,8 @@ def test_keypoints_of_coco_are_not_taken_for_their_box(tmp_path: Path) -> None:
     _, box, run_lengths, _ = document["annotations"]
     for annotation in (box, run_lengths):
         annotation["keypoints"] = [10, 10, 2]
-    refused(write(tmp_path / "coco.json", document), "the shape keypoints")
-    (drawing,) = find_annotations(tmp_path, "folder", {"7"}).values()
+    refused(write(tmp_path / "coco.json", document), "keypoints")
+    (drawing,) = find_annotations(tmp_path, "folder", image_names("7")).values()
     assert isinstance(drawing, Drawing) and len(drawing.shapes) == 3
 
 
@@ -379,14 +459,15 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkey
     xml = write(Path("drawn/one.xml"), cvat("0.png").replace('"dot"', '"right"'))
     document = json.dumps(labelme() | {"imagePath": "1.png"}).replace('"dot"', '"right"')
     write(Path("drawn/1.json"), document)
-    Image.fromarray(np.zeros((*SHAPE, 3), np.uint8)).save("drawn/1.png")  # labelme's image
+    shutil.copy(Manifest.load().train[1].image, "drawn/1.png")  # labelme's image
     Image.fromarray(np.full(SHAPE, 1, np.uint8)).save("drawn/2.png")
     weak_labels.main()
     labels = [read_label(Path(f"data/weak/{k}.png")) for k in range(3)]
     assert np.array_equal(labels[0], np.where(expected() == 2, 1, expected())) and np.array_equal(labels[0], labels[1])
     assert (labels[2] == 1).all()
-    write(xml, xml.read_text().replace("<tag", "<ellipse/><tag").replace('"right"', '"unicorn"'))
-    write(Path("drawn/1.json"), document.replace('"right"', '"dragon"', 1))
-    with pytest.raises(SesamError, match="labels with values that are not a class: 2") as problem:
+    write(xml, xml.read_text().replace("<tag", "<cuboid/><tag"))
+    write(Path("drawn/1.json"), document.replace('"right"', '"Rigth"', 1))
+    with pytest.raises(SesamError, match=r"cannot be read: 1(.|\n)*one.xml: cuboid") as problem:
         weak_labels.main()
-    assert "'unicorn', the shape ellipse" in str(problem.value) and "'dragon'" in str(problem.value)
+    assert "names that are not a class: 1" in str(problem.value)
+    assert "'Rigth' (did you mean right?); classes are left, right" in str(problem.value)

@@ -52,7 +52,7 @@ def test_card_for_programs(workspace: tuple[Manifest, Params]) -> None:
     assert list(sets) == ["images", "classes", "labels_of_images", "sources_of_images"]
     assert [row["classes/name"] for row in sets["classes"]["data"]] == ["left", "right, far", "nowhere", "never"]
     properties = {entry["name"]: entry["value"] for entry in card_json["additionalProperty"]}
-    assert properties["precision of merged labels"] == 0.875 and properties["sampling.num_points"] == 5
+    assert properties["precision of merged labels"] == 0.875 and properties["sampling.num_points"] == 20
     assert properties["IoU of left"] == 0.5 and properties["IoU of never"] == "None"
 
 

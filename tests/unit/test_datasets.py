@@ -86,7 +86,7 @@ def test_a_preset_and_the_root_are_enough(workspace, capsys, dataset_format, tra
         assert set(np.unique(drawn)) == {left, right, 255} and (drawn[drawn != 255] == fine[drawn != 255]).all()
     printed, images = capsys.readouterr(), len(dataset.train)
     assert f"{images} training images, 1 validation images" in printed.out
-    assert f"about 2 components per image, {2 * images} SAM prompts per round, 2 rounds" in printed.out
+    assert f"about 2 components per image, {2 * images} SAM prompts per round, 1 round" in printed.out
     assert f"({images} of 2.1 MB;" in printed.out and "MB per round for prompts and masks" in printed.out
     assert "sam.checkpoint" not in printed.err, "embed fetches it"
 
@@ -415,10 +415,10 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
         ("points.json", '{"2007_000032": [{"x": 1, "y": 2}]}', "2007_000032: clicks in points.json that are not {x, "),
         ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are not {x, y"),
         ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
-        ("points.json", "3", "points.json is not an annotation file that can be read"),
+        ("points.json", "3", "points.json is of an unknown format, which is not read. Export one of"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
-        ("points.json", "{}", "points.json annotates no image of the data set"),
-        ("nowhere", None, "weak_labels.path: nowhere is neither a folder"),
+        ("points.json", "{}", "points.json is of an unknown format"),
+        ("nowhere", None, "weak_labels.path: nowhere is not a folder"),
     ],
 )
 def test_an_unreadable_source_is_reported(workspace, source, content, message) -> None:
@@ -456,7 +456,8 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     assert "labels that differ from their image in size: 1" in message and f"train/09.png is 20x{HEIGHT}" in message
     assert "labels with values that are not a class: 1" in message and "raw/labels/val/a.png: 7" in message
     assert "images in train and in val: 1" in message and "raw/images/train/11.png and raw/images/val/b" in message
-    assert not list(Path("data").rglob("*.*"))
+    assert "data/issues.txt lists all" in message and len(Path("data/issues.txt").read_text().splitlines()) == 15
+    assert [path.name for path in Path("data").rglob("*.*")] == ["issues.txt"]
 
 
 def test_missing_files_are_reported_by_path(workspace) -> None:
@@ -477,8 +478,8 @@ def test_warnings(workspace, capsys) -> None:
     warnings = capsys.readouterr().err
     for warning in (
         "models/custom.pth (sam.checkpoint) is missing",
-        "classes that never occur in the fine training labels: 1 (c)",
-        "training images whose fine label has no class: 1 (copy)",
+        "classes that never occur in the fine labels of train: 1 (c)",
+        "images of train whose fine label has no class: 1 (copy)",
         "duplicate training images: 1 (raw/images/train/0.jpg and raw/images/train/copy.jpg)",
     ):
         assert warning in warnings

@@ -54,11 +54,29 @@ def test_unreadable_exif_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("image_format", ["EPS", "GIF", "TIFF", "PPM"])
-def test_other_formats_named_png_are_refused(image_format: str, tmp_path: Path) -> None:
+KINDS = {"EPS": "not an image", "PPM": "not an image", "GIF": "a GIF", "JPEG": "a JPEG", "TIFF": "a TIFF"}
+
+
+@pytest.mark.parametrize("image_format", KINDS)
+def test_a_label_is_a_png_by_its_bytes(image_format: str, tmp_path: Path) -> None:
+    """A photograph may also be a JPEG, TIFF, WebP or BMP, whatever its name."""
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png", format=image_format)
-    with pytest.raises(SesamError, match=r"a\.png cannot be read as an image"):
-        read_image(tmp_path / "a.png")
+    with pytest.raises(SesamError, match=rf"a\.png is {KINDS[image_format]}.*; expected PNG"):
+        read_label(tmp_path / "a.png")
+    if image_format in ("JPEG", "TIFF"):
+        assert read_image(tmp_path / "a.png").shape == (4, 6, 3)
+    else:
+        with pytest.raises(SesamError, match=KINDS[image_format]):
+            read_image(tmp_path / "a.png")
+
+
+def test_tiffs_of_more_than_8_bits_or_one_page_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 6), np.uint16)).save(tmp_path / "deep.tif")
+    Image.new("L", (6, 4)).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.new("L", (6, 4))])
+    with pytest.raises(SesamError, match="more than 8 bits"):
+        read_image(tmp_path / "deep.tif")
+    with pytest.raises(SesamError, match="2 pages"):
+        read_image(tmp_path / "pages.tif")
 
 
 def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_points_of_each_strategy(params) -> None:
         return sample_points(region, config, confidence, np.random.default_rng(0))
 
     bar, row = Region(10, 20, np.ones((5, 40), bool)), Region(0, 0, np.ones((1, 4), bool))
-    points = sample(bar, np.zeros((60, 80), np.uint8))  # the middle of the bar
+    points = sample(bar, np.zeros((60, 80), np.uint8), num_points=5)  # the middle of the bar
     assert len(points) == 5 and {y for _, y in points} <= {11, 12, 13}
     confidence = np.array([[1, 9, 3, 8]], np.uint8)
     assert sample(row, confidence, strategy="confident", num_points=2) == [(1, 0), (3, 0)]
@@ -122,7 +122,8 @@ def test_points_of_each_strategy(params) -> None:
 def test_prompts_depend_only_on_params_seed_round_image_and_component(params) -> None:
     def prompts(round_name: str = "r1", seed: int = 0, **changes: object) -> list:
         groups = {group: getattr(params, group).model_copy(update=values) for group, values in changes.items()}
-        changed = params.model_copy(update={"seed": seed, **groups})
+        five = params.sampling.model_copy(update={"num_points": 5})
+        changed = params.model_copy(update={"seed": seed, "sampling": five, **groups})
         return image_prompts(weak, np.zeros_like(weak), np.zeros_like(weak), changed, (round_name, "a"))
 
     weak = np.full((40, 60), 255, np.uint8)

@@ -1,5 +1,6 @@
 """COCO's JSON: polygons, run lengths, boxes."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field
 from sesam.artifacts.atomic_io import write_json
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, runs_to_mask
+from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_counts
 
 NAME, SUFFIX = "COCO's JSON", ".json"
@@ -22,22 +24,22 @@ class _Rle(Entry):
 
 
 class _Image(Entry):
-    id: int
+    id: int | str
     file_name: str
-    width: Pixels
-    height: Pixels
+    width: Pixels | None = None
+    height: Pixels | None = None
 
 
 class _Annotation(Entry):
-    image_id: int
-    category_id: int
+    image_id: int | str
+    category_id: int | str | None = None
     segmentation: list[list[Number]] | _Rle | None = None
     bbox: tuple[Number, Number, Number, Number] | None = None
     keypoints: list[Number] | None = None
 
 
 class _Category(Entry):
-    id: int
+    id: int | str
     name: str
 
 
@@ -54,25 +56,40 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """
     if not (isinstance(file.document, dict) and "categories" in file.document):
         return None
+    if any("segments_info" in entry for entry in file.document.get("annotations", []) if isinstance(entry, dict)):
+        raise SesamError(f"{file.path} is COCO's panoptic JSON, which is not read. Export instances.")
     document = _Document.model_validate(file.document)
     names = {category.id: category.name for category in document.categories}
-    shapes: dict[int, list[Shape]] = {image.id: [] for image in document.images}
-    unread: dict[int, tuple[str, ...]] = {}
-    sizes = {image.id: (image.height, image.width) for image in document.images}
+    shapes: dict[int | str, list[Shape]] = {image.id: [] for image in document.images}
+    unread: dict[int | str, tuple[str, ...]] = {}
+    unlabeled = Counter[int | str]()
+    sizes = {x.id: (x.height, x.width) if x.height and x.width else None for x in document.images}
     if len(names) < len(document.categories) or len(sizes) < len(document.images):
         raise ValueError("two images or two categories of one id")
     for annotation in document.annotations:
         image_id, segmentation = annotation.image_id, annotation.segmentation
+        if annotation.category_id is None and image_id in shapes:
+            unlabeled[image_id] += 1
+            continue
         if image_id not in shapes or annotation.category_id not in names:
             raise ValueError(f"an annotation of image {image_id} or category {annotation.category_id}: it is missing")
-        if isinstance(segmentation, _Rle) and segmentation.size != sizes[image_id]:
+        if isinstance(segmentation, _Rle) and segmentation.size != (sizes[image_id] or segmentation.size):
             raise ValueError(f"a mask of {segmentation.size[1]}x{segmentation.size[0]} pixels")
         if annotation.keypoints and not segmentation:
             unread[image_id] = ("keypoints",)
         else:
             shapes[image_id] += _shapes(annotation, names[annotation.category_id])
     return [
-        (image.file_name, Drawing(file.path, sizes[image.id], tuple(shapes[image.id]), unread.get(image.id, ())))
+        (
+            image.file_name,
+            Drawing(
+                file.path,
+                sizes[image.id],
+                tuple(shapes[image.id]),
+                unread.get(image.id, ()),
+                skipped=(("regions without a label", unlabeled[image.id]),) * bool(unlabeled[image.id]),
+            ),
+        )
         for image in document.images
     ]
 
@@ -80,8 +97,9 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
 def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
     if isinstance(annotation.segmentation, _Rle):
         return [Shape(name, "mask", pixels=partial(_mask, annotation.segmentation))]
-    if annotation.segmentation:
-        outlines = [np.reshape(flat[: len(flat) // 2 * 2], (-1, 2)) for flat in annotation.segmentation]
+    segmentation = [flat for flat in annotation.segmentation or [] if flat]
+    if segmentation:
+        outlines = [np.reshape(flat[: len(flat) // 2 * 2], (-1, 2)) for flat in segmentation]
         return [Shape(name, "polygon", outline) for outline in outlines]
     if annotation.bbox:
         left, top, width, height = annotation.bbox
@@ -89,7 +107,7 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
     return []
 
 
-def _mask(rle: _Rle) -> np.ndarray:
+def _mask(rle: _Rle, size: tuple[int, int]) -> np.ndarray:
     counts = rle_to_counts(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
     return runs_to_mask(counts, width, height).T  # column by column

@@ -1,14 +1,13 @@
 """What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.manifest import ImageRecord
 from sesam.datasets.data_issues import DataIssue, IssueKind
-from sesam.datasets.label_maps import LabelMap
+from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap
 from sesam.errors import SesamError
 from sesam.geometry.regions import Region
 
@@ -61,13 +60,24 @@ class LabelSpec(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """labels: (H, W) uint8, 255 = unlabeled. unknown: what is not a class. left_out: what leaves no pixel, by kind."""
+
+    labels: np.ndarray
+    unknown: list[str]
+    shapes: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    colors: Colors = NO_COLORS
+
+
+@dataclass(frozen=True)
 class Annotation:
     """What annotators made of one image, in a file."""
 
     path: Path
 
-    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
-        """Labels (H, W) uint8, 255 = unlabeled, and what is not a class; DataIssue: unreadable, or of another size."""
+    def draw(self, spec: LabelSpec) -> Drawn:
+        """The annotation as labels; DataIssue: unreadable, or of another size."""
         raise NotImplementedError
 
     def check_size(self, size: tuple[int, ...], spec: LabelSpec) -> None:
@@ -95,20 +105,6 @@ class ImageRegions(NamedTuple):
     @property
     def shape(self) -> tuple[int, int]:
         return self.record.height, self.record.width
-
-
-def match_image_id(name: str, ids: Collection[str]) -> str | None:
-    """The id that a tool's name means: the longest end of its path that is one; None if there is none."""
-    # a URL: what Label Studio serves from its disk is behind ?d=, a signature behind another ?
-    path = PurePosixPath(unquote(name).replace("\\", "/").split("?d=")[-1].split("?")[0])
-    stem = path.stem.removesuffix("_leftImg8bit")  # Cityscapes' ids are shorter than its names
-    for last in dict.fromkeys((stem, path.stem, path.name)):
-        parts = [*path.parent.parts, last]
-        for first in range(len(parts)):
-            if (candidate := "/".join(parts[first:])) in ids:
-                return candidate
-    uploaded = re.sub(r"^[0-9a-f]{8}-", "", stem)  # Label Studio's prefix of uploads
-    return uploaded if uploaded in ids else None
 
 
 def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, runs_to_mask, slices
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "CVAT for images 1.1", ".xml"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "points": "point"}
-READ = (*KINDS, "box", "mask", "tag")
+READ = (*KINDS, "box", "ellipse", "mask", "tag")
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
@@ -30,13 +30,15 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         if not all(1 <= side <= 1 << 16 for side in size):
             raise ValueError(f"an image of {size[1]}x{size[0]} pixels")
         elements = sorted(image, key=lambda element: int(element.get("z_order", "0")))
-        shapes = tuple(shape for element in elements if (shape := _shape(element, size)) is not None)
+        shapes = tuple(shape for element in elements if (shape := _shape(element)) is not None)
         unread = tuple(sorted({element.tag for element in elements} - set(READ)))
-        drawings.append((image.attrib["name"], Drawing(file.path, size, shapes, unread)))
+        subset = image.get("subset", "default")  # of a project; two of its images may have one name
+        name = image.attrib["name"] if subset == "default" else f"{subset}/{image.attrib['name']}"
+        drawings.append((name, Drawing(file.path, size, shapes, unread)))
     return drawings
 
 
-def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
+def _shape(element: ElementTree.Element) -> Shape | None:
     attributes = element.attrib
     if element.tag in KINDS:
         points = [tuple(map(float, pair.split(","))) for pair in attributes["points"].split(";")]
@@ -45,10 +47,14 @@ def _shape(element: ElementTree.Element, size: tuple[int, int]) -> Shape | None:
         left, top, right, bottom = (float(attributes[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
         corners = box_corners(left, top, right, bottom, float(attributes.get("rotation", "0")))
         return Shape(attributes["label"], "polygon", corners)
+    if element.tag == "ellipse":
+        x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
+        outline = ellipse_outline(x, y, rx, ry, float(attributes.get("rotation", "0")))
+        return Shape(attributes["label"], "polygon", outline)
     if element.tag == "mask":
         counts = [int(number) for number in attributes["rle"].split(",")]
         window = [int(attributes[side]) for side in ("left", "top", "width", "height")]
-        return Shape(attributes["label"], "mask", pixels=partial(_mask, counts, window, size))
+        return Shape(attributes["label"], "mask", pixels=partial(_mask, counts, window))
     return None
 
 

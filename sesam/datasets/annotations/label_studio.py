@@ -1,7 +1,8 @@
-"""Label Studio's JSON: brush, polygon, keypoint and rectangle."""
+"""Label Studio's JSON: brush, polygon, keypoint, rectangle and ellipse."""
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
+from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
+from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "Label Studio's JSON", ".json"
@@ -24,18 +26,20 @@ class _Value(Entry):
     y: Number | None = None
     width: Number | None = None
     height: Number | None = None
+    radius_x: Number | None = Field(None, alias="radiusX")
+    radius_y: Number | None = Field(None, alias="radiusY")
     rotation: Number = 0.0
     format: Literal["rle"] | None = None
     rle: list[Annotated[int, Field(ge=0, le=255)]] | None = None
-    brushlabels: list[str] | None = None
-    polygonlabels: list[str] | None = None
-    keypointlabels: list[str] | None = None
-    rectanglelabels: list[str] | None = None
 
 
 class _Result(Entry):
     type: str
+    id: str | int | None = None
     value: dict[str, Any] = Field(default_factory=dict)
+    to_name: str = ""
+    item_index: Annotated[int, Field(ge=0)] | None = None
+    is_positive: bool = True
     original_width: Pixels | None = None
     original_height: Pixels | None = None
 
@@ -43,6 +47,7 @@ class _Result(Entry):
 class _Annotation(Entry):
     result: list[_Result]
     was_cancelled: bool = False
+    ground_truth: bool = False
 
 
 class _Task(Entry):
@@ -50,57 +55,115 @@ class _Task(Entry):
     annotations: list[_Annotation]
 
 
-READ = ("brushlabels", "polygonlabels", "keypointlabels", "rectanglelabels")
+NAMES = TypeAdapter(list[str])
+TOOLS = ("brush", "polygon", "keypoint", "rectangle", "ellipse")  # with labels of their own, or beside <Labels>
+USUAL_KEYS = ("image", "img", "url")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
-    """The last annotation of each task that was not cancelled; ValidationError or ValueError if it is none."""
+    """Of each task the annotation marked as ground truth, else the last one that was not cancelled.
+
+    ValidationError or ValueError if it is not Label Studio's, SesamError if it is its JSON-MIN.
+    """
     if not isinstance(file.document, list):
         return None
+    if file.document and all(isinstance(task, dict) and not {"data", "result"} & task.keys() for task in file.document):
+        raise SesamError(f"{file.path} may be Label Studio's JSON-MIN, which is not read. Export the project as JSON.")
     drawings = []
     for task in TypeAdapter(list[_Task]).validate_python(file.document):
-        fields = [task.data.get(key) for key in ("image", "img", "url")] + list(task.data.values())
-        name = next((text for text in fields if isinstance(text, str)), None)
         done = [annotation for annotation in task.annotations if not annotation.was_cancelled]
-        if done and name is not None and (drawing := _drawing(file.path, name, done[-1])):
-            drawings.append((name, drawing))
+        if done := [annotation for annotation in done if annotation.ground_truth] or done:
+            drawings += _drawings(file.path, task.data, done[-1].result)
     return drawings
 
 
-def _drawing(path: Path, name: str, annotation: _Annotation) -> Drawing | None:
-    """What an annotation draws in the image `name`; None if nothing, because then the image's size is unknown."""
-    shapes, unread, sizes = [], set(), set()
-    for result in annotation.result:
-        if result.type not in READ:
-            unread |= {result.type} if result.type.endswith("labels") else set()
+def _drawings(path: Path, data: dict[str, Any], results: list[_Result]) -> list[tuple[str, Drawing]]:
+    """What is drawn in each picture of a task, by the picture's name."""
+    pictures = {key: value for key, value in data.items() if _is_picture(value)}
+    results = [x for x in results if x.type.endswith("labels") or x.type in TOOLS]  # others are about the whole task
+    if not results:  # submitted without a region
+        names = [value for value in pictures.values() if isinstance(value, str)]
+        return [(name, Drawing(path, None, ())) for name in names[:1] if len(pictures) == 1]
+    of_picture: dict[str, list[_Result]] = {}
+    targets = {result.to_name for result in results}
+    for result in results:
+        name = _picture(result, targets, pictures, data)
+        of_picture.setdefault(name, []).append(result)
+    return [(name, _drawing(path, name, found)) for name, found in of_picture.items()]
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_picture, value))
+    return isinstance(value, str) and value.partition("?d=")[2].endswith(IMAGE_SUFFIXES) | (
+        value.partition("?")[0].lower().endswith(IMAGE_SUFFIXES)
+    )
+
+
+def _picture(result: _Result, targets: set[str], pictures: dict[str, Any], data: dict[str, Any]) -> str:
+    """The name of the picture that a region is drawn in; ValueError if the task shows several, and it is not known."""
+    left = [key for key in pictures if key not in targets]  # a tag is often called like the data that it shows
+    if result.to_name in pictures:
+        value = pictures[result.to_name]
+    elif len(left) == 1:
+        value = pictures[left[0]]
+    elif left:
+        raise ValueError(
+            f"a task shows {', '.join(left)}, and {result.to_name!r} may be any: name the tag like its data"
+        )
+    else:
+        value = next((data[key] for key in (*USUAL_KEYS, *data) if isinstance(data.get(key), str)), None)
+    if isinstance(value, list):
+        value = value[result.item_index or 0] if (result.item_index or 0) < len(value) else None
+    if value is None:
+        raise ValueError(f"a region of {result.to_name!r}, which its task does not show")
+    return str(value)
+
+
+def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
+    shapes, unread, sizes, skipped = [], set(), set(), Counter[str]()
+    labels = {x.id: NAMES.validate_python(x.value.get("labels", [])) for x in results if x.type == "labels"}
+    for result in results:
+        tool = result.type.removesuffix("labels")
+        if result.original_width is not None and result.original_height is not None:
+            sizes.add((result.original_height, result.original_width))
+        if tool not in TOOLS:
+            unread |= {result.type} if tool and tool != result.type else set()
             continue
         if result.original_width is None or result.original_height is None:
             raise ValueError(f"{result.type} without original_width and original_height")
-        size = result.original_height, result.original_width
-        sizes.add(size)
-        shapes += _shapes(result.type, _Value.model_validate(result.value), size)
+        own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
+        if not (names := NAMES.validate_python(own)):
+            skipped["regions without a label"] += 1
+        elif not (result.is_positive and result.value.get("is_positive", True)):
+            skipped["negative points"] += 1
+        else:
+            size = result.original_height, result.original_width
+            shapes += [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
     if len(sizes) > 1:
         raise ValueError(f"two sizes of the image {name}")
-    return Drawing(path, sizes.pop(), tuple(shapes), tuple(sorted(unread))) if sizes else None
+    known = sizes.pop() if sizes else None
+    return Drawing(path, known, tuple(shapes), tuple(sorted(unread)), skipped=tuple(sorted(skipped.items())))
 
 
-def _shapes(result_type: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
+def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
     scale = np.array(size[::-1]) / 100  # its numbers are percent
-    names = getattr(value, result_type) or []
-    if result_type == "brushlabels" and value.rle is not None:
-        pixels = partial(decode_brush, bytes(value.rle), size)
-        return [Shape(name, "mask", pixels=pixels) for name in names]
-    kind: Kind = "point" if result_type == "keypointlabels" else "polygon"
-    if result_type == "polygonlabels" and value.points is not None:
-        points = np.reshape(value.points, (-1, 2)) * scale
-    elif result_type == "keypointlabels" and value.x is not None and value.y is not None:
-        points = np.array([[value.x, value.y]]) * scale
-    elif result_type == "rectanglelabels" and None not in (box := (value.x, value.y, value.width, value.height)):
-        left, top, width, height = np.array(box, float) * [*scale, *scale]
-        points = box_corners(left, top, left + width, top + height, value.rotation, about_corner=True)
-    else:
-        raise ValueError(f"{result_type} without its numbers")
-    return [Shape(name, kind, points) for name in names]
+    if tool == "brush" and value.rle is not None:
+        return [Shape(name, "mask", pixels=partial(decode_brush, bytes(value.rle)))]
+    if tool == "polygon" and value.points is not None:
+        return [Shape(name, "polygon", np.reshape(value.points, (-1, 2)) * scale)]
+    if value.x is not None and value.y is not None:
+        x, y = value.x * scale[0], value.y * scale[1]
+        if tool == "keypoint":
+            return [Shape(name, "point", np.array([[x, y]]))]
+        if tool == "rectangle" and value.width is not None and value.height is not None:
+            right, bottom = x + value.width * scale[0], y + value.height * scale[1]
+            return [Shape(name, "polygon", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
+        if tool == "ellipse" and value.radius_x is not None and value.radius_y is not None:
+            radii = value.radius_x * scale[0], value.radius_y * scale[1]
+            return [Shape(name, "polygon", ellipse_outline(x, y, *radii, value.rotation))]
+    raise ValueError(f"{tool} without its numbers")
 
 
 def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:

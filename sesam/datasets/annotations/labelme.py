@@ -1,6 +1,7 @@
 """labelme's JSON, a file per image."""
 
 import base64
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from io import BytesIO
@@ -12,26 +13,27 @@ from PIL import Image
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
 
 NAME, SUFFIX = "labelme's JSON", ".json"
-KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon"}
+KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon", "rotation": "polygon"}
+IGNORED = "__ignore__"  # labelme's own name of what is not a class
 KINDS |= {"line": "line", "linestrip": "line", "point": "point", "points": "point"}
 
 
 class _Shape(Entry):
     label: str
     points: list[Point]
-    shape_type: str
+    shape_type: str | None = None  # labelme 3 had polygons alone
     mask: str | None = None
 
 
 class _Document(Entry):
     shapes: list[_Shape]
     image_path: str = Field(alias="imagePath")
-    image_height: Pixels = Field(alias="imageHeight")
-    image_width: Pixels = Field(alias="imageWidth")
+    image_height: Pixels | None = Field(None, alias="imageHeight")
+    image_width: Pixels | None = Field(None, alias="imageWidth")
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
@@ -39,20 +41,29 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     if not (isinstance(file.document, dict) and "shapes" in file.document):
         return None
     document = _Document.model_validate(file.document)
-    size = document.image_height, document.image_width
-    shapes, unread = [], set()
+    height, width = document.image_height, document.image_width
+    size = (height, width) if height and width else None
+    shapes, unread, ignored = [], set(), 0
     for shape in document.shapes:
-        points = np.array(shape.points, float).reshape(-1, 2)
-        if shape.shape_type in KINDS:
-            shapes.append(Shape(shape.label, KINDS[shape.shape_type], points))
-        elif shape.shape_type == "rectangle" and len(points) == 2:
+        points, shape_type = np.array(shape.points, float).reshape(-1, 2), shape.shape_type or "polygon"
+        if shape.label == IGNORED:
+            ignored += 1
+        elif shape_type in KINDS:
+            shapes.append(Shape(shape.label, KINDS[shape_type], points))
+        elif shape_type == "rectangle" and len(points) in (2, 4):  # X-AnyLabeling gives all corners
             shapes.append(Shape(shape.label, "polygon", box_corners(*points.min(0), *points.max(0))))
-        elif shape.shape_type == "mask" and shape.mask is not None and len(points):
-            shapes.append(Shape(shape.label, "mask", pixels=partial(_mask, shape.mask, points[0], size)))
+        elif shape_type == "circle" and len(points) == 2:
+            radius = float(np.linalg.norm(points[1] - points[0]))
+            shapes.append(Shape(shape.label, "polygon", ellipse_outline(points[0, 0], points[0, 1], radius, radius)))
+        elif shape_type == "mask" and shape.mask is not None and len(points):
+            shapes.append(Shape(shape.label, "mask", pixels=partial(_mask, shape.mask, points[0])))
         else:
-            unread.add(shape.shape_type)
-    photograph = file.path.parent / document.image_path  # beside the file, if it is a name alone
-    return [(document.image_path, Drawing(file.path, size, tuple(shapes), tuple(sorted(unread)), photograph))]
+            unread.add(shape_type)
+    # beside the file, if it is a name alone
+    photograph = os.path.normpath(file.path.parent / document.image_path.replace("\\", "/"))
+    skipped = ((f"shapes called {IGNORED}", ignored),) * bool(ignored)
+    drawing = Drawing(file.path, size, tuple(shapes), tuple(sorted(unread)), file.path.stem, skipped)
+    return [(photograph, drawing)]
 
 
 def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,18 +1,20 @@
 """The annotations of a folder or a file, in every known format. A new format is a module and an entry here."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 from pydantic import ValidationError
 
+from sesam.artifacts.atomic_io import sha256
 from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations import coco, cvat, label_studio, labelme, png, scribblesup, whats_the_point
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec, match_image_id
-from sesam.datasets.data_issues import DataIssue, IssueKind
-from sesam.datasets.layouts import files_below
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
+from sesam.datasets.annotations.image_names import ImageNames
+from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
+from sesam.datasets.layouts import TILES_INDEX, files_below
 from sesam.errors import SesamError, describe_validation_error
 
 
@@ -36,45 +38,59 @@ def is_annotated(folder: Path) -> bool:
     return not {path.suffix.lower() for path in files_below(folder)}.isdisjoint(reader.SUFFIX for reader in READERS)
 
 
-def find_annotations(source: Path, dataset_format: str, ids: Collection[str]) -> dict[str, Annotation]:
-    """The annotations at `source`, a file or folder, by image id; those of no image of `ids` by their name for it.
+def find_annotations(source: Path, dataset_format: str, names: ImageNames) -> dict[str, Annotation]:
+    """The annotations at `source`, a file or folder, by training image's id; those of no such image by their name.
 
-    PNG's paths end in the image's id, ScribbleSup's are it. SesamError if an image has two, or a file is unreadable.
+    PNG's paths end in the image's id, ScribbleSup's are it. PNGs with the bytes of a data set's image are left out.
+    SesamError if an image has two, or a file is unreadable.
     """
     if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
-        raise SesamError(f"weak_labels.path: {source} is neither a folder of PNG, XML or JSON files nor such a file.")
+        hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
+        expected = "a folder of PNG, XML or JSON files, or an XML or JSON file"
+        raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
     annotations: dict[str, Annotation] = {}
-    photographs: set[Path | None] = set()
-    nested: set[str] = set()  # images that a PNG's path ends in
-    paths = files_below(source) if source.is_dir() else [source]
-    files = [AnnotationFile(path, _image_name(path, source, dataset_format)) for path in paths]
-    # PNGs last, because they may be the images that labelme's files are of; those named by an id before nested ones
-    for file in sorted(files, key=lambda file: (file.path.suffix.lower() == ".png", file.name not in ids)):
-        if file.path in photographs or (dataset_format == "cityscapes" and file.path.stem.endswith("_polygons")):
-            continue  # Cityscapes' polygons are beside its label PNGs, with the same content
-        for name, annotation in _read_file(file):
+    called: dict[str, str] = {}  # what the file that annotates an image calls it
+    for path in files_below(source) if source.is_dir() else [source]:
+        is_polygons = dataset_format == "cityscapes" and path.stem.endswith("_polygons")
+        if is_polygons or path.name == TILES_INDEX:  # Cityscapes has its label PNGs as polygons too
+            continue
+        reader, found = _read_file(AnnotationFile(path, _image_name(path, source, dataset_format)))
+        for name, annotation in found:
             image_id = name
             if isinstance(annotation, Drawing):  # tools name images in their own ways
-                photographs.add(annotation.photograph)
-                image_id = match_image_id(str(annotation.photograph or name), ids) or name
-            elif isinstance(annotation, png.LabelPng) and dataset_format == "folder" and name not in ids:
-                image_id = match_image_id(f"{name}.png", ids) or name
-                # the image may have another annotation, of which this is the photograph: exports have both
-                image_id = name if image_id in annotations and image_id not in nested else image_id
-                nested.add(image_id)
-            if image_id in annotations and image_id in ids:
-                other = annotations[image_id].path
-                raise SesamError(f"{annotation.path} and {other} both annotate {image_id}. Remove one.")
-            annotations[image_id] = annotation
+                image_id = names.match(name, annotation.own_name, is_url=reader is label_studio) or name
+            elif isinstance(annotation, png.LabelPng):
+                if sha256(path) in names.digests:
+                    continue  # the photograph, which many tools export too
+                image_id = (names.match(f"{name}.png") or name) if dataset_format == "folder" else name
+            if image_id in names.train_ids and image_id in annotations:
+                raise SesamError(_both_annotate(image_id, (annotations[image_id].path, called[image_id]), (path, name)))
+            annotations[image_id], called[image_id] = annotation, name
     return annotations
 
 
-def read_annotation(annotation: Annotation, spec: LabelSpec) -> np.ndarray:
-    """Weak labels (H, W) uint8, 255 = unlabeled; DataIssue: another size, not a class, or it cannot be read."""
-    labels, unknown = annotation.draw(spec)
-    if unknown:
-        raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(unknown)}")
-    return labels
+def _both_annotate(image_id: str, *entries: tuple[Path, str]) -> str:
+    (first, one), (second, other) = entries
+    if first == second:
+        return f"{first} annotates {image_id} twice, as {one} and as {other}. Keep one of the two entries."
+    return f"{first} ({one}) and {second} ({other}) both annotate {image_id}. Keep one, and photographs elsewhere."
+
+
+def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
+    """An annotation as labels; DataIssue: another size, not a class, or it cannot be read."""
+    drawn = annotation.draw(spec)
+    if not drawn.unknown:
+        return drawn
+    if not isinstance(annotation, Drawing):
+        raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(drawn.unknown)}")
+    known = ", ".join(spec.classes[:MAX_SHOWN]) + ", …" * (len(spec.classes) > MAX_SHOWN)
+    hints = [f"{name}{_closest(name, spec.classes)}" for name in drawn.unknown]
+    raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}")
+
+
+def _closest(name: str, classes: Sequence[str]) -> str:
+    close = get_close_matches(name.strip("'\" ").lower(), [k.lower() for k in classes], 1)
+    return f" (did you mean {next(k for k in classes if k.lower() == close[0])}?)" if close else ""
 
 
 def _image_name(path: Path, source: Path, dataset_format: str) -> str:
@@ -84,13 +100,23 @@ def _image_name(path: Path, source: Path, dataset_format: str) -> str:
     return re.sub("_gt(Coarse|Fine)_labelIds$", "", path.stem) if dataset_format == "cityscapes" else path.stem
 
 
-def _read_file(file: AnnotationFile) -> Sequence[tuple[str, Annotation]]:
-    """What a file annotates, by the names that it gives images; SesamError if it cannot be read."""
+def _describe(document: Any) -> str:
+    """What a JSON or XML file seems to be."""
+    entries = list(document.values()) if isinstance(document, dict) else []
+    if isinstance(document, dict) and document.get("type") in ("FeatureCollection", "Feature"):
+        return "GeoJSON"
+    if any(isinstance(entry, dict) and {"regions", "region_count"} & entry.keys() for entry in entries):
+        return "VGG Image Annotator's JSON"
+    return "of an unknown format"
+
+
+def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str, Annotation]]]:
+    """A file's reader, and what it annotates, by the names that it gives images; SesamError if it cannot be read."""
     readers = [reader for reader in READERS if file.path.suffix.lower() == reader.SUFFIX]
     for reader in readers:
         try:
             if (annotations := reader.read(file)) is not None:
-                return annotations
+                return reader, annotations
             continue
         except ValidationError as problem:
             reason = describe_validation_error(problem)[0]
@@ -99,5 +125,5 @@ def _read_file(file: AnnotationFile) -> Sequence[tuple[str, Annotation]]:
         raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
-        raise SesamError(f"{file.path} is not an annotation file that can be read ({names}).")
-    return []
+        raise SesamError(f"{file.path} is {_describe(file.document)}, which is not read. Export one of {names}.")
+    return None, []

@@ -5,24 +5,30 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 
 NAME, SUFFIX = "ScribbleSup's XML", ".xml"
 # VOC's names of the tags that differ
 VOC_NAMES = dict(plane="aeroplane", bike="bicycle", table="diningtable", plant="pottedplant", monitor="tvmonitor")
 
+EMPTY = {"folder", "filename", "path", "source", "owner", "size", "segmented", "polygon"}  # tags without a stroke
+
 
 class Scribbles(Annotation):
     """The strokes of one image. Some of their points are outside it; what is drawn there is lost."""
 
-    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
+    def draw(self, spec: LabelSpec) -> Drawn:
         try:
             root = ElementTree.parse(self.path).getroot()
             size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
             strokes = tuple(_stroke(element) for element in root if element.find("point") is not None)
         except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} cannot be read as {NAME} ({problem})") from None
+        if not strokes and (others := {element.tag for element in root} - EMPTY):
+            kind = "Pascal VOC's detection XML, whose boxes are no weak labels" if "object" in others else "not its XML"
+            text = f"{self.path} has no stroke of {NAME}; it is {kind}. Export polygons, masks or strokes"
+            raise DataIssue(IssueKind.UNREADABLE, text)
         return Drawing(self.path, size, strokes).draw(spec)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, LabelSpec
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 
 NAME, SUFFIX = "What's the Point", ".json"
@@ -18,7 +18,7 @@ class Clicks(Annotation):
 
     clicks: Any
 
-    def draw(self, spec: LabelSpec) -> tuple[np.ndarray, list[str]]:
+    def draw(self, spec: LabelSpec) -> Drawn:
         try:
             clicks = [tuple(int(click[key]) for key in ("cls", "x", "y")) for click in self.clicks]
             shapes = tuple(Shape(k, "point", np.array([point], float)) for k, *point in clicks)
@@ -31,4 +31,6 @@ class Clicks(Annotation):
 def read(file: AnnotationFile) -> list[tuple[str, Clicks]] | None:
     """The clicks of each image, by its id."""
     document = file.document
-    return [(k, Clicks(file.path, clicks)) for k, clicks in document.items()] if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not all(isinstance(clicks, list) for clicks in [*document.values()] or [None]):
+        return None
+    return [(k, Clicks(file.path, clicks)) for k, clicks in document.items()]

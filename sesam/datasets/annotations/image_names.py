@@ -1,0 +1,123 @@
+"""Which image of the data set a name in an annotation file means."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from unicodedata import normalize
+from urllib.parse import unquote
+
+from sesam.artifacts.manifest import ImageRecord
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of uploads
+
+
+class _Image(NamedTuple):
+    """An image as names are compared with it. parents: the folders of its file above its id. own: its record's id."""
+
+    own: str
+    id_parts: tuple[str, ...]
+    parents: tuple[str, ...]
+    is_train: bool
+
+
+class ImageNames:
+    """The images of all splits, since a name may mean one that is not trained on."""
+
+    def __init__(self, train: Sequence[ImageRecord], val: Sequence[ImageRecord] = ()) -> None:
+        self.by_last: dict[str, list[_Image]] = defaultdict(list)
+        self.by_upload: dict[str, list[_Image]] = defaultdict(list)
+        self.digests = {record.sha256 for record in (*train, *val)}
+        self.train_ids = {record.id for record in train}
+        self.split_folders: set[str] = set()
+        for records, is_train in ((train, True), (val, False)):
+            for record in records:
+                image = _parse(record, is_train)
+                self.by_last[image.id_parts[-1]].append(image)
+                self.by_upload[_as_uploaded(image.id_parts[-1])].append(image)
+                self.split_folders |= set(image.parents[-1:])
+
+    def match(self, name: str, otherwise: str | None = None, is_url: bool = False) -> str | None:
+        """The id of the training image that a name means: its path's longest agreement; None if it is not one.
+
+        Folders in the name may be fewer than the image's file has, but the id's are all in it. otherwise: another name,
+        tried if the first means no image of any split. is_url: of Label Studio.
+        """
+        spellings = [*_spellings(name, is_url)] + ([] if otherwise is None else [_split(otherwise)])
+        for path in spellings:
+            images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
+            if found := self._best(path, images):
+                return found.own if found.is_train else None
+        path = spellings[-1 if otherwise is None else -2]
+        if UPLOADED.match(path[-1]):  # other formats that Label Studio exports have it too
+            stem = PurePosixPath(UPLOADED.sub("", path[-1])).stem
+            # an upload keeps no folder, so that only an id without folders is certain
+            images = [image for image in self.by_upload.get(stem, ()) if len(image.id_parts) == 1]
+            if len(trained := [image for image in images if image.is_train]) == 1:
+                return trained[0].own
+        return None
+
+    def candidates(self, name: str) -> list[str]:
+        """The ids of training images in folders that a name without these may mean."""
+        path = _split(name)
+        images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
+        return [image.own for image in images if image.is_train and image.id_parts[-len(path) : -1] == path[:-1]]
+
+    def _best(self, path: tuple[str, ...], images: list[_Image]) -> _Image | None:
+        ranked = []
+        for image in images:
+            count = len(image.id_parts)
+            if path[-count:-1] != image.id_parts[:-1] or len(path) < count:
+                continue
+            agreement = 0
+            for ours, theirs in zip(reversed(image.parents), reversed(path[:-count]), strict=False):
+                if not _same_folder(ours, theirs):
+                    break
+                agreement += 1
+            if agreement == 0 and self._is_other_split(path[:-count], image):
+                continue
+            ranked.append(((count + agreement, count, image.is_train), image))
+        return max(ranked, key=lambda entry: entry[0])[1] if ranked else None
+
+    def _is_other_split(self, above: tuple[str, ...], image: _Image) -> bool:
+        """Whether the name's folder above the id is another split's, as images/val in images/val/7.png is."""
+        if not above or not image.parents:
+            return False
+        known = above[-1] in self.split_folders or above[-1].lower() in SPLITS
+        return known and (image.parents[-1] in self.split_folders or image.parents[-1].lower() in SPLITS)
+
+
+def _parse(record: ImageRecord, is_train: bool) -> _Image:
+    id_parts = tuple(normalize("NFC", record.id).split("/"))
+    file_parts = tuple(normalize("NFC", record.image).split("/"))
+    return _Image(record.id, id_parts, file_parts[: -len(id_parts)], is_train)
+
+
+def _same_folder(ours: str, theirs: str) -> bool:
+    return ours == theirs or (SPLITS.get(ours.lower(), ours) == SPLITS.get(theirs.lower(), theirs))
+
+
+def _split(name: str) -> tuple[str, ...]:
+    parts = normalize("NFC", name).replace("\\", "/").split("/")
+    return tuple(part for part in parts if part not in ("", ".")) or ("",)
+
+
+def _spellings(name: str, is_url: bool) -> Iterator[tuple[str, ...]]:
+    """The name as it stands; then, of a URL, decoded, without a signature, and from ?d= on, its place on a disk."""
+    yield _split(name)
+    if is_url:
+        yield _split(unquote(name).split("?d=")[-1])
+        yield _split(unquote(name.split("?d=")[-1].split("?")[0]))
+
+
+def _last_parts(name: str) -> Iterator[str]:
+    """What of a file name may be the last part of an id: all, without its suffix, Cityscapes' without its ending."""
+    stem = PurePosixPath(name).stem
+    yield from dict.fromkeys((name, stem, stem.removesuffix("_leftImg8bit")))
+
+
+def _as_uploaded(stem: str) -> str:
+    """A file's stem as Label Studio stores uploads: blanks become _, and only letters, digits, - and . are kept."""
+    return re.sub(r"[^-\w.]", "", stem.strip().replace(" ", "_"))

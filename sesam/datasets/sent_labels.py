@@ -1,0 +1,38 @@
+"""The labels that `sesam export` sent to an annotation tool, so that what comes back the same is not a correction.
+
+Exports come back whole: without this, SAM's own unreviewed masks would become annotators' weak labels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from glob import escape
+
+import numpy as np
+
+from sesam.artifacts.image_io import Palette, write_label
+from sesam.artifacts.manifest import ImageRecord, load_label
+from sesam.labels import IGNORE_INDEX
+from sesam.paths import CORRECTIONS
+
+SENT = CORRECTIONS / ".sent"  # ROUND/ID.png; to be committed with the corrections
+
+
+def remember_sent(round_name: str, record: ImageRecord, labels: np.ndarray, palette: Palette) -> None:
+    """Keep the labels (H, W) uint8 of an image that is exported."""
+    write_label(SENT / round_name / f"{record.id}.png", labels, palette)
+
+
+def load_sent(record: ImageRecord, num_classes: int) -> list[np.ndarray]:
+    """What was sent of an image, per round; SesamError if a file is damaged."""
+    folders = [path.parents[record.id.count("/")] for path in SENT.glob(f"*/{escape(record.id)}.png")]
+    return [load_label(folder, record, num_classes) for folder in sorted(folders)]
+
+
+def drop_untouched(labels: np.ndarray, sent: Sequence[np.ndarray]) -> tuple[np.ndarray, Counter[str]]:
+    """Labels (H, W) uint8 without the pixels that are as they were sent; counts of pixels by what became of them."""
+    labeled = labels != IGNORE_INDEX
+    same = np.any([labels == other for other in sent], axis=0) if sent else np.zeros_like(labeled)
+    deleted = np.any([other != IGNORE_INDEX for other in sent], axis=0) & ~labeled if sent else ~labeled & labeled
+    counts = {"changed or new": labeled & ~same, "untouched": labeled & same, "deleted": deleted}
+    kept = np.where(same, IGNORE_INDEX, labels).astype(np.uint8)
+    return kept, Counter({name: int(pixels.sum()) for name, pixels in counts.items()})
