@@ -77,6 +77,11 @@ class DemoParams(Group):
     seed: Seed = Field(1, description="seed of the drawn scenes")
 
 
+def is_value_or_color(key: str) -> bool:
+    """Whether a key of `dataset.map` is a label value or a color; others are names."""
+    return key.isdecimal() or re.fullmatch("#[0-9a-f]{6}", key) is not None
+
+
 class DatasetParams(Group):
     format: Format = Field("folder", description="cityscapes, ade20k, voc, camvid; folder: images/ and labels/")
     root: str = Field("data/raw/mine", description="path of the data set")
@@ -87,6 +92,18 @@ class DatasetParams(Group):
     classes: ClassNames | None = Field(None, description="folder only: class names, in id order")
     palette: list[Color] | None = Field(None, description="folder only: '#rrggbb' per class; null: generated colors")
     ignore_values: list[Byte] | None = Field(None, description="folder only: values without a class; null: 255")
+    map: dict[str, str | None] = Field(
+        {}, description="original values, '#rrggbb' colors or names: a class, or null for none"
+    )
+
+    @field_validator("map", mode="before")
+    @classmethod
+    def _keys_are_text(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        if wrong := [key for key in value if isinstance(key, bool) or not isinstance(key, (str, int))]:
+            raise ValueError(f"keys must be values, colors or names; write {wrong[0]} in quotes")
+        return {str(_to_hex(key)) if str(key).startswith("#") else str(key): k for key, k in value.items()}
 
     @field_validator("subset", "exclude", mode="before")
     @classmethod
@@ -121,6 +138,8 @@ class DatasetParams(Group):
     @model_validator(mode="after")
     def _folder_keys(self) -> DatasetParams:
         if self.format != "folder":
+            if coded := [key for key in self.map if is_value_or_color(key)]:
+                raise ValueError(f"{self.format} defines its own label values; map has {coded[0]}, not a name")
             if given := [key for key in ("classes", "palette", "ignore_values") if getattr(self, key) is not None]:
                 raise ValueError(f"{self.format} defines its own {', '.join(given)}; set them to null")
             return self
@@ -130,6 +149,10 @@ class DatasetParams(Group):
             raise ValueError("two classes have the same name")
         if self.palette is not None and len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} palette colors for {len(self.classes)} classes")
+        if unknown := sorted({k for k in self.map.values() if k is not None} - set(self.classes)):
+            raise ValueError(f"map has {unknown[0]}, which is not in classes; null means no class")
+        if wrong := [key for key in self.map if key.isdecimal() and int(key) > 255]:
+            raise ValueError(f"map has the value {wrong[0]}; labels have 8 bits, so at most 255")
         if shared := [k for k in self.ignore_values or [] if k < len(self.classes)]:
             raise ValueError(f"ignore_values has {shared}, which are class ids (0 to {len(self.classes) - 1})")
         return self

@@ -1,15 +1,16 @@
 """Small data sets in the exact original layouts: real file names, label values, palettes and formats."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from sesam.artifacts.manifest import ImageRecord
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.datasets.annotations.image_names import ImageNames
+from sesam.datasets.label_maps import LabelMap, label_map_for
 from sesam.geometry.regions import Region
 
 HEIGHT, WIDTH = 32, 48
@@ -23,6 +24,14 @@ def image_names(*train: str, val: Iterable[str] = ()) -> ImageNames:
         for split, ids in (("train", train), ("val", val))
     ]
     return ImageNames(*records)
+
+
+def make_label_map(
+    dataset_format: str, classes: int, ignore_values: Sequence[int] = (), mapped: dict[str, str | None] | None = None
+) -> LabelMap:
+    """The label map of a data set with classes c0, c1, …"""
+    names, palette = tuple(f"c{k}" for k in range(classes)), tuple((k + 1, 9, 200) for k in range(classes))
+    return label_map_for(Manifest("mine", names, palette, (), (), dataset_format, tuple(ignore_values), mapped or {}))
 
 
 def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:

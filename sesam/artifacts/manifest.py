@@ -6,7 +6,7 @@ ids and hashes name the files that stages write, so ids that lead out of an arti
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -59,7 +59,7 @@ def validate_record(record: ImageRecord) -> ImageRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Classes in id order, their RGB colors, the images of each split. format, ignore_values: as in params.yaml."""
+    """Classes in id order, their RGB colors, the images of each split; format, ignore_values and map of params.yaml."""
 
     name: str
     classes: tuple[str, ...]
@@ -68,6 +68,7 @@ class Manifest:
     val: tuple[ImageRecord, ...]
     format: str = "folder"
     ignore_values: tuple[int, ...] = (IGNORE_INDEX,)
+    map: dict[str, str | None] = field(default_factory=dict)
 
     def save(self, folder: Path = MANIFEST) -> None:
         raw = asdict(self)
@@ -96,6 +97,7 @@ class _Classes:
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     format: str
     ignore_values: tuple[_Byte, ...]
+    map: dict[str, str | None]
 
 
 def _read_split(path: Path) -> tuple[ImageRecord, ...]:

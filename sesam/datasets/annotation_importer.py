@@ -17,14 +17,14 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, format_issues, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, format_issues, summarize_names
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
 from sesam.datasets.layouts import files_below
 from sesam.datasets.sent_labels import drop_untouched, load_sent
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Params
+from sesam.params import Params, is_value_or_color
 
 
 class Written(NamedTuple):
@@ -71,8 +71,10 @@ def import_annotations(
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in dataset.train if record.id in annotations]
-    dataset_format, ignore_values = ("folder", ()) if as_corrections else (dataset.format, dataset.ignore_values)
-    label_map = label_map_for(dataset_format, len(dataset.classes), ignore_values, dataset.palette)
+    # PNGs of corrections have class ids, whatever the data set's labels have
+    by_names = {key: name for key, name in dataset.map.items() if not is_value_or_color(key)}
+    written_here = replace(dataset, format="folder", ignore_values=(), map=by_names)
+    label_map = label_map_for(written_here if as_corrections else dataset)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
     spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
     work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
@@ -82,7 +84,7 @@ def import_annotations(
     issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
     if not as_corrections:
         issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
-    if dataset_format == "folder" and len(written) == len(jobs):
+    if (as_corrections or dataset.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
         conflicts = find_palette_conflicts(files, dataset.classes, dataset.palette, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
@@ -90,7 +92,7 @@ def import_annotations(
         report = format_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
-        raise SesamError(report)
+        raise SesamError(report + draft_map(issues))
     ids = [record.id for record, _ in jobs]
     _report_shapes(source, ids, written)
     if as_corrections:

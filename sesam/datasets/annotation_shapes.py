@@ -65,15 +65,18 @@ class Drawing(Annotation):
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
-        class_ids |= {name: k for k, name in enumerate(spec.classes)}
+        class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
+        class_ids.update(spec.label_map.names.items())
         for shape in self.shapes:
             if shape.name in class_ids:
                 try:
                     mask = shape.mask(spec.size, spec.thickness, spec.radius)
                 except ValueError as problem:
                     raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
+                class_id = class_ids[shape.name]
                 left_out[f"{shape.kind}s without a pixel"] += not mask.any()
-                labels[mask] = class_ids[shape.name]
+                left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
+                labels[mask] = class_id
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")

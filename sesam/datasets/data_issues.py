@@ -1,5 +1,6 @@
 """Issues of a data set's files: reported all at once, with the first files of each kind."""
 
+import re
 from collections.abc import Sequence
 from enum import Enum
 from itertools import groupby
@@ -54,6 +55,19 @@ def format_issues(where: str, issues: Sequence[Issue]) -> str:
         write_text(LISTED, "".join(f"{kind[0]}: {text}\n" for kind, text in by_kind))
         lines.append(f"  {LISTED} lists all of them.")
     return "\n".join(lines)
+
+
+def draft_map(issues: Sequence[Issue]) -> str:
+    """A line with `dataset.map` of all values, colors and names that are not a class, to be completed."""
+    found = set[str]()
+    for kind, text in issues:
+        if kind == IssueKind.VALUES:
+            found |= set(re.findall(r"\b\d+$|\b\d+(?=, )|#[0-9a-f]{6}", text.rpartition(": ")[2]))
+        elif kind == IssueKind.CLASSES:
+            found |= set(re.findall(r"'([^']*)'", text.rpartition(": ")[2]))
+    keys = [key if key.isdecimal() else f"'{key}'" for key in sorted(found, key=lambda key: (len(key), key))]
+    draft = ", ".join(f"{key}: null" for key in keys)
+    return f"\n  Or say what they mean, null for no class: dataset.map: {{{draft}}}" if keys else ""
 
 
 def summarize_names(names: Sequence[str]) -> str:

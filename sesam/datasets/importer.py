@@ -1,6 +1,7 @@
 """A data set in its original layout as a manifest and labels of class ids."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from math import ceil
@@ -10,7 +11,7 @@ import numpy as np
 
 from sesam.artifacts.manifest import SPLITS, Manifest
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import IssueKind, format_issues, summarize_names
+from sesam.datasets.data_issues import IssueKind, draft_map, format_issues, summarize_names
 from sesam.datasets.label_maps import (
     check_not_binary,
     class_names_and_palette,
@@ -34,7 +35,10 @@ def import_dataset(
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
-    label_map = label_map_for(config.format, len(classes), ignore_values, palette if config.palette else ())
+    about = Manifest(
+        Path(config.root).name, tuple(classes), tuple(palette), (), (), config.format, tuple(ignore_values), config.map
+    )
+    label_map = label_map_for(about)
     labeled = [pair.id for pair in pairs["train"] if pair.label]
     counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
     check = partial(check_pair, counted=counted, label_map=label_map, palette=palette, config=params.components)
@@ -44,39 +48,48 @@ def import_dataset(
         results[split] = map_images(work, pairs[split], params.runtime, f"prepare {split}")
     records = {split: [result.record for result in results[split] if result.record] for split in SPLITS}
     leaked, duplicates = find_duplicates(records)
-    colors = [
-        (str(pair.label), result.colors)
-        for split in SPLITS
-        for pair, result in zip(pairs[split], results[split], strict=True)
-        if result.colors.values
-    ]
-    given = palette if config.palette is not None else None
-    conflicts = find_palette_conflicts(colors, classes, given, label_map) if config.format == "folder" else []
     issues = [issue for split in SPLITS for result in results[split] for issue in result.issues] + leaked
-    if issues := issues + [(IssueKind.PALETTES, text) for text in conflicts]:
+    if config.format == "folder":
+        files = [pair for split in SPLITS for pair in zip(pairs[split], results[split], strict=True)]
+        colors = [(str(pair.label), result.colors) for pair, result in files]
+        conflicts = find_palette_conflicts(colors, classes, palette if config.palette else None, label_map)
+        issues += [(IssueKind.PALETTES, text) for text in conflicts]
+    if issues:
         report = format_issues(f"{config.root} (dataset.root)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
-            report += f"\n  Known values: {label_map.describe()}."
+            report += f"\n  Known values: {label_map.describe()}.{draft_map(issues)}"
         raise SesamError(report)
-    if not any(result.counts is not None and result.counts.any() for result in results["val"]):
-        raise SesamError(f"{config.root}: the validation labels have no class. See dataset.val_splits.")
-    for split in SPLITS:
+    _check_classes(results, about, config.root)
+    dataset = replace(about, train=tuple(records["train"]), val=tuple(records["val"]))
+    paths = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
+    links = symlinked_dirs(Path(config.root), paths)
+    warnings = collect_warnings(results, duplicates, links, classes, params)
+    return dataset, results, warnings + _left_out(config)
+
+
+def _check_classes(results: Mapping[str, Sequence[CheckResult]], dataset: Manifest, root: str) -> None:
+    """SesamError if a split's labels have no class, or look like binary masks."""
+    for split, of_split in results.items():
+        counts = [result.counts[0] for result in of_split if result.counts is not None]
+        if split == "val" and not np.any(counts):
+            raise SesamError(f"{root}: the validation labels have no class. See dataset.val_splits.")
         values = np.zeros(256, bool)
-        counts = [result.counts[0] for result in results[split] if result.counts is not None]
-        values[: len(classes)] = np.sum(counts, axis=0) > 0 if counts else False
-        values[IGNORE_INDEX] = any(result.has_ignored for result in results[split])
-        if config.format == "folder":
-            check_not_binary(f"{config.root} (dataset.root), {split}", classes, values)
-    root, (train, val) = Path(config.root), (tuple(records[split]) for split in SPLITS)
-    dataset = Manifest(root.name, tuple(classes), tuple(palette), train, val, config.format, tuple(ignore_values))
-    files = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
-    warnings = collect_warnings(results, duplicates, symlinked_dirs(root, files), classes, params)
-    if config.format == "folder":
-        for split in SPLITS:
-            for name in getattr(config, f"{split}_splits") or [split]:
-                rest = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
-                warnings += [f"{text}." for text in rest if text]
-    return dataset, results, warnings
+        values[: len(dataset.classes)] = np.sum(counts, axis=0) > 0 if counts else False
+        values[IGNORE_INDEX] = any(result.has_ignored for result in of_split)
+        if dataset.format == "folder":
+            check_not_binary(f"{root} (dataset.root), {split}", dataset.classes, values)
+
+
+def _left_out(config: DatasetParams) -> list[str]:
+    """Warnings of files in the folders of images and labels that are not read."""
+    if config.format != "folder":
+        return []
+    root, warnings = Path(config.root), list[str]()
+    for split in SPLITS:
+        for name in getattr(config, f"{split}_splits") or [split]:
+            found = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
+            warnings += [f"{text}." for text in found if text]
+    return warnings
 
 
 def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:

@@ -1,7 +1,7 @@
 """From the values of a data set's label files to class ids, 255 = no class."""
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ import numpy as np
 from PIL import ImageColor
 
 from sesam.artifacts.image_io import LABEL_FORMATS, Palette, full_palette, open_image
+from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
-from sesam.params import DatasetParams
+from sesam.params import DatasetParams, is_value_or_color
 
 # each train id's label id in Cityscapes (Cordts et al. 2016); label ids 0 to 33 without one are no class
 CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -39,6 +40,7 @@ class LabelMap(NamedTuple):
     table: np.ndarray  # (256,) int16
     colors: tuple[tuple[int, int], ...] = ()  # if labels may be colored: each 0xRRGGBB with its class id, sorted
     is_colored: bool = False  # whether palette PNGs are too
+    names: Mapping[str, int] = {}  # annotation tools' names: class ids, or 255
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
@@ -74,24 +76,33 @@ class Colors(NamedTuple):
 NO_COLORS = Colors()
 
 
-def label_map_for(dataset_format: str, classes: int, ignore_values: Sequence[int], palette: Palette = ()) -> LabelMap:
-    """The label map of a data set. Of a folder: ignore_values have no class, palette's colors are its classes'."""
-    table, colors = np.full(256, UNKNOWN, np.int16), {}
-    if dataset_format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
+def label_map_for(dataset: Manifest) -> LabelMap:
+    """The label map of a data set."""
+    table, colors, classes = np.full(256, UNKNOWN, np.int16), dict[int, int](), len(dataset.classes)
+    ids = {name: k for k, name in enumerate(dataset.classes)}
+    mapped = {key: IGNORE_INDEX if name is None else ids[name] for key, name in dataset.map.items()}
+    values = {int(key): k for key, k in mapped.items() if key.isdecimal()}
+    if dataset.format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
         table[:34] = IGNORE_INDEX
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
-    elif dataset_format == "ade20k":  # 0 is "other"
+    elif dataset.format == "ade20k":  # 0 is "other"
         table[: classes + 1] = [IGNORE_INDEX, *range(classes)]
+    elif values:  # then the map names all of them
+        table[[IGNORE_INDEX, *dataset.ignore_values]] = IGNORE_INDEX
+        table[list(values)] = list(values.values())
     else:
         table[:classes] = np.arange(classes)
-        table[[IGNORE_INDEX, *([11] if dataset_format == "camvid" else ignore_values)]] = IGNORE_INDEX
-    if dataset_format == "camvid":
+        table[[IGNORE_INDEX, *([11] if dataset.format == "camvid" else dataset.ignore_values)]] = IGNORE_INDEX
+    if dataset.format == "camvid":
         colors = {int.from_bytes(bytes(color)): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
         colors[0] = IGNORE_INDEX  # void
-    of_palette = {int.from_bytes(bytes(color)): k for k, color in enumerate(palette)}
-    if dataset_format == "folder" and palette and len(of_palette) == len(palette):
+    of_palette = {int.from_bytes(bytes(color)): k for k, color in enumerate(dataset.palette)}
+    if dataset.format == "folder" and len(of_palette) == classes:
         colors = {0: IGNORE_INDEX} | of_palette  # black is unlabeled, as in the label PNGs that are written here
-    return LabelMap(table, tuple(sorted(colors.items())), dataset_format == "camvid")
+    of_map = {int(key[1:], 16): k for key, k in mapped.items() if key.startswith("#") and is_value_or_color(key)}
+    names = {key: k for key, k in mapped.items() if not is_value_or_color(key)}
+    known = tuple(sorted((colors | of_map).items()))
+    return LabelMap(table, known, dataset.format == "camvid", ids | names)
 
 
 def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:

@@ -169,7 +169,7 @@ def test_shares_and_known_values_are_printed(capsys) -> None:
     assert "  train: check these shares; a mis-mapped label id shows up here\n    left " in text
     assert "    right   58.333% of the pixels, in 3 of 3 images\n" in text
     save_label("labels/train/0", np.full((40, 60), 7))
-    assert "Known values: 0 to 1 for classes, 9, 255 for no class." in prepare_error()
+    assert "Known values: 0 to 1 for classes, 9, 255 for no class" in prepare_error()
 
 
 def test_images_with_unsupported_names_or_sizes_are_reported() -> None:

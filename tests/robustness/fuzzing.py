@@ -74,6 +74,7 @@ PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SHAPE = (24, 32)
 ITEM = ImageRecord("a/b", "a/b.png", *SHAPE, "0" * 64)
 NAMES = ("left", "right", "other")
+MANIFEST = Manifest("x", NAMES, ((1, 2, 3), (4, 5, 6), (7, 8, 9)), (), (), "folder", (9,))
 SECONDS = 300  # a reader that takes longer hangs, on a machine however busy
 NASTY: list[Any] = [
     None, True, False, 0, -1, 1, 255, 256, 300, 10**6, 2**31, 2**63, 2**64, -(2**63), 1e308, -0.5, 0.5, math.nan,
@@ -136,19 +137,19 @@ def read_all(annotations: Iterable[Annotation], spec: LabelSpec) -> None:
 
 
 def annotated(path: Path, original: bytes) -> None:
-    spec = LabelSpec(SHAPE, NAMES, label_map_for("folder", len(NAMES), [9]), 3, 2)
+    spec = LabelSpec(SHAPE, NAMES, label_map_for(MANIFEST), 3, 2)
     if path.suffix == ".png":
         read_values(path, spec.label_map)
     read_all([(Scribbles if path.suffix == ".xml" else LabelPng)(path)], spec)
 
 
 def clicks(path: Path, original: bytes) -> None:
-    spec = LabelSpec(SHAPE, NAMES, label_map_for("voc", len(NAMES), []), 3, 2)
+    spec = LabelSpec(SHAPE, NAMES, label_map_for(replace(MANIFEST, format="voc")), 3, 2)
     read_all(find_annotations(path, "voc", ImageNames([replace(ITEM, id=k) for k in "ab"])).values(), spec)
 
 
 def exported(path: Path, original: bytes) -> None:
-    spec = LabelSpec((40, 60), ("left", "right", "dot"), label_map_for("folder", 3, [9]), 3, 1)
+    spec = LabelSpec((40, 60), ("left", "right", "dot"), label_map_for(MANIFEST), 3, 1)
     read_all(find_annotations(path, "folder", ImageNames([replace(ITEM, id="7")])).values(), spec)
 
 

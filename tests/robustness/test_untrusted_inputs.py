@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from dataset_factories import THREE, image_names
+from dataset_factories import THREE, image_names, make_label_map
 from mmseg.registry import MODELS
 from PIL import Image
 
@@ -28,7 +28,6 @@ from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
-from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.presets import load_preset
@@ -137,14 +136,14 @@ def strokes(start: str, tag: str) -> None:
     size = "<size><width>6</width><height>4</height></size>"
     line = f"<polygon><tag>{tag}</tag><point><X>1</X><Y>1</Y></point></polygon>"
     Path("a.xml").write_text(f"{start}<annotation>{size}{line}</annotation>")
-    spec = LabelSpec((4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2)
+    spec = LabelSpec((4, 6), ["a", "b"], make_label_map("voc", 2, []), 3, 2)
     load_watched(lambda: read_annotation(Scribbles(Path("a.xml")), spec))
 
 
 def clicks_elsewhere() -> None:
     Path("clicks.json").write_text(json.dumps({"../../a": [{"x": 10**30, "y": 1, "cls": 10**30}]}))
     (one,) = find_annotations(Path("clicks.json"), "voc", image_names("a")).values()
-    load_watched(lambda: read_annotation(one, LabelSpec((4, 6), ["a", "b"], label_map_for("voc", 2, []), 3, 2)))
+    load_watched(lambda: read_annotation(one, LabelSpec((4, 6), ["a", "b"], make_label_map("voc", 2, []), 3, 2)))
 
 
 def log(content: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import edit_params
-from dataset_factories import image_names
+from dataset_factories import image_names, make_label_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -32,13 +32,12 @@ from sesam.datasets.annotations.registry import find_annotations, read_annotatio
 from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.annotations.whats_the_point import Clicks
 from sesam.datasets.data_issues import DataIssue
-from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from stages import prepare, weak_labels
 
 HEIGHT, WIDTH = SHAPE = (40, 60)
 CLASSES = ("left", "right", "dot")
-SPEC = LabelSpec(SHAPE, CLASSES, label_map_for("folder", 3, [9]), thickness=3, radius=1)
+SPEC = LabelSpec(SHAPE, CLASSES, make_label_map("folder", 3, [9]), thickness=3, radius=1)
 MASK = np.zeros(SHAPE, bool)
 MASK[20:30, 40:55], MASK[24, 44] = True, False
 
@@ -309,14 +308,21 @@ def test_regions_of_label_studio_belong_to_the_picture_that_they_are_drawn_in(tm
     path = write(tmp_path / "tasks.json", studio_task({"image": "7.png"}, negative, unlabeled, {}))
     (drawing,) = find_annotations(path, "folder", image_names("7")).values()
     drawn = read_annotation(drawing, SPEC)
-    assert drawn.shapes == 1 and drawn.left_out == {
-        "negative points": 1,
-        "regions without a label": 1,
-        "polygons without a pixel": 0,
-    }
+    assert drawn.shapes == 1 and +drawn.left_out == {"negative points": 1, "regions without a label": 1}
     path = write(tmp_path / "min.json", [{"image": "7.png", "id": 1, "label": []}])
     with pytest.raises(SesamError, match="JSON-MIN"):
         find_annotations(path, "folder", image_names("7"))
+
+
+def test_a_map_says_what_names_mean(tmp_path: Path) -> None:
+    mapped = {"truck": "c1", "dot": None}
+    spec = SPEC._replace(label_map=make_label_map("folder", 3, [9], mapped))
+    document = labelme()
+    document["shapes"][3]["label"] = "truck"
+    (drawing,) = find_annotations(write(tmp_path / "7.json", document), "folder", image_names("7")).values()
+    drawn = read_annotation(drawing, spec)
+    assert set(np.unique(drawn.labels)) == {0, 1, 255}
+    assert drawn.left_out["shapes that dataset.map gives no class"] == len(POINTS)
 
 
 def test_detection_xml_is_not_read_as_strokes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import edit_params, run
-from dataset_factories import image_names
+from dataset_factories import image_names, make_label_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -23,7 +23,6 @@ from sesam.cli import export
 from sesam.cli.export import labeled_regions
 from sesam.datasets.annotations.common import ImageRegions, LabelSpec
 from sesam.datasets.annotations.registry import EXPORTERS, find_annotations, read_annotation
-from sesam.datasets.label_maps import label_map_for
 from sesam.errors import SesamError
 from stages import prepare, weak_labels
 
@@ -43,7 +42,7 @@ def test_an_export_without_changes_gives_the_same_label(tmp_path_factory, tool: 
     assert all(region.attributes == {"source": "SAM", "confidence": 0.8} for region in regions)
     EXPORTERS[tool]([ImageRegions(record, "city/7.jpg", regions)], CLASSES, out)
     (annotation,) = find_annotations(out / FILES[tool], "folder", image_names("city/7", "8")).values()
-    spec = LabelSpec(labels.shape, CLASSES, label_map_for("folder", 3, [9]), 3, 1)
+    spec = LabelSpec(labels.shape, CLASSES, make_label_map("folder", 3, [9]), 3, 1)
     assert np.array_equal(read_annotation(annotation, spec).labels, labels)
 
 

@@ -10,7 +10,7 @@ import dataset_factories
 import numpy as np
 import pytest
 from conftest import edit_params, write_params
-from dataset_factories import CITYSCAPES_IDS, FACTORIES, HEIGHT, WIDTH, halves, photo, save
+from dataset_factories import CITYSCAPES_IDS, FACTORIES, HEIGHT, WIDTH, halves, make_label_map, photo, save
 from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
@@ -18,7 +18,7 @@ from PIL import Image
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
-from sesam.datasets.label_maps import CAMVID, class_names_and_palette, label_map_for
+from sesam.datasets.label_maps import CAMVID, class_names_and_palette
 from sesam.datasets.layouts import ImagePair, files_below, find_pairs
 from sesam.errors import SesamError
 from sesam.params import DatasetParams
@@ -107,7 +107,7 @@ def test_classes_and_colors_are_mmsegmentations(dataset_format: str, known, clas
 
 def test_cityscapes_label_ids_become_train_ids() -> None:
     ids = np.arange(34, dtype=np.uint8).reshape(2, 17)
-    label_map = label_map_for("cityscapes", 19, [255])
+    label_map = make_label_map("cityscapes", 19, [255])
     class_ids, unknown = label_map.class_ids(ids)
     assert class_ids.ravel().tolist() == TRAIN_IDS and not unknown
     assert label_map.class_ids(ids + 1)[1] == ["34"]
@@ -125,11 +125,20 @@ def test_other_values_become_what_mmsegmentation_makes_of_them(
     save(tmp_path / "label.png", values, dataset_factories.voc_palette() if dataset_format == "voc" else None)
     read = {"seg_map_path": str(tmp_path / "label.png"), "reduce_zero_label": reduce, "seg_fields": []}
     expected = LoadAnnotations(reduce_zero_label=None)(read)["gt_seg_map"]
-    label_map = label_map_for(dataset_format, classes, [255])
+    label_map = make_label_map(dataset_format, classes, [255])
     class_ids, unknown = label_map.class_ids(values)
     assert (class_ids == expected).all() and not unknown
     others = np.setdiff1d(np.arange(256), valid).astype(np.uint8)[None]
     assert label_map.class_ids(others)[1] == [str(value) for value in others[0]]
+
+
+def test_a_map_says_what_values_and_colors_mean() -> None:
+    mapped = {"2": "c0", "9": "c1", "0": None, "#ff0000": "c1"}
+    label_map = make_label_map("folder", 2, [255], mapped)
+    ids, unknown = label_map.class_ids(np.array([[0, 2, 9, 255, 1]], np.uint8))
+    assert ids[0, :4].tolist() == [255, 0, 1, 255] and unknown == ["1"]  # with values in it, it names all
+    ids, unknown = label_map.class_ids(np.array([[[255, 0, 0], [1, 9, 200], [0, 0, 0], [5, 5, 5]]], np.uint8))
+    assert ids[0, :3].tolist() == [1, 0, 255] and unknown == ["#050505"]
 
 
 # the original label_colors.txt, and the class of the usual eleven that each name belongs to
@@ -150,7 +159,7 @@ def test_camvids_32_colors_become_11_classes_and_void() -> None:
     rows = [row.split() for row in CAMVID_COLORS.replace("|", "\n").strip().splitlines()]
     assert len(rows) == 32
     colors = np.array([[row[:3] for row in rows]], np.uint8)
-    label_map = label_map_for("camvid", 11, [255])
+    label_map = make_label_map("camvid", 11, [255])
     class_ids, unknown = label_map.class_ids(colors)
     assert [[*CAMVID, *["none"] * 245][k] for k in class_ids[0]] == [row[4] for row in rows] and not unknown
     assert label_map.class_ids(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8))[1] == ["#010203"]
@@ -452,9 +461,10 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     unreadable = [f"raw/{name}.png" for name in ("images/train/07", "labels/train/08", "labels/train/10")]
     message = error_of(prepare, "raw (dataset.root) has 15 issues; nothing was written", *unreadable)
     assert "missing files: 8" in message and "raw/labels/train/00.png" in message and "and 3 more" in message
-    assert "unreadable files: 4" in message and "raw/labels/train/12.png" in message
+    assert "unreadable files: 3" in message and "raw/labels/train/12.png" in message
     assert "labels that differ from their image in size: 1" in message and f"train/09.png is 20x{HEIGHT}" in message
-    assert "labels with values that are not a class: 1" in message and "raw/labels/val/a.png: 7" in message
+    assert "labels with values that are not a class: 2" in message and "raw/labels/val/a.png: 7" in message
+    assert "dataset.map: {7: null, '#000102': null}" in message
     assert "images in train and in val: 1" in message and "raw/images/train/11.png and raw/images/val/b" in message
     assert "data/issues.txt lists all" in message and len(Path("data/issues.txt").read_text().splitlines()) == 15
     assert [path.name for path in Path("data").rglob("*.*")] == ["issues.txt"]
