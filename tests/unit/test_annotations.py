@@ -325,6 +325,91 @@ def test_a_map_says_what_names_mean(tmp_path: Path) -> None:
     assert drawn.left_out["shapes that dataset.map gives no class"] == len(POINTS)
 
 
+DRAWN = st.tuples(  # name, kind, and a box around the shape, that may be empty or outside
+    st.sampled_from(["left", "right", "dot", "unicorn", None]),
+    st.sampled_from(["polygon", "box", "point", "ellipse"]),
+    st.tuples(
+        st.integers(-30, 70), st.integers(-30, 60), st.sampled_from([0, 1, 9, 40]), st.sampled_from([0, 1, 9, 40])
+    ),
+)
+
+
+def exported(tool: str, shapes: list) -> Any:
+    """What a tool writes of these shapes; None: a region for which no name was chosen, where it has such."""
+
+    def ends(box: tuple) -> tuple:
+        return box[0], box[1], box[0] + box[2], box[1] + box[3]
+
+    if tool == "labelme":
+        kinds = {"box": "rectangle", "ellipse": "circle"}
+
+        def points(kind: str, box: tuple) -> list:
+            x, y, x2, y2 = ends(box)
+            corners = {"point": [[x, y]], "polygon": [[x, y], [x2, y], [x2, y2]]}
+            return corners.get(kind, [[x, y], [x2, y2]])
+
+        drawn = [{"label": n or "", "shape_type": kinds.get(k, k), "points": points(k, box)} for n, k, box in shapes]
+        return {"imagePath": "7.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": drawn}
+    if tool == "coco":
+        drawn = []
+        for name, kind, (x, y, width, height) in shapes:
+            polygon = [x, y, x + width, y, x + width, y + height]
+            geometry = {"bbox": [x, y, width, height]} if kind == "box" else {"segmentation": [polygon]}
+            category = {} if name is None else {"category_id": name}
+            drawn.append({"image_id": "a", **category, **geometry})
+        categories = [{"id": name, "name": name} for name in ("left", "right", "dot", "unicorn")]
+        return {"images": [{"id": "a", "file_name": "7.png"}], "annotations": drawn, "categories": categories}
+    if tool == "cvat":
+        elements = []
+        for name, kind, box in shapes:
+            x, y, x2, y2 = ends(box)
+            points = {"polygon": f"{x},{y};{x2},{y};{x2},{y2}", "point": f"{x},{y}"}.get(kind)
+            rest = f'points="{points}"' if points else f'xtl="{x}" ytl="{y}" xbr="{x2}" ybr="{y2}"'
+            if kind == "ellipse":
+                rest = f'cx="{x}" cy="{y}" rx="{box[2]}" ry="{box[3]}"'
+            elements.append(f'<{kind + "s" * (kind == "point")} label="{name or ""}" {rest}/>')
+        image = f'<image name="7.png" height="{HEIGHT}" width="{WIDTH}">{"".join(elements)}</image>'
+        return f"<annotations>{image}</annotations>"
+    results = []
+    for name, kind, (x, y, width, height) in shapes:
+        tag = {"point": "keypoint", "box": "rectangle"}.get(kind, kind) + "labels"
+        numbers = {"x": x, "y": y, "width": width, "height": height, "radiusX": width, "radiusY": height}
+        points = [[x, y], [x + width, y], [x + width, y + height]]
+        value = {**numbers, "points": points, tag: [] if name is None else [name]}
+        sides = {"original_width": 100, "original_height": 100}
+        results.append({"type": tag, "to_name": "image", "value": value, **sides})
+    return [{"data": {"image": "7.png"}, "annotations": [{"result": results}]}]
+
+
+@pytest.mark.parametrize("tool", ["labelme", "coco", "cvat", "label_studio"])
+@settings(deadline=None)
+@given(shapes=st.lists(DRAWN, max_size=5))
+def test_no_shape_is_lost_in_silence(tmp_path_factory, tool: str, shapes: list) -> None:
+    """Each shape is drawn, or counted among those left out, or the file is refused with the reason."""
+    path = tmp_path_factory.mktemp("export") / f"7.{'xml' if tool == 'cvat' else 'json'}"
+    write(path, exported(tool, shapes))
+    size = (100, 100) if tool == "label_studio" else SHAPE
+    (annotation,) = find_annotations(path, "folder", image_names("7")).values()
+    unknown = {name for name, *_ in shapes} - set(CLASSES)
+    try:
+        drawn = read_annotation(annotation, SPEC._replace(size=size))
+    except DataIssue as problem:
+        named = unknown - ({None} if tool in ("coco", "label_studio") else set())
+        small = all(max(map(abs, (*box, box[0] + box[2], box[1] + box[3]))) <= 1 for *_, box in shapes)
+        assert "unicorn" in named or None in named or (small and "from 0 to 1" in str(problem))
+        return
+    assert "unicorn" not in unknown
+    empty = sum(count for kind, count in drawn.left_out.items() if kind.endswith("without a pixel"))
+    assert drawn.shapes + drawn.left_out["regions without a label"] == len(shapes)
+    assert isinstance(annotation, Drawing)
+    masks = [(shape.name, shape.mask(size, SPEC.thickness, SPEC.radius)) for shape in annotation.shapes]
+    assert empty == sum(not mask.any() for _, mask in masks)
+    expected = np.full(size, 255, np.uint8)
+    for name, mask in masks:
+        expected[mask] = CLASSES.index(name)
+    assert np.array_equal(drawn.labels, expected)
+
+
 def test_detection_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
     box = "<object><name>left</name><bndbox><xmin>1</xmin><xmax>9</xmax><ymin>1</ymin><ymax>9</ymax></bndbox></object>"
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
