@@ -66,7 +66,7 @@ def import_annotations(
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
     names = ImageNames(dataset.train, dataset.val)
-    annotations = find_annotations(source, dataset.format, names)
+    annotations = find_annotations(source, dataset.format, names, (*dataset.classes, *dataset.map))
     others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))

@@ -410,6 +410,32 @@ def test_no_shape_is_lost_in_silence(tmp_path_factory, tool: str, shapes: list) 
     assert np.array_equal(drawn.labels, expected)
 
 
+def test_folders_of_masks(tmp_path: Path) -> None:
+    """CVAT's "Segmentation mask 1.1", and a folder of binary masks per class."""
+    left, right = expected() == 0, expected() == 1
+    colors = np.where(left[..., None], (250, 50, 83), 0) + np.where(right[..., None], (51, 221, 255), 0)
+    write(
+        tmp_path / "cvat/labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nleft:250,50,83::\nright:51,221,255::",
+    )
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        (tmp_path / "cvat" / folder).mkdir()
+        Image.fromarray(colors.astype(np.uint8)).save(tmp_path / f"cvat/{folder}/7.png")
+    for name, mask in (("left", left), ("right", right)):
+        (tmp_path / "binary" / name).mkdir(parents=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"binary/{name}/7.png")
+    for source in ("cvat", "binary"):
+        (annotation,) = find_annotations(tmp_path / source, "folder", image_names("7"), CLASSES).values()
+        assert np.array_equal(read_annotation(annotation, SPEC).labels, np.where(expected() == 2, 255, expected()))
+    write(tmp_path / "cvat/labelmap.txt", "left")
+    with pytest.raises(SesamError, match="expected NAME:R,G,B"):
+        find_annotations(tmp_path / "cvat", "folder", image_names("7"), CLASSES)
+    Image.fromarray(np.arange(6, dtype=np.uint8)[None]).save(tmp_path / "binary/left/7.png")
+    (annotation,) = find_annotations(tmp_path / "binary", "folder", image_names("7"), CLASSES).values()
+    with pytest.raises(DataIssue, match="more than two values"):
+        read_annotation(annotation, SPEC)
+
+
 def test_detection_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
     box = "<object><name>left</name><bndbox><xmin>1</xmin><xmax>9</xmax><ymin>1</ymin><ymax>9</ymax></bndbox></object>"
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"

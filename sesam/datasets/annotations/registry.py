@@ -13,6 +13,7 @@ from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations import coco, cvat, label_studio, labelme, png, scribblesup, whats_the_point
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
+from sesam.datasets.annotations.mask_folders import read_mask_folder
 from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
 from sesam.datasets.layouts import TILES_INDEX, files_below
 from sesam.errors import SesamError, describe_validation_error
@@ -38,7 +39,9 @@ def is_annotated(folder: Path) -> bool:
     return not {path.suffix.lower() for path in files_below(folder)}.isdisjoint(reader.SUFFIX for reader in READERS)
 
 
-def find_annotations(source: Path, dataset_format: str, names: ImageNames) -> dict[str, Annotation]:
+def find_annotations(
+    source: Path, dataset_format: str, names: ImageNames, classes: Sequence[str] = ()
+) -> dict[str, Annotation]:
     """The annotations at `source`, a file or folder, by training image's id; those of no such image by their name.
 
     PNG's paths end in the image's id, ScribbleSup's are it. PNGs with the bytes of a data set's image are left out.
@@ -48,6 +51,8 @@ def find_annotations(source: Path, dataset_format: str, names: ImageNames) -> di
         hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
         expected = "a folder of PNG, XML or JSON files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
+    if source.is_dir() and (masks := read_mask_folder(source, classes)) is not None:
+        return {names.match(name) or name: annotation for name, annotation in masks}
     annotations: dict[str, Annotation] = {}
     called: dict[str, str] = {}  # what the file that annotates an image calls it
     for path in files_below(source) if source.is_dir() else [source]:

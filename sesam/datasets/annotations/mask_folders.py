@@ -1,0 +1,93 @@
+"""Folders of masks: CVAT's "Segmentation mask 1.1", and a folder of binary masks per class."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.image_io import LABEL_FORMATS, open_image
+from sesam.datasets.annotation_shapes import Drawing, Shape
+from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
+from sesam.datasets.data_issues import DataIssue, IssueKind
+from sesam.datasets.layouts import files_below
+from sesam.errors import SesamError
+
+BACKGROUND = "background"  # CVAT's name of what nobody labeled
+
+
+def read_mask_folder(source: Path, classes: Sequence[str]) -> list[tuple[str, Annotation]] | None:
+    """The annotations of such a folder, each with its image's name; None if it is another one."""
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if (source / "labelmap.txt").is_file() and (source / "SegmentationClass").is_dir():
+        return _read_cvat(source / "SegmentationClass", source / "labelmap.txt")
+    files = {folder.name: [path for path in files_below(folder) if path.suffix.lower() == ".png"] for folder in folders}
+    rest = [path for path in files_below(source) if path.parent == source]
+    if len(folders) > 1 and not rest and set(files) <= set(classes) and all(files.values()):
+        return _read_binary(source, files)
+    return None
+
+
+def _read_cvat(folder: Path, labelmap: Path) -> list[tuple[str, Annotation]]:
+    """SegmentationClass/ID.png, RGB; labelmap.txt has NAME:R,G,B:parts:actions in each line."""
+    names: dict[int, str] = {}
+    for line in read_bytes(labelmap).decode(errors="replace").splitlines():
+        name, *fields = line.split(":")
+        if line.strip() and not line.startswith("#"):
+            try:
+                red, green, blue = (int(value) for value in fields[0].split(","))
+                names[int.from_bytes(bytes((red, green, blue)))] = name
+            except (IndexError, ValueError):
+                raise SesamError(f"{labelmap} has the line {line[:80]!r}; expected NAME:R,G,B. Export again.") from None
+    pngs = [path for path in files_below(folder) if path.suffix.lower() == ".png"]
+    return [(path.relative_to(folder).as_posix(), ColoredMask(path, names)) for path in pngs]
+
+
+@dataclass(frozen=True)
+class ColoredMask(Annotation):
+    """An RGB PNG. names: of its colors, 0xRRGGBB."""
+
+    names: dict[int, str]
+
+    def draw(self, spec: LabelSpec) -> Drawn:
+        try:
+            keys = _keys(self.path)
+        except SesamError as problem:
+            raise DataIssue(IssueKind.UNREADABLE, str(problem)) from None
+        named = [(color, self.names.get(color, f"#{color:06x}")) for color in np.unique(keys).tolist()]
+        shapes = [Shape(k, "mask", pixels=partial(_equal, keys, color)) for color, k in named if k != BACKGROUND]
+        return Drawing(self.path, None, tuple(shapes)).draw(spec)
+
+
+def _equal(keys: np.ndarray, color: int, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(keys == color)
+
+
+def _keys(path: Path) -> np.ndarray:
+    with open_image(path, formats=LABEL_FORMATS) as image:
+        rgb = np.array(image.convert("RGB")).astype(np.uint32)
+    return rgb @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+
+
+def _read_binary(source: Path, files: dict[str, list[Path]]) -> list[tuple[str, Annotation]]:
+    """CLASS/ID.png, of two values at most, 0 where the class is not."""
+    by_image: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for name, paths in files.items():
+        for path in paths:
+            by_image[path.relative_to(source / name).as_posix()].append((name, path))
+    return [
+        (image, Drawing(masks[0][1], None, tuple(Shape(k, "mask", pixels=partial(_binary, path)) for k, path in masks)))
+        for image, masks in by_image.items()
+    ]
+
+
+def _binary(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """ValueError if a file has more than two values, for then it is not a mask."""
+    with open_image(path, formats=LABEL_FORMATS) as image:
+        values = np.array(image.convert("L"))
+    if len(np.unique(values)) > 2:
+        raise ValueError(f"{path.parent.name}/{path.name} with more than two values, which is not a mask of one class")
+    return values > 0
