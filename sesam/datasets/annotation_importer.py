@@ -109,7 +109,7 @@ def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: S
     absent = np.logical_not([result.values for result in written])
     if absent[:, :IGNORE_INDEX].all():
         raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
-    if dataset.format == "folder" and not any(result.drawn.shapes for result in written):
+    if dataset.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, dataset.classes, np.any(~absent, axis=0))
     _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     _warn("images labeled everywhere; 255 is unlabeled", compress(ids, absent[:, IGNORE_INDEX]))

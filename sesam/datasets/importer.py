@@ -76,7 +76,7 @@ def _check_classes(results: Mapping[str, Sequence[CheckResult]], dataset: Manife
         values = np.zeros(256, bool)
         values[: len(dataset.classes)] = np.sum(counts, axis=0) > 0 if counts else False
         values[IGNORE_INDEX] = any(result.has_ignored for result in of_split)
-        if dataset.format == "folder":
+        if dataset.format == "folder" and not any(result.colors.values for result in of_split):
             check_not_binary(f"{root} (dataset.root), {split}", dataset.classes, values)
 
 

@@ -116,7 +116,7 @@ def test_labeled_images_are_checked(tmp_path: Path) -> None:
     with pytest.raises(SesamError, match=r"b\.png is 2x2 pixels, its image 3x2"):
         read_labeled(tmp_path, [7])
     (tmp_path / "labels/val/b.png").write_bytes(b"no PNG")
-    with pytest.raises(SesamError, match=r"b\.png cannot be read"):
+    with pytest.raises(SesamError, match=r"b\.png is not an image"):
         read_labeled(tmp_path, [7])
 
 
