@@ -86,7 +86,9 @@ class DatasetParams(Group):
     format: Format = Field("folder", description="cityscapes, ade20k, voc, camvid; folder: images/ and labels/")
     root: str = Field("data/raw/mine", description="path of the data set")
     train_splits: list[str] | None = Field(None, description="original splits to train on; null: the usual ones")
-    val_splits: list[str] | None = Field(None, description="original splits to validate on; null: the usual one")
+    val_splits: list[str] | None = Field(
+        None, description="original splits to validate on; null: the usual one; []: none"
+    )
     subset: float | list[str] | None = Field(None, description="training images: a fraction, ids, or null for all")
     exclude: list[str] = Field([], description="ids of images to leave out; as train/ID or val/ID where both have one")
     classes: ClassNames | None = Field(None, description="folder only: class names, in id order")

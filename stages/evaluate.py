@@ -28,7 +28,7 @@ def main() -> None:
         matrix = evaluate_network(network_dir(name), data, shown, folder, params.runtime, f"evaluate {name}")
     scores = network_metrics(matrix, data.classes, loss_curve(training_log_dir(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
-    print(f"evaluate {name}: validation mIoU {scores['mIoU']}")
+    print(f"evaluate {name}: " + (f"validation mIoU {scores['mIoU']}" if data.val else "no validation images"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
     dataset.save()
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"prepare: {len(dataset.train)} training images, {len(dataset.val)} validation images")
+    print(f"prepare: {len(dataset.train)} training images, {len(dataset.val) or 'no'} validation images")
     for split, of_split in results.items():
         if counts := [result.counts for result in of_split if result.counts is not None]:
             print(f"  {split}: check these shares; a mis-mapped label id shows up here")

@@ -71,7 +71,7 @@ def _check_classes(results: Mapping[str, Sequence[CheckResult]], dataset: Manife
     """SesamError if a split's labels have no class, or look like binary masks."""
     for split, of_split in results.items():
         counts = [result.counts[0] for result in of_split if result.counts is not None]
-        if split == "val" and not np.any(counts):
+        if split == "val" and of_split and not np.any(counts):
             raise SesamError(f"{root}: the validation labels have no class. See dataset.val_splits.")
         values = np.zeros(256, bool)
         values[: len(dataset.classes)] = np.sum(counts, axis=0) > 0 if counts else False
@@ -86,7 +86,8 @@ def _left_out(config: DatasetParams) -> list[str]:
         return []
     root, warnings = Path(config.root), list[str]()
     for split in SPLITS:
-        for name in getattr(config, f"{split}_splits") or [split]:
+        chosen = getattr(config, f"{split}_splits")
+        for name in [split] if chosen is None else chosen:
             found = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
             warnings += [f"{text}." for text in found if text]
     return warnings
@@ -116,7 +117,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         )
     for split in SPLITS:
         pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded[split]]
-        if not pairs[split]:
+        if not pairs[split] and (split == "train" or dataset.val_splits != []):
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
     pairs["train"] = choose_subset(pairs["train"], dataset.subset)
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
@@ -124,7 +125,9 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(format_issues(f"{root} (dataset.root)", issues))
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. See val_splits.")
+        raise SesamError(
+            f"{root} has no fine labels of validation images: {summarize_names(bare)}. val_splits: [] has none."
+        )
     return pairs
 
 

@@ -132,7 +132,7 @@ def results_text(data: Manifest, params: Params, networks: MetricsByName, labels
     lines = [
         f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
         "",
-        "Networks, mIoU on the validation images",
+        "Networks, mIoU on the validation images" + ("" if data.val else ": none, because dataset.val_splits is []"),
         line("baseline", networks["baseline"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",

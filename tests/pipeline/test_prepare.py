@@ -58,6 +58,13 @@ def test_an_issue_ends_with_a_message_and_nothing_is_written(folder_dataset: Pat
     assert not list(Path().glob("data/**/*.png")) and not list(Path().glob("data/**/*.json"))
 
 
+def test_no_validation() -> None:
+    edit_params(Path(), dataset__val_splits=[])
+    shutil.rmtree("mine/images/val")
+    prepare.main()
+    assert Manifest.load().val == () and len(Manifest.load().train) == 3
+
+
 def test_an_empty_split() -> None:
     Path("mine/images/val/0.png").unlink()
     assert "mine/images/val has no file" in prepare_error() and not Path("data/fine").exists()

@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sesam.artifacts import fingerprint
-from sesam.artifacts.atomic_io import sha256, write_text
+from sesam.artifacts.atomic_io import read_json, sha256, write_text
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
 from sesam.cli.main import main
@@ -506,20 +506,21 @@ def test_predict_without_a_teacher_needs_no_torch(data: Manifest) -> None:
     assert [np.unique(values).tolist() for values in predictions] == [[255], [0]]
 
 
-@pytest.mark.parametrize("name, train", [("baseline", 0), ("r1", 5)])
+@pytest.mark.parametrize("name, train, val", [("baseline", 0, 3), ("r1", 5, 3), ("baseline", 0, 0)])
 def test_evaluate_keeps_predictions_for_any_report(
-    data: Manifest, name: str, train: int, monkeypatch: pytest.MonkeyPatch
+    data: Manifest, name: str, train: int, val: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that report.num_images is not an input of `evaluate`, and changing it repeats no inference."""
     random_network(Path("models", name))
-    replace(data, val=data.train[:3]).save()
-    for record in data.train[:3]:
+    replace(data, val=data.train[:val]).save()
+    for record in data.train[:val]:
         write_label(Path(f"data/fine/val/{record.id}.png"), np.zeros((record.height, record.width), np.uint8), PALETTE)
     write_text(Path("data/pseudo_labels/r1/ranking.csv"), "\n".join(["id", *(record.id for record in data.train)]))
     monkeypatch.setattr(sys, "argv", ["evaluate", name])
     edit_params(Path(), report__num_images=1, runtime__device="cpu")
     evaluate.main()
-    for kind, count in {"val": 3, "train": train, "confidence": train}.items():
+    assert (read_json(Path(f"metrics/networks/{name}.json"))["mIoU"] is None) == (val == 0)
+    for kind, count in {"val": val, "train": train, "confidence": train}.items():
         assert len(list(Path("metrics/report_predictions", name, kind).rglob("*.png"))) == count
 
 
