@@ -20,6 +20,7 @@ from sesam.artifacts.archives import pack, path_to_delete, read_packed
 from sesam.errors import DiskError, SesamError
 
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
+MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
 TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -38,6 +39,16 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. No part of "
             "it was written. Free some space, or give this user write permission, and run again."
         ) from None
+
+
+def claim_folder(folder: Path, command: str) -> None:
+    """Mark a folder as one that a command writes to, so that it may replace its own files; SesamError for others'."""
+    marker = folder / MARKER
+    if folder.exists() and not folder.is_dir():
+        raise SesamError(f"{folder} is a file. Name another folder (--out).")
+    if not marker.exists() and folder.is_dir() and any(folder.iterdir()):
+        raise SesamError(f"{folder} has files that {command} did not write. Name a new folder (--out).")
+    write_text(marker, f"{command}\n")
 
 
 @contextmanager

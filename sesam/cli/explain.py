@@ -9,13 +9,16 @@ With --pixel, no picture is drawn.
 import argparse
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import atomic_path
+from PIL.PngImagePlugin import PngInfo
+
+from sesam.artifacts.atomic_io import atomic_path, read_bytes
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.params import load_params
 from sesam.paths import METRICS
 
 REPOSITORY_FILES = ("params.yaml",)
+MADE_BY = b"sesam explain"
 
 
 def pixel(text: str) -> tuple[int, int]:
@@ -48,6 +51,10 @@ def run(options: argparse.Namespace) -> None:
         return
     print("\n".join(list_components(trace)))
     path = options.out or METRICS / "explained" / round_name / f"{record.id}.png"
+    if path.is_dir() or (path.exists() and MADE_BY not in read_bytes(path)[:4096]):
+        raise SesamError(f"{path} exists, and is not a picture of `sesam explain`. Name another file (--out).")
+    info = PngInfo()
+    info.add_text("Software", MADE_BY.decode())
     with atomic_path(path) as unfinished:
-        trace_page(trace, with_components=True).save(unfinished, format="PNG")
+        trace_page(trace, with_components=True).save(unfinished, format="PNG", pnginfo=info)
     print(f"explain: {path}")

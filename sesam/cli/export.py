@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from sesam.artifacts.atomic_io import claim_folder
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_predictions
 from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("round", metavar="ROUND", help="a key of `rounds` in params.yaml")
     add("--format", choices=EXPORTERS, required=True, help="the annotation tool's format")
-    add("--out", type=Path, required=True, metavar="DIR", help="a folder; files of the same name are replaced")
+    add("--out", type=Path, required=True, metavar="DIR", help="a new folder, or one of an earlier export")
     selection = parser.add_mutually_exclusive_group()
     selection.add_argument("--images", nargs="+", metavar="ID", help="ids of the images to export (default: all)")
     selection.add_argument("--top", type=int, metavar="N", help="export the first N images of the round's ranking.csv")
@@ -70,5 +71,6 @@ def run(options: argparse.Namespace) -> None:
         remember_sent(round_name, record, labels, dataset.palette)
         return ImageRegions(record, name, regions)
 
+    claim_folder(options.out, "sesam export")
     EXPORTERS[options.format](map(load_regions, chosen), dataset.classes, options.out)  # one in memory at a time
     print(f"export: {len(chosen)} images in {options.out}")

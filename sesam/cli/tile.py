@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from sesam.artifacts.atomic_io import atomic_directory, atomic_path, read_json, write_json
+from sesam.artifacts.atomic_io import atomic_directory, atomic_path, claim_folder, read_json, write_json
 from sesam.artifacts.image_io import check_exif_orientation, open_image
 from sesam.datasets.layouts import TILES_INDEX, files_below, images_below, left_out
 from sesam.errors import SesamError
@@ -114,6 +114,7 @@ def merge_all(options: argparse.Namespace) -> None:
         raise SesamError(f"{path} is not what `sesam tile split` wrote. Split the images again.") from None
     if not options.folder.is_dir():
         raise SesamError(f"{options.folder} is not a folder.")
+    claim_folder(options.out, "sesam tile merge")
     tiles: dict[Path, set[str]] = {}
     for file in files_below(options.folder):
         if file.suffix == ".png" and TILE_NAME.fullmatch(file.stem):

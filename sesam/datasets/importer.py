@@ -125,9 +125,8 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(format_issues(f"{root} (dataset.root)", issues))
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
-        raise SesamError(
-            f"{root} has no fine labels of validation images: {summarize_names(bare)}. val_splits: [] has none."
-        )
+        remedy = "Add them, or set dataset.val_splits: []"
+        raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")
     return pairs
 
 

@@ -173,6 +173,17 @@ def test_top_ranked_images_are_exported_first(merged: Path) -> None:
         run_export("--format", "coco", "--top", "2")
 
 
+def test_other_files_are_not_overwritten(merged: Path) -> None:
+    (merged / "to_do").mkdir()
+    (merged / "to_do/instances.json").write_text("mine")
+    with pytest.raises(SesamError, match="to_do has files that sesam export did not write"):
+        run_export("--format", "coco")
+    assert (merged / "to_do/instances.json").read_text() == "mine"
+    (merged / "to_do/instances.json").unlink()
+    run_export("--format", "coco")
+    run_export("--format", "coco")  # its own
+
+
 def test_an_unknown_image_is_reported(merged: Path) -> None:
     with pytest.raises(SesamError, match=r"nobody is not a training image id \(example: 0\)"):
         run_export("--format", "coco", "--images", "nobody")
