@@ -175,7 +175,7 @@ def test_a_few_rows_of_newer_code_do_not_replace_a_table(repository: Path) -> No
 
 def test_the_committed_pages_are_in_step_with_their_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for name in ("demo", "idd", "camvid"):
+    for name in ("demo", "idd"):
         params = load_preset(Path(f"presets/{name}.yaml"))
         groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
         results = Results.load(RESULTS.with_stem(name))
