@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -177,6 +177,10 @@ def _match(
         if k in label_files:
             raise SesamError(f"{path} and {label_files[k]} both label {k}. Remove one.")
         label_files[k] = path
+    if nested and (end := _common_end(label_files, {k for k, _ in image_files})):
+        raise SesamError(
+            f"{labels}: all names end in {end}, the images' names do not. Remove it from the labels' names."
+        )
     pairs = []
     for k, path in image_files:
         name = path.relative_to(images).with_name(f"{Path(k).name}{label_end}.png")
@@ -185,6 +189,16 @@ def _match(
         name = label_files[k].relative_to(labels).with_name(f"{Path(k).name}{image_end}{suffixes[0]}")
         pairs.append(ImagePair(k, images / name, label_files[k]))
     return pairs
+
+
+def _common_end(labels: Collection[str], images: Collection[str]) -> str:
+    """What all labels' ids have behind an image's, as _mask in 0_mask; "" if they have nothing in common."""
+    if not labels or any(label in images for label in labels):
+        return ""
+    first = min(labels)
+    ends = {first[len(image) :] for image in images if first.startswith(image)}
+    common = [end for end in ends if all(k.endswith(end) and k.removesuffix(end) in images for k in labels)]
+    return max(common, key=len, default="")
 
 
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:

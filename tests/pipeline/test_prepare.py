@@ -58,6 +58,12 @@ def test_an_issue_ends_with_a_message_and_nothing_is_written(folder_dataset: Pat
     assert not list(Path().glob("data/**/*.png")) and not list(Path().glob("data/**/*.json"))
 
 
+def test_labels_with_an_ending_of_their_own() -> None:
+    for path in list(Path("mine/labels/train").iterdir()):
+        path.rename(path.with_stem(f"{path.stem}_mask"))
+    assert "all names end in _mask, the images' names do not" in prepare_error()
+
+
 def test_no_validation() -> None:
     edit_params(Path(), dataset__val_splits=[])
     shutil.rmtree("mine/images/val")
