@@ -112,7 +112,10 @@ def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: S
     if dataset.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, dataset.classes, np.any(~absent, axis=0))
     _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
-    _warn("images labeled everywhere; 255 is unlabeled, other values by dataset.map", compress(ids, absent[:, IGNORE_INDEX]))
+    _warn(
+        "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
+        compress(ids, absent[:, IGNORE_INDEX]),
+    )
     _warn("classes that annotators never drew", compress(dataset.classes, np.all(absent, axis=0)))
 
 
