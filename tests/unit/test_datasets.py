@@ -372,9 +372,7 @@ def test_a_custom_folder(workspace, capsys) -> None:
             save(Path(f"mine/{k}.png"), halves(1, right, edge=edge))
         annotated(workspace, "folder", "mine")
         assert (weak("1") == halves(1, right, edge=edge)).all()
-        assert (
-            "images labeled everywhere; others than 255 by dataset.map: 3 (0, 1, 2)" in capsys.readouterr().err
-        ) == (edge == 0)
+        assert ("255 is unlabeled, other values by dataset.map: 3 (0, 1, 2)" in capsys.readouterr().err) == (edge == 0)
     shutil.rmtree("raw/labels/train")
     assert not any(record.fine for record in prepared().train)
     assert "never occur" not in capsys.readouterr().err, "nothing is known of them"
