@@ -17,7 +17,7 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, format_issues, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
 from sesam.datasets.layouts import files_below
 from sesam.datasets.sent_labels import drop_untouched, load_sent
@@ -89,7 +89,7 @@ def import_annotations(
         conflicts = find_palette_conflicts(files, dataset.classes, dataset.palette, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        report = format_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
+        report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report + draft_map(issues))

@@ -1,8 +1,8 @@
 """Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import cv2
@@ -54,13 +54,13 @@ class Drawing(Annotation):
     shapes: tuple[Shape, ...]
     unread: tuple[str, ...] = ()  # kinds of shapes in it that are not read
     own_name: str | None = None  # of the file, which may be the image's where the name inside is not
-    skipped: tuple[tuple[str, int], ...] = ()  # what else is left out on purpose, and how many
+    skipped: Mapping[str, int] = field(default_factory=dict)  # what else is left out on purpose, and how many
 
     def draw(self, spec: LabelSpec) -> Drawn:
         if self.size is not None:
             self.check_size(self.size, spec)
         labels = np.full(spec.size, IGNORE_INDEX, np.uint8)
-        left_out = Counter(dict(self.skipped))
+        left_out = Counter(self.skipped)
         outlines = [shape.points for shape in self.shapes if shape.kind == "polygon" and len(shape.points)]
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")

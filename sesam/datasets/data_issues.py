@@ -41,7 +41,7 @@ class DataIssue(Exception):  # noqa: N818
     """A file has an issue; the arguments are an `Issue`."""
 
 
-def format_issues(where: str, issues: Sequence[Issue]) -> str:
+def report_issues(where: str, issues: Sequence[Issue]) -> str:
     """All issues of a place as one report; if it does not show all files, they are written to LISTED."""
     lines = [f"{where} has {len(issues)} issue{'s' * (len(issues) > 1)}; nothing was written."]
     by_kind = sorted((kind.value, text) for kind, text in issues)

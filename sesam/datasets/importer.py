@@ -11,7 +11,7 @@ import numpy as np
 
 from sesam.artifacts.manifest import SPLITS, Manifest
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import IssueKind, draft_map, format_issues, summarize_names
+from sesam.datasets.data_issues import IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.label_maps import (
     check_not_binary,
     class_names_and_palette,
@@ -55,7 +55,7 @@ def import_dataset(
         conflicts = find_palette_conflicts(colors, classes, palette if config.palette else None, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        report = format_issues(f"{config.root} (dataset.root)", issues)
+        report = report_issues(f"{config.root} (dataset.root)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}.{draft_map(issues)}"
         raise SesamError(report)
@@ -123,7 +123,7 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
-        raise SesamError(format_issues(f"{root} (dataset.root)", issues))
+        raise SesamError(report_issues(f"{root} (dataset.root)", issues))
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
         remedy = "Add them, or set dataset.val_splits: []"
         raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")

@@ -34,6 +34,11 @@ CAMVID = {
 UNKNOWN = -1  # the data set has no such value
 
 
+def color_keys(rgb: np.ndarray) -> np.ndarray:
+    """0xRRGGBB (H, W) uint32 of colors (H, W, 3) uint8."""
+    return np.asarray(rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
+
+
 class LabelMap(NamedTuple):
     """What label values mean: their class ids, 255 = no class, or UNKNOWN."""
 
@@ -47,7 +52,7 @@ class LabelMap(NamedTuple):
         if label.ndim == 2:
             ids = self.table[label]
             return ids.astype(np.uint8), [str(value) for value in np.unique(label[ids == UNKNOWN])]
-        keys = label.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        keys = color_keys(label)
         known, of_known = (np.array(column) for column in zip(*self.colors, strict=True))
         index = np.searchsorted(known, keys).clip(max=len(known) - 1)
         unknown = np.unique(keys[known[index] != keys])

@@ -30,9 +30,10 @@ def load_sent(record: ImageRecord, num_classes: int) -> list[np.ndarray]:
 
 def drop_untouched(labels: np.ndarray, sent: Sequence[np.ndarray]) -> tuple[np.ndarray, Counter[str]]:
     """Labels (H, W) uint8 without the pixels that are as they were sent; counts of pixels by what became of them."""
-    labeled = labels != IGNORE_INDEX
-    same = np.any([labels == other for other in sent], axis=0) if sent else np.zeros_like(labeled)
-    deleted = np.any([other != IGNORE_INDEX for other in sent], axis=0) & ~labeled if sent else ~labeled & labeled
-    counts = {"changed or new": labeled & ~same, "untouched": labeled & same, "deleted": deleted}
+    labeled, same, was_labeled = labels != IGNORE_INDEX, np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
+    for other in sent:
+        same |= labels == other
+        was_labeled |= other != IGNORE_INDEX
+    counts = {"changed or new": labeled & ~same, "untouched": labeled & same, "deleted": was_labeled & ~labeled}
     kept = np.where(same, IGNORE_INDEX, labels).astype(np.uint8)
     return kept, Counter({name: int(pixels.sum()) for name, pixels in counts.items()})

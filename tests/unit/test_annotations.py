@@ -430,6 +430,11 @@ def test_folders_of_masks(tmp_path: Path) -> None:
     write(tmp_path / "cvat/labelmap.txt", "left")
     with pytest.raises(SesamError, match="expected NAME:R,G,B"):
         find_annotations(tmp_path / "cvat", "folder", image_names("7"), CLASSES)
+    (tmp_path / "binary/left/again").mkdir()
+    shutil.copy(tmp_path / "binary/left/7.png", tmp_path / "binary/left/again/7.png")
+    with pytest.raises(SesamError, match="both annotate 7"):  # neither is overwritten in silence
+        find_annotations(tmp_path / "binary", "folder", image_names("7"), CLASSES)
+    shutil.rmtree(tmp_path / "binary/left/again")
     Image.fromarray(np.arange(6, dtype=np.uint8)[None]).save(tmp_path / "binary/left/7.png")
     (annotation,) = find_annotations(tmp_path / "binary", "folder", image_names("7"), CLASSES).values()
     with pytest.raises(DataIssue, match="more than two values"):

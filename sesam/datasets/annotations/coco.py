@@ -87,7 +87,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
                 sizes[image.id],
                 tuple(shapes[image.id]),
                 unread.get(image.id, ()),
-                skipped=(("regions without a label", unlabeled[image.id]),) * bool(unlabeled[image.id]),
+                skipped={"regions without a label": unlabeled[image.id]},
             ),
         )
         for image in document.images

@@ -10,14 +10,21 @@ from urllib.parse import unquote
 
 from sesam.artifacts.manifest import ImageRecord
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of uploads
 
 
 class _Image(NamedTuple):
-    """An image as names are compared with it. parents: the folders of its file above its id. own: its record's id."""
+    """An image as names are compared with it. parents: the folders of its file above its id."""
 
-    own: str
+    image_id: str
     id_parts: tuple[str, ...]
     parents: tuple[str, ...]
     is_train: bool
@@ -45,25 +52,25 @@ class ImageNames:
         Folders in the name may be fewer than the image's file has, but the id's are all in it. otherwise: another name,
         tried if the first means no image of any split. is_url: of Label Studio.
         """
-        spellings = [*_spellings(name, is_url)] + ([] if otherwise is None else [_split(otherwise)])
-        for path in spellings:
+        spellings = list(_spellings(name, is_url))
+        for path in spellings + ([] if otherwise is None else [_split(otherwise)]):
             images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
             if found := self._best(path, images):
-                return found.own if found.is_train else None
-        path = spellings[-1 if otherwise is None else -2]
-        if UPLOADED.match(path[-1]):  # other formats that Label Studio exports have it too
-            stem = PurePosixPath(UPLOADED.sub("", path[-1])).stem
+                return found.image_id if found.is_train else None
+        *_, uploaded = spellings[-1]
+        if UPLOADED.match(uploaded):  # other formats that Label Studio exports have it too
+            stem = PurePosixPath(UPLOADED.sub("", uploaded)).stem
             # an upload keeps no folder, so that only an id without folders is certain
             images = [image for image in self.by_upload.get(stem, ()) if len(image.id_parts) == 1]
             if len(trained := [image for image in images if image.is_train]) == 1:
-                return trained[0].own
+                return trained[0].image_id
         return None
 
     def candidates(self, name: str) -> list[str]:
         """The ids of training images in folders that a name without these may mean."""
         path = _split(name)
         images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
-        return [image.own for image in images if image.is_train and image.id_parts[-len(path) : -1] == path[:-1]]
+        return [image.image_id for image in images if image.is_train and image.id_parts[-len(path) : -1] == path[:-1]]
 
     def _best(self, path: tuple[str, ...], images: list[_Image]) -> _Image | None:
         ranked = []
@@ -85,8 +92,8 @@ class ImageNames:
         """Whether the name's folder above the id is another split's, as images/val in images/val/7.png is."""
         if not above or not image.parents:
             return False
-        known = above[-1] in self.split_folders or above[-1].lower() in SPLITS
-        return known and (image.parents[-1] in self.split_folders or image.parents[-1].lower() in SPLITS)
+        known = above[-1] in self.split_folders or above[-1].lower() in SPLIT_ALIASES
+        return known and (image.parents[-1] in self.split_folders or image.parents[-1].lower() in SPLIT_ALIASES)
 
 
 def _parse(record: ImageRecord, is_train: bool) -> _Image:
@@ -96,7 +103,7 @@ def _parse(record: ImageRecord, is_train: bool) -> _Image:
 
 
 def _same_folder(ours: str, theirs: str) -> bool:
-    return ours == theirs or (SPLITS.get(ours.lower(), ours) == SPLITS.get(theirs.lower(), theirs))
+    return ours == theirs or (SPLIT_ALIASES.get(ours.lower(), ours) == SPLIT_ALIASES.get(theirs.lower(), theirs))
 
 
 def _split(name: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
+from sesam.datasets.layouts import IMAGE_SUFFIXES
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_counts
 
@@ -58,7 +59,6 @@ class _Task(Entry):
 NAMES = TypeAdapter(list[str])
 TOOLS = ("brush", "polygon", "keypoint", "rectangle", "ellipse")  # with labels of their own, or beside <Labels>
 USUAL_KEYS = ("image", "img", "url")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
@@ -96,9 +96,7 @@ def _drawings(path: Path, data: dict[str, Any], results: list[_Result]) -> list[
 def _is_picture(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(map(_is_picture, value))
-    return isinstance(value, str) and value.partition("?d=")[2].endswith(IMAGE_SUFFIXES) | (
-        value.partition("?")[0].lower().endswith(IMAGE_SUFFIXES)
-    )
+    return isinstance(value, str) and value.split("?d=")[-1].split("?")[0].lower().endswith(IMAGE_SUFFIXES)
 
 
 def _picture(result: _Result, targets: set[str], pictures: dict[str, Any], data: dict[str, Any]) -> str:
@@ -144,7 +142,7 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
     if len(sizes) > 1:
         raise ValueError(f"two sizes of the image {name}")
     known = sizes.pop() if sizes else None
-    return Drawing(path, known, tuple(shapes), tuple(sorted(unread)), skipped=tuple(sorted(skipped.items())))
+    return Drawing(path, known, tuple(shapes), tuple(sorted(unread)), skipped=skipped)
 
 
 def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[Shape]:

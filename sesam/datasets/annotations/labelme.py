@@ -61,7 +61,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
             unread.add(shape_type)
     # beside the file, if it is a name alone
     photograph = os.path.normpath(file.path.parent / document.image_path.replace("\\", "/"))
-    skipped = ((f"shapes called {IGNORED}", ignored),) * bool(ignored)
+    skipped = {f"shapes called {IGNORED}": ignored}
     drawing = Drawing(file.path, size, tuple(shapes), tuple(sorted(unread)), file.path.stem, skipped)
     return [(photograph, drawing)]
 

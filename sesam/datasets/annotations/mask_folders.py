@@ -13,6 +13,7 @@ from sesam.artifacts.image_io import LABEL_FORMATS, open_image
 from sesam.datasets.annotation_shapes import Drawing, Shape
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
+from sesam.datasets.label_maps import color_keys
 from sesam.datasets.layouts import files_below
 from sesam.errors import SesamError
 
@@ -68,8 +69,7 @@ def _equal(keys: np.ndarray, color: int, size: tuple[int, int]) -> np.ndarray:
 
 def _keys(path: Path) -> np.ndarray:
     with open_image(path, formats=LABEL_FORMATS) as image:
-        rgb = np.array(image.convert("RGB")).astype(np.uint32)
-    return rgb @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        return color_keys(np.array(image.convert("RGB")))
 
 
 def _read_binary(source: Path, files: dict[str, list[Path]]) -> list[tuple[str, Annotation]]:

@@ -1,7 +1,7 @@
 """The annotations of a folder or a file, in every known format. A new format is a module and an entry here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,10 +51,23 @@ def find_annotations(
         hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
         expected = "a folder of PNG, XML or JSON files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
-    if source.is_dir() and (masks := read_mask_folder(source, classes)) is not None:
-        return {names.match(name) or name: annotation for name, annotation in masks}
     annotations: dict[str, Annotation] = {}
     called: dict[str, str] = {}  # what the file that annotates an image calls it
+    for image_id, name, annotation in _read_all(source, dataset_format, names, classes):
+        if image_id in names.train_ids and image_id in annotations:
+            entries = (annotations[image_id].path, called[image_id]), (annotation.path, name)
+            raise SesamError(_both_annotate(image_id, *entries))
+        annotations[image_id], called[image_id] = annotation, name
+    return annotations
+
+
+def _read_all(
+    source: Path, dataset_format: str, names: ImageNames, classes: Sequence[str]
+) -> Iterator[tuple[str, str, Annotation]]:
+    """Each annotation with its image's id, and the name that its file gives the image."""
+    if source.is_dir() and (masks := read_mask_folder(source, classes)) is not None:
+        yield from ((names.match(name) or name, name, annotation) for name, annotation in masks)
+        return
     for path in files_below(source) if source.is_dir() else [source]:
         is_polygons = dataset_format == "cityscapes" and path.stem.endswith("_polygons")
         if is_polygons or path.name == TILES_INDEX:  # Cityscapes has its label PNGs as polygons too
@@ -68,10 +81,7 @@ def find_annotations(
                 if sha256(path) in names.digests:
                     continue  # the photograph, which many tools export too
                 image_id = (names.match(f"{name}.png") or name) if dataset_format == "folder" else name
-            if image_id in names.train_ids and image_id in annotations:
-                raise SesamError(_both_annotate(image_id, (annotations[image_id].path, called[image_id]), (path, name)))
-            annotations[image_id], called[image_id] = annotation, name
-    return annotations
+            yield image_id, name, annotation
 
 
 def _both_annotate(image_id: str, *entries: tuple[Path, str]) -> str:
