@@ -131,9 +131,9 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
         figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
     for name in params["rounds"]:
         metrics = read(commit, f"metrics/labels/{name}.json")
-        merged = metrics["scores"]["merged"]
-        figures |= {f"{name} {measure}": merged[measure] for measure in ("precision", "recall", "mIoU")}
-        figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["classes"]["merged"].items()}
+        scores = metrics["scores"]["pseudo_labels"]
+        figures |= {f"{name} {measure}": scores[measure] for measure in ("precision", "recall", "mIoU")}
+        figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["classes"]["pseudo_labels"].items()}
     return figures
 
 

@@ -182,7 +182,8 @@ class WeakLabelParams(Group):
         "scribble", description="coarse, scribble, point (annotators' or simulated); or fine, full supervision"
     )
     path: str = Field(
-        SIMULATED, description="data/fine/train: simulate from fine labels; else path of annotators' labels"
+        SIMULATED,
+        description="annotators' labels; or data/fine/train: simulate from fine ones",
     )
     min_area: Positive = Field(64, description="pixels; smaller regions get no simulated label")
     coarse: CoarseParams = CoarseParams()

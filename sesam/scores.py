@@ -40,7 +40,10 @@ def network_scores(matrix: np.ndarray) -> Scores:
 
 
 def label_scores(matrix: np.ndarray) -> Scores:
-    """Scores of a label set that may leave pixels unlabeled; None where the denominator is 0."""
+    """Precision and recall, averaged over pixels as micro averages are, labeled share and mIoU of a label set.
+
+    It may leave pixels unlabeled. None where the denominator is 0.
+    """
     correct, labeled, total = matrix.trace(), matrix[:, :-1].sum(), matrix.sum()
     return {
         "precision": ratio(correct, labeled),

@@ -19,8 +19,8 @@ def main() -> None:
     metrics = label_metrics(quality, data.classes)
     write_json(METRICS / "labels" / f"{round_name}.json", metrics)
     write_text(pseudo_label_dir(round_name) / RANKING, ranking_csv(quality.ranking))
-    merged = metrics["scores"]["merged"]
-    print(f"evaluate_labels {round_name}: merged labels, precision {merged['precision']}, recall {merged['recall']}")
+    scores = metrics["scores"]["pseudo_labels"]
+    print(f"evaluate_labels {round_name}: pseudo-labels, precision {scores['precision']}, recall {scores['recall']}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_prompts, read_selected
 from sesam.artifacts.image_io import write_label
-from sesam.artifacts.invariants import check_complete, check_merged
+from sesam.artifacts.invariants import check_complete, check_pseudo_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main
@@ -32,9 +32,9 @@ def merge_image(
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)
-    merged, source_map = merge(weak, confident, components, selected)
-    check_merged(merged, source_map, weak, confident, record, num_classes)
-    write_label(labels / f"{record.id}.png", merged, data.palette)
+    pseudo_label, source_map = merge(weak, confident, components, selected)
+    check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
+    write_label(labels / f"{record.id}.png", pseudo_label, data.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
 
 

@@ -24,7 +24,7 @@ def check_labels(labels: np.ndarray, record: ImageRecord, num_classes: int) -> N
         raise invariant_error(record.id, f"class {unknown.min()} of {num_classes}")
 
 
-def check_merged(
+def check_pseudo_label(
     labels: np.ndarray,
     sources: np.ndarray,
     weak: np.ndarray,

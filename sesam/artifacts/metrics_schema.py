@@ -23,7 +23,7 @@ Matrix = list[list[Count]]
 LossStep = Annotated[tuple[Count, Annotated[float, Field(allow_inf_nan=False)]], Field(strict=False)]  # a list in JSON
 # Dictionaries with exactly the keys of their Literal
 Value = TypeVar("Value")
-PerLabelSet = Annotated[dict[Literal["weak", "confident", "sam", "merged"], Value], Field(min_length=4)]
+PerLabelSet = Annotated[dict[Literal["weak", "confident", "sam", "pseudo_labels"], Value], Field(min_length=4)]
 LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "labeled", "mIoU"], Score], Field(min_length=5)]
 ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
 Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized"], Count], Field(min_length=3)]

@@ -21,7 +21,7 @@ from sesam.params import Params
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.scores import class_scores, confusion_matrix, label_scores
 
-LABEL_SETS = ("weak", "confident", "sam", "merged")  # confident: the teacher's predictions; sam: SAM's pixels
+LABEL_SETS = ("weak", "confident", "sam", "pseudo_labels")  # confident: the teacher's predictions; sam: SAM's pixels
 CONTESTED_OUTCOMES = ("correct", "wrong", "weak", "unknown")  # of a pixel in kept masks of two classes
 
 
@@ -58,21 +58,21 @@ def evaluate_all(data: Manifest, params: Params, round_name: str) -> LabelQualit
 
 def evaluate_image(record: ImageRecord, round_name: str, num_classes: int, threshold: float) -> LabelQuality:
     """The quality of a training image's labels. threshold: γ, of confident predictions."""
-    merged, sources = load_pseudo_label(round_name, record, num_classes)
+    pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
     fine = load_fine_label("train", record, num_classes)
     selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
     confident = confident_labels(predicted, confidence, threshold)
-    label_sets = (weak, confident, np.where(sources == SAM, merged, IGNORE_INDEX), merged)
-    contested, known = contested_pixels(selected, merged.shape), fine != IGNORE_INDEX
+    label_sets = (weak, confident, np.where(sources == SAM, pseudo_label, IGNORE_INDEX), pseudo_label)
+    contested, known = contested_pixels(selected, pseudo_label.shape), fine != IGNORE_INDEX
     return LabelQuality(
         matrices=np.stack([confusion_matrix(fine, labels, num_classes) for labels in label_sets]),
         outcomes=Counter((component.class_id, component.outcome) for component in selected),
-        contested=count_contested(contested, merged, weak, fine),
+        contested=count_contested(contested, pseudo_label, weak, fine),
         sources=np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES)),
-        ranking=[{"id": record.id} | review_priority(merged, weak, predicted, contested, selected)],
-        errors=[float((merged != fine)[known].mean()) if known.any() else None],
+        ranking=[{"id": record.id} | review_priority(pseudo_label, weak, predicted, contested, selected)],
+        errors=[float((pseudo_label != fine)[known].mean()) if known.any() else None],
     )
 
 
@@ -87,24 +87,30 @@ def contested_pixels(selected: Sequence[Selected], shape: tuple[int, int]) -> np
     return contested
 
 
-def count_contested(contested: np.ndarray, merged: np.ndarray, weak: np.ndarray, fine: np.ndarray) -> Counter[str]:
+def count_contested(
+    contested: np.ndarray, pseudo_label: np.ndarray, weak: np.ndarray, fine: np.ndarray
+) -> Counter[str]:
     """What became of the contested pixels, by CONTESTED_OUTCOMES; contested (H, W) bool, the others (H, W) uint8."""
-    merged, weak, fine = merged[contested], weak[contested], fine[contested]
-    conditions = [weak != IGNORE_INDEX, fine == IGNORE_INDEX, merged == fine]
+    pseudo_label, weak, fine = pseudo_label[contested], weak[contested], fine[contested]
+    conditions = [weak != IGNORE_INDEX, fine == IGNORE_INDEX, pseudo_label == fine]
     return Counter(np.select(conditions, ["weak", "unknown", "correct"], "wrong").tolist())
 
 
 def review_priority(
-    merged: np.ndarray, weak: np.ndarray, predicted: np.ndarray, contested: np.ndarray, selected: Sequence[Selected]
+    pseudo_label: np.ndarray,
+    weak: np.ndarray,
+    predicted: np.ndarray,
+    contested: np.ndarray,
+    selected: Sequence[Selected],
 ) -> dict[str, Any]:
-    """How much of an image's merged label needs a look, without any fine label; a row of ranking.csv.
+    """How much of an image's pseudo-label needs a look, without any fine label; a row of ranking.csv.
 
-    merged, weak, predicted (the teacher's classes): (H, W) uint8, 255 = none. contested: see `contested_pixels`.
+    pseudo_label, weak, predicted (the teacher's classes): (H, W) uint8, 255 = none. contested: see `contested_pixels`.
     review_priority: the share of pixels that are unlabeled, or whose label no annotator drew and the teacher
     contradicts, or masks of two classes hold. components, rejected: how many, and for how many no mask was kept.
     """
-    unlabeled, drawn = merged == IGNORE_INDEX, weak != IGNORE_INDEX
-    contradicted = ~unlabeled & ~drawn & (predicted != IGNORE_INDEX) & (predicted != merged)
+    unlabeled, drawn = pseudo_label == IGNORE_INDEX, weak != IGNORE_INDEX
+    contradicted = ~unlabeled & ~drawn & (predicted != IGNORE_INDEX) & (predicted != pseudo_label)
     contested = contested & ~drawn
     pixels = {"unlabeled": unlabeled, "contradicted": contradicted, "contested": contested}
     return {

@@ -21,7 +21,7 @@ from sesam.reporting.layout import Color, Kind, Step, downscale
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
     *("image", "fine", "weak", "teacher", "teacher's confidence"),
-    *("SAM's masks", "merged", "source", "student", "student's confidence"),
+    *("SAM's masks", "pseudo-label", "source", "student", "student's confidence"),
 )
 SIDE = 640  # pixels of a picture's longer side, at most
 _DataUrl = Annotated[str, Field(pattern=r"^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+$")]  # it leads nowhere else

@@ -37,11 +37,11 @@ def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float |
     Validation mIoU of the network trained on the weak labels and of the last two rounds' students; precision, recall
     and mIoU of the last round's pseudo-labels against the fine labels of training images.
     """
-    merged = labels[list(labels)[-1]]["scores"]["merged"]
+    scores = labels[list(labels)[-1]]["scores"]["pseudo_labels"]
     return {
         "val_mIoU_baseline": networks["baseline"]["mIoU"],
         **{f"val_mIoU_{name}": networks[name]["mIoU"] for name in list(labels)[-2:]},
-        **{f"label_{measure}": merged[measure] for measure in ("precision", "recall", "mIoU")},
+        **{f"label_{measure}": scores[measure] for measure in ("precision", "recall", "mIoU")},
     }
 
 
@@ -59,7 +59,7 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     """The tables of a run, by name.
 
     training: each network's loss. iou: each network's IoU by class. labels: precision and recall of each label set.
-    label_classes: those of each round's merged labels, by class. components, contested: each round's components and
+    label_classes: those of each round's pseudo-labels, by class. components, contested: each round's components and
     contested pixels, by outcome.
     """
     measures = ("precision", "recall")
@@ -67,7 +67,7 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     for name, metrics in labels.items():
         for label_set, scores in metrics["scores"].items():
             label_sets["weak" if label_set == "weak" else f"{name} {label_set}"] = scores
-        by_measure = transpose(metrics["classes"]["merged"])
+        by_measure = transpose(metrics["classes"]["pseudo_labels"])
         for measure in measures:
             of_classes[f"{name} {measure}"] = by_measure[measure]
         by_outcome = transpose(metrics["components"])
@@ -84,13 +84,15 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
 
 
 def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
-    """Of each network, and of each round's SAM pixels and merged labels: (K, K + 1) shares of each actual class.
+    """Of each network, and of each round's SAM pixels and pseudo-labels: (K, K + 1) shares of each actual class.
 
     The last column is unlabeled. A row of zeros is a class without pixels.
     """
     counts = {network_title(name): np.array(metrics["confusion"]) for name, metrics in networks.items()}
     for name, metrics in labels.items():
-        counts |= {f"{name} {label_set}": np.array(metrics["confusion"][label_set]) for label_set in ("sam", "merged")}
+        counts |= {
+            f"{name} {label_set}": np.array(metrics["confusion"][label_set]) for label_set in ("sam", "pseudo_labels")
+        }
     return {title: matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) for title, matrix in counts.items()}
 
 
@@ -125,7 +127,7 @@ def results_text(data: Manifest, params: Params, networks: MetricsByName, labels
         return f"  {title:<24}{'–' if score is None else f'{score:.3f}':>7}   {meaning}"
 
     last = list(labels)[-1]
-    scores, kind = labels[last]["scores"]["merged"], params.weak_labels.kind
+    scores, kind = labels[last]["scores"]["pseudo_labels"], params.weak_labels.kind
     hours, share = annotation_hours(len(data.train), kind, params.annotation_minutes)
     cost = "" if hours is None else f": {hours:.3g} hours of annotation"
     cost += "" if share is None else f", {100 * share:.3g} % of fine masks'"

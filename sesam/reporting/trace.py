@@ -33,8 +33,8 @@ class ComponentTrace(NamedTuple):
 class ImageTrace(NamedTuple):
     """All that a round made of a training image.
 
-    image: (H, W, 3) uint8 RGB. merged, sources: (H, W) uint8. inputs: what the round starts from; results: what it made
-    of them.
+    image: (H, W, 3) uint8 RGB. pseudo_label, sources: (H, W) uint8. inputs: what the round starts from; results: what
+    it made of them.
     """
 
     record: ImageRecord
@@ -42,7 +42,7 @@ class ImageTrace(NamedTuple):
     data: Manifest
     params: Params
     image: np.ndarray
-    merged: np.ndarray
+    pseudo_label: np.ndarray
     sources: np.ndarray
     components: list[ComponentTrace]
     inputs: list[Step]
@@ -55,7 +55,7 @@ def load_trace(
     """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
     num_classes = len(data.classes)
     image, weak = load_image(record), load_label(WEAK_LABELS, record, num_classes)
-    merged, sources = load_pseudo_label(round_name, record, num_classes)
+    pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
     components = _load_components(record, round_name, data, params.selection, weak)
     inputs, results = [Step("image", "image", image)], []
     if record.fine:
@@ -66,12 +66,12 @@ def load_trace(
     if params.sam.enabled:
         masks = overlay_masks(image, [component.selected for component in components], data.palette)
         results.append(Step("SAM's masks", "classes", masks))
-    results += [Step("merged", "classes", merged), Step("source", "sources", sources)]
+    results += [Step("pseudo-label", "classes", pseudo_label), Step("source", "sources", sources)]
     if with_student:
         shown = METRICS / "report_predictions" / round_name
         labels, confidence = shown / "train", shown / "confidence"
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, data, params, image, merged, sources, components, inputs, results)
+    return ImageTrace(record, round_name, data, params, image, pseudo_label, sources, components, inputs, results)
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -130,7 +130,7 @@ def list_components(trace: ImageTrace) -> list[str]:
     for traced in trace.components:
         component = traced.component
         prompt = f"{len(component.points)} points" if component.points else component.prompt_type
-        size = f"{rle_to_mask(component.rle, trace.merged.shape).sum()} pixels"
+        size = f"{rle_to_mask(component.rle, trace.pseudo_label.shape).sum()} pixels"
         title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
         lines.append(f"{title}: {describe_outcome(traced)}")
         for k, check in enumerate(traced.checks, 1):
@@ -145,7 +145,7 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
         return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
 
     source, pixel = trace.sources[y, x], f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
-    lines = [f"{pixel}: {class_name(trace.merged[y, x])}, from {SOURCE_NAMES[source]}."]
+    lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_NAMES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
     elif source == SAM:
@@ -167,7 +167,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims = []
     for traced in trace.components:
         if traced.selected.kept:
-            strength = claim(traced.component, traced.selected, trace.merged.shape)[y, x]
+            strength = claim(traced.component, traced.selected, trace.pseudo_label.shape)[y, x]
             if np.isfinite(strength):
                 claims.append((float(strength), traced))
     if not claims:
@@ -187,7 +187,10 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
 def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which components without a kept mask, and which rejected masks hold a pixel."""
     lines = ["No annotator labeled it and no kept mask holds it."]
-    shape, without = trace.merged.shape, [component for component in trace.components if not component.selected.kept]
+    shape, without = (
+        trace.pseudo_label.shape,
+        [component for component in trace.components if not component.selected.kept],
+    )
     for component in without:
         if rle_to_mask(component.component.rle, shape)[y, x]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")

@@ -137,8 +137,8 @@ def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
     for name in ("r1", "r2"):
         scores = read_json(workspace / f"metrics/labels/{name}.json")["scores"]
         assert scores["weak"]["precision"] == 1.0
-        assert set(scores["merged"]) >= {"precision", "recall", "f1", "labeled", "mIoU"}
-        assert scores["merged"]["labeled"] > scores["weak"]["labeled"]
+        assert set(scores["pseudo_labels"]) >= {"precision", "recall", "f1", "labeled", "mIoU"}
+        assert scores["pseudo_labels"]["labeled"] > scores["weak"]["labeled"]
         for image_id in TRAIN:
             label = read_label(workspace / f"data/pseudo_labels/{name}/labels/{image_id}.png")
             source = read_label(workspace / f"data/pseudo_labels/{name}/sources/{image_id}.png")

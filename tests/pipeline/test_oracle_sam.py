@@ -53,7 +53,7 @@ def run_stages(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:
         monkeypatch.setattr(sys, "argv", [stage.__name__, "r1"])
         stage.main()
     metrics = read_json(Path("metrics/labels/r1.json"))
-    merged = metrics["scores"]["merged"]
+    merged = metrics["scores"]["pseudo_labels"]
     assert merged["precision"] >= 0.97 and merged["recall"] >= 0.95 and merged["mIoU"] >= 0.90
     return metrics
 
@@ -73,7 +73,9 @@ def run_stages(monkeypatch: pytest.MonkeyPatch, *stages: ModuleType) -> dict:
 def test_pseudo_labels_nearly_equal_fine_labels(workspace: Path, monkeypatch, kind: str, changes: dict) -> None:
     edit_params(workspace, weak_labels__kind=kind, **changes)
     metrics = run_stages(monkeypatch, *ALL)
-    assert all(scores["recall"] is None or scores["recall"] >= 0.9 for scores in metrics["classes"]["merged"].values())
+    assert all(
+        scores["recall"] is None or scores["recall"] >= 0.9 for scores in metrics["classes"]["pseudo_labels"].values()
+    )
     outcomes = metrics["components"].values()
     assert sum(counts["kept"] for counts in outcomes) >= 0.97 * sum(sum(counts.values()) for counts in outcomes)
 
@@ -91,6 +93,6 @@ def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, s
         write_label(Path(f"data/rounds/r1/teacher_predictions/labels/{k}.png"), predicted, PALETTE)
         write_gray(Path(f"data/rounds/r1/teacher_predictions/confidence/{k}.png"), confidence)
     metrics = run_stages(monkeypatch, weak_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
-    assert metrics["scores"]["merged"]["precision"] > metrics["scores"]["confident"]["precision"]
+    assert metrics["scores"]["pseudo_labels"]["precision"] > metrics["scores"]["confident"]["precision"]
     outcomes = metrics["components"].values()
     assert any(sum(counts.values()) > counts["kept"] for counts in outcomes)  # the blobs' masks are rejected

@@ -104,9 +104,9 @@ def experiment(name: str, params: str, mean: float) -> None:
     """What `dvc exp run -n NAME` leaves behind."""
     base = git("rev-parse", "HEAD")
     Path("params.yaml").write_text(params)
-    merged = {"scores": {"merged": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}
+    merged = {"scores": {"pseudo_labels": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}
     content = {
-        "labels/r1": merged | {"classes": {"merged": {"road": {"IoU": 0.7}}}},
+        "labels/r1": merged | {"classes": {"pseudo_labels": {"road": {"IoU": 0.7}}}},
         "networks/baseline": {"mIoU": 0.1},
         "networks/r1": {"mIoU": mean},
     }

@@ -167,8 +167,8 @@ def test_stages_on_known_answers(
     # 3 of the 4 confident columns
     assert predictions["precision"] == 0.75 and predictions["labeled"] == round(4 / 12, 4)
     assert sam["labeled"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
-    assert r2["scores"]["merged"]["precision"] == 1
-    left, right = (r1["classes"]["merged"][name] for name in ("left", "right, far"))
+    assert r2["scores"]["pseudo_labels"]["precision"] == 1
+    left, right = (r1["classes"]["pseudo_labels"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
     assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
@@ -230,7 +230,7 @@ def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params],
     without.save()
     evaluate_everything(params, monkeypatch)
     metrics = read_json(Path("metrics/labels/r2.json"))
-    assert metrics["scores"]["merged"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
+    assert metrics["scores"]["pseudo_labels"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
     assert metrics["contested"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 

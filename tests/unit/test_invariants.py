@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sesam.artifacts.component_records import Component, Outcome, Selected
-from sesam.artifacts.invariants import check_complete, check_labels, check_merged
+from sesam.artifacts.invariants import check_complete, check_labels, check_pseudo_label
 from sesam.artifacts.manifest import ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.errors import SesamError
@@ -29,7 +29,7 @@ maps = arrays(np.uint8, SHAPE, elements=st.sampled_from((0, 1, 2, 255, 255)))
 def test_merged_labels_pass(weak, confident, masks) -> None:
     components = [Component(1, k, mask_to_rle(mask.T.reshape(SHAPE))) for k, mask in masks]
     selected = [Selected(1, k, 0, 1.0, mask_to_rle(mask), Outcome.KEPT) for k, mask in masks]
-    check_merged(*merge(weak, confident, components, selected), weak, confident, RECORD, 3)
+    check_pseudo_label(*merge(weak, confident, components, selected), weak, confident, RECORD, 3)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_inconsistent_labels_are_refused(pixel, label: int, source: int, message
     labels, sources = merge(WEAK_MAP, PREDICTED, [], [])
     labels[pixel], sources[pixel] = label, source
     with pytest.raises(SesamError, match=message):
-        check_merged(labels, sources, WEAK_MAP, PREDICTED, RECORD, 3)
+        check_pseudo_label(labels, sources, WEAK_MAP, PREDICTED, RECORD, 3)
 
 
 @pytest.mark.parametrize("labels", [np.zeros((5, 8), np.uint8), np.zeros(SHAPE, np.int64)], ids=["size", "dtype"])

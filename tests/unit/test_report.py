@@ -100,7 +100,7 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
     assert seen["errors"] == [] and seen["console"] == []
     assert list(seen["layers"]) == [
         *("image", "fine", "weak", "teacher", "teacher's confidence"),
-        *("SAM's masks", "merged", "source", "student", "student's confidence"),
+        *("SAM's masks", "pseudo-label", "source", "student", "student's confidence"),
     ]
     assert len(seen["charts"]) == 8 and all(seen["charts"])  # each drew something
     assert seen["wider"] == 0  # and none more than its place
@@ -108,7 +108,7 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
         assert len(canvases) == 4  # two of each round
         for round_name, layer, _ in canvases:
             assert layer == ("none" if name.startswith("teacher") and round_name == "r1" else name)
-    assert seen["legends"]["source"] == ["sources"] and seen["legends"]["merged"] == ["classes"]
+    assert seen["legends"]["source"] == ["sources"] and seen["legends"]["pseudo-label"] == ["classes"]
     fine = decoded(seen["layers"]["fine"][-1][2])
     assert (fine[0, :, 3] == 0).all()  # unlabeled pixels let the background through
     assert (fine[1:, :6, :3] == data.palette[0]).all() and (fine[1:, 6:, :3] == data.palette[1]).all()
@@ -161,12 +161,12 @@ DAMAGED = {
     "text as correlation": ("labels/r2", ("ranking_spearman",), "x"),
     "older file": ("labels/r1", ("contested", "unknown"), DELETED),
     "unknown outcome": ("labels/r1", ("components", "left", "missed"), 1),
-    "missing class": ("labels/r1", ("classes", "merged", "left"), DELETED),
+    "missing class": ("labels/r1", ("classes", "pseudo_labels", "left"), DELETED),
     "missing class of components": ("labels/r1", ("components", "left"), DELETED),
     "unknown class": ("networks/r1", ("classes", "other"), 0.5),
     "missing row": ("networks/r1", ("confusion", 3), DELETED),
     "missing column": ("labels/r1", ("confusion", "sam", 0, 4), DELETED),
-    "fraction of a pixel": ("labels/r1", ("confusion", "merged", 0, 0), 0.5),
+    "fraction of a pixel": ("labels/r1", ("confusion", "pseudo_labels", 0, 0), 0.5),
     "number as matrix": ("networks/r2", ("confusion",), 3),
 }
 
