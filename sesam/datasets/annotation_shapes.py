@@ -15,7 +15,7 @@ from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
-Kind = Literal["point", "line", "polygon", "mask"]
+Kind = Literal["point", "line", "polygon", "box", "mask"]
 
 
 class Shape(NamedTuple):
@@ -38,7 +38,7 @@ class Shape(NamedTuple):
         if self.kind == "line" and len(points) > 1:
             return draw_stroke(size, pixels, thickness)
         drawn = np.zeros(size, np.uint8)
-        if self.kind != "polygon":
+        if self.kind not in ("polygon", "box"):
             for point in pixels.tolist():
                 cv2.circle(drawn, point, radius, 1, cv2.FILLED)
         elif len(points) >= 3:
@@ -61,7 +61,7 @@ class Drawing(Annotation):
             self.check_size(self.size, spec)
         labels = np.full(spec.size, IGNORE_INDEX, np.uint8)
         left_out = Counter(self.skipped)
-        outlines = [shape.points for shape in self.shapes if shape.kind == "polygon" and len(shape.points)]
+        outlines = [shape.points for shape in self.shapes if shape.kind in ("polygon", "box") and len(shape.points)]
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}

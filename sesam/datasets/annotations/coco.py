@@ -103,7 +103,7 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
         return [Shape(name, "polygon", outline) for outline in outlines]
     if annotation.bbox:
         left, top, width, height = annotation.bbox
-        return [Shape(name, "polygon", box_corners(left, top, left + width, top + height))]
+        return [Shape(name, "box", box_corners(left, top, left + width, top + height))]
     return []
 
 

@@ -46,7 +46,7 @@ def _shape(element: ElementTree.Element) -> Shape | None:
     if element.tag == "box":
         left, top, right, bottom = (float(attributes[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
         corners = box_corners(left, top, right, bottom, float(attributes.get("rotation", "0")))
-        return Shape(attributes["label"], "polygon", corners)
+        return Shape(attributes["label"], "box", corners)
     if element.tag == "ellipse":
         x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
         outline = ellipse_outline(x, y, rx, ry, float(attributes.get("rotation", "0")))

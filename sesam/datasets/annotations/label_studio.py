@@ -157,7 +157,7 @@ def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[
             return [Shape(name, "point", np.array([[x, y]]))]
         if tool == "rectangle" and value.width is not None and value.height is not None:
             right, bottom = x + value.width * scale[0], y + value.height * scale[1]
-            return [Shape(name, "polygon", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
+            return [Shape(name, "box", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
         if tool == "ellipse" and value.radius_x is not None and value.radius_y is not None:
             radii = value.radius_x * scale[0], value.radius_y * scale[1]
             return [Shape(name, "polygon", ellipse_outline(x, y, *radii, value.rotation))]

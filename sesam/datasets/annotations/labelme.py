@@ -51,7 +51,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         elif shape_type in KINDS:
             shapes.append(Shape(shape.label, KINDS[shape_type], points))
         elif shape_type == "rectangle" and len(points) in (2, 4):  # X-AnyLabeling gives all corners
-            shapes.append(Shape(shape.label, "polygon", box_corners(*points.min(0), *points.max(0))))
+            shapes.append(Shape(shape.label, "box", box_corners(*points.min(0), *points.max(0))))
         elif shape_type == "circle" and len(points) == 2:
             radius = float(np.linalg.norm(points[1] - points[0]))
             shapes.append(Shape(shape.label, "polygon", ellipse_outline(points[0, 0], points[0, 1], radius, radius)))
