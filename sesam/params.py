@@ -178,8 +178,8 @@ class PointParams(Group):
 
 
 class WeakLabelParams(Group):
-    kind: Literal["coarse", "scribble", "point", "fine"] = Field(
-        "scribble", description="coarse, scribble, point (annotators' or simulated); or fine, full supervision"
+    kind: Literal["coarse", "scribble", "point", "box", "fine"] = Field(
+        "scribble", description="coarse, scribble, point, box (annotators' or simulated); or fine, full supervision"
     )
     path: str = Field(
         SIMULATED,
@@ -341,6 +341,7 @@ class AnnotationMinutes(Group):
     coarse: NotNegative | None = Field(None, description="coarse polygons")
     scribble: NotNegative | None = Field(None, description="scribbles")
     point: NotNegative | None = Field(None, description="points")
+    box: NotNegative | None = Field(None, description="boxes")
 
 
 class ReportParams(Group):

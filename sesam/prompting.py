@@ -1,9 +1,14 @@
 """Steps 0 to 2 of the method: augment the weak labels, separate instances, sample prompts."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
-from sesam.artifacts.component_records import Component, Point
+from sesam.artifacts.component_records import Component
+from sesam.artifacts.drawn_prompts import NO_PROMPTS, BackgroundPoint, DrawnBox, DrawnPrompts, Point
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
+from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
@@ -49,9 +54,14 @@ def sample_points(
 
 
 def image_prompts(
-    weak: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, params: Params, key: tuple[str, str]
+    weak: np.ndarray,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    params: Params,
+    key: tuple[str, str],
+    drawn: DrawnPrompts = NO_PROMPTS,
 ) -> list[Component]:
-    """Steps 0 to 2: every component of an image with its prompt.
+    """Steps 0 to 2: every component of an image with its prompt, then the boxes that annotators drew.
 
     weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed.
     """
@@ -70,4 +80,29 @@ def image_prompts(
             height, width = region.mask.shape
             box = (region.left, region.top, region.left + width, region.top + height)
         components.append(Component(number, k, region.rle(weak.shape), points, box))
-    return components
+    components += [box_component(len(components) + n, entry, weak.shape) for n, entry in enumerate(drawn.boxes, 1)]
+    return add_background(components, drawn.background, weak.shape)
+
+
+def box_component(number: int, entry: DrawnBox, shape: tuple[int, int]) -> Component:
+    """A component of the inside of a box that annotators drew, prompted with it."""
+    left, top, right, bottom = entry.box
+    inside = Region(top, left, np.ones((bottom - top, right - left), bool))
+    return Component(number, entry.class_id, inside.rle(shape), box=entry.box, drawn_box=True)
+
+
+def add_background(
+    components: Sequence[Component], background: Sequence[BackgroundPoint], shape: tuple[int, int]
+) -> list[Component]:
+    """The components, each background point in the prompt of the nearest one of its class, the smallest of several."""
+    points: dict[int, list[Point]] = {}
+    masks = {x.number: rle_to_mask(x.rle, shape) for x in components} if background else {}
+    for entry in background:
+        distances = [
+            (np.hypot(*(np.argwhere(mask) - entry.point[::-1]).T).min(), mask.sum(), number)
+            for number, mask in masks.items()
+            if components[number - 1].class_id == entry.class_id
+        ]
+        if distances:
+            points.setdefault(min(distances)[-1], []).append(entry.point)
+    return [replace(x, background=points.get(x.number)) for x in components]

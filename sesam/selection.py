@@ -18,13 +18,14 @@ class Coverage(NamedTuple):
     """How a candidate M covers its component C, in pixels.
 
     labeled: whether annotators labeled pixels W of C. covered, reference_area: |M∩W| and |W|, or without W |M∩C| and
-    |C|. area: |M|.
+    |C|. area: |M|. fills_box: C is a box that annotators drew, and covered is the area of M's own box.
     """
 
     labeled: bool
     covered: int
     reference_area: int
     area: int
+    fills_box: bool = False
 
     @property
     def fraction(self) -> float:
@@ -66,7 +67,15 @@ def check_candidate(
     labeled, which must reach τ2. A C of confident predictions alone has no W: then |M∩C|/|C| must reach τ2, and
     |M∩C|/|M| must reach τ1. A stroke covers a few percent of its object, so |M∩C|/|M| does not measure a mask that
     grew from one.
+
+    No object reaches out of the box that annotators drew around it, so M is cut to the box. It must reach the box's
+    sides too: its own box must have τ2 of the box's area.
     """
+    if component.drawn_box:
+        inside = coco.merge(
+            [to_coco_rle(x.rle, weak[IGNORE_INDEX]["size"]) for x in (candidate, component)], intersect=True
+        )
+        candidate = Candidate(candidate.predicted_iou, inside["counts"].decode())
     coverage = measure_coverage(candidate, component, weak)
     score = round(candidate.predicted_iou * coverage.fraction**2, 5)
     rejection = None
@@ -83,7 +92,12 @@ def measure_coverage(candidate: Candidate, component: Component, weak: dict[int,
     of_class = weak.get(component.class_id)
     labeled = of_class is not None and _area(c, of_class) > 0
     reference = (c, of_class) if labeled else (c,)
-    return Coverage(labeled, _area(m, *reference), _area(*reference), _area(m))
+    coverage = Coverage(labeled, _area(m, *reference), _area(*reference), _area(m))
+    if not component.drawn_box:
+        return coverage
+    *_, width, height = coco.toBbox(m)
+    fills = Coverage(False, round(width * height), _area(c), _area(m), fills_box=True)
+    return min(coverage, fills, key=lambda x: x.fraction) if labeled else fills
 
 
 def weak_rles(weak: np.ndarray) -> dict[int, Mask]:

@@ -1,10 +1,11 @@
-"""Weak labels simulated from fine ones: coarse polygons, scribbles, points."""
+"""Weak labels simulated from fine ones: coarse polygons, scribbles, points, boxes."""
 
 import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
+from sesam.artifacts.drawn_prompts import NO_PROMPTS, DrawnBox, DrawnPrompts
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, skeleton
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
@@ -12,14 +13,27 @@ from sesam.params import WeakLabelParams
 
 
 def simulate_weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
-    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled."""
+    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled, as everything is of the kind box."""
     if config.kind == "fine":
         return fine
+    if config.kind == "box":
+        return np.full_like(fine, IGNORE_INDEX)
     draw = {"coarse": draw_coarse_polygon, "scribble": draw_scribble, "point": draw_point}[config.kind]
     drawn = np.full_like(fine, IGNORE_INDEX)
     for k, region in connected_regions(fine, min_area=config.min_area):
         drawn[region.slices][clip_to_region(draw(region, config), region)] = k
     return drawn
+
+
+def simulate_boxes(fine: np.ndarray, config: WeakLabelParams) -> DrawnPrompts:
+    """The boxes of the regions of fine labels (H, W) uint8, if they are of the kind box."""
+    if config.kind != "box":
+        return NO_PROMPTS
+    boxes = []
+    for k, region in connected_regions(fine, min_area=config.min_area):
+        height, width = region.mask.shape
+        boxes.append(DrawnBox(k, (region.left, region.top, region.left + width, region.top + height)))
+    return DrawnPrompts(tuple(boxes))
 
 
 def clip_to_region(stroke: np.ndarray, region: Region) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import write_prompts
+from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
@@ -16,7 +17,8 @@ from sesam.prompting import image_prompts
 def prompt_image(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> int:
     weak = load_label(WEAK_LABELS, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
-    components = image_prompts(weak, predicted, confidence, params, (round_name, record.id))
+    drawn = read_drawn_prompts(WEAK_LABELS, record, num_classes)
+    components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn)
     write_prompts(folder / f"{record.id}.json", record, params.sampling.prompt_type, components)
     return len(components)
 

@@ -1,4 +1,4 @@
-"""Weak labels: coarse polygons, scribbles or points, simulated from fine labels or drawn by annotators.
+"""Weak labels: coarse polygons, scribbles, points or boxes, simulated from fine labels or drawn by annotators.
 
 `weak_labels.kind: fine` gives the fine labels themselves, for comparison with full supervision.
 
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
@@ -20,13 +21,15 @@ from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.params import SIMULATED, WeakLabelParams, load_params
 from sesam.paths import CORRECTIONS, WEAK_LABELS
-from sesam.simulation import simulate_weak_label
+from sesam.simulation import simulate_boxes, simulate_weak_label
 
 
 def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:
-    label = simulate_weak_label(load_label(SIMULATED, record, len(palette)), config)
+    fine = load_label(SIMULATED, record, len(palette))
+    label = simulate_weak_label(fine, config)
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
+    write_drawn_prompts(folder, record, simulate_boxes(fine, config))
 
 
 def main() -> None:

@@ -14,16 +14,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
+from sesam.artifacts.drawn_prompts import Box, ClassId, Point
 from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError, describe_validation_error
 from sesam.geometry.rle import rle_to_counts
 
 Number = Annotated[int, Field(ge=1)]
-ClassId = Annotated[int, Field(ge=0, le=254, alias="class")]
 Rle = Annotated[str, Field(pattern="^[0-o]+$")]  # as COCO compresses them
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Point = tuple[int, int]  # x, y
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the far edges exclusive
 PromptType = Literal["points", "box", "mask"]
 
 
@@ -37,13 +35,18 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Component:
-    """A component and its prompt: points, a box, or without both its mask."""
+    """A component and its prompt: points, a box, or without both its mask; and background points, if any.
+
+    drawn_box: annotators drew the box, and the component is its inside.
+    """
 
     number: Number
     class_id: ClassId
     rle: Rle
     points: Annotated[list[Point], Field(min_length=1)] | None = None
     box: Box | None = None
+    background: Annotated[list[Point], Field(min_length=1)] | None = None
+    drawn_box: bool = False
 
     @property
     def prompt_type(self) -> PromptType:
@@ -118,9 +121,12 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
     """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
     document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
-        if component.prompt_type != document.prompt:
+        if component.prompt_type != ("box" if component.drawn_box else document.prompt):
             raise _damaged(path, f"component {component.number} is not prompted with {document.prompt}")
-        if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in component.points or ()):
+        if any(
+            not (0 <= x < record.width and 0 <= y < record.height)
+            for x, y in (*(component.points or ()), *(component.background or ()))
+        ):
             raise _damaged(path, f"component {component.number} has points outside the image")
         left, top, right, bottom = component.box or (0, 0, 1, 1)
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):

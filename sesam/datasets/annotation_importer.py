@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
@@ -28,7 +29,7 @@ from sesam.params import Params, is_value_or_color
 
 
 class Written(NamedTuple):
-    """A weak label that was written. values: (256,) bool, which it has. drawn: without its labels."""
+    """A weak label that was written. values: (256,) bool, which it or its boxes have. drawn: without its labels."""
 
     values: np.ndarray
     drawn: Drawn
@@ -55,7 +56,10 @@ def convert_annotation(
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
-    return Written(np.bincount(label.ravel(), minlength=256) > 0, replace(drawn, labels=label[:0]), pixels)
+    write_drawn_prompts(folder, record, drawn.prompts)
+    values = np.bincount(label.ravel(), minlength=256) > 0
+    values[[entry.class_id for entry in drawn.prompts.boxes]] = True
+    return Written(values, replace(drawn, labels=label[:0]), pixels)
 
 
 def import_annotations(
@@ -132,7 +136,10 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
 def _report_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> None:
     """Print how many shapes were drawn, and warn of what left no pixel."""
     if total := sum(result.drawn.shapes for result in written):
-        print(f"{source}: {total} shapes of {len(written)} images")
+        boxes = sum(len(result.drawn.prompts.boxes) for result in written)
+        background = sum(len(result.drawn.prompts.background) for result in written)
+        prompts = f"; {boxes} boxes and {background} background points prompt SAM and label no pixel"
+        print(f"{source}: {total} shapes of {len(written)} images{prompts * bool(boxes + background)}")
     for kind in sorted({kind for result in written for kind, count in result.drawn.left_out.items() if count}):
         counts = {k: result.drawn.left_out[kind] for k, result in zip(ids, written, strict=True)}
         _warn(f"{kind}: {sum(counts.values())}, in images", [k for k, count in counts.items() if count])

@@ -1,4 +1,7 @@
-"""Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels."""
+"""Annotation tools' shapes as weak labels: discs at points, strokes along lines, insides of polygons, masks' pixels.
+
+Boxes and background points label no pixel: they prompt SAM.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,13 +12,14 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
+from sesam.artifacts.drawn_prompts import BackgroundPoint, Box, DrawnBox, DrawnPrompts
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
 FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
-Kind = Literal["point", "line", "polygon", "box", "mask"]
+Kind = Literal["point", "line", "polygon", "box", "mask", "background point"]
 
 
 class Shape(NamedTuple):
@@ -38,12 +42,19 @@ class Shape(NamedTuple):
         if self.kind == "line" and len(points) > 1:
             return draw_stroke(size, pixels, thickness)
         drawn = np.zeros(size, np.uint8)
-        if self.kind not in ("polygon", "box"):
+        if self.kind != "polygon":
             for point in pixels.tolist():
                 cv2.circle(drawn, point, radius, 1, cv2.FILLED)
         elif len(points) >= 3:
             drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
         return drawn > 0
+
+    def box(self, size: tuple[int, int]) -> Box | None:
+        """The upright box around its points, in an image of `size` (H, W); None if that is outside."""
+        edges, points = np.array(size[::-1]), self.points.round(3)  # numbers in percent are not exact
+        left, top = np.floor(points.min(0)).clip(0, edges).astype(int).tolist()
+        right, bottom = np.ceil(points.max(0)).clip(0, edges).astype(int).tolist()
+        return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 @dataclass(frozen=True)
@@ -67,20 +78,31 @@ class Drawing(Annotation):
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
         class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
         class_ids.update(spec.label_map.names.items())
+        boxes, background = list[DrawnBox](), list[BackgroundPoint]()
         for shape in self.shapes:
-            if shape.name in class_ids:
-                try:
-                    mask = shape.mask(spec.size, spec.thickness, spec.radius)
-                except ValueError as problem:
-                    raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
-                class_id = class_ids[shape.name]
-                left_out[f"{shape.kind}s without a pixel"] += not mask.any()
-                left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
+            if shape.name not in class_ids:
+                continue
+            class_id = class_ids[shape.name]
+            left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
+            if shape.kind == "box":
+                box = shape.box(spec.size)
+                left_out["boxes without a pixel"] += box is None
+                boxes += [DrawnBox(class_id, box)] if box and class_id != IGNORE_INDEX else []
+                continue
+            try:
+                mask = shape.mask(spec.size, spec.thickness, 0 if shape.kind == "background point" else spec.radius)
+            except ValueError as problem:
+                raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
+            left_out[f"{shape.kind}s without a pixel"] += not mask.any()
+            if shape.kind != "background point":
                 labels[mask] = class_id
+            elif class_id != IGNORE_INDEX:
+                background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
-        return Drawn(labels, unknown, len(self.shapes), left_out)
+        prompts = DrawnPrompts(tuple(boxes), tuple(background))
+        return Drawn(labels, unknown, len(self.shapes), left_out, prompts=prompts)
 
 
 def box_corners(

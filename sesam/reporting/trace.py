@@ -101,7 +101,9 @@ def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str
     """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
     candidate, coverage, score, rejection = check
     text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.fraction:.0%} of "
-    if coverage.labeled:
+    if coverage.fills_box:
+        text += "the annotators' box, to which it is cut"
+    elif coverage.labeled:
         text += "annotators' pixels of the component"
     else:
         text += f"the component, which is {coverage.covered / max(1, coverage.area):.0%} of the mask"

@@ -80,7 +80,7 @@ class BatchedSam:
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
         decode = partial(self.prompt_batcher.map, partial(self._decode, features))
-        decoded = iter(map_groups(decode, image_prompts, [x.prompt.num_points for x in image_prompts]))
+        decoded = iter(map_groups(decode, image_prompts, [x.prompt.layout for x in image_prompts]))
         return [list(islice(decoded, len(of_image))) for of_image in prompts]
 
     def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
@@ -94,7 +94,7 @@ class BatchedSam:
 
     @torch.inference_mode()
     def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        """Decoder's output for prompts with equal numbers of points; features: (I, C, h, w) float32, their images'."""
+        """Decoder's output for prompts of one layout; features: (I, C, h, w) float32, their images'."""
         axes = [self._axes(size) for size in {x.size for x in prompts}]
         grid = (max(-(-rows.end // 4) for rows, _ in axes), max(-(-columns.end // 4) for _, columns in axes))
         image = torch.tensor([x.image for x in prompts], device=self.device)
@@ -107,19 +107,19 @@ class BatchedSam:
         return [make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes]
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        encode = self.sam.prompt_encoder
-        if prompts[0].prompt.mask is not None:
-            masks = torch.stack([self._downsample(rle_to_mask(x.prompt.mask or "", x.size)) for x in prompts])
-            return encode(None, None, mask_prompt(masks).to(self.device))
+        points, boxes, masks = None, None, None
         if prompts[0].prompt.points is not None:
-            points = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
-            coords = torch.as_tensor(points, dtype=torch.float32, device=self.device)
-            foreground = torch.ones(coords.shape[:2], dtype=torch.int, device=self.device)
-            sparse, dense = encode((coords, foreground), None, None)
-        else:
-            boxes = np.concatenate([self.resize.apply_boxes(x.prompt.box, x.size) for x in prompts])
-            sparse, dense = encode(None, torch.as_tensor(boxes, dtype=torch.float32, device=self.device), None)
-        return sparse, dense[:1]  # without a mask prompt it is the same for all
+            coords = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
+            labels = torch.as_tensor(np.stack([x.prompt.point_labels for x in prompts]), device=self.device)
+            points = torch.as_tensor(coords, dtype=torch.float32, device=self.device), labels
+        if prompts[0].prompt.box is not None:
+            corners = np.concatenate([self.resize.apply_boxes(x.prompt.box, x.size) for x in prompts])
+            boxes = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
+        if prompts[0].prompt.mask is not None:
+            inside = torch.stack([self._downsample(rle_to_mask(x.prompt.mask or "", x.size)) for x in prompts])
+            masks = mask_prompt(inside).to(self.device)
+        sparse, dense = self.sam.prompt_encoder(points, boxes, masks)
+        return sparse, dense if masks is not None else dense[:1]  # without a mask prompt it is the same for all
 
     def _downsample(self, mask: np.ndarray) -> Tensor:
         resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
@@ -160,11 +160,11 @@ def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBat
 
 
 def map_groups(
-    decode: Callable[[list[Item]], list[Candidates]], items: Sequence[Item], num_points: Sequence[int]
+    decode: Callable[[list[Item]], list[Candidates]], items: Sequence[Item], layouts: Sequence[tuple[int, bool, bool]]
 ) -> list[Candidates]:
-    """The candidates of prompts, in order, decoded in groups with equal numbers of points, as the decoder needs."""
-    order = sorted(range(len(items)), key=num_points.__getitem__)
-    groups = [[items[k] for k in group] for _, group in groupby(order, num_points.__getitem__)]
+    """The candidates of prompts, in order, decoded in groups of one layout, as the decoder needs."""
+    order = sorted(range(len(items)), key=layouts.__getitem__)
+    groups = [[items[k] for k in group] for _, group in groupby(order, layouts.__getitem__)]
     decoded = [candidates for group in groups for candidates in decode(group)]
     return [decoded[k] for k in np.argsort(order)]
 

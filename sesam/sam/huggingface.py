@@ -97,7 +97,7 @@ class HuggingFaceSam:
         # the model takes one mask per image
         batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
         decode = partial(batcher.map, partial(self._predict, features, size))
-        return map_groups(decode, prompts, [prompt.num_points for prompt in prompts])
+        return map_groups(decode, prompts, [prompt.layout for prompt in prompts])
 
     def _predict(self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
         out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
@@ -107,19 +107,23 @@ class HuggingFaceSam:
         return [Candidates(list(islice(counts, len(iou))), iou) for iou in out.iou_scores[0].float().cpu().numpy()]
 
     def _model_prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """The model's arguments for prompts of one kind, with equal numbers of points, in pixels of its input."""
+        """The model's arguments for prompts of one layout, in pixels of its input."""
         rows, columns = self._resized(size)
         scale = np.array([columns / size[1], rows / size[0]])
+        found: dict[str, Tensor] = {}
         if prompts[0].mask is not None:
             _, height, width = self.map_shapes[-1 if self.family.square else 0]
             mask = rle_to_mask(prompts[0].mask, size)
             small = downsample_mask(mask, (rows, columns), self.side, (4 * height, 4 * width))
-            return {"input_masks": mask_prompt(small[None]).to(self.device)}
+            found["input_masks"] = mask_prompt(small[None])
         if prompts[0].points is not None:
-            name, coords = "input_points", [x.points * scale for x in prompts if x.points is not None]
-        else:
-            name, coords = "input_boxes", [x.box * np.tile(scale, 2) for x in prompts if x.box is not None]
-        return {name: torch.as_tensor(np.stack(coords), dtype=torch.float32, device=self.device)[None]}
+            coords = [x.points * scale for x in prompts if x.points is not None]
+            found["input_points"] = torch.as_tensor(np.stack(coords), dtype=torch.float32)[None]
+            found["input_labels"] = torch.as_tensor(np.stack([x.point_labels for x in prompts]))[None]
+        if prompts[0].box is not None:
+            boxes = [x.box * np.tile(scale, 2) for x in prompts if x.box is not None]
+            found["input_boxes"] = torch.as_tensor(np.stack(boxes), dtype=torch.float32)[None]
+        return {name: value.to(self.device) for name, value in found.items()}
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image in the model's input, without the padding."""

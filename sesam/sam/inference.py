@@ -35,12 +35,19 @@ def load_sam(params: Params, weights: Weights | None = None) -> SamModel:
 
 def component_prompts(components: Sequence[Component]) -> list[Prompt]:
     """The prompts of an image's components, in their order."""
-    return [
-        Prompt(points=np.array(x.points))
-        if x.points
-        else (Prompt(box=np.array(x.box)) if x.box else Prompt(mask=x.rle))
-        for x in components
-    ]
+    prompts = []
+    for component in components:
+        background = component.background or []
+        points = [*(component.points or []), *background]
+        prompts.append(
+            Prompt(
+                points=np.array(points) if points else None,
+                box=np.array(component.box) if component.box else None,
+                mask=component.rle if component.prompt_type == "mask" else None,
+                background=len(background),
+            )
+        )
+    return prompts
 
 
 def to_candidates(masks: Candidates, shape: tuple[int, int]) -> list[Candidate]:

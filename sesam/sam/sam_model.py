@@ -13,15 +13,23 @@ Preprocess = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 @dataclass(frozen=True)
 class Prompt:
-    """A component's prompt, in pixels of the image; exactly one of the three is given."""
+    """A component's prompt, in pixels of the image: points, a box or a mask, and perhaps background points."""
 
-    points: np.ndarray | None = None  # (n, 2) x, y, all foreground
+    points: np.ndarray | None = None  # (n, 2) x, y
     box: np.ndarray | None = None  # (4,) x0, y0, x1, y1
     mask: str | None = None  # COCO's compressed run lengths, since an image may have hundreds of masks
+    background: int = 0  # the last so many points are background, the others foreground
 
     @property
-    def num_points(self) -> int:
-        return 0 if self.points is None else len(self.points)
+    def point_labels(self) -> np.ndarray:
+        """As SAM takes them, (n,) int32: 1 foreground, 0 background."""
+        count = 0 if self.points is None else len(self.points)
+        return (np.arange(count) < count - self.background).astype(np.int32)
+
+    @property
+    def layout(self) -> tuple[int, bool, bool]:
+        """Prompts that are decoded together have it in common."""
+        return len(self.point_labels), self.box is not None, self.mask is not None
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,19 @@ def _distance(graph: RAG, source: int, target: int, neighbor: int) -> dict[str, 
 def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
     """Per scale the union of the regions, of (3, h, w), that a prompt in an image of `size` (height, width) selects.
 
-    Points select the regions that they are in; a box or mask those that it covers by more than half. The predicted IoU
-    is the largest share of one region in the prompt's pixels, a little less at coarser scales.
+    Points select the regions that they are in; a box or mask those that it covers by more than half; none is selected
+    that holds a background point. The predicted IoU is the largest share of one region in the prompt's pixels, a little
+    less at coarser scales.
     """
     height, width = regions.shape[1:]
     scale, last = np.array([width / size[1], height / size[0]]), np.array([width - 1, height - 1])
     prompted = np.zeros((height, width), bool)
+    cells = np.empty((0, 2), int)
     if prompt.points is not None:
-        x, y = np.minimum((prompt.points * scale).astype(int), last).T
-        prompted[y, x] = True
+        cells = np.minimum((prompt.points * scale).astype(int), last)
+    foreground, background = (cells[prompt.point_labels == label].T for label in (1, 0))
+    if foreground.size:
+        prompted[foreground[1], foreground[0]] = True
     elif prompt.box is not None:  # at least one pixel, however small the box
         left, top = np.minimum((prompt.box[:2] * scale).round().astype(int), last)
         right, bottom = np.maximum((prompt.box[2:] * scale).round().astype(int), [left + 1, top + 1])
@@ -72,7 +76,8 @@ def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -
     counts, iou = [], []
     for k, ids in enumerate(regions):
         inside, area = np.bincount(ids[prompted], minlength=ids.max() + 1), np.bincount(ids.ravel())
-        selected = inside > 0 if prompt.points is not None else inside > 0.5 * area
+        selected = inside > 0 if foreground.size else inside > 0.5 * area
+        selected[ids[background[1], background[0]]] = False
         mask = cv2.resize(selected[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
         counts.append(mask_to_counts(mask))
         iou.append(inside.max() / inside.sum() - 0.01 * k)

@@ -22,6 +22,7 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts, fill_boxes, read_drawn_prompts
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
@@ -170,8 +171,10 @@ def write(path: Path, content: Any) -> Path:
 
 
 def draw(source: Path) -> np.ndarray:
+    """An image's labels, its boxes filled."""
     (annotation,) = find_annotations(source, "folder", image_names("7", "8")).values()
-    return read_annotation(annotation, SPEC).labels
+    drawn = read_annotation(annotation, SPEC)
+    return fill_boxes(drawn.labels, drawn.prompts)
 
 
 def test_labelme_rounds_masks_and_has_oriented_rectangles(tmp_path: Path) -> None:
@@ -308,7 +311,8 @@ def test_regions_of_label_studio_belong_to_the_picture_that_they_are_drawn_in(tm
     path = write(tmp_path / "tasks.json", studio_task({"image": "7.png"}, negative, unlabeled, {}))
     (drawing,) = find_annotations(path, "folder", image_names("7")).values()
     drawn = read_annotation(drawing, SPEC)
-    assert drawn.shapes == 1 and +drawn.left_out == {"negative points": 1, "regions without a label": 1}
+    assert drawn.shapes == 2 and +drawn.left_out == {"regions without a label": 1}
+    assert drawn.prompts.background == (BackgroundPoint(0, (0, 0)),)
     path = write(tmp_path / "min.json", [{"image": "7.png", "id": 1, "label": []}])
     with pytest.raises(SesamError, match="JSON-MIN"):
         find_annotations(path, "folder", image_names("7"))
@@ -402,8 +406,12 @@ def test_no_shape_is_lost_in_silence(tmp_path_factory, tool: str, shapes: list) 
     empty = sum(count for kind, count in drawn.left_out.items() if kind.endswith("without a pixel"))
     assert drawn.shapes + drawn.left_out["regions without a label"] == len(shapes)
     assert isinstance(annotation, Drawing)
-    masks = [(shape.name, shape.mask(size, SPEC.thickness, SPEC.radius)) for shape in annotation.shapes]
-    assert empty == sum(not mask.any() for _, mask in masks)
+    drawn_boxes = [(x.name, x.box(size)) for x in annotation.shapes if x.kind == "box"]
+    boxes = [DrawnBox(CLASSES.index(name), box) for name, box in drawn_boxes if box]
+    assert list(drawn.prompts.boxes) == boxes
+    filled = [shape for shape in annotation.shapes if shape.kind != "box"]
+    masks = [(shape.name, shape.mask(size, SPEC.thickness, SPEC.radius)) for shape in filled]
+    assert empty == sum(not mask.any() for _, mask in masks) + len(drawn_boxes) - len(boxes)
     expected = np.full(size, 255, np.uint8)
     for name, mask in masks:
         expected[mask] = CLASSES.index(name)
@@ -585,7 +593,10 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkey
     Image.fromarray(np.full(SHAPE, 1, np.uint8)).save("drawn/2.png")
     weak_labels.main()
     labels = [read_label(Path(f"data/weak/{k}.png")) for k in range(3)]
-    assert np.array_equal(labels[0], np.where(expected() == 2, 1, expected())) and np.array_equal(labels[0], labels[1])
+    boxes = [read_drawn_prompts(Path("data/weak"), record, 2) for record in Manifest.load().train[:2]]
+    assert boxes == [DrawnPrompts((DrawnBox(0, BOX),))] * 2
+    filled = fill_boxes(labels[0], boxes[0])
+    assert np.array_equal(filled, np.where(expected() == 2, 1, expected())) and np.array_equal(labels[0], labels[1])
     assert (labels[2] == 1).all()
     write(xml, xml.read_text().replace("<tag", "<cuboid/><tag"))
     write(Path("drawn/1.json"), document.replace('"right"', '"Rigth"', 1))

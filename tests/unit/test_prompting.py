@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.morphology import skeletonize
 
+from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
 from sesam.prompting import add_confident, image_prompts, sample_points, split_instances
+from sesam.sam.inference import component_prompts
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
@@ -139,3 +141,26 @@ def test_prompts_depend_only_on_params_seed_round_image_and_component(params) ->
         ((40, 35, 59, 39), None),
         ((5, 5, 25, 30), None),
     ]
+
+
+def test_boxes_and_background_points_prompt(params) -> None:
+    weak = np.full((40, 60), 255, np.uint8)
+    weak[5, 5:20], weak[30, 5:20] = 1, 2
+    none = np.full_like(weak, 255), np.zeros_like(weak)
+    boxes = DrawnBox(1, (30, 10, 50, 35)), DrawnBox(1, (35, 15, 40, 20))
+    background = [BackgroundPoint(1, (18, 12)), BackgroundPoint(1, (37, 17)), BackgroundPoint(1, (45, 30))]
+    background.append(BackgroundPoint(0, (3, 3)))  # nothing is of its class
+    drawn = DrawnPrompts(boxes, tuple(background))
+    plain = image_prompts(weak, *none, params, ("r1", "7"))
+    first, second, outer, inner = image_prompts(weak, *none, params, ("r1", "7"), drawn)
+    assert (replace(first, background=None), second) == tuple(plain)
+    assert first.background == [(18, 12)] and second.background is None
+    assert outer.drawn_box and (outer.number, outer.class_id, outer.box) == (3, 1, (30, 10, 50, 35))
+    assert outer.background == [(45, 30)] and inner.background == [(37, 17)]
+    inside = rle_to_mask(outer.rle, weak.shape)
+    assert inside.sum() == 20 * 25 and inside[10:35, 30:50].all()
+    prompts = component_prompts([first, outer])
+    assert prompts[0].point_labels.tolist() == [1] * len(first.points) + [0]
+    assert prompts[1].point_labels.tolist() == [0] and prompts[1].box.tolist() == [30, 10, 50, 35]
+    layouts = [x.layout for x in component_prompts([second, inner])]
+    assert layouts == [(len(second.points), False, False), (1, True, False)]

@@ -68,6 +68,11 @@ def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Promp
     masks = np.zeros((count, *size), bool)
     for k in range(count):
         masks[k, k : height // 2 + k, 3 * k : width // 2] = True
+    if kind == "background":
+        points = [np.array([[4 + k, 5], [9, 9 + k]]) for k in range(count)]
+        box, mask = np.array([1, 2, width - 3, height - 1]), mask_to_rle(masks[0])
+        others = [{"background": 1}, {"background": 2, "box": box}, {"background": 2, "mask": mask}]
+        return [Prompt(points=points[k], **others[k % 3]) for k in range(count)]
     return [Prompt(mask=mask_to_rle(mask)) for mask in masks]
 
 
@@ -96,7 +101,7 @@ def nearly_equal(masks: np.ndarray, others: np.ndarray) -> bool:
 def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
     arguments = {"point_coords": prompt.points, "box": prompt.box}
     if prompt.points is not None:
-        arguments["point_labels"] = np.ones(len(prompt.points), int)
+        arguments["point_labels"] = prompt.point_labels
     if prompt.mask is not None:
         mask = rle_to_mask(prompt.mask, predictor.original_size)
         small = BatchedSam(predictor.model, CPU)._downsample(mask)
@@ -105,7 +110,7 @@ def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.nda
     return masks, quality
 
 
-@pytest.mark.parametrize("kind", ["points", "box", "mask"])
+@pytest.mark.parametrize("kind", ["points", "box", "mask", "background"])
 @pytest.mark.parametrize("size", [(120, 200), (90, 64)])
 def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int]) -> None:
     image, predictor = photo(size), SamPredictor(sam)

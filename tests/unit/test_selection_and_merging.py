@@ -1,5 +1,6 @@
 """Steps 4 and 5: which mask is kept, and how labels are merged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_each_candidate_is_evaluated() -> None:
     assert best == Selected(4, 1, 1, 0.6, masks[1].rle, Outcome.KEPT)  # 0.9 · 0.75² is less
     assert [check.rejection for check in checks] == [None, None, Outcome.LOW_COVERAGE]
     assert [check.score for check in checks] == pytest.approx([0.50625, 0.6, 0.061875], abs=1e-5)
-    assert checks[0].coverage == (True, 3, 4, 28)
+    assert checks[0].coverage == (True, 3, 4, 28, False)
 
 
 def test_a_stroke_does_not_limit_the_masks_size() -> None:
@@ -148,3 +149,18 @@ def test_labels_and_sources_agree(weak, confident, mask) -> None:
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident != 255].all()
+
+
+def test_a_mask_is_cut_to_the_box_that_annotators_drew_and_must_fill_it() -> None:
+    box = columns(2, 3, 4, 5, 6)
+    c = replace(component(box), box=(2, 0, 7, 4), drawn_box=True)
+    wide, narrow, hollow = columns(*range(10)), columns(3, 4), columns(2, 6)
+    masks = candidates((narrow, 0.99), (wide, 0.9), (hollow, 0.95))
+    best, checks = select_candidate(c, masks, weak_rles(UNLABELED), SELECTION)
+    assert best == Selected(4, 1, 2, 0.95, mask_to_rle(hollow), Outcome.KEPT)  # it reaches the box's sides
+    assert [check.rejection for check in checks] == [Outcome.LOW_COVERAGE, None, None]
+    assert checks[1].candidate.rle == c.rle and checks[1].coverage == (False, 20, 20, 20, True)
+    weak = UNLABELED.copy()
+    weak[1, 3:6] = 1  # a stroke that the hollow mask leaves out
+    assert selected(c, masks, weak).candidate == 1
+    assert not selected(c, candidates((columns(0, 1), 0.9)), UNLABELED).kept

@@ -1,5 +1,8 @@
 """Weak labels: never another class, never a region forgotten."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dataset_factories import connected
@@ -7,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sesam.artifacts.drawn_prompts import DrawnBox, fill_boxes, read_drawn_prompts, write_drawn_prompts
+from sesam.artifacts.manifest import ImageRecord
+from sesam.errors import SesamError
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import draw_stroke
-from sesam.simulation import longest_path, simulate_weak_label
+from sesam.simulation import longest_path, simulate_boxes, simulate_weak_label
 
 KINDS = ("coarse", "scribble", "point")
 
@@ -93,3 +99,32 @@ def test_the_same_region_has_the_same_depth_at_every_call(scene) -> None:
             assert calls[0].dtype == np.float32 and all((calls[0] == other).all() for other in calls[1:])
             squares = calls[0].astype(np.float64) ** 2
             assert np.abs(squares - np.rint(squares)).max() < 1e-3  # of whole numbers, so nothing was lost
+
+
+def test_boxes_label_no_pixel_and_are_filled_for_the_baseline(params, tmp_path: Path) -> None:
+    fine = np.full((40, 60), 255, np.uint8)
+    fine[5:30, 10:50], fine[10:20, 20:30], fine[35, 2:5] = 1, 0, 2
+    weak = params.weak_labels.model_copy(update={"kind": "box"})
+    drawn = simulate_boxes(fine, weak)
+    assert (simulate_weak_label(fine, weak) == 255).all()
+    assert list(drawn.boxes) == [DrawnBox(0, (20, 10, 30, 20)), DrawnBox(1, (10, 5, 50, 30))]  # the small one has none
+    strokes = np.full_like(fine, 255)
+    strokes[12, 22:25] = 2
+    filled = fill_boxes(strokes, drawn)
+    assert (filled[12, 22:25] == 2).all() and (filled[10:20, 20:30] != 1).all()
+    assert (filled == 1).sum() == 25 * 40 - 100 and (filled[30:] == 255).all()
+
+    record = ImageRecord("a/7", "7.png", 40, 60, "0" * 64)
+    write_drawn_prompts(tmp_path, record, drawn)
+    assert read_drawn_prompts(tmp_path, record, 2) == drawn
+    assert not read_drawn_prompts(tmp_path, replace(record, id="8"), 2).boxes
+    for damage in (
+        '{"boxes": [{"class": 1, "box": [0, 0, 61, 4]}]}',
+        '{"background": [{"class": 1, "point": [0, 40]}]}',
+    ):
+        (tmp_path / "a/7.json").write_text(damage)
+        with pytest.raises(SesamError, match="is damaged"):
+            read_drawn_prompts(tmp_path, record, 2)
+    (tmp_path / "a/7.json").write_text('{"boxes": [{"class": 2, "box": [0, 0, 1, 1]}]}')
+    with pytest.raises(SesamError, match="class 2"):
+        read_drawn_prompts(tmp_path, record, 2)

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.drawn_prompts import NO_PROMPTS, DrawnPrompts
 from sesam.artifacts.manifest import ImageRecord
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap
@@ -61,13 +62,17 @@ class LabelSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """labels: (H, W) uint8, 255 = unlabeled. unknown: what is not a class. left_out: what leaves no pixel, by kind."""
+    """labels: (H, W) uint8, 255 = unlabeled. prompts: what labels no pixel, but prompts SAM.
+
+    unknown: what is not a class. left_out: what leaves no pixel, by kind.
+    """
 
     labels: np.ndarray
     unknown: list[str]
     shapes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     colors: Colors = NO_COLORS
+    prompts: DrawnPrompts = NO_PROMPTS
 
 
 @dataclass(frozen=True)

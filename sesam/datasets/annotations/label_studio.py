@@ -134,11 +134,15 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
         own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
         if not (names := NAMES.validate_python(own)):
             skipped["regions without a label"] += 1
-        elif not (result.is_positive and result.value.get("is_positive", True)):
-            skipped["negative points"] += 1
         else:
             size = result.original_height, result.original_width
-            shapes += [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
+            found = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
+            if result.is_positive and result.value.get("is_positive", True):
+                shapes += found
+            elif tool == "keypoint":
+                shapes += [shape._replace(kind="background point") for shape in found]
+            else:
+                skipped[f"negative {tool}s"] += 1
     if len(sizes) > 1:
         raise ValueError(f"two sizes of the image {name}")
     known = sizes.pop() if sizes else None

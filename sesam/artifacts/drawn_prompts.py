@@ -1,0 +1,104 @@
+"""Boxes and background points that annotators drew: prompts that label no pixel, as JSON beside a weak label's PNG."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from sesam.artifacts.archives import path_to_delete
+from sesam.artifacts.atomic_io import read_bytes, write_json
+from sesam.artifacts.manifest import ImageRecord
+from sesam.errors import SesamError, describe_validation_error
+from sesam.labels import IGNORE_INDEX
+
+ClassId = Annotated[int, Field(ge=0, le=254, alias="class")]
+Point = tuple[int, int]  # x, y
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1, the far edges exclusive
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box around an object of a class."""
+
+    class_id: ClassId
+    box: Box
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class BackgroundPoint:
+    """A pixel that is not of the nearest object of a class."""
+
+    class_id: ClassId
+    point: Point
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+@dataclass(frozen=True)
+class DrawnPrompts:
+    """What annotators drew in an image."""
+
+    boxes: tuple[DrawnBox, ...] = ()
+    background: tuple[BackgroundPoint, ...] = ()
+
+
+NO_PROMPTS = DrawnPrompts()
+_DRAWN_PROMPTS = TypeAdapter(DrawnPrompts)
+
+
+def write_drawn_prompts(folder: Path, record: ImageRecord, prompts: DrawnPrompts) -> None:
+    """Add an image's prompts to those in the folder of its weak label, if there are any."""
+    path = _path(folder, record)
+    if path.exists():
+        earlier = _DRAWN_PROMPTS.validate_json(read_bytes(path))
+        prompts = DrawnPrompts(earlier.boxes + prompts.boxes, earlier.background + prompts.background)
+    if prompts.boxes or prompts.background:
+        write_json(path, _DRAWN_PROMPTS.dump_python(prompts, mode="json", by_alias=True))
+
+
+def read_drawn_prompts(folder: Path, record: ImageRecord, num_classes: int) -> DrawnPrompts:
+    """An image's prompts as `write_drawn_prompts` wrote them; SesamError if the file is anything else."""
+    path = _path(folder, record)
+    if not path.exists():
+        return NO_PROMPTS
+    try:
+        prompts = _DRAWN_PROMPTS.validate_json(read_bytes(path))
+    except ValidationError as problem:
+        raise _damaged(path, describe_validation_error(problem)[0]) from None
+    class_ids = [x.class_id for x in prompts.boxes] + [x.class_id for x in prompts.background]
+    if class_ids and max(class_ids) >= num_classes:
+        raise _damaged(path, f"class {max(class_ids)}, where classes are 0 to {num_classes - 1}")
+    for left, top, right, bottom in (entry.box for entry in prompts.boxes):
+        if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
+            raise _damaged(path, "a box that is not in the image")
+    if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in (p.point for p in prompts.background)):
+        raise _damaged(path, "a background point outside the image")
+    return prompts
+
+
+def fill_boxes(label: np.ndarray, prompts: DrawnPrompts) -> np.ndarray:
+    """A weak label (H, W) uint8 whose unlabeled pixels take the class of the smallest box around them.
+
+    What a network learns from boxes without SAM (the naive baseline of Khoreva et al., CVPR 2017).
+    """
+    filled = np.full_like(label, IGNORE_INDEX)
+    for entry in sorted(prompts.boxes, key=lambda entry: -_area(entry.box)):
+        left, top, right, bottom = entry.box
+        filled[top:bottom, left:right] = entry.class_id
+    return np.where(label == IGNORE_INDEX, filled, label)
+
+
+def _area(box: Box) -> int:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
+
+
+def _path(folder: Path, record: ImageRecord) -> Path:
+    return folder / f"{record.id}.json"
+
+
+def _damaged(path: Path, reason: str) -> SesamError:
+    return SesamError(f"{path} is damaged: {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")
