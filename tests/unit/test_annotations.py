@@ -122,6 +122,7 @@ def label_studio() -> list[dict[str, Any]]:
 
 
 def labelme() -> dict[str, Any]:
+    """The corners of its polygons are the first and last pixels of the shape, where other tools have its edges."""
     file = io.BytesIO()
     Image.fromarray(MASK[20:30, 40:55].astype(np.uint8)).save(file, "PNG")
 
@@ -132,7 +133,7 @@ def labelme() -> dict[str, Any]:
     left, top, right, bottom = BOX
     shapes = [
         *(shape("point", "dot", [point]) for point in POINTS),
-        shape("polygon", "left", POLYGON),
+        shape("polygon", "left", [(x - (x > 3), y - (y > 2)) for x, y in POLYGON]),
         shape("rectangle", "left", [(right, bottom), (left, top)]),
         shape("linestrip", "right", LINE),
         shape("mask", "right", [(40, 20), (54, 29)], mask=base64.b64encode(file.getvalue()).decode()),
@@ -177,12 +178,26 @@ def draw(source: Path) -> np.ndarray:
     return fill_boxes(drawn.labels, drawn.prompts)
 
 
-def test_labelme_rounds_masks_and_has_oriented_rectangles(tmp_path: Path) -> None:
-    """Masks as labelme shows them: moved by hand, they have fractions of pixels."""
+def test_labelme_leaves_out_fractions_of_pixels(tmp_path: Path) -> None:
+    """Masks that are moved by hand have fractions too, also at the image's border."""
     document = labelme()
-    document["shapes"][-1]["points"] = [[39.6, 20.4], [53.6, 29.4]]
-    document["shapes"][3] |= {"shape_type": "oriented_rectangle", "points": box_corners(*BOX).tolist()}
+    left, top, right, bottom = BOX
+    document["shapes"][2]["points"] = [(x + 0.9, y + 0.6) for x, y in document["shapes"][2]["points"]]
+    corners = box_corners(left, top, right - 1, bottom - 1).tolist()
+    document["shapes"][3] |= {"shape_type": "oriented_rectangle", "points": corners}
+    document["shapes"][-1]["points"] = [[40.6, 20.4], [54.6, 29.4]]
     assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())
+    document["shapes"][-1]["points"] = [[WIDTH - 14.4, 20], [WIDTH - 0.4, 29]]
+    assert (draw(write(tmp_path / "labelme.json", document))[20:30, -1] == 1).all()
+
+
+@pytest.mark.parametrize("radius", [3, 10**6])
+def test_circles_of_labelme(radius: int, tmp_path: Path) -> None:
+    """A circle has the pixels that it goes through; a far larger one takes no longer."""
+    circle = {"label": "dot", "shape_type": "circle", "points": [[30, 20], [30, 20 + radius]]}
+    drawn = draw(write(tmp_path / "labelme.json", labelme() | {"shapes": [circle]})) == 2
+    rows = [3, 5, 7, 7, 7, 5, 3] if radius == 3 else [WIDTH] * HEIGHT  # of pixels
+    assert np.trim_zeros(drawn.sum(1)).tolist() == rows
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import FAR, Drawing, Kind, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
 
 NAME, SUFFIX = "labelme's JSON", ".json"
@@ -48,13 +48,13 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         points, shape_type = np.array(shape.points, float).reshape(-1, 2), shape.shape_type or "polygon"
         if shape.label == IGNORED:
             ignored += 1
-        elif shape_type in KINDS:
-            shapes.append(Shape(shape.label, KINDS[shape_type], points))
+        elif (kind := KINDS.get(shape_type)) is not None:
+            pixels = partial(_polygon, points) if kind == "polygon" else None
+            shapes.append(Shape(shape.label, kind, points, pixels))
         elif shape_type == "rectangle" and len(points) in (2, 4):  # X-AnyLabeling gives all corners
             shapes.append(Shape(shape.label, "box", box_corners(*points.min(0), *points.max(0))))
         elif shape_type == "circle" and len(points) == 2:
-            radius = float(np.linalg.norm(points[1] - points[0]))
-            shapes.append(Shape(shape.label, "polygon", ellipse_outline(points[0, 0], points[0, 1], radius, radius)))
+            shapes.append(_circle(shape.label, points[0], float(np.linalg.norm(points[1] - points[0]))))
         elif shape_type == "mask" and shape.mask is not None and len(points):
             shapes.append(Shape(shape.label, "mask", pixels=partial(_mask, shape.mask, points[0])))
         else:
@@ -66,13 +66,35 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     return [(photograph, drawing)]
 
 
+def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """As labelme draws it: corners without fractions of pixels, and with all pixels that its outline goes through."""
+    drawn = Image.new("L", size[::-1])
+    if len(points) >= 3:
+        near = points.clip(-FAR, np.array(size[::-1]) + FAR)
+        ImageDraw.Draw(drawn).polygon(near.ravel().tolist(), fill=1, outline=1)
+    return np.array(drawn) > 0
+
+
+def _circle(name: str, center: np.ndarray, radius: float) -> Shape:
+    outline = ellipse_outline(center[0], center[1], radius, radius)
+    # Pillow takes half a minute for a radius of a million pixels
+    pixels = partial(_disc, center, radius) if radius <= FAR else partial(_polygon, outline)
+    return Shape(name, "polygon", outline, pixels)
+
+
+def _disc(center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
+    drawn = Image.new("L", size[::-1])
+    ImageDraw.Draw(drawn).ellipse([*(center - radius), *(center + radius)], fill=1, outline=1)
+    return np.array(drawn) > 0
+
+
 def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",)) as image:
             window = np.array(image.convert("L")) > 0
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
         raise ValueError(f"a mask that is not a PNG ({problem})") from None
-    left, top = np.round(corner).astype(int)  # as labelme draws it
+    left, top = corner.astype(int)  # without their fractions, as labelme writes it into labels
     height, width = window.shape
     mask = np.zeros(size, bool)
     mask[slices(left, top, width, height, size)] = window
