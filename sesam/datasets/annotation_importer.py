@@ -130,7 +130,8 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
         return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
     suffixes = Counter(path.suffix.lower() or "no ending" for path in files_below(source))
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
-    return f"{text}; expected PNG, XML or JSON files, found {found}. Unpack archives; export YOLO's .txt as COCO."
+    remedy = "Unpack archives; put data.yaml or classes.txt beside YOLO's .txt."
+    return f"{text}; expected PNG, XML, JSON or YOLO's text files, found {found}. {remedy}"
 
 
 def _report_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> None:

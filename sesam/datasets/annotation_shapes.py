@@ -29,6 +29,7 @@ class Shape(NamedTuple):
     kind: Kind
     points: np.ndarray = np.empty((0, 2))  # (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1
     pixels: Callable[[tuple[int, int]], np.ndarray] | None = None  # of an image's size, (H, W) bool; or ValueError
+    holes: tuple[np.ndarray, ...] = ()  # outlines (N, 2) that are cut out of a polygon
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
@@ -37,24 +38,36 @@ class Shape(NamedTuple):
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
             return mask
-        points = np.nan_to_num(self.points).clip(-FAR, np.array(size[::-1]) + FAR)
-        pixels = np.floor(points).astype(np.int32)
-        if self.kind == "line" and len(points) > 1:
+        if self.kind == "polygon":
+            mask = _fill(self.points, size)
+            for hole in self.holes:
+                mask &= ~_fill(hole, size)
+            return mask
+        pixels = np.floor(_clip(self.points, size)).astype(np.int32)
+        if self.kind == "line" and len(pixels) > 1:
             return draw_stroke(size, pixels, thickness)
         drawn = np.zeros(size, np.uint8)
-        if self.kind != "polygon":
-            for point in pixels.tolist():
-                cv2.circle(drawn, point, radius, 1, cv2.FILLED)
-        elif len(points) >= 3:
-            drawn = coco.decode(coco.frPyObjects([points.ravel().tolist()], *size))[..., 0]
+        for point in pixels.tolist():
+            cv2.circle(drawn, point, radius, 1, cv2.FILLED)
         return drawn > 0
 
     def box(self, size: tuple[int, int]) -> Box | None:
         """The upright box around its points, in an image of `size` (H, W); None if that is outside."""
-        edges, points = np.array(size[::-1]), self.points.round(3)  # numbers in percent are not exact
+        edges, points = np.array(size[::-1]), _clip(self.points, size).round(3)  # numbers in percent are not exact
         left, top = np.floor(points.min(0)).clip(0, edges).astype(int).tolist()
         right, bottom = np.ceil(points.max(0)).clip(0, edges).astype(int).tolist()
         return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.nan_to_num(points).clip(-FAR, np.array(size[::-1]) + FAR)
+
+
+def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels inside an outline (N, 2), bool (H, W)."""
+    if len(outline) < 3:
+        return np.zeros(size, bool)
+    return coco.decode(coco.frPyObjects([_clip(outline, size).ravel().tolist()], *size))[..., 0] > 0
 
 
 @dataclass(frozen=True)

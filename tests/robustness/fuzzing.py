@@ -150,14 +150,15 @@ def clicks(path: Path, original: bytes) -> None:
 
 def exported(path: Path, original: bytes) -> None:
     spec = LabelSpec((40, 60), ("left", "right", "dot"), label_map_for(MANIFEST), 3, 1)
-    read_all(find_annotations(path, "folder", ImageNames([replace(ITEM, id="7")])).values(), spec)
+    source = path if path.suffix in (".json", ".geojson", ".xml") else path.parent
+    read_all(find_annotations(source, "folder", ImageNames([replace(ITEM, id="7")])).values(), spec)
 
 
 def exports() -> Iterator[tuple[str, bytes]]:
     """What annotation tools export."""
-    from tests.unit.test_annotations import FILES
+    from tests.unit import test_annotation_readers, test_annotations
 
-    for name, make in FILES.items():
+    for name, make in (test_annotations.FILES | test_annotation_readers.FILES).items():
         content = make()
         yield name, content.encode() if isinstance(content, str) else of_json(content)
 
@@ -294,6 +295,11 @@ def targets(folder: Path) -> list[Target]:
     presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
     found = [{"number": n, "class": 1, "candidate": 0, "score": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": rle}] * 3}]
+    from tests.unit.test_annotation_readers import YAML, yolo
+
+    for path, text in (("labels/data.yaml", YAML), ("yolo/7.txt", yolo())):
+        (folder / path).parent.mkdir()
+        (folder / path).write_text(text)
     regions = [
         {"number": n, "class": k, "rle": region.rle(SHAPE)}
         for n, (k, region) in enumerate(connected_regions(LABELS, 8, 1), 1)
@@ -304,7 +310,8 @@ def targets(folder: Path) -> list[Target]:
         Target("annotation", "drawn.png", (png(WEAK), png(np.dstack([WEAK] * 3))), annotated),
         Target("strokes", "strokes.xml", (xml,), annotated),
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
-        *(Target(f"of {name.split('.')[0]}", name, (content,), exported) for name, content in exports()),
+        *(Target(f"of {name}", name, (content,), exported) for name, content in exports()),
+        Target("YOLO's classes", "yolo/data.yaml", (YAML.encode(), b"names: [left, right]"), exported),
         Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest, 2),
         Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest),
         Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),
@@ -390,8 +397,8 @@ def mutate_entry(parent: Any, key: Any, value: Any, paths: list[tuple[Any, ...]]
 def mutated(target: Target, rng: random.Random) -> tuple[bytes, bytes]:
     """A sample, and its mutation."""
     sample = rng.choice(target.samples)
-    if rng.random() < 0.6 and target.path.endswith((".json", ".yaml")):
-        if target.path.endswith(".json"):
+    if rng.random() < 0.6 and target.path.endswith(("json", ".yaml")):
+        if target.path.endswith("json"):
             return sample, of_json(mutated_value(json.loads(sample), rng))
         return sample, yaml.safe_dump(mutated_value(yaml.safe_load(sample), rng), sort_keys=False).encode()
     return sample, mutated_bytes(sample, rng)
@@ -515,7 +522,7 @@ def main() -> None:
         counts = run_in_forks(case, options.cases, Path(name))
         os.chdir("/")
     for name in sorted({outcome.rsplit(" ", 1)[0] for outcome in counts}):
-        print(f"{name:12}", ", ".join(f"{counts[f'{name} {how}']} {how}" for how in ("refused", "accepted", "failed")))
+        print(f"{name:20}", ", ".join(f"{counts[f'{name} {how}']} {how}" for how in ("refused", "accepted", "failed")))
     failures = sum(number for outcome, number in counts.items() if outcome.endswith("failed"))
     print(f"{options.cases} cases in {time.monotonic() - started:.0f} s, {failures} failed")
     sys.exit(1 if failures else 0)

@@ -464,10 +464,9 @@ def test_folders_of_masks(tmp_path: Path) -> None:
         read_annotation(annotation, SPEC)
 
 
-def test_detection_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
-    box = "<object><name>left</name><bndbox><xmin>1</xmin><xmax>9</xmax><ymin>1</ymin><ymax>9</ymax></bndbox></object>"
+def test_another_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
-    refused(write(tmp_path / "7.xml", f"<annotation>{size}{box}</annotation>"), "detection XML")
+    refused(write(tmp_path / "7.xml", f"<annotation>{size}<lesion/></annotation>"), "not its XML")
 
 
 @pytest.mark.parametrize("name", ["photograph", "label"])

@@ -21,7 +21,8 @@ from sesam.errors import SesamError
 from sesam.geometry.regions import Region
 
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e7, le=1e7)]
+MAX_NUMBER = 1e7
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Point = tuple[Number, Number]  # x, y
 
 
@@ -43,11 +44,25 @@ class AnnotationFile:
         """The value of JSON, or the root of XML, None if it is not XML; SesamError if it is not JSON."""
         content = read_bytes(self.path)
         try:
-            return json.loads(content) if self.path.suffix.lower() == ".json" else ElementTree.fromstring(content)
+            return json.loads(content) if file_kind(self.path) == ".json" else ElementTree.fromstring(content)
         except (ElementTree.ParseError, LookupError):  # LookupError: an unknown encoding
             return None
         except (ValueError, RecursionError) as problem:
             raise SesamError(f"{self.path} cannot be read ({problem}). Export it again.") from None
+
+
+def file_kind(path: Path) -> str:
+    """The suffix in lower case, .json of .geojson."""
+    suffix = path.suffix.lower()
+    return ".json" if suffix == ".geojson" else suffix
+
+
+def parse_number(text: str) -> float:
+    """A number in a text; ValueError unless it is finite and as small as a coordinate."""
+    number = float(text)
+    if "_" in text or not abs(number) <= MAX_NUMBER:
+        raise ValueError(f"{text:.20} is not a coordinate")
+    return number
 
 
 class LabelSpec(NamedTuple):

@@ -4,14 +4,26 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.datasets.annotation_shapes import Drawing
-from sesam.datasets.annotations import coco, cvat, label_studio, labelme, png, scribblesup, whats_the_point
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
+from sesam.datasets.annotations import (
+    coco,
+    cvat,
+    geojson,
+    label_studio,
+    labelme,
+    png,
+    scribblesup,
+    via,
+    voc_boxes,
+    whats_the_point,
+    yolo,
+)
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.mask_folders import read_mask_folder
 from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
@@ -20,7 +32,7 @@ from sesam.errors import SesamError, describe_validation_error
 
 
 class Reader(Protocol):
-    """A format that annotations are read from. SUFFIX: of its files, in lower case."""
+    """A format that annotations are read from. SUFFIX: the `file_kind` of its files."""
 
     NAME: str
     SUFFIX: str
@@ -30,13 +42,27 @@ class Reader(Protocol):
 
 
 # the first that returns annotations; the last two take every XML and every JSON mapping, so new ones come before
-READERS: tuple[Reader, ...] = (png, cvat, label_studio, labelme, coco, scribblesup, whats_the_point)
+READERS: tuple[Reader, ...] = (
+    png,
+    yolo,
+    cvat,
+    voc_boxes,
+    geojson,
+    label_studio,
+    labelme,
+    coco,
+    via,
+    scribblesup,
+    whats_the_point,
+)
 EXPORTERS = {"cvat": cvat.write, "label-studio": label_studio.write, "labelme": labelme.write, "coco": coco.write}
 
 
 def is_annotated(folder: Path) -> bool:
     """Whether a folder exists and has a file that may be an annotation."""
-    return not {path.suffix.lower() for path in files_below(folder)}.isdisjoint(reader.SUFFIX for reader in READERS)
+    kinds = {reader.SUFFIX for reader in READERS}
+    files = [path for path in files_below(folder) if file_kind(path) in kinds]
+    return any(file_kind(path) != yolo.SUFFIX or any(yolo.read_rows(path) or []) for path in files)
 
 
 def find_annotations(
@@ -47,9 +73,9 @@ def find_annotations(
     PNG's paths end in the image's id, ScribbleSup's are it. PNGs with the bytes of a data set's image are left out.
     SesamError if an image has two, or a file is unreadable.
     """
-    if not source.is_dir() and source.suffix.lower() not in (".json", ".xml"):
+    if not source.is_dir() and file_kind(source) not in (".json", ".xml"):
         hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
-        expected = "a folder of PNG, XML or JSON files, or an XML or JSON file"
+        expected = "a folder of PNG, XML, JSON or YOLO's text files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
     annotations: dict[str, Annotation] = {}
     called: dict[str, str] = {}  # what the file that annotates an image calls it
@@ -115,19 +141,9 @@ def _image_name(path: Path, source: Path, dataset_format: str) -> str:
     return re.sub("_gt(Coarse|Fine)_labelIds$", "", path.stem) if dataset_format == "cityscapes" else path.stem
 
 
-def _describe(document: Any) -> str:
-    """What a JSON or XML file seems to be."""
-    entries = list(document.values()) if isinstance(document, dict) else []
-    if isinstance(document, dict) and document.get("type") in ("FeatureCollection", "Feature"):
-        return "GeoJSON"
-    if any(isinstance(entry, dict) and {"regions", "region_count"} & entry.keys() for entry in entries):
-        return "VGG Image Annotator's JSON"
-    return "of an unknown format"
-
-
 def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str, Annotation]]]:
     """A file's reader, and what it annotates, by the names that it gives images; SesamError if it cannot be read."""
-    readers = [reader for reader in READERS if file.path.suffix.lower() == reader.SUFFIX]
+    readers = [reader for reader in READERS if file_kind(file.path) == reader.SUFFIX]
     for reader in readers:
         try:
             if (annotations := reader.read(file)) is not None:
@@ -140,5 +156,5 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
         raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
-        raise SesamError(f"{file.path} is {_describe(file.document)}, which is not read. Export one of {names}.")
+        raise SesamError(f"{file.path} is of an unknown format, which is not read. Export one of {names}.")
     return None, []

@@ -25,9 +25,8 @@ class Scribbles(Annotation):
             strokes = tuple(_stroke(element) for element in root if element.find("point") is not None)
         except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} cannot be read as {NAME} ({problem})") from None
-        if not strokes and (others := {element.tag for element in root} - EMPTY):
-            kind = "Pascal VOC's detection XML, whose boxes are no weak labels" if "object" in others else "not its XML"
-            text = f"{self.path} has no stroke of {NAME}; it is {kind}. Export polygons, masks or strokes"
+        if not strokes and {element.tag for element in root} - EMPTY:
+            text = f"{self.path} has no stroke of {NAME}; it is not its XML. Export polygons, masks or strokes"
             raise DataIssue(IssueKind.UNREADABLE, text)
         return Drawing(self.path, size, strokes).draw(spec)
 

@@ -1,0 +1,104 @@
+"""VGG Image Annotator's JSON (VIA 1 and 2): a project, or its annotations alone."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotations.common import AnnotationFile, Entry, Number
+
+NAME, SUFFIX = "VGG Image Annotator's JSON", ".json"
+KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "point": "point", "rect": "box"}
+KINDS |= {"circle": "polygon", "ellipse": "polygon"}
+CLASS_ATTRIBUTES = ("class", "label", "category", "type", "name")  # the first of these, if regions have several
+
+
+class _Geometry(Entry):
+    name: str
+    all_points_x: list[Number] | None = None
+    all_points_y: list[Number] | None = None
+    x: Number | None = None
+    y: Number | None = None
+    width: Number | None = None
+    height: Number | None = None
+    cx: Number | None = None
+    cy: Number | None = None
+    r: Number | None = None
+    rx: Number | None = None
+    ry: Number | None = None
+    theta: Number = 0.0
+
+
+class _Region(Entry):
+    geometry: _Geometry = Field(alias="shape_attributes")
+    attributes: dict[str, Any] = Field(alias="region_attributes")
+
+
+def _as_list(regions: Any) -> Any:
+    """VIA 1 numbers them."""
+    return list(regions.values()) if isinstance(regions, dict) else regions
+
+
+class _Image(Entry):
+    filename: str
+    regions: Annotated[list[_Region], BeforeValidator(_as_list)]
+
+
+def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
+    """The regions of each image; ValidationError or ValueError if it is not VIA's, or has no clear class."""
+    if not isinstance(file.document, dict):
+        return None
+    entries = file.document.get("_via_img_metadata", file.document)
+    is_project = entries is not file.document
+    if not (is_project or any(isinstance(entry, dict) and "regions" in entry for entry in entries.values())):
+        return None
+    images = TypeAdapter(dict[str, _Image]).validate_python(entries).values()
+    attribute = _class_attribute({key for image in images for region in image.regions for key in region.attributes})
+    return [(image.filename, _drawing(file, image.regions, attribute)) for image in images]
+
+
+def _class_attribute(names: set[str]) -> str:
+    """The region attribute that has the class, "" if there is none; ValueError if any of several may be it."""
+    usual = [name for known in CLASS_ATTRIBUTES for name in sorted(names) if name.lower() == known]
+    if len(names) > 1 and not usual:
+        raise ValueError(f"any of the region attributes {', '.join(sorted(names))} may be the class: call it 'class'")
+    return next(iter([*usual, *names]), "")
+
+
+def _drawing(file: AnnotationFile, regions: Sequence[_Region], attribute: str) -> Drawing:
+    shapes, unread, unlabeled = list[Shape](), set[str](), 0
+    for region in regions:
+        names = _names(region.attributes.get(attribute))
+        unlabeled += not names
+        if kind := KINDS.get(region.geometry.name):
+            shapes += [Shape(name, kind, _points(region.geometry)) for name in names]
+        else:
+            unread.add(region.geometry.name)
+    skipped = {"regions without a label": unlabeled}
+    return Drawing(file.path, None, tuple(shapes), tuple(sorted(unread)), skipped=skipped)
+
+
+def _names(value: Any) -> list[str]:
+    """The class names in an attribute's value, of which a checkbox has {name: true}."""
+    names = [name for name, is_chosen in value.items() if is_chosen] if isinstance(value, dict) else [value or ""]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"a region has the class {value!r:.60}; expected a name")
+    return [name for name in names if name]
+
+
+def _points(shape: _Geometry) -> np.ndarray:
+    """The points (N, 2) of a shape; ValueError if it lacks a number."""
+    match shape:
+        case _Geometry(all_points_x=[*xs], all_points_y=[*ys]) if len(xs) == len(ys) and shape.name.startswith("poly"):
+            return np.array([xs, ys], float).T
+        case _Geometry(name="point", cx=float(x), cy=float(y)):
+            return np.array([[x, y]])
+        case _Geometry(name="rect", x=float(x), y=float(y), width=float(width), height=float(height)):
+            return box_corners(x, y, x + width, y + height)
+        case _Geometry(name="circle", cx=float(x), cy=float(y), r=float(radius)):
+            return ellipse_outline(x, y, radius, radius)
+        case _Geometry(name="ellipse", cx=float(x), cy=float(y), rx=float(radius_x), ry=float(radius_y)):
+            return ellipse_outline(x, y, radius_x, radius_y, np.rad2deg(shape.theta))
+    raise ValueError(f"{shape.name} without its numbers")
