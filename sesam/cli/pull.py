@@ -9,19 +9,23 @@ files are fetched, compared with their MD5, and checked out.
 """
 
 import argparse
+import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from sesam.artifacts import dvc_outputs
+from sesam.artifacts.atomic_io import reraise_disk_errors
 from sesam.errors import MAX_SHOWN, SesamError
 from sesam.reporting.git import git
 
 REPOSITORY_FILES = ("dvc.yaml",)
 PUSH_AGAIN = "Whoever has a good copy can remove the object from the remote and run `dvc push`."
+WHO = "Ask who committed it."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    # Between the checks and the checkout only those can change what was checked who may write to this clone or to its
-    # cache, and they can run code anyway. The remote cannot: DVC reads a list that is in the cache from there.
+    # After a check, nobody can change what was checked, except those who write to this clone or its cache: they can run
+    # code anyway. The remote cannot: DVC reads lists and files from the cache if they are there.
     objects = check_outputs(options.targets, options.remote)
     remote = ["--remote", options.remote] if options.remote else []
     jobs = ["--jobs", str(options.jobs)] if options.jobs else []
     run_dvc("fetch", *remote, *jobs, "--", *options.targets)
     check_objects(objects)
     run_dvc("checkout", "--", *options.targets)
+    print(f"pull: {len(objects)} files, checked")
 
 
 def run_dvc(*arguments: str) -> None:
@@ -64,7 +69,6 @@ def check_outputs(targets: Sequence[str], remote: str | None) -> dict[str, Path]
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc.repo.index import index_from_targets
 
     tracked = git("ls-files", "-z", cwd=Path()).split("\0")[:-1]
     if not tracked:
@@ -73,13 +77,13 @@ def check_outputs(targets: Sequence[str], remote: str | None) -> dict[str, Path]
         with Repo() as repo, repo.lock:
             if not Path.cwd().samefile(repo.root_dir):
                 raise SesamError(f"the root of the repository is {repo.root_dir}. Run sesam pull there.")
-            view = index_from_targets(repo, list(targets))
+            view = repo.index.targets_view(list(targets))
             outs = sorted((out for out in view.outs if out.use_cache), key=str)
             md5s = load_files(repo, outs, tracked, remote)
             repo.drop_data_index()  # has lists that DVC read earlier, also without these checks
             wanted = {"/".join(key) for key in view.data_keys["repo"]}
-            cache = repo.cache.repo
-            return {path: Path(cache.oid_to_path(md5)) for path, md5 in md5s.items() if is_wanted(path, wanted)}
+            cached = repo.cache.repo.oid_to_path
+            return {path: Path(cached(md5)) for path, md5 in md5s.items() if is_wanted(path, wanted)}
     except DvcException as problem:
         raise SesamError(f"DVC cannot pull: {problem}") from None
 
@@ -91,12 +95,13 @@ def is_wanted(path: str, wanted: set[str]) -> bool:
 
 def load_files(repo: Any, outs: Sequence[Any], tracked: Sequence[str], remote: str | None) -> dict[str, str]:
     """The MD5 of each file of DVC's `outs`, by its path from the repository's root; SesamError for a bad output."""
+    open_remote = cache(partial(open_odb, repo))  # connects once
     md5s: dict[str, str] = {}
     problems = []
     for out in outs:
         try:
             check_out(out, tracked)
-            md5s |= files_of(repo, out, remote)
+            md5s |= files_of(out, partial(open_remote, out.remote or remote))
         except ValueError as problem:
             problems.append(f"{out} of {out.stage.addressing}: {problem}")
     for link in dvc_outputs.find_links([*md5s, *(path_of(out) for out in outs)]):
@@ -109,79 +114,100 @@ def load_files(repo: Any, outs: Sequence[Any], tracked: Sequence[str], remote: s
     return md5s
 
 
+def open_odb(repo: Any, remote: str | None) -> Any:
+    """DVC's objects in a remote; SesamError if its library is missing, or its address is wrong."""
+    from dvc.exceptions import DvcException
+
+    try:
+        return repo.cloud.get_remote_odb(remote, "pull")
+    except DvcException:
+        raise
+    except Exception as problem:  # of any kind, because remotes have libraries of their own
+        raise SesamError(f"the remote {remote or ''} cannot be opened: {problem}".replace("  ", " ")) from None
+
+
 def path_of(out: Any) -> str:
     """From the repository's root, as DVC writes it."""
     return "/".join(out.index_key[1])
 
 
 def check_out(out: Any, tracked: Sequence[str]) -> None:
-    """ValueError if DVC must not write to the path of this output of its, or if its content cannot be checked."""
+    """ValueError if DVC must not write to this output's path, or if its content cannot be checked."""
     if not out.is_in_repo:
-        raise ValueError("it is outside this repository. Remove the entry.")
+        raise ValueError(f"it is outside this repository. {WHO}")
     if out.stage.is_import or out.files:
         raise ValueError("imports and cloud versioning cannot be checked before DVC fetches them. Pull other targets.")
     if out.hash_info and (out.hash_info.name != "md5" or not is_object_name(out.hash_info.value)):
-        raise ValueError(f"{out.hash_info} is no MD5 of DVC 3. Ask who committed it; `dvc commit` writes it again.")
+        raise ValueError(f"{out.hash_info} is not an MD5 as DVC 3 writes it. {WHO} `dvc commit` writes it again.")
     try:
         dvc_outputs.check_output(path_of(out), tracked)
     except ValueError as problem:
-        raise ValueError(f"{problem}. Ask who committed it, or move data of your own with `dvc move`.") from None
+        raise ValueError(f"{problem}. {WHO} Move your own data with `dvc move`.") from None
 
 
 def is_object_name(name: str) -> bool:
     return dvc_outputs.is_md5(name.removesuffix(dvc_outputs.DIR))
 
 
-def files_of(repo: Any, out: Any, remote: str | None) -> dict[str, str]:
+def files_of(out: Any, open_remote: Callable[[], Any]) -> dict[str, str]:
     """The MD5 of each file of one output, by its path from the repository's root; ValueError for a bad list."""
-    path, name = path_of(out), out.hash_info.value if out.hash_info else None
-    if name is None:  # a stage that has never run
+    if not out.hash_info:  # of a stage that has never run
         return {}
+    path, name = path_of(out), out.hash_info.value
     if not name.endswith(dvc_outputs.DIR):
         return {path: name}
-    return {f"{path}/{relative}": md5 for relative, md5 in load_listing(repo, name, out.remote or remote).items()}
+    return {f"{path}/{relative}": md5 for relative, md5 in load_listing(name, out.cache, open_remote).items()}
 
 
-def load_listing(repo: Any, name: str, remote: str | None) -> dict[str, str]:
+def load_listing(name: str, local: Any, open_remote: Callable[[], Any]) -> dict[str, str]:
     """The MD5 of each path in the `.dir` object `name`; ValueError if it is bad or missing.
 
-    A good one that the cache lacks is put there. A bad one is not: `dvc repro` would write it too.
+    A good one is put into the cache, `local`. A bad one is not, because `dvc repro` would write it too.
     """
-    cache = repo.cache.repo
-    cached = Path(cache.oid_to_path(name))
+    cached = Path(local.oid_to_path(name))
     if cached.exists():
-        return read_listing(cached.read_bytes(), name, f"{cached}", "Delete it and pull again.")
-    odb = repo.cloud.get_remote_odb(remote, "pull")
+        return parse_listing(read_cached(cached), name, str(cached), "Delete it and pull again.")
+    odb = open_remote()
     source = odb.oid_to_path(name)
     content = fetch_listing(odb.fs, source)
-    files = read_listing(content, name, f"{source} in the remote", PUSH_AGAIN)
-    with tempfile.TemporaryDirectory() as folder:
+    files = parse_listing(content, name, f"{source} in the remote", PUSH_AGAIN)
+    with reraise_disk_errors(cached), tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "listing")
         copy.write_bytes(content)
-        cache.add(str(copy), cache.fs, name)
+        local.add(str(copy), local.fs, name)
     return files
+
+
+def read_cached(path: Path) -> bytes:
+    """The content of an object in the cache; ValueError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise ValueError(f"{path} cannot be read ({problem.strerror})") from None
 
 
 def fetch_listing(filesystem: Any, path: str) -> bytes:
     """The content of an object in a remote; ValueError if it cannot be had."""
     try:
-        if filesystem.size(path) > dvc_outputs.MAX_LISTING_BYTES:
-            raise ValueError(f"{path} in the remote has more than {dvc_outputs.MAX_LISTING_BYTES} bytes. {PUSH_AGAIN}")
-        return filesystem.cat_file(path)
+        size = filesystem.size(path)
+        if size <= dvc_outputs.MAX_LISTING_BYTES:
+            return filesystem.cat_file(path)
     except FileNotFoundError:
-        raise ValueError(f"it is in neither the cache nor the remote ({path}). Ask for a `dvc push`.") from None
-    except ValueError:
-        raise
-    except Exception as problem:  # of any kind, as the remote's library raises it
+        missing = f"neither the cache nor the remote has {path}, or the remote cannot be reached"
+        raise ValueError(f"{missing}. Check the connection, or ask for a `dvc push`.") from None
+    except Exception as problem:  # of any kind, because remotes have libraries of their own
         raise ValueError(f"{path} in the remote cannot be read: {problem}") from None
+    raise ValueError(f"{path} in the remote has {size} bytes, more than {dvc_outputs.MAX_LISTING_BYTES}. {PUSH_AGAIN}")
 
 
-def read_listing(content: bytes, name: str, source: str, advice: str) -> dict[str, str]:
-    """`dvc_outputs.read_listing`, with errors that name the source and what to do."""
+def parse_listing(content: bytes, name: str, source: str, advice: str) -> dict[str, str]:
+    """What a `.dir` object lists; ValueError, with advice, if its MD5 is not its name, or it is forged."""
+    if (md5 := hashlib.md5(content).hexdigest() + dvc_outputs.DIR) != name:
+        raise ValueError(f"{source} is damaged or forged: its MD5 is {md5}. {advice}")
     try:
-        return dvc_outputs.read_listing(content, name)
+        return dvc_outputs.read_listing(content)
     except ValueError as problem:
-        raise ValueError(f"{source} is refused: {problem}. {advice}") from None
+        raise ValueError(f"{source} is forged: {problem}. {WHO}") from None
 
 
 def check_objects(objects: Mapping[str, Path]) -> None:
