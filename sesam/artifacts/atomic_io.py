@@ -120,7 +120,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         if (packed := read_packed(path)) is not None:
             return packed
-        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has pushed it.") from None
+        raise SesamError(f"{path} is missing. Run `dvc repro`, or `sesam pull` if a colleague has pushed it.") from None
     except OSError as problem:
         raise SesamError(f"{path} cannot be read ({problem.strerror}).") from None
 

@@ -1,6 +1,6 @@
 """The JSON files between the stages: an image's components, by number, with prompts, candidates and selected masks.
 
-The files also come by `dvc pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run
+The files also come by `sesam pull`, so each is checked where it is read: pycocotools hangs on, or crashes with, run
 lengths that do not fit their image.
 """
 

@@ -61,7 +61,7 @@ def path_digest(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         return json_digest([(file.relative_to(path).as_posix(), sha256(file)) for file in files])
     if not path.exists():
-        raise SesamError(f"{path} is missing. Run `dvc repro`, or `dvc pull` if a colleague has pushed it.")
+        raise SesamError(f"{path} is missing. Run `dvc repro`, or `sesam pull` if a colleague has pushed it.")
     return sha256(path)
 
 

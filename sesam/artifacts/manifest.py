@@ -1,7 +1,7 @@
 """The manifest that `prepare` writes to data/dataset: classes, palette, and the path of each image.
 
-One file for the classes and one per split, so that a stage depends only on what it reads. They also come by `dvc pull`:
-ids and hashes name the files that stages write, so ids that lead out of an artifact's folder are refused.
+One file for the classes and one per split, so that a stage depends only on what it reads. They also come by
+`sesam pull`: ids and hashes name the files that stages write, so ids that lead out of an artifact's folder are refused.
 """
 
 import hashlib

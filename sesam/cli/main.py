@@ -8,10 +8,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sesam.cli import download, explain, export, init, segment, tile
+from sesam.cli import download, explain, export, init, pull, segment, tile
 from sesam.errors import SesamError
 
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (init, explain, export, segment, tile, download)}
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module for module in (init, pull, explain, export, segment, tile, download)
+}
 
 
 def build_parser() -> argparse.ArgumentParser:

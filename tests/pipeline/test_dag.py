@@ -115,13 +115,13 @@ def params_restored(workspace: Path) -> Iterator[None]:
 
 
 def share(workspace: Path, folder: Path) -> Path:
-    """What a colleague has after `git clone` and `dvc pull`."""
+    """What a colleague has after `git clone` and `sesam pull`."""
     sh("dvc", "remote", "add", "-f", "-d", "shared", str(folder / "remote"), cwd=workspace)
     sh("dvc", "push", cwd=workspace)
     sh("git", "add", "-A", cwd=workspace)
     sh("git", "commit", "-qm", "shared", cwd=workspace)
     sh("git", "clone", "-q", str(workspace), "colleague", cwd=folder)
-    sh("dvc", "pull", cwd=folder / "colleague")
+    run_line("sesam pull", folder / "colleague", {"road,car": ""})
     return folder / "colleague"
 
 

@@ -1,4 +1,4 @@
-"""The manifest comes by `dvc pull` too: its ids and paths cannot lead out of an artifact's folder."""
+"""The manifest comes by `sesam pull` too: its ids and paths cannot lead out of an artifact's folder."""
 
 import json
 from dataclasses import replace

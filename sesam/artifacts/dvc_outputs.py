@@ -1,0 +1,104 @@
+"""Checks of what `dvc checkout` would write: DVC joins whatever paths it is given.
+
+A folder is an object `MD5.dir`, which lists its files: JSON, a list of {"md5": MD5, "relpath": "a/b.png"}. DVC neither
+compares that object with its MD5 nor looks at the paths, and it trusts each object that is in its cache.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FOLDERS = ("data", "models", "metrics")  # where outputs are; code is elsewhere
+DIR = ".dir"  # ends the MD5 of a folder
+MAX_LISTING_BYTES = 1 << 28  # two million files or so; DVC reads all of it into memory too
+
+_MD5 = re.compile("[0-9a-f]{32}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE = re.compile("[A-Za-z]:")
+_DVC_FILES = ("dvc.yaml", "dvc.lock", ".dvcignore")
+
+
+def is_md5(text: object) -> bool:
+    return isinstance(text, str) and _MD5.fullmatch(text) is not None
+
+
+def file_md5(path: Path) -> str:
+    """Hex MD5 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def check_path(path: str) -> None:
+    """ValueError if a relative path leads out of its folder, or is one of git's or DVC's own files."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or _DRIVE.match(path):
+        raise ValueError("it leads out of the output, or is not a plain relative path")
+    if _CONTROL.search(path):
+        raise ValueError("it has control characters")
+    for name in (part.casefold() for part in parts):
+        if name == ".git" or name.endswith(".dvc") or name in _DVC_FILES:
+            raise ValueError("git or DVC would read it as a file of their own")
+
+
+def check_output(path: str, tracked: Iterable[str]) -> None:
+    """ValueError if DVC must not write an output to this path from the repository's root. tracked: git's files."""
+    check_path(path)
+    parts = path.split("/")
+    if parts[0] not in FOLDERS or len(parts) == 1:
+        raise ValueError(f"it is not inside {', '.join(FOLDERS)}, so it could replace code")
+    if any(part.startswith(".") for part in parts):
+        raise ValueError("it is hidden")  # models/.work has checkpoints that are loaded by unpickling
+    for file in tracked:
+        if f"{file}/".startswith(f"{path}/") or path.startswith(f"{file}/"):
+            raise ValueError(f"git tracks {file}, which would be replaced or removed")
+
+
+def read_listing(content: bytes) -> dict[str, str]:
+    """The MD5 of each relative path in a `.dir` object; ValueError if DVC does not write such a list, or must not."""
+    try:
+        entries = json.loads(content.decode("ascii"))  # as DVC writes it: no two readings of one file
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"it is not a list of files ({problem})") from None
+    if not isinstance(entries, list):
+        raise ValueError("it is not a list of files")
+    files: dict[str, str] = {}
+    for entry in entries:
+        path = _listed_path(entry)
+        if path in files:
+            raise ValueError(f"it lists {path!r} twice")
+        files[path] = entry["md5"]
+    if both := files.keys() & parents_of(files):
+        raise ValueError(f"it lists {min(both)!r} as a file and as a folder")
+    return files
+
+
+def _listed_path(entry: Any) -> str:
+    """The path of one entry of a listing."""
+    if not isinstance(entry, dict) or entry.keys() != {"md5", "relpath"} or not isinstance(entry["relpath"], str):
+        raise ValueError(f"an entry is not an MD5 and a path: {entry!r:.100}")
+    if not is_md5(entry["md5"]):
+        raise ValueError(f"{entry['relpath']!r:.200} has the MD5 {entry['md5']!r:.100}")
+    try:
+        check_path(entry["relpath"])
+    except ValueError as problem:
+        raise ValueError(f"it lists {entry['relpath']!r:.200}: {problem}") from None
+    return entry["relpath"]
+
+
+def parents_of(paths: Iterable[str]) -> set[str]:
+    """All folders on the way to these paths."""
+    parents: set[str] = set()
+    for path in paths:
+        while (path := path.rpartition("/")[0]) and path not in parents:
+            parents.add(path)
+    return parents
+
+
+def find_links(paths: Iterable[str]) -> list[str]:
+    """Symbolic links to folders on the way to these paths or at them: what is written there lands elsewhere."""
+    paths = set(paths)
+    links = {path for path in parents_of(paths) if Path(path).is_symlink()}
+    return sorted(links | {path for path in paths if Path(path).is_symlink() and Path(path).is_dir()})
