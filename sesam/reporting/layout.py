@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sesam.artifacts.component_records import Selected
+from sesam.artifacts.drawn_prompts import DrawnBox
 from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
@@ -98,6 +99,16 @@ def overlay_masks(image: np.ndarray, selected: Sequence[Selected], palette: Sequ
         inside = _scale_mask(mask, gray) == 1
         picture[inside] = 0.35 * gray[inside] + 0.65 * np.asarray(palette[class_id])
         draw_outline(picture, mask, _PAPER)
+    return picture
+
+
+def overlay_boxes(image: np.ndarray, boxes: Sequence[DrawnBox], palette: Sequence[Color]) -> np.ndarray:
+    """The photograph (H, W, 3) uint8 RGB at tile size, with boxes that annotators drew in their classes' colors."""
+    picture = fit_to_tile(image).copy()
+    scale = np.tile(np.array(picture.shape[1::-1]) / image.shape[1::-1], 2)
+    for entry in boxes:
+        left, top, right, bottom = np.round(np.array(entry.box) * scale).astype(int).tolist()
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), tuple(palette[entry.class_id]), 2)
     return picture
 
 

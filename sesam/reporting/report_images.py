@@ -20,7 +20,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.reporting.layout import Color, Kind, Step, downscale
 
 LAYERS = (  # in the order of their buttons; an image without a teacher or a fine label has fewer
-    *("image", "fine", "weak", "teacher", "teacher's confidence"),
+    *("image", "fine", "weak", "boxes", "teacher", "teacher's confidence"),
     *("SAM's masks", "pseudo-label", "source", "student", "student's confidence"),
 )
 SIDE = 640  # pixels of a picture's longer side, at most

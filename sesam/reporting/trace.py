@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
+from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
 from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
@@ -13,7 +14,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.merging import claim
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
-from sesam.reporting.layout import Step, overlay_masks
+from sesam.reporting.layout import Step, overlay_boxes, overlay_masks
 from sesam.selection import CandidateCheck, select_candidate, weak_rles
 
 
@@ -61,6 +62,8 @@ def load_trace(
     if record.fine:
         inputs.append(Step("fine", "classes", load_fine_label("train", record, num_classes)))
     inputs.append(Step("weak", "classes", weak))
+    if boxes := read_drawn_prompts(WEAK_LABELS, record, num_classes).boxes:
+        inputs.append(Step("boxes", "classes", overlay_boxes(image, boxes, data.palette)))
     if params.rounds[round_name].teacher != NO_TEACHER:
         inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes))
     if params.sam.enabled:
