@@ -1,5 +1,7 @@
 """The values of a label map."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 IGNORE_INDEX = 255  # no class
@@ -11,3 +13,19 @@ def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: f
     predicted: (H, W) uint8. confidence: 255 times the softmax maximum, rounded down, (H, W) uint8.
     """
     return np.where(confidence >= 255 * threshold, predicted, np.uint8(IGNORE_INDEX))
+
+
+def fill_boxes(label: np.ndarray, boxes: Iterable[tuple[int, tuple[int, int, int, int]]]) -> np.ndarray:
+    """A weak label (H, W) uint8 whose unlabeled pixels take the class of the smallest box around them.
+
+    boxes: class and x0, y0, x1, y1, the far edges exclusive. What a network learns from boxes without SAM is the naive
+    baseline of Khoreva et al., CVPR 2017.
+    """
+    filled = np.full_like(label, IGNORE_INDEX)
+    for k, (x0, y0, x1, y1) in sorted(boxes, key=lambda pair: -_area(*pair[1])):
+        filled[y0:y1, x0:x1] = k
+    return np.where(label == IGNORE_INDEX, filled, label)
+
+
+def _area(x0: int, y0: int, x1: int, y1: int) -> int:
+    return (x1 - x0) * (y1 - y0)

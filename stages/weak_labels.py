@@ -41,7 +41,8 @@ def main() -> None:
         elif unlabeled := [record.id for record in dataset.train if not record.fine]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
-                f"{unlabeled[0]}). Set weak_labels.path to the path of their weak labels (Cityscapes: its gtCoarse)."
+                f"{unlabeled[0]}). Add them, leave the images out (dataset.exclude), or set weak_labels.path to "
+                "annotators' labels (Cityscapes: its gtCoarse)."
             )
         else:
             work = partial(simulate, folder=folder, config=config, palette=dataset.palette)

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError, describe_validation_error
-from sesam.labels import IGNORE_INDEX
 
 ClassId = Annotated[int, Field(ge=0, le=254, alias="class")]
 Point = tuple[int, int]  # x, y
@@ -77,23 +75,6 @@ def read_drawn_prompts(folder: Path, record: ImageRecord, num_classes: int) -> D
     if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in (p.point for p in prompts.background)):
         raise _damaged(path, "a background point outside the image")
     return prompts
-
-
-def fill_boxes(label: np.ndarray, prompts: DrawnPrompts) -> np.ndarray:
-    """A weak label (H, W) uint8 whose unlabeled pixels take the class of the smallest box around them.
-
-    What a network learns from boxes without SAM (the naive baseline of Khoreva et al., CVPR 2017).
-    """
-    filled = np.full_like(label, IGNORE_INDEX)
-    for entry in sorted(prompts.boxes, key=lambda entry: -_area(entry.box)):
-        left, top, right, bottom = entry.box
-        filled[top:bottom, left:right] = entry.class_id
-    return np.where(label == IGNORE_INDEX, filled, label)
-
-
-def _area(box: Box) -> int:
-    left, top, right, bottom = box
-    return (right - left) * (bottom - top)
 
 
 def _path(folder: Path, record: ImageRecord) -> Path:

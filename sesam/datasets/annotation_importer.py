@@ -120,7 +120,7 @@ def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: S
         "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
-    _warn("classes that annotators never drew", compress(dataset.classes, np.all(absent, axis=0)))
+    _warn("classes that no pixel or box has", compress(dataset.classes, np.all(absent, axis=0)))
 
 
 def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:

@@ -30,6 +30,7 @@ class Shape(NamedTuple):
     points: np.ndarray = np.empty((0, 2))  # (N, 2) float x, y in pixels; the image's first pixel covers 0 to 1
     pixels: Callable[[tuple[int, int]], np.ndarray] | None = None  # of an image's size, (H, W) bool; or ValueError
     holes: tuple[np.ndarray, ...] = ()  # outlines (N, 2) that are cut out of a polygon
+    region: str | int | None = None  # shapes of one region say several things of the same pixels
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
@@ -80,6 +81,11 @@ class Drawing(Annotation):
     own_name: str | None = None  # of the file, which may be the image's where the name inside is not
     skipped: Mapping[str, int] = field(default_factory=dict)  # what else is left out on purpose, and how many
 
+    @property
+    def only_prompts(self) -> bool:
+        """Whether it labels no pixel, so that another annotation of the image may."""
+        return bool(self.shapes) and all(shape.kind in ("box", "background point") for shape in self.shapes)
+
     def draw(self, spec: LabelSpec) -> Drawn:
         if self.size is not None:
             self.check_size(self.size, spec)
@@ -92,10 +98,15 @@ class Drawing(Annotation):
         class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
         class_ids.update(spec.label_map.names.items())
         boxes, background = list[DrawnBox](), list[BackgroundPoint]()
-        for shape in self.shapes:
+        drawn = set[int]()
+        top = np.zeros(spec.size, np.int32)  # which shape is on top of each pixel, from 1
+        classified = {x.region for x in self.shapes if class_ids.get(x.name, IGNORE_INDEX) != IGNORE_INDEX} - {None}
+        for number, shape in enumerate(self.shapes, 1):
             if shape.name not in class_ids:
                 continue
             class_id = class_ids[shape.name]
+            if class_id == IGNORE_INDEX and shape.region in classified:
+                continue  # an attribute of what another shape gives a class
             left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
             if shape.kind == "box":
                 box = shape.box(spec.size)
@@ -108,9 +119,11 @@ class Drawing(Annotation):
                 raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
             left_out[f"{shape.kind}s without a pixel"] += not mask.any()
             if shape.kind != "background point":
-                labels[mask] = class_id
+                labels[mask], top[mask] = class_id, number
+                drawn |= {number} if mask.any() else set()
             elif class_id != IGNORE_INDEX:
                 background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
+        left_out["shapes that later ones cover wholly"] = len(drawn.difference(np.unique(top).tolist()))
         unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")

@@ -22,7 +22,7 @@ from sesam.datasets.layouts import ImagePair, find_pairs, left_out
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import DatasetParams, Params
+from sesam.params import SIMULATED, DatasetParams, Params
 from sesam.seeds import seed_of
 
 MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
@@ -39,6 +39,9 @@ def import_dataset(
         Path(config.root).name, tuple(classes), tuple(palette), (), (), config.format, tuple(ignore_values), config.map
     )
     label_map = label_map_for(about)
+    unlabeled = list[str]()
+    if params.weak_labels.path != SIMULATED:  # else every fine label is needed
+        pairs, unlabeled = _without_missing_labels(pairs)
     labeled = [pair.id for pair in pairs["train"] if pair.label]
     counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
     check = partial(check_pair, counted=counted, label_map=label_map, palette=palette, config=params.components)
@@ -64,7 +67,18 @@ def import_dataset(
     paths = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     links = symlinked_dirs(Path(config.root), paths)
     warnings = collect_warnings(results, duplicates, links, classes, params)
-    return dataset, results, warnings + _left_out(config)
+    return dataset, results, unlabeled + warnings + _left_out(config)
+
+
+def _without_missing_labels(
+    pairs: Mapping[str, Sequence[ImagePair]],
+) -> tuple[Mapping[str, Sequence[ImagePair]], list[str]]:
+    """Training images whose label is missing are without one, unless all are; and a warning of that."""
+    missing = {pair.id for pair in pairs["train"] if pair.label and pair.image.exists() and not pair.label.exists()}
+    if not missing or len(missing) == len(pairs["train"]):
+        return pairs, []
+    train = [pair._replace(label=None) if pair.id in missing else pair for pair in pairs["train"]]
+    return {**pairs, "train": train}, [f"training images without a fine label: {summarize_names(sorted(missing))}."]
 
 
 def _check_classes(results: Mapping[str, Sequence[CheckResult]], dataset: Manifest, root: str) -> None:

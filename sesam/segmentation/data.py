@@ -13,10 +13,10 @@ from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomF
 from mmseg.structures import SegDataSample
 from torch.utils.data import Sampler
 
-from sesam.artifacts.drawn_prompts import fill_boxes, read_drawn_prompts
+from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label
 from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
-from sesam.labels import IGNORE_INDEX
+from sesam.labels import IGNORE_INDEX, fill_boxes
 from sesam.params import BASELINE, LossWeights, Schedule
 from sesam.seeds import seed_of
 
@@ -88,7 +88,8 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
         np.random.seed(seed % 2**32)
         labels = load_label(self.task.labels, record, self.classes)
         if self.task.sources is None:
-            labels = fill_boxes(labels, read_drawn_prompts(self.task.labels, record, self.classes))
+            boxes = read_drawn_prompts(self.task.labels, record, self.classes).boxes
+            labels = fill_boxes(labels, [(x.class_id, x.box) for x in boxes])
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)

@@ -22,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts, fill_boxes, read_drawn_prompts
+from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts, read_drawn_prompts
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
@@ -34,6 +34,7 @@ from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.annotations.whats_the_point import Clicks
 from sesam.datasets.data_issues import DataIssue
 from sesam.errors import SesamError
+from sesam.labels import fill_boxes
 from stages import prepare, weak_labels
 
 HEIGHT, WIDTH = SHAPE = (40, 60)
@@ -175,7 +176,7 @@ def draw(source: Path) -> np.ndarray:
     """An image's labels, its boxes filled."""
     (annotation,) = find_annotations(source, "folder", image_names("7", "8")).values()
     drawn = read_annotation(annotation, SPEC)
-    return fill_boxes(drawn.labels, drawn.prompts)
+    return fill_boxes(drawn.labels, [(x.class_id, x.box) for x in drawn.prompts.boxes])
 
 
 def test_labelme_leaves_out_fractions_of_pixels(tmp_path: Path) -> None:
@@ -609,7 +610,7 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkey
     labels = [read_label(Path(f"data/weak/{k}.png")) for k in range(3)]
     boxes = [read_drawn_prompts(Path("data/weak"), record, 2) for record in Manifest.load().train[:2]]
     assert boxes == [DrawnPrompts((DrawnBox(0, BOX),))] * 2
-    filled = fill_boxes(labels[0], boxes[0])
+    filled = fill_boxes(labels[0], [(x.class_id, x.box) for x in boxes[0].boxes])
     assert np.array_equal(filled, np.where(expected() == 2, 1, expected())) and np.array_equal(labels[0], labels[1])
     assert (labels[2] == 1).all()
     write(xml, xml.read_text().replace("<tag", "<cuboid/><tag"))
@@ -618,3 +619,32 @@ def test_exports_of_several_tools_are_read_together(folder_dataset: Path, monkey
         weak_labels.main()
     assert "names that are not a class: 1" in str(problem.value)
     assert "'Rigth' (did you mean right?); classes are left, right" in str(problem.value)
+
+
+def test_boxes_beside_scribbles_prompt(tmp_path: Path) -> None:
+    """Two files of an image, one with boxes alone; two that both label it are a fault."""
+    Image.fromarray(expected()).save(tmp_path / "7.png")
+    document = coco()
+    document["annotations"] = document["annotations"][1:2]
+    write(tmp_path / "boxes/coco.json", document)
+    (annotation,) = find_annotations(tmp_path, "folder", image_names("7")).values()
+    drawn = read_annotation(annotation, SPEC)
+    assert np.array_equal(drawn.labels, expected()) and drawn.prompts.boxes == (DrawnBox(0, BOX),)
+    write(tmp_path / "boxes/coco.json", coco())
+    with pytest.raises(SesamError, match="both annotate 7"):
+        find_annotations(tmp_path, "folder", image_names("7"))
+
+
+def test_a_second_label_of_a_region_is_mapped_to_nothing(tmp_path: Path) -> None:
+    """As Label Studio's attributes, and a shape that a later one covers is told."""
+    points = {"points": [[0, 0], [50, 0], [50, 50]]}
+    regions = [{"id": "a", "value": points | {"polygonlabels": [name]}} for name in ("left", "occluded")]
+    spec = SPEC._replace(label_map=make_label_map("folder", 3, [9], {"occluded": None}))
+    path = write(tmp_path / "tasks.json", studio_task({"image": "7.png"}, *regions))
+    (drawing,) = find_annotations(path, "folder", image_names("7")).values()
+    drawn = read_annotation(drawing, spec)
+    assert (drawn.labels == 0).any() and not +drawn.left_out
+    regions[1]["value"]["polygonlabels"] = ["right"]
+    path = write(tmp_path / "tasks.json", studio_task({"image": "7.png"}, *regions))
+    (drawing,) = find_annotations(path, "folder", image_names("7")).values()
+    assert +read_annotation(drawing, SPEC).left_out == {"shapes that later ones cover wholly": 1}

@@ -336,7 +336,7 @@ def test_scribblesup(workspace, capsys) -> None:
     label = weak("2007_000032")
     assert (label[4:7, 2:21] == 0).all() and label[15, 30] == 2 and label[20, 35] == 2 and label[30, 47] == 15
     assert label[15, 35] == 255, "a stroke is a line, not a polygon"
-    assert "classes that annotators never drew: 18 (aeroplane, bird" in capsys.readouterr().err
+    assert "classes that no pixel or box has: 18 (aeroplane, bird" in capsys.readouterr().err
 
 
 def test_whats_the_point(workspace, capsys) -> None:
@@ -501,3 +501,15 @@ def test_two_images_of_one_id(workspace) -> None:
     error_of(prepare, "names of several images: 1", "1: raw/images/train/1.jpg, raw/images")
     edit_params(Path(), dataset__exclude=["1"])
     assert trained_ids() == ["0", "2"]
+
+
+def test_annotators_labels_need_no_fine_ones(workspace, capsys) -> None:
+    """Of some training images they may be missing; of simulated weak labels' images they may not."""
+    workspace("folder")
+    (label,) = [path for path in Path("raw/labels/train").rglob("*.png")][:1]
+    label.unlink()
+    error_of(prepare, "missing files: 1")
+    edit_params(Path(), weak_labels__path="drawn")
+    records = prepared().train
+    assert [record.fine for record in records].count(False) == 1
+    assert "training images without a fine label: 1 (" in capsys.readouterr().err

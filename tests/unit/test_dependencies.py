@@ -24,6 +24,7 @@ NEVER_LISTED = {
     "sesam/artifacts/archives.py": "packs files and reads them",
     "sesam/artifacts/atomic_io.py": "writes complete files and folders or none",
     "sesam/artifacts/component_records.py": "reads and validates the components' JSON",
+    "sesam/artifacts/drawn_prompts.py": "reads and validates boxes' JSON",
     "sesam/artifacts/fingerprint.py": "decides whether to resume",
     "sesam/artifacts/invariants.py": "checks what was written",
     "sesam/artifacts/image_io.py": "reads and writes pixels unchanged",

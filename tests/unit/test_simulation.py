@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sesam.artifacts.drawn_prompts import DrawnBox, fill_boxes, read_drawn_prompts, write_drawn_prompts
+from sesam.artifacts.drawn_prompts import DrawnBox, read_drawn_prompts, write_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord
 from sesam.errors import SesamError
 from sesam.geometry.regions import Region
 from sesam.geometry.strokes import draw_stroke
+from sesam.labels import fill_boxes
 from sesam.simulation import longest_path, simulate_boxes, simulate_weak_label
 
 KINDS = ("coarse", "scribble", "point")
@@ -110,7 +111,7 @@ def test_boxes_label_no_pixel_and_are_filled_for_the_baseline(params, tmp_path: 
     assert list(drawn.boxes) == [DrawnBox(0, (20, 10, 30, 20)), DrawnBox(1, (10, 5, 50, 30))]  # the small one has none
     strokes = np.full_like(fine, 255)
     strokes[12, 22:25] = 2
-    filled = fill_boxes(strokes, drawn)
+    filled = fill_boxes(strokes, [(x.class_id, x.box) for x in drawn.boxes])
     assert (filled[12, 22:25] == 2).all() and (filled[10:20, 20:30] != 1).all()
     assert (filled == 1).sum() == 25 * 40 - 100 and (filled[30:] == 255).all()
 

@@ -136,7 +136,8 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
             skipped["regions without a label"] += 1
         else:
             size = result.original_height, result.original_width
-            found = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
+            made = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
+            found = [shape._replace(region=result.id) for shape in made]
             if result.is_positive and result.value.get("is_positive", True):
                 shapes += found
             elif tool == "keypoint":

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.drawn_prompts import DrawnPrompts
 from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations import (
     coco,
@@ -29,6 +32,24 @@ from sesam.datasets.annotations.mask_folders import read_mask_folder
 from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
 from sesam.datasets.layouts import TILES_INDEX, files_below
 from sesam.errors import SesamError, describe_validation_error
+from sesam.labels import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class WithPrompts(Annotation):
+    """Two annotations of an image, one of which has boxes and background points alone."""
+
+    parts: tuple[Annotation, Annotation]
+
+    def draw(self, spec: LabelSpec) -> Drawn:
+        first, second = (read_annotation(part, spec) for part in self.parts)
+        prompts = DrawnPrompts(
+            first.prompts.boxes + second.prompts.boxes, first.prompts.background + second.prompts.background
+        )
+        labels = np.where(first.labels == IGNORE_INDEX, second.labels, first.labels)
+        shapes, left_out = first.shapes + second.shapes, first.left_out + second.left_out
+        colors = first.colors if first.colors.values else second.colors
+        return Drawn(labels, [], shapes, left_out, colors, prompts)
 
 
 class Reader(Protocol):
@@ -81,8 +102,10 @@ def find_annotations(
     called: dict[str, str] = {}  # what the file that annotates an image calls it
     for image_id, name, annotation in _read_all(source, dataset_format, names, classes):
         if image_id in names.train_ids and image_id in annotations:
-            entries = (annotations[image_id].path, called[image_id]), (annotation.path, name)
-            raise SesamError(_both_annotate(image_id, *entries))
+            both = annotations[image_id], annotation
+            if both[0].path == annotation.path or not any(isinstance(x, Drawing) and x.only_prompts for x in both):
+                raise SesamError(_both_annotate(image_id, (both[0].path, called[image_id]), (annotation.path, name)))
+            annotation = WithPrompts(annotation.path, both)
         annotations[image_id], called[image_id] = annotation, name
     return annotations
 
