@@ -85,9 +85,9 @@ def _check_classes(
 ) -> None:
     if any(list(scores) != list(classes) for scores in by_class):
         raise _not_of_this_run(path, f"expected the classes {', '.join(classes)}")
-    count = len(classes)
-    if any([len(row) for row in matrix] != [count + 1] * count for matrix in matrices):
-        raise _not_of_this_run(path, f"expected confusion matrices of {count} rows and {count + 1} columns")
+    num_classes = len(classes)
+    if any([len(row) for row in matrix] != [num_classes + 1] * num_classes for matrix in matrices):
+        raise _not_of_this_run(path, f"expected confusion matrices of {num_classes} rows and {num_classes + 1} columns")
 
 
 def _not_of_this_run(path: Path, reason: str) -> SesamError:

@@ -13,8 +13,8 @@ MAX_SHARE = 0.8
 NEIGHBORS, BORDER = 0.9, 0.16
 
 
-def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
-    """Of each class its pixels, those on its border, and how many other classes it touches; (3, classes) int64.
+def count_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
+    """Of each class its pixels, those on its border, and how many other classes it touches; (3, K) int64.
 
     ids: (H, W) uint8 class ids, 255 = none. The border is where the pixel to the right or below is another class.
     """
@@ -24,11 +24,11 @@ def count_classes(ids: np.ndarray, classes: int) -> np.ndarray:
     touching = np.zeros((256, 256), bool)
     touching[pairs[0], pairs[1]] = touching[pairs[1], pairs[0]] = True
     pixels, border = (np.bincount(values, minlength=256) for values in (ids.ravel(), pairs.ravel()))
-    return np.stack([pixels, border, touching.sum(1)])[:, :classes]
+    return np.stack([pixels, border, touching.sum(1)])[:, :num_classes]
 
 
 def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """A line per class: its share of labeled pixels, its number of images. counts: (images, 3, classes), see above."""
+    """A line per class: its share of labeled pixels, its number of images. counts: (images, 3, K), see above."""
     pixels, images = counts[:, 0].sum(0), (counts[:, 0] > 0).sum(0)
     shares, width = pixels / max(1, pixels.sum()), max(map(len, classes))
     return [
@@ -38,7 +38,7 @@ def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def suspicious_classes(counts: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Warnings of classes that look like label values misread. counts: (images, 3, classes) of `count_classes`."""
+    """Warnings of classes that look like label values misread. counts: (images, 3, K) of `count_classes`."""
     here = counts[:, 0] > 0
     pixels, images = counts[:, 0].sum(0), here.sum(0)
     share = pixels / max(1, pixels.sum())

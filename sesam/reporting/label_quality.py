@@ -48,10 +48,11 @@ class LabelQuality:
 
 def evaluate_all(data: Manifest, params: Params, round_name: str) -> LabelQuality:
     """`evaluate_image` summed over all training images."""
-    count, threshold = len(data.classes), params.teacher.confidence_threshold
-    matrices, sources = np.zeros((len(LABEL_SETS), count, count + 1), np.int64), np.zeros(len(SOURCE_NAMES), np.int64)
+    num_classes, threshold = len(data.classes), params.teacher.confidence_threshold
+    matrices = np.zeros((len(LABEL_SETS), num_classes, num_classes + 1), np.int64)
+    sources = np.zeros(len(SOURCE_NAMES), np.int64)
     total = LabelQuality(matrices, Counter(), Counter(), sources, [], [])
-    work = partial(evaluate_image, round_name=round_name, num_classes=count, threshold=threshold)
+    work = partial(evaluate_image, round_name=round_name, num_classes=num_classes, threshold=threshold)
     map_images(work, data.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
     return total
 

@@ -24,10 +24,13 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
 
 def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Image:
     """A validation image, its fine label, and the predictions of the baseline and the round's student, in a row."""
-    count = len(data.classes)
-    row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]
+    num_classes = len(data.classes)
+    row = [
+        Step("image", "image", load_image(record)),
+        Step("fine", "classes", load_fine_label("val", record, num_classes)),
+    ]
     for title, network in (("baseline", "baseline"), (f"student {round_name}", round_name)):
-        predicted = load_label(METRICS / "report_predictions" / network / "val", record, count)
+        predicted = load_label(METRICS / "report_predictions" / network / "val", record, num_classes)
         row.append(Step(title, "classes", predicted))
     return compose_page([row], data)
 

@@ -63,7 +63,7 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
     def __init__(self, task: TrainingTask, data: Manifest, seed: int) -> None:
-        self.task, self.records, self.classes, self.seed = task, data.train, len(data.classes), seed
+        self.task, self.records, self.num_classes, self.seed = task, data.train, len(data.classes), seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
@@ -86,9 +86,9 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
         seed, record = seed_of(self.seed, "sample", t), self.record(t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        labels = load_label(self.task.labels, record, self.classes)
+        labels = load_label(self.task.labels, record, self.num_classes)
         if self.task.sources is None:
-            labels = fill_boxes(labels, read_drawn_prompts(self.task.labels, record, self.classes))
+            labels = fill_boxes(labels, read_drawn_prompts(self.task.labels, record, self.num_classes))
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)

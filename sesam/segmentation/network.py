@@ -46,7 +46,7 @@ class SavedNetwork(Group):
         return self
 
 
-def network_config(network: Architecture, classes: int) -> dict[str, Any]:
+def network_config(network: Architecture, num_classes: int) -> dict[str, Any]:
     """mmseg's config of the network; SesamError if there is no such backbone.
 
     Backbone resnet101, base_channels 64, head_channels 512, output_stride 8 is deeplabv3plus_r101-d8 of
@@ -64,16 +64,16 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
         "type": "EncoderDecoder",
         "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
         "backbone": backbone,
-        "decode_head": aspp | _head_options(classes, 1.0),
-        "auxiliary_head": fcn | _head_options(classes, loss_weight) if loss_weight else None,
+        "decode_head": aspp | _head_options(num_classes, 1.0),
+        "auxiliary_head": fcn | _head_options(num_classes, loss_weight) if loss_weight else None,
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
 
 
-def _head_options(classes: int, loss_weight: float) -> dict[str, Any]:
+def _head_options(num_classes: int, loss_weight: float) -> dict[str, Any]:
     loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight}
-    options = {"loss_decode": loss, "num_classes": classes, "out_channels": classes, "dropout_ratio": 0.1}
+    options = {"loss_decode": loss, "num_classes": num_classes, "out_channels": num_classes, "dropout_ratio": 0.1}
     return options | {"norm_cfg": {"type": "BN", "requires_grad": True}, "align_corners": False}
 
 
