@@ -23,7 +23,7 @@ def readme(card_data: CardData) -> str:
         card=card_data,
         data=data,
         scores=metrics["scores"]["pseudo_labels"],
-        contested=metrics["contested"],
+        contested_pixels=metrics["contested_pixels"],
         class_header=class_header,
         class_rows=class_rows,
         source_rows=[(k, name, f"{metrics['sources'][name] / total:.1%}") for k, name in enumerate(SOURCE_NAMES)],
@@ -38,7 +38,7 @@ def _class_table(card_data: CardData) -> tuple[list[str], list[list[Any]]]:
     measures = ("precision", "recall", "IoU", "unlabeled")
     rows = []
     for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True)):
-        scores, counts = metrics["classes"]["pseudo_labels"][name], metrics["components"][name]
+        scores, counts = metrics["class_scores"]["pseudo_labels"][name], metrics["component_outcomes"][name]
         row = [k, name, color, *(scores[measure] for measure in measures)]
         rows.append([*row, sum(counts.values()), *(counts[outcome] for outcome in Outcome)] if with_sam else row)
     return ["id", "class", "color", *measures, *(["components", *Outcome] if with_sam else [])], rows

@@ -25,10 +25,10 @@ def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str
         "Merged labels against fine labels, per class": bars(by_name["label_classes"]),
     }
     stacks = {
-        f"{name}: components by outcome": Table("class", "components", transpose(metrics["components"]))
+        f"{name}: components by outcome": Table("class", "components", transpose(metrics["component_outcomes"]))
         for name, metrics in labels.items()
     }
-    contested = transpose({name: metrics["contested"] for name, metrics in labels.items()})
+    contested = transpose({name: metrics["contested_pixels"] for name, metrics in labels.items()})
     stacks["Pixels in masks of two classes, by outcome"] = Table("round", "pixels", contested)
     for title, table in stacks.items():
         if any(any(counts.values()) for counts in table.series.values()):  # none if sam.enabled is false

@@ -57,12 +57,16 @@ def croissant(card_data: CardData) -> dict[str, Any]:
 
 def _properties(card_data: CardData) -> dict[str, Any]:
     """SAM, params and scores, by name."""
-    scores, classes = (card_data.metrics[key]["pseudo_labels"] for key in ("scores", "classes"))
+    scores, class_scores = (card_data.metrics[key]["pseudo_labels"] for key in ("scores", "class_scores"))
     return {
         "SAM": card_data.sam,
         **param_values(card_data.params, card_data.round_name),
         **{f"{measure} of pseudo-labels": score for measure, score in scores.items()},
-        **{f"{measure} of {name}": score for name, by_class in classes.items() for measure, score in by_class.items()},
+        **{
+            f"{measure} of {name}": score
+            for name, by_class in class_scores.items()
+            for measure, score in by_class.items()
+        },
     }
 
 

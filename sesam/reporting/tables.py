@@ -67,19 +67,19 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     for name, metrics in labels.items():
         for label_set, scores in metrics["scores"].items():
             label_sets["weak" if label_set == "weak" else f"{name} {label_set}"] = scores
-        by_measure = transpose(metrics["classes"]["pseudo_labels"])
+        by_measure = transpose(metrics["class_scores"]["pseudo_labels"])
         for measure in measures:
             of_classes[f"{name} {measure}"] = by_measure[measure]
-        by_outcome = transpose(metrics["components"])
+        by_outcome = transpose(metrics["component_outcomes"])
         components[name] = {outcome: sum(counts.values()) for outcome, counts in by_outcome.items()}
     columns = transpose(label_sets)
     return {
         "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
-        "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
+        "iou": Table("class", "IoU", {network_title(name): m["class_iou"] for name, m in networks.items()}),
         "labels": Table("labels", "share", {measure: columns[measure] for measure in measures}),
         "label_classes": Table("class", "share", of_classes),
         "components": Table("outcome", "components", components),
-        "contested": Table("outcome", "pixels", {name: m["contested"] for name, m in labels.items()}),
+        "contested": Table("outcome", "pixels", {name: m["contested_pixels"] for name, m in labels.items()}),
     }
 
 
@@ -88,10 +88,11 @@ def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str
 
     The last column is unlabeled. A row of zeros is a class without pixels.
     """
-    counts = {network_title(name): np.array(metrics["confusion"]) for name, metrics in networks.items()}
+    counts = {network_title(name): np.array(metrics["confusion_matrix"]) for name, metrics in networks.items()}
     for name, metrics in labels.items():
         counts |= {
-            f"{name} {label_set}": np.array(metrics["confusion"][label_set]) for label_set in ("sam", "pseudo_labels")
+            f"{name} {label_set}": np.array(metrics["confusion_matrix"][label_set])
+            for label_set in ("sam", "pseudo_labels")
         }
     return {title: matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) for title, matrix in counts.items()}
 

@@ -56,7 +56,7 @@ def _write(
 def network_metrics(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict[str, Any]:
     """A network's scores, IoU per class, confusion matrix, and loss over steps, ready for JSON."""
     class_ious = dict(zip(classes, round_values(class_iou(matrix)), strict=True))
-    return network_scores(matrix) | {"classes": class_ious, "confusion": matrix.tolist(), "loss": loss}
+    return network_scores(matrix) | {"class_iou": class_ious, "confusion_matrix": matrix.tolist(), "loss": loss}
 
 
 def loss_curve(log: Path) -> list[list[float]]:

@@ -66,7 +66,7 @@ def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Manifest, Par
 def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Manifest, Params]) -> None:
     data, params = workspace
     metrics = read_json(Path("metrics/labels/r1.json"))
-    for by_class in (metrics["classes"]["pseudo_labels"], metrics["components"]):
+    for by_class in (metrics["class_scores"]["pseudo_labels"], metrics["component_outcomes"]):
         by_class["a|b"] = by_class.pop("left")
     renamed = replace(data, name="x", classes=("a|b", *data.classes[1:]))
     card_data = CardData(renamed, "r1", params, metrics, "", "")
@@ -79,7 +79,7 @@ def test_training_script_holds_any_text(workspace: tuple[Manifest, Params], text
     data, params = workspace
     params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"root": f"data/{text}"})})
     metrics = read_json(Path("metrics/labels/r1.json"))
-    for by_class in (metrics["classes"]["pseudo_labels"], metrics["components"]):
+    for by_class in (metrics["class_scores"]["pseudo_labels"], metrics["component_outcomes"]):
         by_class[text] = by_class["left"]
     card_data = CardData(replace(data, classes=(text,) * 4), "r1", params, metrics, "", "")
     script = readme(card_data).split("```python\n")[1].split("```")[0]

@@ -158,7 +158,7 @@ def test_stages_on_known_answers(
 
     baseline, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("baseline", "r2"))
     assert student["mIoU"] == student["pixel_accuracy"] == 1.0
-    assert student["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
+    assert student["class_iou"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
     assert baseline["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and baseline["pixel_accuracy"] == 0.75
 
     r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
@@ -168,12 +168,12 @@ def test_stages_on_known_answers(
     assert predictions["precision"] == 0.75 and predictions["labeled"] == round(4 / 12, 4)
     assert sam["labeled"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
     assert r2["scores"]["pseudo_labels"]["precision"] == 1
-    left, right = (r1["classes"]["pseudo_labels"][name] for name in ("left", "right, far"))
+    left, right = (r1["class_scores"]["pseudo_labels"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
-    assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
-    assert r1["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0}
-    assert r1["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
+    assert r1["component_outcomes"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
+    assert r1["component_outcomes"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0}
+    assert r1["contested_pixels"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary == {
@@ -230,8 +230,10 @@ def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params],
     without.save()
     evaluate_everything(params, monkeypatch)
     metrics = read_json(Path("metrics/labels/r2.json"))
-    assert metrics["scores"]["pseudo_labels"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
-    assert metrics["contested"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
+    assert (
+        metrics["scores"]["pseudo_labels"]["precision"] is None and metrics["component_outcomes"]["left"]["kept"] == 4
+    )
+    assert metrics["contested_pixels"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
