@@ -28,7 +28,7 @@ LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "labeled", "mI
 ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
 Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized"], Count], Field(min_length=3)]
 ContestedPixels = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
-Sources = Annotated[dict[Literal["none", "weak label", "SAM", "confident prediction"], Count], Field(min_length=4)]
+Sources = Annotated[dict[Literal["none", "weak", "sam", "confident"], Count], Field(min_length=4)]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))

@@ -17,7 +17,7 @@ import numpy as np
 from sesam.artifacts.atomic_io import claim_folder
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_predictions
 from sesam.artifacts.ranking import top_ranked
-from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
+from sesam.artifacts.sources import SOURCE_TITLES, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
 from sesam.datasets.annotations.registry import EXPORTERS
 from sesam.datasets.sent_labels import remember_sent
@@ -35,7 +35,7 @@ def labeled_regions(
     regions = []
     for k, region in connected_regions(labels, 8, 1):
         source = np.bincount(sources[region.slices][region.mask]).argmax()
-        attributes: dict[str, str | float] = {"source": SOURCE_NAMES[source]}
+        attributes: dict[str, str | float] = {"source": SOURCE_TITLES[source]}
         if confidence is not None:
             attributes["confidence"] = round(float(confidence[region.slices][region.mask].mean()) / 255, 3)
         regions.append(LabeledRegion(classes[k], region, attributes))

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from sesam.artifacts.component_records import Outcome
-from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_TITLES
 from sesam.reporting.card_data import CardData, param_values
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -26,7 +26,10 @@ def readme(card_data: CardData) -> str:
         contested_pixels=metrics["contested_pixels"],
         class_header=class_header,
         class_rows=class_rows,
-        source_rows=[(k, name, f"{metrics['sources'][name] / total:.1%}") for k, name in enumerate(SOURCE_NAMES)],
+        source_rows=[
+            (k, title, f"{metrics['sources'][name] / total:.1%}")
+            for k, (name, title) in enumerate(zip(SOURCE_NAMES, SOURCE_TITLES, strict=True))
+        ],
         images=PurePath(params.dataset.root).name,
         param_rows=[(key, f"`{value}`") for key, value in param_values(params, card_data.round_name).items()],
     )

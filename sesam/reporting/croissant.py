@@ -6,14 +6,14 @@ from importlib.metadata import version
 from typing import Any
 
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.artifacts.sources import SOURCE_TITLES
 from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
 PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "
     "arXiv 2604.11170, 2026"
 )
-_SOURCES = ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
+_SOURCES = ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_TITLES))
 FOLDERS = {"labels": "Class ids, 255: unlabeled.", "sources": f"Where a pixel's label comes from: {_SOURCES}."}
 _TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5
 parentField path recordSet references regex repeated replace separator source subField transform"""

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sesam.artifacts.component_records import Selected
 from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
 
@@ -118,7 +118,7 @@ def _arrange_legends(
     labels = [step.values.ravel() for step in steps if step.kind == "classes" and step.values.ndim == 2]
     legends = [{data.classes[k]: data.palette[k] for k in np.setdiff1d(np.concatenate(labels), [IGNORE_INDEX])}]
     if any(step.kind == "sources" for step in steps):
-        legends.append(dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True)))
+        legends.append(dict(zip(SOURCE_TITLES, SOURCE_PALETTE, strict=True)))
     entries = []
     for legend in legends:
         x = _GAP

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import read_metrics
-from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.params import Params, flatten
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.git import committed_params
@@ -65,7 +65,7 @@ def render_page(data: Manifest, params: Params, images_of_rounds: Mapping[str, l
         layer_names=[name for name in LAYERS if name in shown],
         legends={
             "classes": zip(data.classes, data.palette, strict=True),
-            "sources": zip(SOURCE_NAMES[1:], SOURCE_PALETTE[1:], strict=True),
+            "sources": zip(SOURCE_TITLES[1:], SOURCE_PALETTE[1:], strict=True),
         },
         params=compare_params(now, then if commit else now),
         commit=commit,

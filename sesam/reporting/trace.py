@@ -6,7 +6,7 @@ import numpy as np
 
 from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
-from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
+from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_TITLES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
@@ -147,7 +147,7 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
         return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
 
     source, pixel = trace.sources[y, x], f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
-    lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_NAMES[source]}."]
+    lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_TITLES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
     elif source == SAM:
