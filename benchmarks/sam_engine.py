@@ -149,7 +149,7 @@ def discs(sam: Sam) -> Tensor:
     h, w = (4 * n for n in sam.prompt_encoder.image_embedding_size)
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     away = ((y - h / 4) ** 2 + (x - w / 2) ** 2).sqrt()
-    return torch.stack([(w * share - away) for share in (0.05, 0.1, 0.2)]).to(sam.device)
+    return torch.stack([(w * ratio - away) for ratio in (0.05, 0.1, 0.2)]).to(sam.device)
 
 
 def make_predictor(options: argparse.Namespace) -> SamPredictor:

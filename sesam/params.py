@@ -19,7 +19,7 @@ from sesam.paths import WEAK_LABELS
 from sesam.yaml_io import read_yaml
 
 Dtype = Literal["float32", "bfloat16"]
-Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
@@ -161,14 +161,14 @@ class DatasetParams(Group):
 
 
 class CoarseParams(Group):
-    erosion: Share = Field(0.08, description="erosion radius, in square roots of the region's area")
+    erosion: Ratio = Field(0.08, description="erosion radius, in square roots of the region's area")
     tolerance: NotNegative = Field(0.05, description="polygon simplification tolerance, same unit")
 
 
 class ScribbleParams(Group):
     length_fraction: Multiplier = Field(0.7, description="drawn part of the skeleton's longest path")
     thickness: Pixels = Field(5, description="stroke width in pixels, also of annotators' lines")
-    margin: Share = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
+    margin: Ratio = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
 
 
 class PointParams(Group):
@@ -207,7 +207,7 @@ class Architecture(Group):
     base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
     head_channels: Channels = Field(512, description="channels of the ASPP head")
     output_stride: Literal[8, 16] = Field(8, description="8 (published) or 16 (cheaper, coarser)")
-    aux_loss_weight: Share = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
+    aux_loss_weight: Ratio = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
 
     @model_validator(mode="after")
     def _base_channels_of_a_resnet(self) -> Architecture:
@@ -291,11 +291,11 @@ class LossWeights(Group):
 class StudentParams(ScheduleOverride):
     init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
-    sam_sample_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
+    sam_sample_prob: Ratio = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
 class TeacherParams(Group):
-    confidence_threshold: Share = Field(0.9, description="γ: predictions below it are not used")
+    confidence_threshold: Ratio = Field(0.9, description="γ: predictions below it are not used")
 
 
 class ComponentParams(Group):
@@ -325,8 +325,8 @@ class SamParams(Group):
 
 
 class SelectionParams(Group):
-    min_mask_precision: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
-    min_coverage: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
+    min_mask_precision: Ratio = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
+    min_coverage: Ratio = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
 
 
 class RoundParams(Group):

@@ -28,7 +28,7 @@ class Coverage(NamedTuple):
     fills_box: bool = False
 
     @property
-    def fraction(self) -> float:
+    def ratio(self) -> float:
         return self.covered / max(1, self.reference_area)
 
 
@@ -77,7 +77,7 @@ def check_candidate(
         )
         candidate = Candidate(candidate.predicted_iou, inside["counts"].decode())
     coverage = measure_coverage(candidate, component, weak)
-    score = round(candidate.predicted_iou * coverage.fraction**2, 5)
+    score = round(candidate.predicted_iou * coverage.ratio**2, 5)
     rejection = None
     if coverage.covered == 0 or coverage.covered < selection.min_coverage * coverage.reference_area:
         rejection = Outcome.LOW_COVERAGE
@@ -97,7 +97,7 @@ def measure_coverage(candidate: Candidate, component: Component, weak: dict[int,
         return coverage
     *_, width, height = coco.toBbox(m)
     fills = Coverage(False, round(width * height), _area(c), _area(m), fills_box=True)
-    return min(coverage, fills, key=lambda x: x.fraction) if labeled else fills
+    return min(coverage, fills, key=lambda x: x.ratio) if labeled else fills
 
 
 def weak_rles(weak: np.ndarray) -> dict[int, Mask]:

@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
-    """Hours to annotate so many images with labels of `kind`, and their share of fine labels'; None if unknown."""
+    """Hours to annotate so many images with labels of `kind`, and their ratio to fine labels'; None if unknown."""
     weak, fine = getattr(minutes, kind), minutes.fine
     if weak is None:
         return None, None
@@ -83,8 +83,8 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     }
 
 
-def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
-    """Of each network, and of each round's SAM pixels and pseudo-labels: (K, K + 1) shares of each actual class.
+def confusion_ratios(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
+    """Of each network, and of each round's SAM pixels and pseudo-labels: (K, K + 1), relative to each actual class.
 
     The last column is unlabeled. A row of zeros is a class without pixels.
     """
@@ -104,19 +104,19 @@ def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, cl
         for name, table in tables(networks, labels).items()
         for series, values in table.series.items()
     }
-    for title, shares in confusion_shares(networks, labels).items():
-        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(shares, (*classes, "unlabeled"))
+    for title, ratios in confusion_ratios(networks, labels).items():
+        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(ratios, (*classes, "unlabeled"))
     for name, (header, rows) in files.items():
         if rows:  # DVC fails on a file without any
             write_text(folder / f"{name.replace(' ', '_')}.csv", csv_text(header, rows))
 
 
-def percent_rows(shares: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
+def percent_rows(ratios: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
     """A row (actual, predicted) per percent of an actual class's pixels: DVC's template counts rows.
 
-    shares: (K, K + 1), see `confusion_shares`.
+    ratios: (K, K + 1), see `confusion_ratios`.
     """
-    percents = np.diff(np.rint(100 * shares.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
+    percents = np.diff(np.rint(100 * ratios.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
     cells = np.repeat(np.argwhere(percents), percents[percents != 0], axis=0)
     return [(names[actual], names[predicted]) for actual, predicted in cells]
 
@@ -129,9 +129,9 @@ def results_text(data: Manifest, params: Params, networks: MetricsByName, labels
 
     last = list(labels)[-1]
     scores, kind = labels[last]["scores"]["pseudo_labels"], params.weak_labels.kind
-    hours, share = annotation_hours(len(data.train), kind, params.annotation_minutes)
+    hours, cost_ratio = annotation_hours(len(data.train), kind, params.annotation_minutes)
     cost = "" if hours is None else f": {hours:.3g} hours of annotation"
-    cost += "" if share is None else f", {100 * share:.3g} % of fine masks'"
+    cost += "" if cost_ratio is None else f", {100 * cost_ratio:.3g} % of fine masks'"
     lines = [
         f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
         "",

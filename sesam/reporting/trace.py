@@ -100,7 +100,7 @@ def _load_components(
 def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
     candidate, coverage, score, rejection = check
-    text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.fraction:.0%} of "
+    text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.ratio:.0%} of "
     if coverage.fills_box:
         text += "the annotators' box, to which it is cut"
     elif coverage.labeled:

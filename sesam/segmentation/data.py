@@ -112,8 +112,8 @@ class ResumableSampler(Sampler[int]):
     def __init__(self, count: int, batch_size: int = 1, rank: int = 0, processes: int = 1) -> None:
         self.indices: Sequence[int] = range(count)
         if processes > 1:
-            share = batch_size // processes
-            self.indices = [t for t in self.indices if t % batch_size // share == rank]
+            per_process = batch_size // processes
+            self.indices = [t for t in self.indices if t % batch_size // per_process == rank]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)

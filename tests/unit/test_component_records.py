@@ -40,8 +40,8 @@ FILES = {
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_round_trip(height: int, width: int, seed: int, share: float) -> None:
-    mask = np.random.default_rng(seed).random((height, width)) < share
+def test_run_lengths_round_trip(height: int, width: int, seed: int, ratio: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < ratio
     assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
 

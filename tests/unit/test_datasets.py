@@ -242,7 +242,7 @@ def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
 
 def test_a_smaller_subset_is_part_of_every_larger_one() -> None:
     pairs = [ImagePair(str(k), Path(f"{k}.png"), None) for k in range(40)]
-    chosen = [{pair.id for pair in choose_subset(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    chosen = [{pair.id for pair in choose_subset(pairs, fraction)} for fraction in (0.05, 0.1, 0.3, 1.0)]
     assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
     assert all(less < more for less, more in pairwise(chosen))
     assert len(choose_subset(pairs, 0.001)) == 1

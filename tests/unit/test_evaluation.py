@@ -91,13 +91,13 @@ def test_review_priority_by_hand() -> None:
     outcomes = (Outcome.KEPT, Outcome.LOW_COVERAGE, Outcome.OVERSIZED)
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
-    shares = {
+    ratios = {
         "review_priority": 0.57143,
         "unlabeled": 0.14286,
         "contradicted": 0.28571,
         "contested": 0.28571,
     }  # 4, 1, 2, 2 of 7
-    assert priority == {**shares, "components": 3, "rejected": 2}
+    assert priority == {**ratios, "components": 3, "rejected": 2}
     rows = [
         {"id": k, **priority, "review_priority": score}
         for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))
@@ -208,9 +208,9 @@ def test_stages_on_known_answers(
 
 
 def test_percents_of_a_class_add_up_to_100() -> None:
-    shares = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
+    ratios = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
     counts = {("a", "a"): 33, ("a", "b"): 34, ("a", "c"): 33, ("c", "b"): 100}
-    assert Counter(tables.percent_rows(shares, "abcd")) == counts
+    assert Counter(tables.percent_rows(ratios, "abcd")) == counts
 
 
 def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Manifest, Params]) -> None:
