@@ -20,10 +20,10 @@ from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
 def merge_image(
-    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, data: Manifest
+    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, manifest: Manifest
 ) -> None:
     """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
-    num_classes = len(data.classes)
+    num_classes = len(manifest.classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
     confident = np.full_like(weak, IGNORE_INDEX)
     if params.rounds[round_name].fill_confident:
@@ -34,18 +34,20 @@ def merge_image(
     selected = read_selected(path, record, num_classes, components)
     pseudo_label, source_map = merge(weak, confident, components, selected)
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
-    write_label(labels / f"{record.id}.png", pseudo_label, data.palette)
+    write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, folder = Manifest.load(), pseudo_label_dir(round_name)
+    manifest, folder = Manifest.load(), pseudo_label_dir(round_name)
     with atomic_directory(folder / "labels") as labels, atomic_directory(folder / "sources") as sources:
-        work = partial(merge_image, labels=labels, sources=sources, round_name=round_name, params=params, data=data)
-        map_images(work, data.train, params.runtime, f"merge_labels {round_name}")
-        check_complete(labels, data.train)
-        check_complete(sources, data.train)
+        work = partial(
+            merge_image, labels=labels, sources=sources, round_name=round_name, params=params, manifest=manifest
+        )
+        map_images(work, manifest.train, params.runtime, f"merge_labels {round_name}")
+        check_complete(labels, manifest.train)
+        check_complete(sources, manifest.train)
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ def main() -> None:
     embedding_bytes = get_model(params.sam.model).embedding_bytes
     pairs = find_images(params.dataset)
     with atomic_directory(FINE / "train") as train, atomic_directory(FINE / "val") as val:
-        dataset, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
-    dataset.save()
+        manifest, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
+    manifest.save()
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"prepare: {len(dataset.train)} training images, {len(dataset.val) or 'no'} validation images")
+    print(f"prepare: {len(manifest.train)} training images, {len(manifest.val) or 'no'} validation images")
     for split, of_split in results.items():
         if counts := [result.counts for result in of_split if result.counts is not None]:
             print(f"  {split}: check these shares; a mis-mapped label id shows up here")
-            print(*(f"    {line}" for line in class_table(np.stack(counts), dataset.classes)), sep="\n")
+            print(*(f"    {line}" for line in class_table(np.stack(counts), manifest.classes)), sep="\n")
     print("  a run takes")
     print(*(f"    {line}" for line in estimate_cost(results["train"], params, embedding_bytes)), sep="\n")
 

@@ -26,10 +26,12 @@ def select_image(
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Manifest.load()
+    manifest = Manifest.load()
     with atomic_directory(round_dir(round_name, "selected"), packed=True) as folder:
-        work = partial(select_image, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
-        counts = map_images(work, data.train, params.runtime, f"select_masks {round_name}")
+        work = partial(
+            select_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
+        )
+        counts = map_images(work, manifest.train, params.runtime, f"select_masks {round_name}")
     kept, total = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {round_name}: SAM's mask kept for {kept} of {total} components")
 

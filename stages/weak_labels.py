@@ -33,22 +33,22 @@ def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette
 
 
 def main() -> None:
-    params, dataset = load_params(), Manifest.load()
+    params, manifest = load_params(), Manifest.load()
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
         if config.path != SIMULATED:
-            import_annotations(dataset, Path(config.path), folder, params)
-        elif unlabeled := [record.id for record in dataset.train if not record.fine]:
+            import_annotations(manifest, Path(config.path), folder, params)
+        elif unlabeled := [record.id for record in manifest.train if not record.fine]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
                 f"{unlabeled[0]}). Set weak_labels.path to the path of their weak labels (Cityscapes: its gtCoarse)."
             )
         else:
-            work = partial(simulate, folder=folder, config=config, palette=dataset.palette)
-            map_images(work, dataset.train, params.runtime, "weak_labels")
+            work = partial(simulate, folder=folder, config=config, palette=manifest.palette)
+            map_images(work, manifest.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
-            import_annotations(dataset, CORRECTIONS, folder, params, as_corrections=True)
-        check_complete(folder, dataset.train)
+            import_annotations(manifest, CORRECTIONS, folder, params, as_corrections=True)
+        check_complete(folder, manifest.train)
 
 
 if __name__ == "__main__":

@@ -54,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    params, dataset, round_name = load_params(), Manifest.load(), options.round
+    params, manifest, round_name = load_params(), Manifest.load(), options.round
     params.check_round(round_name)
-    records = {record.id: record for record in dataset.train}
+    records = {record.id: record for record in manifest.train}
     ids = options.images or list(records)
     if unknown := [image_id for image_id in ids if image_id not in records]:
         raise SesamError(f"{', '.join(unknown[:5])} is not a training image id (example: {next(iter(records))}).")
-    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, dataset, max(1, options.top))
-    has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(dataset.classes)
+    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, manifest, max(1, options.top))
+    has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(manifest.classes)
 
     def load_regions(record: ImageRecord) -> ImageRegions:
         labels, sources = load_pseudo_label(round_name, record, num_classes)
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
-        regions = labeled_regions(labels, sources, confidence, dataset.classes)
-        remember_sent(round_name, record, labels, dataset.palette)
+        regions = labeled_regions(labels, sources, confidence, manifest.classes)
+        remember_sent(round_name, record, labels, manifest.palette)
         return ImageRegions(record, name, regions)
 
     claim_folder(options.out, "sesam export")
-    EXPORTERS[options.format](map(load_regions, chosen), dataset.classes, options.out)  # one in memory at a time
+    EXPORTERS[options.format](map(load_regions, chosen), manifest.classes, options.out)  # one in memory at a time
     print(f"export: {len(chosen)} images in {options.out}")

@@ -63,34 +63,36 @@ def convert_annotation(
 
 
 def import_annotations(
-    dataset: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
+    manifest: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
-    names = ImageNames(dataset.train, dataset.val)
-    annotations = find_annotations(source, dataset.format, names, (*dataset.classes, *dataset.map))
+    names = ImageNames(manifest.train, manifest.val)
+    annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
-    jobs = [(record, annotations[record.id]) for record in dataset.train if record.id in annotations]
+    jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
     # PNGs of corrections have class ids, whatever the data set's labels have
-    by_names = {key: name for key, name in dataset.map.items() if not is_value_or_color(key)}
-    written_here = replace(dataset, format="folder", ignore_values=(), map=by_names)
-    label_map = label_map_for(written_here if as_corrections else dataset)
+    by_names = {key: name for key, name in manifest.map.items() if not is_value_or_color(key)}
+    written_here = replace(manifest, format="folder", ignore_values=(), map=by_names)
+    label_map = label_map_for(written_here if as_corrections else manifest)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
-    spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
-    work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
+    spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
+    work = partial(
+        convert_annotation, folder=folder, spec=spec, palette=manifest.palette, as_corrections=as_corrections
+    )
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
     issues = [result for result in results if not isinstance(result, Written)]
     issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
     if not as_corrections:
-        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
-    if (as_corrections or dataset.format == "folder") and len(written) == len(jobs):
+        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in manifest.train if record.id not in annotations]
+    if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
-        conflicts = find_palette_conflicts(files, dataset.classes, dataset.palette, label_map)
+        conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
@@ -105,22 +107,22 @@ def import_annotations(
         print(f"{source}: pixels {counts}; what is untouched or deleted corrects nothing")
         _warn(f"{source}: corrections that match no training image", others)
     else:
-        _check_values(f"{source} (weak_labels.path)", dataset, ids, written)
+        _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
 
 
-def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
+def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
     """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
     absent = np.logical_not([result.values for result in written])
     if absent[:, :IGNORE_INDEX].all():
         raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
-    if dataset.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
-        check_not_binary(source, dataset.classes, np.any(~absent, axis=0))
+    if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
+        check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
     _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     _warn(
         "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
-    _warn("classes that annotators never drew", compress(dataset.classes, np.all(absent, axis=0)))
+    _warn("classes that annotators never drew", compress(manifest.classes, np.all(absent, axis=0)))
 
 
 def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:

@@ -34,8 +34,8 @@ _CONTEXT = {  # Croissant 1.0's
 
 def croissant(card_data: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
-    data, (_, address) = card_data.data, TERMS[card_data.data.format]
-    identifier = "".join(letter if letter.isalnum() else "_" for letter in data.name)
+    manifest, (_, address) = card_data.manifest, TERMS[card_data.manifest.format]
+    identifier = "".join(letter if letter.isalnum() else "_" for letter in manifest.name)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -46,8 +46,8 @@ def croissant(card_data: CardData) -> dict[str, Any]:
         "citeAs": PAPER,
         "version": version("sesam"),
         **({"license": address} if address else {}),
-        "distribution": _distribution(data, images_csv(data, card_data.params.dataset.root)),
-        "recordSet": _record_sets(data),
+        "distribution": _distribution(manifest, images_csv(manifest, card_data.params.dataset.root)),
+        "recordSet": _record_sets(manifest),
         "additionalProperty": [
             {"@type": "sc:PropertyValue", "name": key, "value": value if isinstance(value, int | float) else str(value)}
             for key, value in _properties(card_data).items()
@@ -70,9 +70,9 @@ def _properties(card_data: CardData) -> dict[str, Any]:
     }
 
 
-def _distribution(data: Manifest, table: str) -> list[dict[str, Any]]:
+def _distribution(manifest: Manifest, table: str) -> list[dict[str, Any]]:
     """The files: label PNGs, source PNGs and images.csv, whose text is `table`."""
-    pattern = "**/*.png" if any("/" in record.id for record in data.train) else "*.png"
+    pattern = "**/*.png" if any("/" in record.id for record in manifest.train) else "*.png"
     return [
         {
             "@type": "cr:FileSet",
@@ -95,13 +95,13 @@ def _distribution(data: Manifest, table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _record_sets(data: Manifest) -> list[dict[str, Any]]:
+def _record_sets(manifest: Manifest) -> list[dict[str, Any]]:
     """The rows of images.csv, the classes, and the pixels of both folders."""
     table = {"fileObject": {"@id": "images.csv"}}
     columns = [("sc:Text", name, table | {"extract": {"column": name}}) for name in ("id", "image", "sha256")]
     rows = [
         {"classes/id": k, "classes/name": name, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True))
+        for k, (name, color) in enumerate(zip(manifest.classes, manifest.palette, strict=True))
     ]
     classes = _record_set("classes", [("sc:Integer", "id", {}), ("sc:Text", "name", {}), ("sc:Text", "color", {})])
     record_sets = [_record_set("images", columns), classes | {"key": {"@id": "classes/id"}, "data": rows}]

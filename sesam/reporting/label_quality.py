@@ -46,14 +46,14 @@ class LabelQuality:
             setattr(self, name, iadd(getattr(self, name), value))
 
 
-def evaluate_all(data: Manifest, params: Params, round_name: str) -> LabelQuality:
+def evaluate_all(manifest: Manifest, params: Params, round_name: str) -> LabelQuality:
     """`evaluate_image` summed over all training images."""
-    num_classes, threshold = len(data.classes), params.teacher.confidence_threshold
+    num_classes, threshold = len(manifest.classes), params.teacher.confidence_threshold
     matrices = np.zeros((len(LABEL_SETS), num_classes, num_classes + 1), np.int64)
     sources = np.zeros(len(SOURCE_NAMES), np.int64)
     total = LabelQuality(matrices, Counter(), Counter(), sources, [], [])
     work = partial(evaluate_image, round_name=round_name, num_classes=num_classes, threshold=threshold)
-    map_images(work, data.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
+    map_images(work, manifest.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
     return total
 
 

@@ -19,12 +19,12 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
     rows = [trace.inputs, trace.results, *(_component_row(trace.image, traced) for traced in shown)]
-    return compose_page(rows, trace.data, trace.params.teacher.confidence_threshold)
+    return compose_page(rows, trace.manifest, trace.params.teacher.confidence_threshold)
 
 
-def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Image:
+def val_page(round_name: str, record: ImageRecord, manifest: Manifest) -> Image.Image:
     """A validation image, its fine label, and the predictions of the baseline and the round's student, in a row."""
-    num_classes = len(data.classes)
+    num_classes = len(manifest.classes)
     row = [
         Step("image", "image", load_image(record)),
         Step("fine", "classes", load_fine_label("val", record, num_classes)),
@@ -32,7 +32,7 @@ def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Imag
     for title, network in (("baseline", "baseline"), (f"student {round_name}", round_name)):
         predicted = load_label(METRICS / "report_predictions" / network / "val", record, num_classes)
         row.append(Step(title, "classes", predicted))
-    return compose_page([row], data)
+    return compose_page([row], manifest)
 
 
 def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:

@@ -121,7 +121,7 @@ def percent_rows(ratios: np.ndarray, names: Sequence[str]) -> list[tuple[str, st
     return [(names[actual], names[predicted]) for actual, predicted in cells]
 
 
-def results_text(data: Manifest, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
+def results_text(manifest: Manifest, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
     """The end of `make demo`: a line per network and per score of the last round's labels, with what each is."""
 
     def line(title: str, score: float | None, meaning: str) -> str:
@@ -129,13 +129,15 @@ def results_text(data: Manifest, params: Params, networks: MetricsByName, labels
 
     last = list(labels)[-1]
     scores, kind = labels[last]["scores"]["pseudo_labels"], params.weak_labels.kind
-    hours, cost_ratio = annotation_hours(len(data.train), kind, params.annotation_minutes)
+    hours, cost_ratio = annotation_hours(len(manifest.train), kind, params.annotation_minutes)
     cost = "" if hours is None else f": {hours:.3g} hours of annotation"
     cost += "" if cost_ratio is None else f", {100 * cost_ratio:.3g} % of fine masks'"
     lines = [
-        f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
+        f"{manifest.name}: {len(manifest.train)} training images with {kind} labels{cost}; "
+        f"{len(manifest.val)} validation images",
         "",
-        "Networks, mIoU on the validation images" + ("" if data.val else ": none, because dataset.val_splits is []"),
+        "Networks, mIoU on the validation images"
+        + ("" if manifest.val else ": none, because dataset.val_splits is []"),
         line("baseline", networks["baseline"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",

@@ -39,7 +39,7 @@ class ImageTrace(NamedTuple):
 
     record: ImageRecord
     round_name: str
-    data: Manifest
+    manifest: Manifest
     params: Params
     image: np.ndarray
     pseudo_label: np.ndarray
@@ -50,13 +50,13 @@ class ImageTrace(NamedTuple):
 
 
 def load_trace(
-    record: ImageRecord, round_name: str, data: Manifest, params: Params, with_student: bool = False
+    record: ImageRecord, round_name: str, manifest: Manifest, params: Params, with_student: bool = False
 ) -> ImageTrace:
     """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
-    num_classes = len(data.classes)
+    num_classes = len(manifest.classes)
     image, weak = load_image(record), load_label(WEAK_LABELS, record, num_classes)
     pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
-    components = _load_components(record, round_name, data, params.selection, weak)
+    components = _load_components(record, round_name, manifest, params.selection, weak)
     inputs, results = [Step("image", "image", image)], []
     if record.fine:
         inputs.append(Step("fine", "classes", load_fine_label("train", record, num_classes)))
@@ -64,14 +64,14 @@ def load_trace(
     if params.rounds[round_name].teacher != NO_TEACHER:
         inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes))
     if params.sam.enabled:
-        masks = overlay_masks(image, [component.selected for component in components], data.palette)
+        masks = overlay_masks(image, [component.selected for component in components], manifest.palette)
         results.append(Step("SAM's masks", "classes", masks))
     results += [Step("pseudo-label", "classes", pseudo_label), Step("source", "sources", sources)]
     if with_student:
         shown = METRICS / "report_predictions" / round_name
         labels, confidence = shown / "train", shown / "confidence"
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, data, params, image, pseudo_label, sources, components, inputs, results)
+    return ImageTrace(record, round_name, manifest, params, image, pseudo_label, sources, components, inputs, results)
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -79,9 +79,9 @@ def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> 
 
 
 def _load_components(
-    record: ImageRecord, round_name: str, data: Manifest, selection: SelectionParams, weak: np.ndarray
+    record: ImageRecord, round_name: str, manifest: Manifest, selection: SelectionParams, weak: np.ndarray
 ) -> list[ComponentTrace]:
-    file, num_classes = f"{record.id}.json", len(data.classes)
+    file, num_classes = f"{record.id}.json", len(manifest.classes)
     prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / file, record, prompts)
     path = round_dir(round_name, "selected") / file
@@ -93,7 +93,7 @@ def _load_components(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
             )
-        components.append(ComponentTrace(component, data.classes[component.class_id], checks, selected))
+        components.append(ComponentTrace(component, manifest.classes[component.class_id], checks, selected))
     return components
 
 
@@ -144,7 +144,7 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Why a pixel has its label, in sentences, then its class in each step."""
 
     def class_name(label: int) -> str:
-        return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
+        return "no class" if label == IGNORE_INDEX else trace.manifest.classes[label]
 
     source, pixel = trace.sources[y, x], f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
     lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_TITLES[source]}."]

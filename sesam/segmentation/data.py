@@ -62,8 +62,8 @@ class TrainingTask:
 class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
-    def __init__(self, task: TrainingTask, data: Manifest, seed: int) -> None:
-        self.task, self.records, self.num_classes, self.seed = task, data.train, len(data.classes), seed
+    def __init__(self, task: TrainingTask, manifest: Manifest, seed: int) -> None:
+        self.task, self.records, self.num_classes, self.seed = task, manifest.train, len(manifest.classes), seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 

@@ -18,7 +18,7 @@ from sesam.segmentation.inference import load_steps
 
 
 def evaluate_network(
-    network: Path, data: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
+    network: Path, manifest: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
 ) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
@@ -26,11 +26,11 @@ def evaluate_network(
     folder/SPLIT/ID.png, and of training images the confidence to folder/confidence/ID.png. SesamError if an image or a
     fine label cannot be read.
     """
-    total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
-    items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(data.val)]
+    total = np.zeros((len(manifest.classes), len(manifest.classes) + 1), np.int64)
+    items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(manifest.val)]
     items += [(record, "train", True) for record in shown]
-    write = partial(_write, num_classes=len(data.classes), palette=data.palette, folder=folder)
-    load = partial(load_steps, network, data.classes, write, runtime)
+    write = partial(_write, num_classes=len(manifest.classes), palette=manifest.palette, folder=folder)
+    load = partial(load_steps, network, manifest.classes, write, runtime)
     run_batches([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
     return total
 

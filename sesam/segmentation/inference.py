@@ -36,11 +36,11 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
     return item, load_image(item[0])
 
 
-def predict_images(network: Path, data: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
+def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
-    pending = [record for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
-    write = partial(_write, folder=folder, palette=data.palette)
-    load = partial(load_steps, network, data.classes, write, runtime)
+    pending = [record for record in manifest.train if not (folder / "confidence" / f"{record.id}.png").exists()]
+    write = partial(_write, folder=folder, palette=manifest.palette)
+    load = partial(load_steps, network, manifest.classes, write, runtime)
     run_batches([[(record,)] for record in pending], load, runtime, title)
 
 

@@ -54,8 +54,8 @@ def train(task: TrainingTask, params: Params) -> None:
 
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
-    dataset, is_main = Manifest.load(), is_main_process()
-    _check(task, params, device, dataset)
+    manifest, is_main = Manifest.load(), is_main_process()
+    _check(task, params, device, manifest)
     if is_main:
         _resume_or_restart(task)
     barrier()
@@ -64,11 +64,11 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
-        model = _initial_network(task, params, dataset, seed)
+        model = _initial_network(task, params, manifest, seed)
         optimize_for(device, model, params.network.dtype)
         runner = Runner(
             model=model,
-            train_dataloader=_dataloader(TrainingSamples(task, dataset, seed), params, device),
+            train_dataloader=_dataloader(TrainingSamples(task, manifest, seed), params, device),
             custom_hooks=hooks,
             **_runner_options(task, params, device),
         )
@@ -83,7 +83,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             runner.train_loop.dataloader_iterator = None
     if is_main:
         folder, seconds = network_dir(task.network), time.monotonic() - started
-        save_network(folder, params.network, dataset.classes, dataset.palette, model)
+        save_network(folder, params.network, manifest.classes, manifest.palette, model)
         for handler in list(runner.logger.handlers):  # on NFS a folder with an open file cannot be removed
             runner.logger.removeHandler(handler)
             handler.close()
@@ -92,7 +92,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
-def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Manifest) -> None:
+def _check(task: TrainingTask, params: Params, device: torch.device, manifest: Manifest) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
     batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
     size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
@@ -106,7 +106,7 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Ma
     if device.type == "cpu" and params.network.dtype != "float32":
         raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
-    files = [folder / f"{record.id}.png" for folder in folders for record in dataset.train]
+    files = [folder / f"{record.id}.png" for folder in folders for record in manifest.train]
     if missing := [file for file in files if not file.exists()]:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
 
@@ -120,9 +120,9 @@ def _resume_or_restart(task: TrainingTask) -> None:
         checkpoint.unlink()
 
 
-def _initial_network(task: TrainingTask, params: Params, dataset: Manifest, seed: int) -> EncoderDecoder:
+def _initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed: int) -> EncoderDecoder:
     """The network with the three-source loss and its weights before training."""
-    config = network_config(params.network, len(dataset.classes))
+    config = network_config(params.network, len(manifest.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads smaller images
     trainable = {

@@ -163,15 +163,15 @@ def exports() -> Iterator[tuple[str, bytes]]:
         yield name, content.encode() if isinstance(content, str) else of_json(content)
 
 
-def manifest(path: Path, original: bytes) -> None:
-    data = Manifest.load(path.parent)
+def manifest_file(path: Path, original: bytes) -> None:
+    manifest = Manifest.load(path.parent)
     here = Path.cwd().resolve()
-    for item in (*data.train, *data.val):
+    for item in (*manifest.train, *manifest.val):
         for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npz"):
             assert (here / "artifact" / name).resolve().is_relative_to(here / "artifact"), item.id
         assert np.zeros((item.height, 0)).shape[0] > 0 and item.width > 0 and isinstance(item.image, str)
-    assert 2 <= len(data.classes) <= 255 and all(isinstance(name, str) for name in data.classes)
-    assert np.asarray(data.palette, np.uint8).shape[1:] in ((3,), ())
+    assert 2 <= len(manifest.classes) <= 255 and all(isinstance(name, str) for name in manifest.classes)
+    assert np.asarray(manifest.palette, np.uint8).shape[1:] in ((3,), ())
 
 
 def prompts(path: Path, original: bytes) -> None:
@@ -241,8 +241,8 @@ def network_metrics_file(path: Path, original: bytes) -> None:
 def label_metrics_file(path: Path, original: bytes) -> None:
     metrics = read_label_metrics(path, NAMES)
     drawn(NETWORK_METRICS, metrics)
-    data = Manifest("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
-    card = CardData(data, "r1", PARAMS, metrics, "", "")
+    manifest = Manifest("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
+    card = CardData(manifest, "r1", PARAMS, metrics, "", "")
     assert readme(card) and croissant(card)
 
 
@@ -271,9 +271,9 @@ def targets(folder: Path) -> list[Target]:
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
     rle = mask_to_rle(LABELS == 1)
     palette = ((0, 0, 0), (9, 9, 9), (7, 7, 7))
-    data = Manifest("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
-    data.save(folder / "manifest")
-    data.save(folder / "classes")
+    manifest = Manifest("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
+    manifest.save(folder / "manifest")
+    manifest.save(folder / "classes")
     strokes = "".join(
         f"<polygon><tag>{name}</tag><point><X>3</X><Y>{y}</Y></point><point><X>20</X><Y>9</Y></point></polygon>"
         for y, name in enumerate(NAMES)
@@ -312,8 +312,8 @@ def targets(folder: Path) -> list[Target]:
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
         *(Target(f"of {name}", name, (content,), exported) for name, content in exports()),
         Target("YOLO's classes", "yolo/data.yaml", (YAML.encode(), b"names: [left, right]"), exported),
-        Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest, 2),
-        Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest),
+        Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest_file, 2),
+        Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest_file),
         Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),

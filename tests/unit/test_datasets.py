@@ -75,16 +75,18 @@ def weak(name: str) -> np.ndarray:
 )
 def test_a_preset_and_the_root_are_enough(workspace, capsys, dataset_format, train, val, left, right) -> None:
     workspace(dataset_format)
-    dataset = prepared()
-    assert dataset.train[0].id == train and [record.id for record in dataset.val] == [val]
-    assert all(Path(record.image).exists() and record.image.startswith("raw") for record in dataset.train + dataset.val)
+    manifest = prepared()
+    assert manifest.train[0].id == train and [record.id for record in manifest.val] == [val]
+    assert all(
+        Path(record.image).exists() and record.image.startswith("raw") for record in manifest.train + manifest.val
+    )
     fine = read_label(Path(f"data/fine/train/{train}.png"))
     assert (fine == halves(left, right, edge=255)).all()
     weak_labels.main()
-    for record in dataset.train:
+    for record in manifest.train:
         drawn = weak(record.id)
         assert set(np.unique(drawn)) == {left, right, 255} and (drawn[drawn != 255] == fine[drawn != 255]).all()
-    printed, images = capsys.readouterr(), len(dataset.train)
+    printed, images = capsys.readouterr(), len(manifest.train)
     assert f"{images} training images, 1 validation images" in printed.out
     assert f"about 2 components per image, {2 * images} SAM prompts per round, 1 round" in printed.out
     assert f"({images} of 2.1 MB;" in printed.out and "MB per round for prompts and masks" in printed.out
@@ -173,9 +175,9 @@ def test_camvid_in_each_form(workspace, form: str) -> None:
         for path in Path("raw/LabeledApproved_full").iterdir():
             Image.open(path).quantize(32).save(path)
     workspace("camvid")
-    dataset = prepared()
-    assert [record.id for record in dataset.train] == names["train"]
-    assert [record.id for record in dataset.val] == names["val"]
+    manifest = prepared()
+    assert [record.id for record in manifest.train] == names["train"]
+    assert [record.id for record in manifest.val] == names["val"]
     fine = read_label(Path("data/fine/train/0001TP_006690.png"))
     assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
     assert [pair.id for pair in find_pairs("camvid", Path("raw"), ["test"], "val")] == names["test"]
@@ -290,16 +292,16 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
 
 def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Manifest:
     workspace(dataset_format, weak_labels__path=source, **changes)
-    dataset = prepared()
+    manifest = prepared()
     shutil.rmtree("data/fine/train")  # not read
     weak_labels.main()
-    return dataset
+    return manifest
 
 
 def test_cityscapes_coarse_labels(workspace) -> None:
-    dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
-    assert [record.id for record in dataset.train if not record.fine] == ["augsburg_000000_000000"]
-    for record in dataset.train:
+    manifest = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
+    assert [record.id for record in manifest.train if not record.fine] == ["augsburg_000000_000000"]
+    for record in manifest.train:
         label = weak(record.id)
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
 

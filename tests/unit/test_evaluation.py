@@ -214,19 +214,19 @@ def test_percents_of_a_class_add_up_to_100() -> None:
 
 
 def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
+    manifest, params = workspace
     fine = FINE.copy()
     fine[1:, 10:] = 2
     write_label(Path("data/fine/train/3.png"), fine, PALETTE)
-    contested = evaluate_all(data, params, "r1").contested
+    contested = evaluate_all(manifest, params, "r1").contested
     # two columns, seven rows with a fine label and one without
     assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
-    data, params = workspace
+    manifest, params = workspace
     shutil.rmtree("data/fine/train")
-    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
+    without = replace(manifest, train=tuple(replace(record, fine=False) for record in manifest.train))
     without.save()
     evaluate_everything(params, monkeypatch)
     metrics = read_json(Path("metrics/labels/r2.json"))
@@ -268,20 +268,20 @@ def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     ],
 )
 def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:
-    data, params = workspace
-    trace = load_trace(data.train[0], "r1", data, params)
+    manifest, params = workspace
+    trace = load_trace(manifest.train[0], "r1", manifest, params)
     assert [component.selected.candidate for component in trace.components] == [0, 0, None]
     path = Path(f"data/rounds/r1/{file}/town/0.json")
     document = read_json(path)
     document["components"][number - 1] |= change
     write_json(path, document)
     with pytest.raises(SesamError, match=rf"town/0\.json: the mask of component {number} was selected by other params"):
-        load_trace(data.train[0], "r1", data, params)
+        load_trace(manifest.train[0], "r1", manifest, params)
 
 
 def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
-    trace = load_trace(data.train[0], "r2", data, params)
+    manifest, params = workspace
+    trace = load_trace(manifest.train[0], "r2", manifest, params)
     texts = {xy: "\n".join(explain_pixel(trace, *xy)) for xy in ((1, 4), (9, 2), (11, 2), (1, 1), (5, 5))}
     assert "left, from weak label.\nAn annotator" in texts[1, 4] and "weak: left" in texts[1, 4]
     assert "component 1 (right, far) holds it: score 0.90: predicted IoU 0.90, covers 100%" in texts[9, 2]
@@ -308,16 +308,16 @@ def test_loss_curve(tmp_path: Path) -> None:
 
 
 def test_workers_change_nothing(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
+    manifest, params = workspace
     two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
-    alone, together = (evaluate_all(data, changed, "r1") for changed in (params, two_workers))
-    assert label_metrics(alone, data.classes) == label_metrics(together, data.classes)
+    alone, together = (evaluate_all(manifest, changed, "r1") for changed in (params, two_workers))
+    assert label_metrics(alone, manifest.classes) == label_metrics(together, manifest.classes)
     assert alone.ranking == together.ranking
 
 
 def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Manifest, Params], capsys) -> None:
-    data, params = workspace
-    many = replace(data, train=data.train[2:] * 150)
+    manifest, params = workspace
+    many = replace(manifest, train=manifest.train[2:] * 150)
     evaluate_all(many, params, "r1")
     assert "evaluate_labels r1: 300 images" in capsys.readouterr().out
     for record in many.train[:2]:

@@ -91,7 +91,7 @@ def visit(page: Path, script: str = VISIT) -> dict:
 
 
 def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, _ = workspace
+    manifest, _ = workspace
     edit_params(Path(), rounds__r2__teacher="baseline", report__num_images=2)
     evaluate_everything(load_params(), monkeypatch)
     page = Path("metrics/report.html").resolve()
@@ -111,7 +111,7 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
     assert seen["legends"]["source"] == ["sources"] and seen["legends"]["pseudo-label"] == ["classes"]
     fine = decoded(seen["layers"]["fine"][-1][2])
     assert (fine[0, :, 3] == 0).all()  # unlabeled pixels let the background through
-    assert (fine[1:, :6, :3] == data.palette[0]).all() and (fine[1:, 6:, :3] == data.palette[1]).all()
+    assert (fine[1:, :6, :3] == manifest.palette[0]).all() and (fine[1:, 6:, :3] == manifest.palette[1]).all()
     pale, bold = decoded(seen["gamma 1"]), decoded(seen["gamma 0"])
     assert (pale[:, :4] == bold[:, :4]).all() and (pale[:, 4:, :3] != bold[:, 4:, :3]).any(-1).all()
     assert seen["through 0.5"] != seen["gamma 1"]
