@@ -48,7 +48,7 @@ Strategy = Literal["skeleton", "random", "confident", "center"]
 RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]
 
 NO_TEACHER, BASELINE = "none", "baseline"
-SIMULATED = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
+FINE_TRAIN_LABELS = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference
 
@@ -182,7 +182,7 @@ class WeakLabelParams(Group):
         "scribble", description="coarse, scribble, point, box (annotators' or simulated); or fine, full supervision"
     )
     path: str = Field(
-        SIMULATED,
+        FINE_TRAIN_LABELS,
         description="annotators' labels; or data/fine/train: simulate from fine ones",
     )
     min_area: Positive = Field(64, description="pixels; smaller regions get no simulated label")
@@ -196,7 +196,9 @@ class WeakLabelParams(Group):
         """Equal paths are equal: without ./ before it or / behind it. The stage's own output cannot be its input."""
         path = Path(os.path.normpath(value))
         if WEAK_LABELS in (path, *path.parents):
-            raise ValueError(f"weak labels are written to {WEAK_LABELS}; set {SIMULATED}, or the path of other labels")
+            raise ValueError(
+                f"weak labels are written to {WEAK_LABELS}; set {FINE_TRAIN_LABELS}, or the path of other labels"
+            )
         return path.as_posix()
 
 
@@ -406,8 +408,8 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
-        if self.weak_labels.kind == "fine" and self.weak_labels.path != SIMULATED:
-            raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {SIMULATED}")
+        if self.weak_labels.kind == "fine" and self.weak_labels.path != FINE_TRAIN_LABELS:
+            raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {FINE_TRAIN_LABELS}")
         return self
 
     def schedule_of(self, network: Literal["baseline", "student"]) -> Schedule:

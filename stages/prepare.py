@@ -13,7 +13,7 @@ from sesam.datasets.class_statistics import class_table
 from sesam.datasets.importer import find_images, import_dataset
 from sesam.errors import run_main
 from sesam.params import load_params
-from sesam.paths import FINE
+from sesam.paths import FINE_LABELS
 from sesam.sam.registry import get_model
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     params = load_params()
     embedding_bytes = get_model(params.sam.model).embedding_bytes
     pairs = find_images(params.dataset)
-    with atomic_directory(FINE / "train") as train, atomic_directory(FINE / "val") as val:
+    with atomic_directory(FINE_LABELS / "train") as train, atomic_directory(FINE_LABELS / "val") as val:
         manifest, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
     manifest.save()
     for warning in warnings:

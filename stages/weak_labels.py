@@ -19,13 +19,13 @@ from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
-from sesam.params import SIMULATED, WeakLabelParams, load_params
+from sesam.params import FINE_TRAIN_LABELS, WeakLabelParams, load_params
 from sesam.paths import CORRECTIONS, WEAK_LABELS
 from sesam.simulation import simulate_boxes, simulate_weak_label
 
 
 def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:
-    fine = load_label(SIMULATED, record, len(palette))
+    fine = load_label(FINE_TRAIN_LABELS, record, len(palette))
     label = simulate_weak_label(fine, config)
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
@@ -36,9 +36,9 @@ def main() -> None:
     params, manifest = load_params(), Manifest.load()
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
-        if config.path != SIMULATED:
+        if config.path != FINE_TRAIN_LABELS:
             import_annotations(manifest, Path(config.path), folder, params)
-        elif unlabeled := [record.id for record in manifest.train if not record.fine]:
+        elif unlabeled := [record.id for record in manifest.train if not record.has_fine_label]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
                 f"{unlabeled[0]}). Set weak_labels.path to the path of their weak labels (Cityscapes: its gtCoarse)."

@@ -76,9 +76,9 @@ def _check_image(pair: ImagePair, image: np.ndarray) -> ImageRecord:
     height, width = image.shape[:2]
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise DataIssue(IssueKind.NARROW, f"{pair.image} has {width}x{height} pixels")
-    fine = pair.label is not None
+    has_label = pair.label is not None
     try:
-        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), fine))
+        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), has_label))
     except ValueError:
         raise DataIssue(IssueKind.UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels") from None
 

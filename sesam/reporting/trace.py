@@ -58,7 +58,7 @@ def load_trace(
     pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
     components = _load_components(record, round_name, manifest, params.selection, weak)
     inputs, results = [Step("image", "image", image)], []
-    if record.fine:
+    if record.has_fine_label:
         inputs.append(Step("fine", "classes", load_fine_label("train", record, num_classes)))
     inputs.append(Step("weak", "classes", weak))
     if params.rounds[round_name].teacher != NO_TEACHER:

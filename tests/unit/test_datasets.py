@@ -210,7 +210,7 @@ def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
     save(Path("raw/JPEGImages/2008_000002.jpg"), photo(3))
     (Path("raw/ImageSets/Segmentation/trainaug.txt")).write_text("\ufeff" + "\r\n\r\n".join(names), encoding="utf-8")
     workspace("voc")
-    assert [record.fine for record in prepared().train] == [True, True, False]
+    assert [record.has_fine_label for record in prepared().train] == [True, True, False]
     Path("raw/ImageSets/Segmentation/trainaug.txt").unlink()
     edit_params(Path(), dataset__train_splits=["trainaug"])
     error_of(prepare, "has neither SegmentationClassAug nor")
@@ -300,7 +300,7 @@ def annotated(workspace, dataset_format: str, source: str, **changes: object) ->
 
 def test_cityscapes_coarse_labels(workspace) -> None:
     manifest = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
-    assert [record.id for record in manifest.train if not record.fine] == ["augsburg_000000_000000"]
+    assert [record.id for record in manifest.train if not record.has_fine_label] == ["augsburg_000000_000000"]
     for record in manifest.train:
         label = weak(record.id)
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
@@ -376,7 +376,7 @@ def test_a_custom_folder(workspace, capsys) -> None:
         assert (weak("1") == halves(1, right, edge=edge)).all()
         assert ("255 is unlabeled, other values by dataset.map: 3 (0, 1, 2)" in capsys.readouterr().err) == (edge == 0)
     shutil.rmtree("raw/labels/train")
-    assert not any(record.fine for record in prepared().train)
+    assert not any(record.has_fine_label for record in prepared().train)
     assert "never occur" not in capsys.readouterr().err, "nothing is known of them"
     weak_labels.main()
     assert len(list(Path("data/weak").iterdir())) == 3

@@ -226,7 +226,7 @@ def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Manifest, Para
 def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     manifest, params = workspace
     shutil.rmtree("data/fine/train")
-    without = replace(manifest, train=tuple(replace(record, fine=False) for record in manifest.train))
+    without = replace(manifest, train=tuple(replace(record, has_fine_label=False) for record in manifest.train))
     without.save()
     evaluate_everything(params, monkeypatch)
     metrics = read_json(Path("metrics/labels/r2.json"))
