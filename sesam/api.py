@@ -22,7 +22,7 @@ from sesam.prompting import image_prompts
 from sesam.sam.inference import component_prompts, to_candidates
 from sesam.sam.inference import load_sam as load_from_params
 from sesam.sam.sam_model import SamModel
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 
 
 class PseudoLabel(NamedTuple):
@@ -91,8 +91,8 @@ def pseudo_label(
         embeddings, size = sam_model.encode([sam_model.preprocess(image)]), image.shape[:2]
         (masks,) = sam_model.decode(embeddings, [size], [component_prompts(components)])
         candidates = {c.number: to_candidates(m, size) for c, m in zip(components, masks, strict=True)}
-    weak = weak_rles(weak_label)
-    selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
+    weak_masks = weak_masks_by_class(weak_label)
+    selected = [select_candidate(c, candidates[c.number], weak_masks, checked.selection)[0] for c in components]
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)

@@ -65,12 +65,12 @@ class Candidate:
 class Selected:
     """A component's kept mask, or if none was kept, the component's own.
 
-    candidate: which one was kept. score: its, see `check_candidate`.
+    candidate_index: of the kept one. score: its, see `score_candidate`.
     """
 
     number: Number
     class_id: ClassId
-    candidate: int | None
+    candidate_index: Annotated[int | None, Field(alias="candidate")]
     score: Finite | None
     rle: Rle
     outcome: Outcome
@@ -155,8 +155,10 @@ def read_selected(
     ]:
         raise _damaged(path, "it is not of the components that were prompted")
     for component in selected:
-        if not component.kept == (component.candidate is not None) == (component.score is not None):
-            raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
+        if not component.kept == (component.candidate_index is not None) == (component.score is not None):
+            raise _damaged(
+                path, f"component {component.number} is {component.outcome}, mask {component.candidate_index}"
+            )
     return selected
 
 

@@ -38,11 +38,11 @@ def val_page(round_name: str, record: ImageRecord, manifest: Manifest) -> Image.
 def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
     component, outcome = traced.component, describe_outcome(traced).split(",")[0]
     row = [Step(f"{component.number} {traced.class_name}: {outcome}", "image", draw_prompt(image, component))]
-    for k, (candidate, _, score, rejection) in enumerate(traced.checks):
+    for k, (candidate, _, score, rejection) in enumerate(traced.candidates):
         mask = rle_to_mask(candidate.rle, image.shape[:2])
         picture = fit_to_tile(fade(image, ~mask))
         draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)
-        kept = "kept: " if k == traced.selected.candidate else ""
+        kept = "kept: " if k == traced.selected.candidate_index else ""
         row.append(Step(f"{kept}score {score:.2f}, {rejection or 'fits'}", "image", picture))
     return row
 

@@ -14,15 +14,15 @@ from sesam.merging import claim
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_masks
-from sesam.selection import CandidateCheck, select_candidate, weak_rles
+from sesam.selection import ScoredCandidate, select_candidate, weak_masks_by_class
 
 
 class ComponentTrace(NamedTuple):
-    """A component, the check of each of its candidates, and the selected mask."""
+    """A component, its candidates with their scores, and the selected mask."""
 
     component: Component
     class_name: str
-    checks: list[CandidateCheck]
+    candidates: list[ScoredCandidate]
     selected: Selected
 
     @property
@@ -85,21 +85,21 @@ def _load_components(
     prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / file, record, prompts)
     path = round_dir(round_name, "selected") / file
-    components, rles = [], weak_rles(weak)
+    components, weak_masks = [], weak_masks_by_class(weak)
     for component, on_disk in zip(prompts, read_selected(path, record, num_classes, prompts), strict=True):
-        selected, checks = select_candidate(component, candidates[component.number], rles, selection)
+        selected, scored = select_candidate(component, candidates[component.number], weak_masks, selection)
         if selected != on_disk:
             raise SesamError(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
             )
-        components.append(ComponentTrace(component, manifest.classes[component.class_id], checks, selected))
+        components.append(ComponentTrace(component, manifest.classes[component.class_id], scored, selected))
     return components
 
 
-def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str:
+def describe_candidate(scored: ScoredCandidate, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
-    candidate, coverage, score, rejection = check
+    candidate, coverage, score, rejection = scored
     text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.ratio:.0%} of "
     if coverage.fills_box:
         text += "the annotators' box, to which it is cut"
@@ -118,12 +118,12 @@ def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str
 
 def describe_outcome(component: ComponentTrace) -> str:
     """What became of a component."""
-    reasons = [check.rejection for check in component.checks]
-    if component.selected.candidate is None:
+    reasons = [scored.rejection for scored in component.candidates]
+    if component.selected.candidate_index is None:
         return f"no mask kept ({', '.join(sorted({reason for reason in reasons if reason}))})"
     fitting = reasons.count(None)
     others = f", of {fitting} that fit the one with the highest score" if fitting > 1 else ""
-    return f"mask {component.selected.candidate + 1} kept{others}"
+    return f"mask {component.selected.candidate_index + 1} kept{others}"
 
 
 def list_components(trace: ImageTrace) -> list[str]:
@@ -135,8 +135,8 @@ def list_components(trace: ImageTrace) -> list[str]:
         size = f"{rle_to_mask(component.rle, trace.pseudo_label.shape).sum()} pixels"
         title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
         lines.append(f"{title}: {describe_outcome(traced)}")
-        for k, check in enumerate(traced.checks, 1):
-            lines.append(f"    mask {k}: {describe_candidate(check, trace.params.selection)}")
+        for k, scored in enumerate(traced.candidates, 1):
+            lines.append(f"    mask {k}: {describe_candidate(scored, trace.params.selection)}")
     return lines
 
 
@@ -175,7 +175,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if not claims:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
     (strongest, top), *others = sorted(claims, key=lambda pair: -pair[0])
-    mask = describe_candidate(top.checks[top.selected.candidate or 0], trace.params.selection)
+    mask = describe_candidate(top.candidates[top.selected.candidate_index or 0], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
@@ -197,6 +197,6 @@ def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
         if rle_to_mask(component.component.rle, shape)[y, x]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
     for component in without:
-        if any(rle_to_mask(check.candidate.rle, shape)[y, x] for check in component.checks):
+        if any(rle_to_mask(scored.candidate.rle, shape)[y, x] for scored in component.candidates):
             lines.append(f"A rejected mask of component {component.title} holds it.")
     return lines

@@ -66,7 +66,7 @@ from sesam.sam.inference import component_prompts
 from sesam.scores import confusion_matrix
 from sesam.segmentation.evaluation import loss_curve, network_metrics
 from sesam.segmentation.network import load_network, network_config, save_network
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # for its helpers
@@ -184,7 +184,7 @@ def prompts(path: Path, original: bytes) -> None:
 def masks(path: Path, original: bytes) -> None:
     component = records.Component(1, 1, mask_to_rle(LABELS == 1))
     (offered,) = records.read_candidates(path, ITEM, [component]).values()
-    select_candidate(component, offered, weak_rles(WEAK), PARAMS.selection)
+    select_candidate(component, offered, weak_masks_by_class(WEAK), PARAMS.selection)
 
 
 def selected(path: Path, original: bytes) -> None:

@@ -270,7 +270,7 @@ def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
 def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:
     manifest, params = workspace
     trace = load_trace(manifest.train[0], "r1", manifest, params)
-    assert [component.selected.candidate for component in trace.components] == [0, 0, None]
+    assert [component.selected.candidate_index for component in trace.components] == [0, 0, None]
     path = Path(f"data/rounds/r1/{file}/town/0.json")
     document = read_json(path)
     document["components"][number - 1] |= change
