@@ -109,13 +109,13 @@ def write_masks(
     write_candidates(folder / f"{record.id}.json", record, candidates)
 
 
-def embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
+def make_embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
     sam_model = load_sam(params, weights)
     read, compute = partial(read_image, preprocess=sam_model.preprocess), partial(encode_images, sam_model=sam_model)
     return BatchSteps(read, compute, cache.save, sam_model.device)
 
 
-def mask_steps(
+def make_mask_steps(
     params: Params, weights: Weights, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool
 ) -> BatchSteps:
     """keep: whether embeddings that the cache lacks are added to it."""

@@ -14,7 +14,7 @@ from sesam.errors import SesamError
 from sesam.execution.batches import run_batches
 from sesam.params import MAX_REPORT_IMAGES, Runtime
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
-from sesam.segmentation.inference import load_steps
+from sesam.segmentation.inference import make_predict_steps
 
 
 def evaluate_network(
@@ -30,8 +30,8 @@ def evaluate_network(
     items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(manifest.val)]
     items += [(record, "train", True) for record in shown]
     write = partial(_write, num_classes=len(manifest.classes), palette=manifest.palette, folder=folder)
-    load = partial(load_steps, network, manifest.classes, write, runtime)
-    run_batches([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
+    make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
+    run_batches([[item] for item in items], make_steps, runtime, title, partial(np.add, total, out=total))
     return total
 
 
