@@ -47,12 +47,12 @@ def run(options: argparse.Namespace) -> None:
     Image.MAX_IMAGE_PIXELS = None  # Pillow refuses the large images that tiles are for
     import torch  # slow, and not needed to find the errors above
 
-    from sesam.segmentation.network import WEIGHTS, load_network, predict
+    from sesam.segmentation.network import WEIGHTS_FILE, load_network, predict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(options.model, device)
     tiling = {"tile": str(options.tile_size), "overlap": str(options.overlap)}
-    _record_network(options.out, {"network": sha256(options.model / WEIGHTS)} | tiling)
+    _record_network(options.out, {"network": sha256(options.model / WEIGHTS_FILE)} | tiling)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
         shape, tiles = image.shape[:2], (options.tile_size, options.overlap)

@@ -11,7 +11,7 @@ from sesam.paths import METRICS
 from sesam.reporting.layout import Step, compose_page, draw_outline, fade, fit_to_tile
 from sesam.reporting.trace import ComponentTrace, ImageTrace, describe_outcome
 
-KEPT_COLOR, REFUSED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
+KEPT_COLOR, REJECTED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
 MAX_ROWS = 40  # components on a page
 
 
@@ -41,7 +41,7 @@ def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
     for k, (candidate, _, score, rejection) in enumerate(traced.candidates):
         mask = rle_to_mask(candidate.rle, image.shape[:2])
         picture = fit_to_tile(fade(image, ~mask))
-        draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)
+        draw_outline(picture, mask, REJECTED_COLOR if rejection else KEPT_COLOR)
         kept = "kept: " if k == traced.selected.candidate_index else ""
         row.append(Step(f"{kept}score {score:.2f}, {rejection or 'fits'}", "image", picture))
     return row

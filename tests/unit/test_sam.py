@@ -189,7 +189,7 @@ def test_encoder_equals_that_of_segment_anything(queries: int, folded: bool, mon
     for parameter in vit.parameters():  # the position tables and embeddings begin with zeros
         torch.nn.init.normal_(parameter, std=0.2)
     images = torch.randn(2, 3, 192, 192)
-    monkeypatch.setitem(encoder.SCORES, "cpu", queries * 144)  # parts of batches, of heads and of queries
+    monkeypatch.setitem(encoder.MAX_SCORES_PER_CALL, "cpu", queries * 144)  # parts of batches, of heads and of queries
     with torch.inference_mode():
         expected, ours = vit(images), encoder.ViTEncoder(vit, folded=folded)
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()

@@ -26,7 +26,7 @@ from sesam.datasets.annotations import (
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.mask_folders import read_mask_folder
-from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
+from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
 from sesam.datasets.layouts import TILES_INDEX, files_below
 from sesam.errors import SesamError, describe_validation_error
 
@@ -124,7 +124,7 @@ def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
         return drawn
     if not isinstance(annotation, Drawing):
         raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(drawn.unknown)}")
-    known = ", ".join(spec.classes[:MAX_SHOWN]) + ", …" * (len(spec.classes) > MAX_SHOWN)
+    known = ", ".join(spec.classes[:MAX_NAMES_SHOWN]) + ", …" * (len(spec.classes) > MAX_NAMES_SHOWN)
     hints = [f"{name}{_closest(name, spec.classes)}" for name in drawn.unknown]
     raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}")
 
