@@ -3,9 +3,9 @@
     sesam export r1 --format cvat --out to_do
     sesam export r1 --format label-studio --out to_do --top 50
 
-The corrected file goes to data/corrections, also with what was not changed: the labels that are sent are kept in
-data/corrections/.sent, and a pixel that comes back the same is not a correction. Each connected region of a class is
-one mask. Where the tool has room for them, a mask has the source of most of its pixels, and the confidence of the
+The corrected file goes to data/corrections, also with what was not changed: the exported labels are kept in
+data/corrections/.exported, and a pixel that comes back the same is not a correction. Each connected region of a class
+is one mask. Where the tool has room for them, a mask has the source of most of its pixels, and the confidence of the
 round's teacher.
 """
 
@@ -20,7 +20,7 @@ from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import SOURCE_TITLES, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
 from sesam.datasets.annotations.registry import EXPORTERS
-from sesam.datasets.sent_labels import remember_sent
+from sesam.datasets.exported_labels import save_exported
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.params import NO_TEACHER, load_params
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
         regions = labeled_regions(labels, sources, confidence, manifest.classes)
-        remember_sent(round_name, record, labels, manifest.palette)
+        save_exported(round_name, record, labels, manifest.palette)
         return ImageRegions(record, name, regions)
 
     claim_folder(options.out, "sesam export")

@@ -19,9 +19,9 @@ from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
 from sesam.datasets.layouts import files_below
-from sesam.datasets.sent_labels import drop_untouched, load_sent
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
@@ -33,7 +33,7 @@ class Written(NamedTuple):
 
     values: np.ndarray
     drawn: Drawn
-    pixels: Counter[str]  # of a correction: changed or new, untouched, deleted
+    pixels: Counter[str]  # of a correction: changed or new, unchanged, deleted
 
 
 def convert_annotation(
@@ -52,7 +52,7 @@ def convert_annotation(
         return kind, f"{record.id}: {text}"
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
-        label, pixels = drop_untouched(label, load_sent(record, len(palette)))
+        label, pixels = drop_unchanged(label, load_exported(record, len(palette)))
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
@@ -103,8 +103,8 @@ def import_annotations(
     _report_shapes(source, ids, written)
     if as_corrections:
         pixels = sum((result.pixels for result in written), Counter[str]())
-        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "untouched", "deleted"))
-        print(f"{source}: pixels {counts}; what is untouched or deleted corrects nothing")
+        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
+        print(f"{source}: pixels {counts}; what is unchanged or deleted corrects nothing")
         _warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
