@@ -21,7 +21,7 @@ from sesam.paths import network_dir, round_dir
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
     manifest, out = Manifest.load(), round_dir(round_name, "teacher_predictions")
-    teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
+    teacher, title = params.rounds[round_name].teacher, f"teacher_predictions {round_name}"
     if teacher != NO_TEACHER:
         from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below
 

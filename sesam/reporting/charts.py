@@ -22,7 +22,7 @@ def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str
         "Training loss": lines(by_name["training"]),
         "IoU per class, validation images": bars(by_name["iou"]),
         "Label sets against fine labels, training images": bars(by_name["labels"]),
-        "Merged labels against fine labels, per class": bars(by_name["label_classes"]),
+        "Pseudo-labels against fine labels, per class": bars(by_name["label_classes"]),
     }
     stacks = {
         f"{name}: components by outcome": Table("class", "components", transpose(metrics["component_outcomes"]))
