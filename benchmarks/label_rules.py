@@ -36,7 +36,7 @@ from sesam.demo.classes import NESTED_CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import Params
 from sesam.presets import load_preset
 from sesam.prompting import image_prompts
@@ -176,7 +176,7 @@ def our_labels(
     by_score = np.full_like(weak, IGNORE_INDEX)
     for chosen in sorted((s for s in selected if s.kept), key=lambda s: s.score or 0.0):
         by_score[rle_to_mask(chosen.rle, weak.shape)] = chosen.class_id
-    return {SCORE_ALONE: by_score, OURS: merge(weak, unfilled, components, selected)[0]}
+    return {SCORE_ALONE: by_score, OURS: merge_labels(weak, unfilled, components, selected)[0]}
 
 
 @cache

@@ -23,7 +23,7 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
-NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Multiplier = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -162,7 +162,7 @@ class DatasetParams(Group):
 
 class CoarseParams(Group):
     erosion: Ratio = Field(0.08, description="erosion radius, in square roots of the region's area")
-    tolerance: NotNegative = Field(0.05, description="polygon simplification tolerance, same unit")
+    tolerance: NonNegative = Field(0.05, description="polygon simplification tolerance, same unit")
 
 
 class ScribbleParams(Group):
@@ -279,9 +279,9 @@ class ScheduleOverride(Group):
 class LossWeights(Group):
     """λ of the three-source loss."""
 
-    weak: NotNegative = Field(1.0, description="weight of annotators' pixels")
-    sam: NotNegative = Field(1.0, description="weight of SAM's pixels")
-    confident: NotNegative = Field(0.3, description="weight of the teacher's confident predictions")
+    weak: NonNegative = Field(1.0, description="weight of annotators' pixels")
+    sam: NonNegative = Field(1.0, description="weight of SAM's pixels")
+    confident: NonNegative = Field(0.3, description="weight of the teacher's confident predictions")
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> LossWeights:
@@ -339,11 +339,11 @@ class RoundParams(Group):
 class AnnotationMinutes(Group):
     """Annotation minutes per image; null where nobody has measured them."""
 
-    fine: NotNegative | None = Field(None, description="fine masks")
-    coarse: NotNegative | None = Field(None, description="coarse polygons")
-    scribble: NotNegative | None = Field(None, description="scribbles")
-    point: NotNegative | None = Field(None, description="points")
-    box: NotNegative | None = Field(None, description="boxes")
+    fine: NonNegative | None = Field(None, description="fine masks")
+    coarse: NonNegative | None = Field(None, description="coarse polygons")
+    scribble: NonNegative | None = Field(None, description="scribbles")
+    point: NonNegative | None = Field(None, description="points")
+    box: NonNegative | None = Field(None, description="boxes")
 
 
 class ReportParams(Group):
@@ -359,7 +359,7 @@ class Runtime(Group):
     encoder_batch_size: Positive = Field(8, description="images per call of SAM's encoder, on a GPU")
     compile: bool = Field(True, description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
     embedding_cache: str | None = Field(None, description="absolute path of embeddings; null: data/embeddings")
-    embedding_cache_gb: NotNegative = Field(50.0, description="embeddings are kept if all of them take no more")
+    embedding_cache_gb: NonNegative = Field(50.0, description="embeddings are kept if all of them take no more")
     training_gpus: Positive = Field(1, description="GPUs of each training, a process each; they share the batch")
     launcher: Literal["torchrun", "srun"] = Field("torchrun", description="what starts these processes; srun: Slurm")
 

@@ -14,7 +14,7 @@ from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
@@ -32,7 +32,7 @@ def merge_image(
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)
-    pseudo_label, source_map = merge(weak, confident, components, selected)
+    pseudo_label, source_map = merge_labels(weak, confident, components, selected)
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
     write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)

@@ -21,7 +21,7 @@ from sesam.datasets.annotations.registry import find_annotations, read_annotatio
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
-from sesam.datasets.layouts import files_below
+from sesam.datasets.layouts import list_files
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
@@ -130,7 +130,7 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
     text = f"{source} annotates no training image. Training images have ids like {image_id}"
     if others:
         return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
-    suffixes = Counter(path.suffix.lower() or "no ending" for path in files_below(source))
+    suffixes = Counter(path.suffix.lower() or "no ending" for path in list_files(source))
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
     remedy = "Unpack archives; put data.yaml or classes.txt beside YOLO's .txt."
     return f"{text}; expected PNG, XML, JSON or YOLO's text files, found {found}. {remedy}"

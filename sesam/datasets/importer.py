@@ -18,7 +18,7 @@ from sesam.datasets.label_maps import (
     find_palette_conflicts,
     label_map_for,
 )
-from sesam.datasets.layouts import ImagePair, find_pairs, left_out
+from sesam.datasets.layouts import ImagePair, describe_unread_files, find_pairs
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
@@ -64,7 +64,7 @@ def import_dataset(
     paths = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     links = symlinked_dirs(Path(config.root), paths)
     warnings = collect_warnings(results, duplicates, links, classes, params)
-    return manifest, results, warnings + _left_out(config)
+    return manifest, results, warnings + _warn_unread_files(config)
 
 
 def _check_classes(results: Mapping[str, Sequence[CheckResult]], manifest: Manifest, root: str) -> None:
@@ -80,7 +80,7 @@ def _check_classes(results: Mapping[str, Sequence[CheckResult]], manifest: Manif
             check_not_binary(f"{root} (dataset.root), {split}", manifest.classes, values)
 
 
-def _left_out(config: DatasetParams) -> list[str]:
+def _warn_unread_files(config: DatasetParams) -> list[str]:
     """Warnings of files in the folders of images and labels that are not read."""
     if config.format != "folder":
         return []
@@ -88,8 +88,9 @@ def _left_out(config: DatasetParams) -> list[str]:
     for split in SPLITS:
         chosen = getattr(config, f"{split}_splits")
         for name in [split] if chosen is None else chosen:
-            found = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
-            warnings += [f"{text}." for text in found if text]
+            images = describe_unread_files(root / "images" / name)
+            labels = describe_unread_files(root / "labels" / name, (".png",))
+            warnings += [f"{text}." for text in (images, labels) if text]
     return warnings
 
 

@@ -10,7 +10,7 @@ from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_TITLES, WEAK, load_ps
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import claim
+from sesam.merging import claim_strength
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_masks
@@ -169,7 +169,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims = []
     for traced in trace.components:
         if traced.selected.kept:
-            strength = claim(traced.component, traced.selected, trace.pseudo_label.shape)[y, x]
+            strength = claim_strength(traced.component, traced.selected, trace.pseudo_label.shape)[y, x]
             if np.isfinite(strength):
                 claims.append((float(strength), traced))
     if not claims:

@@ -21,7 +21,7 @@ from sesam.sam.registry import get_model
 from sesam.sam.sam_model import MaskPredictions, Preprocess, Prompt, SamModel
 
 
-def load_sam(params: Params, weights: Weights | None = None) -> SamModel:
+def load_sam_from_params(params: Params, weights: Weights | None = None) -> SamModel:
     """The model that the params name, on their device; SesamError if it cannot be loaded.
 
     weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
@@ -110,7 +110,7 @@ def write_masks(
 
 
 def make_embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
-    sam_model = load_sam(params, weights)
+    sam_model = load_sam_from_params(params, weights)
     read, compute = partial(read_image, preprocess=sam_model.preprocess), partial(encode_images, sam_model=sam_model)
     return BatchSteps(read, compute, cache.save, sam_model.device)
 
@@ -119,7 +119,7 @@ def make_mask_steps(
     params: Params, weights: Weights, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool
 ) -> BatchSteps:
     """keep: whether embeddings that the cache lacks are added to it."""
-    sam_model = load_sam(params, weights)
+    sam_model = load_sam_from_params(params, weights)
     return BatchSteps(
         partial(read_prompted, prompts=prompts, cache=cache, preprocess=sam_model.preprocess),
         partial(decode_prompts, sam_model=sam_model),

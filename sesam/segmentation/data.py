@@ -59,7 +59,7 @@ class TrainingTask:
         return Path("models/.work", self.name)
 
 
-class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
+class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
     def __init__(self, task: TrainingTask, manifest: Manifest, seed: int) -> None:

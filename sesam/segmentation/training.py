@@ -27,7 +27,7 @@ from sesam.params import Dtype, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
@@ -36,7 +36,7 @@ OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
     "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
 }
-WARMUP = 20  # iterations, at most a tenth of the schedule
+WARMUP_ITERS = 20  # iterations, at most a tenth of the schedule
 
 
 def train(task: TrainingTask, params: Params) -> None:
@@ -68,7 +68,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         optimize_for(device, model, params.network.dtype)
         runner = Runner(
             model=model,
-            train_dataloader=_dataloader(TrainingSamples(task, manifest, seed), params, device),
+            train_dataloader=_dataloader(TrainingDataset(task, manifest, seed), params, device),
             custom_hooks=hooks,
             **_runner_options(task, params, device),
         )
@@ -162,15 +162,15 @@ def optimizer_config(schedule: Schedule, dtype: Dtype) -> dict[str, Any]:
     return config | {"type": "AmpOptimWrapper", "dtype": dtype, "loss_scale": {"enabled": False}}
 
 
-def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) -> DataLoader[Any]:
-    batch_size, (rank, processes) = samples.task.schedule.batch_size, get_dist_info()
+def _dataloader(dataset: TrainingDataset, params: Params, device: torch.device) -> DataLoader[Any]:
+    batch_size, (rank, processes) = dataset.task.schedule.batch_size, get_dist_info()
     workers = params.runtime.num_workers
     if device.type == "cpu":
         workers = (workers + 1) // 2  # the network computes on every core: each further worker slows it down
     return DataLoader(
-        samples,
+        dataset,
         batch_size // processes,
-        sampler=ResumableSampler(len(samples), batch_size, rank, processes),
+        sampler=ResumableSampler(len(dataset), batch_size, rank, processes),
         num_workers=workers,
         worker_init_fn=exit_on_queue_error,
         collate_fn=pseudo_collate,
@@ -179,7 +179,7 @@ def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) 
 
 def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
     """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
-    warmup = min(WARMUP, schedule.max_iters // 10)
+    warmup = min(WARMUP_ITERS, schedule.max_iters // 10)
     begin = warmup if warmup > 1 else 0  # LinearLR takes its first step from a tenth, and of one step has no second
     rise = {"type": "LinearLR", "start_factor": 0.1, "end": begin}
     decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": begin, "end": schedule.max_iters}

@@ -134,7 +134,7 @@ def test_embeddings_larger_than_the_cache_are_not_kept(workspace: Path, capsys: 
 
 
 def test_without_sam_no_model_is_loaded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(inference, "load_sam")
+    monkeypatch.delattr(inference, "load_sam_from_params")
     monkeypatch.delattr(checkpoints, "download")
     edit_params(workspace, sam__enabled=False, sam__model="vit_h")
     embed.main()
@@ -165,8 +165,8 @@ def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatc
         loaded.image_batcher.batch_size = 5
         return loaded
 
-    make_mask_steps, load, masks = inference.make_mask_steps, inference.load_sam, []
-    monkeypatch.setattr(inference, "load_sam", sam_model)
+    make_mask_steps, load, masks = inference.make_mask_steps, inference.load_sam_from_params, []
+    monkeypatch.setattr(inference, "load_sam_from_params", sam_model)
     monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
     for workers, device in ((1, "cuda"), (2, "cpu")):
         monkeypatch.setattr(sam_masks, "make_mask_steps", partial(steps, device=device))

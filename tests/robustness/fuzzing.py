@@ -51,7 +51,7 @@ from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import load_params
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
@@ -190,7 +190,7 @@ def masks(path: Path, original: bytes) -> None:
 def selected(path: Path, original: bytes) -> None:
     components = [records.Component(n, 1, mask_to_rle(LABELS == 1)) for n in (1, 2)]
     masks = records.read_selected(path, ITEM, len(NAMES), components)
-    found, sources = merge(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
+    found, sources = merge_labels(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
     assert set(np.unique(found)) <= {0, 1, 2, IGNORE_INDEX} and set(np.unique(sources)) <= {0, 1, 2, 3}
     assert np.array_equal(found[WEAK != IGNORE_INDEX], WEAK[WEAK != IGNORE_INDEX])
 

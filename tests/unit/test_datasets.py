@@ -19,7 +19,7 @@ from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette
-from sesam.datasets.layouts import ImagePair, files_below, find_pairs
+from sesam.datasets.layouts import ImagePair, find_pairs, list_files
 from sesam.errors import SesamError
 from sesam.params import DatasetParams
 from stages import prepare, weak_labels
@@ -235,8 +235,8 @@ def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
     (tmp_path / "a/up").symlink_to(tmp_path)
     (tmp_path / "0_link").symlink_to(tmp_path / "b")
     (tmp_path / "b/inner/across").symlink_to(tmp_path / "a")
-    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a/0.png", "b/inner/1.png"]
-    assert [path.name for path in files_below(tmp_path / "a/up/b")] == ["1.png", "0.png"], "links are followed"
+    assert [path.relative_to(tmp_path).as_posix() for path in list_files(tmp_path)] == ["a/0.png", "b/inner/1.png"]
+    assert [path.name for path in list_files(tmp_path / "a/up/b")] == ["1.png", "0.png"], "links are followed"
 
 
 # Annotation budgets

@@ -37,7 +37,7 @@ from sesam.sam.batched_sam import BatchedSam, ImagePrompt, OomBatcher, load_meta
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
 from sesam.sam.checkpoints import download, resolve_weights
-from sesam.sam.inference import load_sam
+from sesam.sam.inference import load_sam_from_params
 from sesam.sam.registry import MODELS
 from sesam.sam.sam_model import MaskPredictions, Prompt, SamModel
 from sesam.sam.superpixels import Superpixels, candidates_for
@@ -350,7 +350,7 @@ def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("model", ["bundled", "superpixels"])
 def test_embedding_bytes_are_those_of_the_model(model: str, params: Params, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # the bundled weights are found from anywhere
-    sam_model = load_sam(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
+    sam_model = load_sam_from_params(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
     (embedding,) = sam_model.encode([sam_model.preprocess(draw_scene(1).image)])
     assert embedding.nbytes == MODELS[model].embedding_bytes
 

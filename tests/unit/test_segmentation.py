@@ -40,7 +40,7 @@ from sesam.params import LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import train
@@ -110,8 +110,8 @@ def updated(params: Params, group: str, **changes: object) -> Params:
     return params.model_copy(update={group: getattr(params, group).model_copy(update=changes)})
 
 
-def samples(manifest: Manifest, params: Params, sam_sample_prob: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(replace(task(params), sam_sample_prob=sam_sample_prob), manifest, seed)
+def samples(manifest: Manifest, params: Params, sam_sample_prob: float = 0.5, seed: int = 0) -> TrainingDataset:
+    return TrainingDataset(replace(task(params), sam_sample_prob=sam_sample_prob), manifest, seed)
 
 
 def random_network(folder: Path) -> EncoderDecoder:
@@ -164,7 +164,7 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
 
 
 def test_sample_is_a_function_of_seed_and_t(manifest: Manifest, params: Params):
-    def bytes_of(dataset: TrainingSamples, t: int) -> bytes:
+    def bytes_of(dataset: TrainingDataset, t: int) -> bytes:
         arrays = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
         return b"".join(array.numpy().tobytes() for array in arrays)
 
@@ -411,7 +411,7 @@ def test_a_missing_or_damaged_label_file_is_named(manifest: Manifest, params: Pa
 
 
 def test_a_killed_worker_is_reported(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(TrainingDataset, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SesamError, match=r"runtime\.num_workers"):
         train(task(params), params)
 

@@ -14,7 +14,7 @@ from sesam.artifacts.component_records import Candidate, Component, Outcome, Sel
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.geometry.rle import mask_to_rle
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import SelectionParams
 from sesam.selection import select_candidate, weak_masks_by_class
 from stages.merge_labels import merge_image
@@ -108,14 +108,14 @@ def test_merge_by_hand() -> None:
         kept(columns(1, 2, 3, 4, 5), 2),
         Selected(3, 5, None, None, mask_to_rle(columns(6)), Outcome.LOW_COVERAGE),  # not kept: adds nothing
     ]
-    labels, sources = merge(weak, confident, components, chosen)
+    labels, sources = merge_labels(weak, confident, components, chosen)
     assert labels[1].tolist() == [1, 1, 1, 2, 2, 2, 255, 255, 4, 4]  # the nearer stroke's; of equally near, the first's
     assert sources[1].tolist() == [WEAK] + [SAM] * 3 + [WEAK, SAM] + [NONE] * 2 + [CONFIDENT] * 2
     assert labels[0, 9] == 3 and sources[0, 9] == WEAK
-    assert merge(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
+    assert merge_labels(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
     # twice the score wins while 1 + distance is less than four times the other's
     doubled = [chosen[0], kept(columns(1, 2, 3, 4, 5), 2, 1.8), chosen[2]]
-    assert merge(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
+    assert merge_labels(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
 
 
 def test_a_mask_inside_another_keeps_its_pixels() -> None:
@@ -125,7 +125,7 @@ def test_a_mask_inside_another_keeps_its_pixels() -> None:
     components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
     building, window = kept(columns(*range(10)), 0), kept(columns(4, 5, 6), 1)
     for order in (slice(None), slice(None, None, -1)):
-        labels, _ = merge(weak, UNLABELED, components[order], [building, window][order])
+        labels, _ = merge_labels(weak, UNLABELED, components[order], [building, window][order])
         assert labels[2].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
@@ -145,7 +145,7 @@ MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 @given(MAPS, MAPS, arrays(bool, SHAPE))
 def test_labels_and_sources_agree(weak, confident, mask) -> None:
-    labels, sources = merge(weak, confident, [component(mask)], [kept(mask, 1)])
+    labels, sources = merge_labels(weak, confident, [component(mask)], [kept(mask, 1)])
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident != 255].all()
