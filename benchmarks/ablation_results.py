@@ -133,7 +133,7 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
         metrics = read(commit, f"metrics/labels/{name}.json")
         scores = metrics["scores"]["pseudo_labels"]
         figures |= {f"{name} {measure}": scores[measure] for measure in ("precision", "recall", "mIoU")}
-        figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["classes"]["pseudo_labels"].items()}
+        figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["class_scores"]["pseudo_labels"].items()}
     return figures
 
 

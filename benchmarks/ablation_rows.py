@@ -48,9 +48,9 @@ def supervision(params: Params) -> list[Row]:
             ),
         ]
         if minutes.fine and (each := getattr(minutes, kind)):
-            share = each / minutes.fine
-            title = f"fine labels of the {share:.1%} of the images that the hours of {kind} pay for"
-            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={share:.4f}")))
+            ratio = each / minutes.fine
+            title = f"fine labels of the {ratio:.1%} of the images that the hours of {kind} pay for"
+            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={ratio:.4f}")))
     return rows
 
 

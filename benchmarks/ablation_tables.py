@@ -128,7 +128,7 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     kinds = [kind for kind in KINDS if getattr(minutes, kind) and found[kind].get("r1")]
     if not (found["fine"] and kinds and minutes.fine):
         return []
-    shares = {kind: getattr(minutes, kind) / minutes.fine for kind in kinds}
+    ratios = {kind: getattr(minutes, kind) / minutes.fine for kind in kinds}
     figure, axes = plt.subplots(figsize=(5, 3.2))
     fine = [value or 0.0 for value in found["fine"]["r1"]]
     mean, off = float(np.mean(fine)), deviation(fine)
@@ -141,12 +141,12 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
         "fine labels, fewer images": {kind: found[f"fine-for-{kind}"].get("r1", []) for kind in kinds},
     }
     for name, values in series.items():
-        known = sorted((shares[kind], [score or 0.0 for score in scores]) for kind, scores in values.items() if scores)
+        known = sorted((ratios[kind], [score or 0.0 for score in scores]) for kind, scores in values.items() if scores)
         if known:
             means, bars = [float(np.mean(scores)) for _, scores in known], [deviation(scores) for _, scores in known]
-            axes.errorbar([share for share, _ in known], means, bars, marker="o", capsize=3, label=name)
+            axes.errorbar([ratio for ratio, _ in known], means, bars, marker="o", capsize=3, label=name)
     axes.set(xscale="log", xlabel="share of the annotation hours of fine labels", ylabel="validation mIoU")
-    axes.set_xticks(list(shares.values()), [f"{kind}\n{share:.1%}" for kind, share in shares.items()])
+    axes.set_xticks(list(ratios.values()), [f"{kind}\n{ratio:.1%}" for kind, ratio in ratios.items()])
     axes.minorticks_off()
     axes.margins(0.15)
     axes.legend(fontsize=7)

@@ -22,7 +22,7 @@ from benchmarks.ablation_results import RESULTS, Results, git
 from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
 from benchmarks.ablation_tables import write_page
 from sesam.errors import SesamError, run_main
-from sesam.params import SIMULATED, Params, load_params
+from sesam.params import FINE_TRAIN_LABELS, Params, load_params
 from sesam.sam.registry import MODELS
 
 
@@ -33,9 +33,9 @@ def check_params(params: Params) -> None:
         raise SesamError(f"Commit your changes first, for the tables say what they were made of:\n{dirty}")
     if list(params.rounds) != ["r1"]:
         raise SesamError("params.yaml: the ablations start from one round; rounds must have r1 alone.")
-    if params.weak_labels.path != SIMULATED:
+    if params.weak_labels.path != FINE_TRAIN_LABELS:
         raise SesamError(
-            f"params.yaml: the ablations compare simulated weak labels: weak_labels.path must be {SIMULATED}."
+            f"params.yaml: the ablations compare simulated weak labels: weak_labels.path must be {FINE_TRAIN_LABELS}."
         )
     if params.dataset.subset is not None and params.annotation_minutes.fine:
         raise SesamError(

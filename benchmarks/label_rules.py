@@ -36,7 +36,7 @@ from sesam.demo.classes import NESTED_CLASSES
 from sesam.demo.scenes import draw_scene
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import Params
 from sesam.presets import load_preset
 from sesam.prompting import image_prompts
@@ -44,7 +44,7 @@ from sesam.sam.inference import component_prompts, to_candidates
 from sesam.sam.sam_model import SamModel
 from sesam.scores import class_iou, confusion_matrix, label_scores
 from sesam.seeds import seed_of
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 from sesam.simulation import simulate_weak_label
 
 PRESETS = Path(__file__).parent.parent / "presets"
@@ -171,12 +171,12 @@ def our_labels(
     components: list[Component], candidates: dict[int, list[Candidate]], weak: np.ndarray, params: Params
 ) -> dict[str, np.ndarray]:
     """The library's rule, and its selection with the score alone deciding on a pixel."""
-    rles, unfilled = weak_rles(weak), np.full_like(weak, IGNORE_INDEX)
-    selected = [select_candidate(c, candidates[c.number], rles, params.selection)[0] for c in components]
+    weak_masks, unfilled = weak_masks_by_class(weak), np.full_like(weak, IGNORE_INDEX)
+    selected = [select_candidate(c, candidates[c.number], weak_masks, params.selection)[0] for c in components]
     by_score = np.full_like(weak, IGNORE_INDEX)
     for chosen in sorted((s for s in selected if s.kept), key=lambda s: s.score or 0.0):
         by_score[rle_to_mask(chosen.rle, weak.shape)] = chosen.class_id
-    return {SCORE_ALONE: by_score, OURS: merge(weak, unfilled, components, selected)[0]}
+    return {SCORE_ALONE: by_score, OURS: merge_labels(weak, unfilled, components, selected)[0]}
 
 
 @cache

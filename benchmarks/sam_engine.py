@@ -51,7 +51,7 @@ from sesam.sam import inference
 from sesam.sam.batched_sam import BatchedSam, ImagePrompt
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
-from sesam.sam.sam_model import Candidates
+from sesam.sam.sam_model import MaskPredictions
 from sesam.sam.upscaling import rows_to_counts
 
 BUILD = {"bundled": build_bundled_sam, **sam_model_registry}
@@ -74,7 +74,7 @@ class Measured(BatchedSam):
 class WholeMasks(Measured):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
-    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
+    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
         logits, quality = self.logits(features, prompts)
         low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
         found = []
@@ -86,7 +86,7 @@ class WholeMasks(Measured):
             flat = masks.transpose(1, 2).flatten(1).cpu().numpy()
             edges = [np.flatnonzero(np.diff(mask, prepend=False)) for mask in flat]
             counts = [np.diff(edge, prepend=0, append=flat.shape[1]) for edge in edges]
-            found.append(Candidates(counts, quality[k].cpu().numpy()))
+            found.append(MaskPredictions(counts, quality[k].cpu().numpy()))
         return found
 
 
@@ -149,7 +149,7 @@ def discs(sam: Sam) -> Tensor:
     h, w = (4 * n for n in sam.prompt_encoder.image_embedding_size)
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     away = ((y - h / 4) ** 2 + (x - w / 2) ** 2).sqrt()
-    return torch.stack([(w * share - away) for share in (0.05, 0.1, 0.2)]).to(sam.device)
+    return torch.stack([(w * ratio - away) for ratio in (0.05, 0.1, 0.2)]).to(sam.device)
 
 
 def make_predictor(options: argparse.Namespace) -> SamPredictor:

@@ -16,13 +16,12 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.component_records import Candidate, Component, Selected
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import Params, validate_params
 from sesam.prompting import image_prompts
-from sesam.sam.inference import component_prompts, to_candidates
-from sesam.sam.inference import load_sam as load_from_params
+from sesam.sam.inference import component_prompts, load_sam_from_params, to_candidates
 from sesam.sam.sam_model import SamModel
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 
 
 class PseudoLabel(NamedTuple):
@@ -51,7 +50,7 @@ def load_sam(model: str = "bundled", checkpoint: Path | str | None = None, devic
         if not Path(checkpoint).is_file():
             raise SesamError(f"{checkpoint} is not a file.")
         sam |= {"checkpoint": str(checkpoint), "sha256": sha256(Path(checkpoint))}
-    return load_from_params(_params({"sam": sam, "runtime": {"device": device}}))
+    return load_sam_from_params(_params({"sam": sam, "runtime": {"device": device}}))
 
 
 def pseudo_label(
@@ -91,12 +90,12 @@ def pseudo_label(
         embeddings, size = sam_model.encode([sam_model.preprocess(image)]), image.shape[:2]
         (masks,) = sam_model.decode(embeddings, [size], [component_prompts(components)])
         candidates = {c.number: to_candidates(m, size) for c, m in zip(components, masks, strict=True)}
-    weak = weak_rles(weak_label)
-    selected = [select_candidate(c, candidates[c.number], weak, checked.selection)[0] for c in components]
+    weak_masks = weak_masks_by_class(weak_label)
+    selected = [select_candidate(c, candidates[c.number], weak_masks, checked.selection)[0] for c in components]
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
-    return PseudoLabel(*merge(weak_label, confident, components, selected), components, candidates, selected)
+    return PseudoLabel(*merge_labels(weak_label, confident, components, selected), components, candidates, selected)
 
 
 def _params(groups: Mapping[str, Any]) -> Params:

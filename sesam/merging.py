@@ -11,20 +11,20 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
 
 
-def merge(
+def merge_labels(
     weak: np.ndarray, confident: np.ndarray, components: Sequence[Component], selected: Sequence[Selected]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
     weak, confident: (H, W) uint8 weak labels and the teacher's confident predictions, 255 = none. Each pixel takes the
-    class of the kept mask with the strongest claim, see `claim`; then weak labels are restored, and pixels that are
-    still empty take `confident`.
+    class of the kept mask with the strongest claim, see `claim_strength`; then weak labels are restored, and pixels
+    that are still empty take `confident`.
     """
     labels, sources = np.full_like(weak, IGNORE_INDEX), np.full_like(weak, NONE)
     strongest = np.full(weak.shape, -np.inf, np.float32)
     for component, chosen in zip(components, selected, strict=True):
         if chosen.kept:
-            strength = claim(component, chosen, weak.shape)
+            strength = claim_strength(component, chosen, weak.shape)
             wins = strength > strongest
             strongest[wins], labels[wins], sources[wins] = strength[wins], chosen.class_id, SAM
     labeled = weak != IGNORE_INDEX
@@ -34,7 +34,7 @@ def merge(
     return labels, sources
 
 
-def claim(component: Component, selected: Selected, shape: tuple[int, int]) -> np.ndarray:
+def claim_strength(component: Component, selected: Selected, shape: tuple[int, int]) -> np.ndarray:
     """How strongly a kept mask claims each pixel of an image of (height, width) `shape`, (H, W) float32.
 
     score / √(1 + distance to the component in pixels); -inf outside the mask.

@@ -19,11 +19,11 @@ from sesam.paths import WEAK_LABELS
 from sesam.yaml_io import read_yaml
 
 Dtype = Literal["float32", "bfloat16"]
-Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=10_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=8192)]
 Channels = Annotated[int, Field(ge=2, le=4096)]
-NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 Multiplier = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
@@ -48,7 +48,7 @@ Strategy = Literal["skeleton", "random", "confident", "center"]
 RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]
 
 NO_TEACHER, BASELINE = "none", "baseline"
-SIMULATED = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
+FINE_TRAIN_LABELS = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference
 
@@ -161,14 +161,14 @@ class DatasetParams(Group):
 
 
 class CoarseParams(Group):
-    erosion: Share = Field(0.08, description="erosion radius, in square roots of the region's area")
-    tolerance: NotNegative = Field(0.05, description="polygon simplification tolerance, same unit")
+    erosion: Ratio = Field(0.08, description="erosion radius, in square roots of the region's area")
+    tolerance: NonNegative = Field(0.05, description="polygon simplification tolerance, same unit")
 
 
 class ScribbleParams(Group):
     length_fraction: Multiplier = Field(0.7, description="drawn part of the skeleton's longest path")
     thickness: Pixels = Field(5, description="stroke width in pixels, also of annotators' lines")
-    margin: Share = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
+    margin: Ratio = Field(0.3, description="distance to the region's edge, as a fraction of its largest distance")
 
 
 class PointParams(Group):
@@ -182,7 +182,7 @@ class WeakLabelParams(Group):
         "scribble", description="coarse, scribble, point, box (annotators' or simulated); or fine, full supervision"
     )
     path: str = Field(
-        SIMULATED,
+        FINE_TRAIN_LABELS,
         description="annotators' labels; or data/fine/train: simulate from fine ones",
     )
     min_area: Positive = Field(64, description="pixels; smaller regions get no simulated label")
@@ -196,7 +196,9 @@ class WeakLabelParams(Group):
         """Equal paths are equal: without ./ before it or / behind it. The stage's own output cannot be its input."""
         path = Path(os.path.normpath(value))
         if WEAK_LABELS in (path, *path.parents):
-            raise ValueError(f"weak labels are written to {WEAK_LABELS}; set {SIMULATED}, or the path of other labels")
+            raise ValueError(
+                f"weak labels are written to {WEAK_LABELS}; set {FINE_TRAIN_LABELS}, or the path of other labels"
+            )
         return path.as_posix()
 
 
@@ -207,7 +209,7 @@ class Architecture(Group):
     base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
     head_channels: Channels = Field(512, description="channels of the ASPP head")
     output_stride: Literal[8, 16] = Field(8, description="8 (published) or 16 (cheaper, coarser)")
-    aux_loss_weight: Share = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
+    aux_loss_weight: Ratio = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
 
     @model_validator(mode="after")
     def _base_channels_of_a_resnet(self) -> Architecture:
@@ -277,9 +279,9 @@ class ScheduleOverride(Group):
 class LossWeights(Group):
     """λ of the three-source loss."""
 
-    weak: NotNegative = Field(1.0, description="weight of annotators' pixels")
-    sam: NotNegative = Field(1.0, description="weight of SAM's pixels")
-    confident: NotNegative = Field(0.3, description="weight of the teacher's confident predictions")
+    weak: NonNegative = Field(1.0, description="weight of annotators' pixels")
+    sam: NonNegative = Field(1.0, description="weight of SAM's pixels")
+    confident: NonNegative = Field(0.3, description="weight of the teacher's confident predictions")
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> LossWeights:
@@ -291,11 +293,11 @@ class LossWeights(Group):
 class StudentParams(ScheduleOverride):
     init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
-    sam_sample_prob: Share = Field(1.0, description="probability that a sample uses its SAM pixels")
+    sam_sample_prob: Ratio = Field(1.0, description="probability that a sample uses its SAM pixels")
 
 
 class TeacherParams(Group):
-    confidence_threshold: Share = Field(0.9, description="γ: predictions below it are not used")
+    confidence_threshold: Ratio = Field(0.9, description="γ: predictions below it are not used")
 
 
 class ComponentParams(Group):
@@ -325,8 +327,8 @@ class SamParams(Group):
 
 
 class SelectionParams(Group):
-    min_mask_precision: Share = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
-    min_coverage: Share = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
+    min_mask_precision: Ratio = Field(0.3, description="τ1: least |M∩C|/|M|, for components without weak labels")
+    min_coverage: Ratio = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
 
 
 class RoundParams(Group):
@@ -337,11 +339,11 @@ class RoundParams(Group):
 class AnnotationMinutes(Group):
     """Annotation minutes per image; null where nobody has measured them."""
 
-    fine: NotNegative | None = Field(None, description="fine masks")
-    coarse: NotNegative | None = Field(None, description="coarse polygons")
-    scribble: NotNegative | None = Field(None, description="scribbles")
-    point: NotNegative | None = Field(None, description="points")
-    box: NotNegative | None = Field(None, description="boxes")
+    fine: NonNegative | None = Field(None, description="fine masks")
+    coarse: NonNegative | None = Field(None, description="coarse polygons")
+    scribble: NonNegative | None = Field(None, description="scribbles")
+    point: NonNegative | None = Field(None, description="points")
+    box: NonNegative | None = Field(None, description="boxes")
 
 
 class ReportParams(Group):
@@ -357,7 +359,7 @@ class Runtime(Group):
     encoder_batch_size: Positive = Field(8, description="images per call of SAM's encoder, on a GPU")
     compile: bool = Field(True, description="torch.compile for SAM's encoder, in bfloat16 on a GPU")
     embedding_cache: str | None = Field(None, description="absolute path of embeddings; null: data/embeddings")
-    embedding_cache_gb: NotNegative = Field(50.0, description="embeddings are kept if all of them take no more")
+    embedding_cache_gb: NonNegative = Field(50.0, description="embeddings are kept if all of them take no more")
     training_gpus: Positive = Field(1, description="GPUs of each training, a process each; they share the batch")
     launcher: Literal["torchrun", "srun"] = Field("torchrun", description="what starts these processes; srun: Slurm")
 
@@ -406,8 +408,8 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
-        if self.weak_labels.kind == "fine" and self.weak_labels.path != SIMULATED:
-            raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {SIMULATED}")
+        if self.weak_labels.kind == "fine" and self.weak_labels.path != FINE_TRAIN_LABELS:
+            raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {FINE_TRAIN_LABELS}")
         return self
 
     def schedule_of(self, network: Literal["baseline", "student"]) -> Schedule:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 MANIFEST = Path("data/dataset")
-FINE = Path("data/fine")
+FINE_LABELS = Path("data/fine")
 WEAK_LABELS = Path("data/weak")
 CORRECTIONS = Path("data/corrections")  # of pseudo-labels
 EMBEDDINGS = Path("data/embeddings")

@@ -7,15 +7,15 @@ from sesam.labels import IGNORE_INDEX
 Scores = dict[str, float | None]
 
 
-def confusion_matrix(actual: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def confusion_matrix(actual: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixel counts, (K, K + 1) int64: actual class by predicted class, the last column unlabeled.
 
     actual, predicted: (H, W) uint8 class ids, 255 = unlabeled. Pixels whose actual label is 255 count nowhere.
     """
     counted = actual != IGNORE_INDEX
-    rows, columns = actual[counted].astype(np.int64), np.minimum(predicted[counted], classes).astype(np.int64)
-    cells = rows * (classes + 1) + columns
-    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    rows, columns = actual[counted].astype(np.int64), np.minimum(predicted[counted], num_classes).astype(np.int64)
+    cells = rows * (num_classes + 1) + columns
+    return np.bincount(cells, minlength=num_classes * (num_classes + 1)).reshape(num_classes, num_classes + 1)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

@@ -1,17 +1,15 @@
 """Step 4 of the method: of each component's candidates, keep the mask that fits the component."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco
 
 from sesam.artifacts.component_records import Candidate, Component, Outcome, Selected
-from sesam.geometry.rle import mask_to_rle, to_coco_rle
+from sesam.geometry.rle import CocoRle, mask_to_rle, to_coco_rle
 from sesam.labels import IGNORE_INDEX
 from sesam.params import SelectionParams
-
-Mask = dict[str, Any]  # as pycocotools computes with, see `to_coco_rle`
 
 
 class Coverage(NamedTuple):
@@ -28,11 +26,11 @@ class Coverage(NamedTuple):
     fills_box: bool = False
 
     @property
-    def fraction(self) -> float:
+    def ratio(self) -> float:
         return self.covered / max(1, self.reference_area)
 
 
-class CandidateCheck(NamedTuple):
+class ScoredCandidate(NamedTuple):
     """A candidate, its coverage, its score, and why it does not fit its component, or None if it does."""
 
     candidate: Candidate
@@ -42,25 +40,25 @@ class CandidateCheck(NamedTuple):
 
 
 def select_candidate(
-    component: Component, candidates: Sequence[Candidate], weak: dict[int, Mask], selection: SelectionParams
-) -> tuple[Selected, list[CandidateCheck]]:
+    component: Component, candidates: Sequence[Candidate], weak_masks: dict[int, CocoRle], selection: SelectionParams
+) -> tuple[Selected, list[ScoredCandidate]]:
     """Of the candidates that fit the component, the one with the highest score, the first of several.
 
-    If none fits, the component's own mask stays, with the reason of the candidate with the highest score. Also the
-    check of every candidate. weak: see `weak_rles`.
+    If none fits, the component's own mask stays, with the reason of the candidate with the highest score. Also every
+    candidate with its score. weak_masks: see `weak_masks_by_class`.
     """
-    checks = [check_candidate(candidate, component, weak, selection) for candidate in candidates]
-    fitting = [k for k, check in enumerate(checks) if check.rejection is None]
-    best = max(fitting or range(len(checks)), key=lambda k: checks[k].score)
-    number, class_id, (mask, _, score, rejection) = component.number, component.class_id, checks[best]
+    scored = [score_candidate(candidate, component, weak_masks, selection) for candidate in candidates]
+    fitting = [k for k, candidate in enumerate(scored) if candidate.rejection is None]
+    best = max(fitting or range(len(scored)), key=lambda k: scored[k].score)
+    number, class_id, (mask, _, score, rejection) = component.number, component.class_id, scored[best]
     if rejection is None:
-        return Selected(number, class_id, best, score, mask.rle, Outcome.KEPT), checks
-    return Selected(number, class_id, None, None, component.rle, rejection), checks
+        return Selected(number, class_id, best, score, mask.rle, Outcome.KEPT), scored
+    return Selected(number, class_id, None, None, component.rle, rejection), scored
 
 
-def check_candidate(
-    candidate: Candidate, component: Component, weak: dict[int, Mask], selection: SelectionParams
-) -> CandidateCheck:
+def score_candidate(
+    candidate: Candidate, component: Component, weak_masks: dict[int, CocoRle], selection: SelectionParams
+) -> ScoredCandidate:
     """The score of a candidate M of a component C, and whether it fits.
 
     The score is M's predicted IoU times the square of its coverage: |M∩W|/|W| of the pixels W of C that annotators
@@ -73,23 +71,23 @@ def check_candidate(
     """
     if component.drawn_box:
         inside = coco.merge(
-            [to_coco_rle(x.rle, weak[IGNORE_INDEX]["size"]) for x in (candidate, component)], intersect=True
+            [to_coco_rle(x.rle, weak_masks[IGNORE_INDEX]["size"]) for x in (candidate, component)], intersect=True
         )
         candidate = Candidate(candidate.predicted_iou, inside["counts"].decode())
-    coverage = measure_coverage(candidate, component, weak)
-    score = round(candidate.predicted_iou * coverage.fraction**2, 5)
+    coverage = measure_coverage(candidate, component, weak_masks)
+    score = round(candidate.predicted_iou * coverage.ratio**2, 5)
     rejection = None
     if coverage.covered == 0 or coverage.covered < selection.min_coverage * coverage.reference_area:
         rejection = Outcome.LOW_COVERAGE
     elif not coverage.labeled and coverage.covered < selection.min_mask_precision * coverage.area:
         rejection = Outcome.OVERSIZED
-    return CandidateCheck(candidate, coverage, score, rejection)
+    return ScoredCandidate(candidate, coverage, score, rejection)
 
 
-def measure_coverage(candidate: Candidate, component: Component, weak: dict[int, Mask]) -> Coverage:
-    """How a candidate covers its component. weak: see `weak_rles`."""
-    m, c = (to_coco_rle(rle, weak[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
-    of_class = weak.get(component.class_id)
+def measure_coverage(candidate: Candidate, component: Component, weak_masks: dict[int, CocoRle]) -> Coverage:
+    """How a candidate covers its component. weak_masks: see `weak_masks_by_class`."""
+    m, c = (to_coco_rle(rle, weak_masks[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
+    of_class = weak_masks.get(component.class_id)
     labeled = of_class is not None and _area(c, of_class) > 0
     reference = (c, of_class) if labeled else (c,)
     coverage = Coverage(labeled, _area(m, *reference), _area(*reference), _area(m))
@@ -97,14 +95,14 @@ def measure_coverage(candidate: Candidate, component: Component, weak: dict[int,
         return coverage
     *_, width, height = coco.toBbox(m)
     fills = Coverage(False, round(width * height), _area(c), _area(m), fills_box=True)
-    return min(coverage, fills, key=lambda x: x.fraction) if labeled else fills
+    return min(coverage, fills, key=lambda x: x.ratio) if labeled else fills
 
 
-def weak_rles(weak: np.ndarray) -> dict[int, Mask]:
+def weak_masks_by_class(weak: np.ndarray) -> dict[int, CocoRle]:
     """The weakly labeled pixels of each class of (H, W) uint8, and under 255 the others, as COCO masks."""
     return {k: to_coco_rle(mask_to_rle(weak == k), weak.shape) for k in {*np.unique(weak).tolist(), IGNORE_INDEX}}
 
 
-def _area(*masks: Mask) -> int:
+def _area(*masks: CocoRle) -> int:
     """The number of pixels in all of the masks."""
     return int(coco.area(coco.merge(list(masks), intersect=True)))

@@ -14,18 +14,18 @@ from sesam.reporting.git import code_version
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, folder = Manifest.load(), pseudo_label_dir(round_name)
-    metrics = read_label_metrics(METRICS / "labels" / f"{round_name}.json", data.classes)
+    manifest, folder = Manifest.load(), pseudo_label_dir(round_name)
+    metrics = read_label_metrics(METRICS / "labels" / f"{round_name}.json", manifest.classes)
     index = EMBEDDINGS.with_suffix(".json")
     try:
         sam_sha256 = str(read_json(index)["weights"])
     except (KeyError, TypeError):
         raise SesamError(f"{index} is not from this run. Run `dvc repro`.") from None
-    card_data = CardData(data, round_name, params, metrics, sam_sha256, code_version())
+    card_data = CardData(manifest, round_name, params, metrics, sam_sha256, code_version())
     text, description = readme(card_data), croissant(card_data)
     write_text(folder / "README.md", text)
     write_json(folder / "croissant.json", description)
-    write_text(folder / "images.csv", images_csv(data, params.dataset.root))
+    write_text(folder / "images.csv", images_csv(manifest, params.dataset.root))
     print(f"card {round_name}: {folder / 'README.md'}")
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
 from sesam.errors import SesamError, run_main
-from sesam.params import SIMULATED, Params, load_params
+from sesam.params import FINE_TRAIN_LABELS, Params, load_params
 
 CHECKED = Path("data/checked.txt")
 
 
 def missing_paths(params: Params) -> list[str]:
     """A line for each key whose path does not exist and is not the output of a stage."""
-    outputs = {Path(SIMULATED), *(Path("data/raw", name) for name in params.demo)}
+    outputs = {Path(FINE_TRAIN_LABELS), *(Path("data/raw", name) for name in params.demo)}
     paths = {"dataset.root": params.dataset.root, "weak_labels.path": params.weak_labels.path}
     return [
         f"params.yaml: {key}: {path} does not exist. Create or link it, or correct the path."

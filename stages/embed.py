@@ -14,7 +14,7 @@ from sesam.params import load_params
 from sesam.paths import EMBEDDINGS
 from sesam.sam.cache import open_cache
 from sesam.sam.checkpoints import resolve_weights
-from sesam.sam.inference import embed_steps
+from sesam.sam.inference import make_embed_steps
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     for line in lines if keep or batches else ():
         print(f"embed: {line}", flush=True)
     if keep:
-        run_batches(batches, partial(embed_steps, params, weights, cache), params.runtime, "embed")
+        run_batches(batches, partial(make_embed_steps, params, weights, cache), params.runtime, "embed")
     images = {record.id: record.sha256 for record in records}
     write_json(index, {"engine": cache.engine, "weights": weights.sha256, "images": images})
 

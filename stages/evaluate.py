@@ -21,14 +21,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("network", help="baseline, or a key of `rounds` in params.yaml")
     name = parser.parse_args().network
-    params, data = load_params(), Manifest.load()
+    params, manifest = load_params(), Manifest.load()
     params.check_round(name, BASELINE)
-    shown = [] if name == BASELINE else top_ranked(name, data, MAX_REPORT_IMAGES)
+    shown = [] if name == BASELINE else top_ranked(name, manifest, MAX_REPORT_IMAGES)
     with atomic_directory(METRICS / "report_predictions" / name) as folder:
-        matrix = evaluate_network(network_dir(name), data, shown, folder, params.runtime, f"evaluate {name}")
-    scores = network_metrics(matrix, data.classes, loss_curve(training_log_dir(name)))
+        matrix = evaluate_network(network_dir(name), manifest, shown, folder, params.runtime, f"evaluate {name}")
+    scores = network_metrics(matrix, manifest.classes, loss_curve(training_log_dir(name)))
     write_json(METRICS / "networks" / f"{name}.json", scores)
-    print(f"evaluate {name}: " + (f"validation mIoU {scores['mIoU']}" if data.val else "no validation images"))
+    print(f"evaluate {name}: " + (f"validation mIoU {scores['mIoU']}" if manifest.val else "no validation images"))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from sesam.reporting.label_quality import evaluate_all, label_metrics, ranking_c
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Manifest.load()
-    quality = evaluate_all(data, params, round_name)
-    metrics = label_metrics(quality, data.classes)
+    manifest = Manifest.load()
+    quality = evaluate_all(manifest, params, round_name)
+    metrics = label_metrics(quality, manifest.classes)
     write_json(METRICS / "labels" / f"{round_name}.json", metrics)
     write_text(pseudo_label_dir(round_name) / RANKING, ranking_csv(quality.ranking))
     scores = metrics["scores"]["pseudo_labels"]

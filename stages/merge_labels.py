@@ -14,16 +14,16 @@ from sesam.artifacts.sources import SOURCE_PALETTE
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
 def merge_image(
-    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, data: Manifest
+    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, manifest: Manifest
 ) -> None:
     """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
-    num_classes = len(data.classes)
+    num_classes = len(manifest.classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
     confident = np.full_like(weak, IGNORE_INDEX)
     if params.rounds[round_name].fill_confident:
@@ -32,20 +32,22 @@ def merge_image(
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)
-    pseudo_label, source_map = merge(weak, confident, components, selected)
+    pseudo_label, source_map = merge_labels(weak, confident, components, selected)
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
-    write_label(labels / f"{record.id}.png", pseudo_label, data.palette)
+    write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, folder = Manifest.load(), pseudo_label_dir(round_name)
+    manifest, folder = Manifest.load(), pseudo_label_dir(round_name)
     with atomic_directory(folder / "labels") as labels, atomic_directory(folder / "sources") as sources:
-        work = partial(merge_image, labels=labels, sources=sources, round_name=round_name, params=params, data=data)
-        map_images(work, data.train, params.runtime, f"merge_labels {round_name}")
-        check_complete(labels, data.train)
-        check_complete(sources, data.train)
+        work = partial(
+            merge_image, labels=labels, sources=sources, round_name=round_name, params=params, manifest=manifest
+        )
+        map_images(work, manifest.train, params.runtime, f"merge_labels {round_name}")
+        check_complete(labels, manifest.train)
+        check_complete(sources, manifest.train)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,19 @@ from sesam.reporting.trace import list_components, load_trace
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data, count = Manifest.load(), params.report.num_images
-    train, val, shown = top_ranked(round_name, data, count), data.val[:count], []
+    manifest, count = Manifest.load(), params.report.num_images
+    train, val, shown = top_ranked(round_name, manifest, count), manifest.val[:count], []
     with atomic_directory(METRICS / "panels" / round_name) as folder:
         for record in track(train, len(train), f"panels {round_name}, train"):
-            trace = load_trace(record, round_name, data, params, with_student=True)
+            trace = load_trace(record, round_name, manifest, params, with_student=True)
             with atomic_path(folder / "train" / f"{record.id}.png") as unfinished:
                 trace_page(trace).save(unfinished)
-            layers = [layer(step, data.palette) for step in (*trace.inputs, *trace.results)]
+            layers = [layer(step, manifest.palette) for step in (*trace.inputs, *trace.results)]
             shown.append(ReportImage(record.id, layers, list_components(trace)))
             del trace  # its masks, before those of the next are read
         for record in track(val, len(val), f"panels {round_name}, val"):
             with atomic_path(folder / "val" / f"{record.id}.png") as unfinished:
-                val_page(round_name, record, data).save(unfinished)
+                val_page(round_name, record, manifest).save(unfinished)
     write_report_images(REPORT_IMAGES / f"{round_name}.json", shown)
 
 

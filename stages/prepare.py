@@ -13,7 +13,7 @@ from sesam.datasets.class_statistics import class_table
 from sesam.datasets.importer import find_images, import_dataset
 from sesam.errors import run_main
 from sesam.params import load_params
-from sesam.paths import FINE
+from sesam.paths import FINE_LABELS
 from sesam.sam.registry import get_model
 
 
@@ -21,16 +21,16 @@ def main() -> None:
     params = load_params()
     embedding_bytes = get_model(params.sam.model).embedding_bytes
     pairs = find_images(params.dataset)
-    with atomic_directory(FINE / "train") as train, atomic_directory(FINE / "val") as val:
-        dataset, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
-    dataset.save()
+    with atomic_directory(FINE_LABELS / "train") as train, atomic_directory(FINE_LABELS / "val") as val:
+        manifest, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
+    manifest.save()
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"prepare: {len(dataset.train)} training images, {len(dataset.val) or 'no'} validation images")
+    print(f"prepare: {len(manifest.train)} training images, {len(manifest.val) or 'no'} validation images")
     for split, of_split in results.items():
         if counts := [result.counts for result in of_split if result.counts is not None]:
             print(f"  {split}: check these shares; a mis-mapped label id shows up here")
-            print(*(f"    {line}" for line in class_table(np.stack(counts), dataset.classes)), sep="\n")
+            print(*(f"    {line}" for line in class_table(np.stack(counts), manifest.classes)), sep="\n")
     print("  a run takes")
     print(*(f"    {line}" for line in estimate_cost(results["train"], params, embedding_bytes)), sep="\n")
 

@@ -25,10 +25,12 @@ def prompt_image(record: ImageRecord, folder: Path, params: Params, round_name: 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Manifest.load()
+    manifest = Manifest.load()
     with atomic_directory(round_dir(round_name, "prompts"), packed=True) as folder:
-        work = partial(prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
-        counts = map_images(work, data.train, params.runtime, f"prompts {round_name}")
+        work = partial(
+            prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
+        )
+        counts = map_images(work, manifest.train, params.runtime, f"prompts {round_name}")
     print(f"prompts {round_name}: {sum(counts)} components")
 
 

@@ -10,9 +10,9 @@ from sesam.reporting.report_images import read_report_images
 
 
 def main() -> None:
-    params, data = load_params(), Manifest.load()
+    params, manifest = load_params(), Manifest.load()
     text = render_page(
-        data, params, {name: read_report_images(REPORT_IMAGES / f"{name}.json") for name in params.rounds}
+        manifest, params, {name: read_report_images(REPORT_IMAGES / f"{name}.json") for name in params.rounds}
     )
     write_text(METRICS / "report.html", text)
     print(f"report: metrics/report.html, {len(text.encode()) / 1e6:.1f} MB")

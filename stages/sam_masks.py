@@ -11,7 +11,7 @@ from sesam.params import parse_round
 from sesam.paths import round_dir
 from sesam.sam.cache import open_cache
 from sesam.sam.checkpoints import resolve_weights
-from sesam.sam.inference import mask_steps, write_masks
+from sesam.sam.inference import make_mask_steps, write_masks
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
         weights = resolve_weights(params.sam)
         cache, keep, _ = open_cache(params, weights, records)
         batches = pending_batches(records, pending.__contains__, batch_size(params.runtime))
-        load = partial(mask_steps, params, weights, round_dir(round_name, "prompts"), folder, cache, keep)
-        run_batches(batches, load, params.runtime, title)
+        make_steps = partial(make_mask_steps, params, weights, round_dir(round_name, "prompts"), folder, cache, keep)
+        run_batches(batches, make_steps, params.runtime, title)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.params import Params, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 
 
 def select_image(
@@ -18,18 +18,20 @@ def select_image(
 ) -> tuple[int, int]:
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / f"{record.id}.json", record, components)
-    weak = weak_rles(load_label(WEAK_LABELS, record, num_classes))
-    selected = [select_candidate(c, candidates[c.number], weak, params.selection)[0] for c in components]
+    weak_masks = weak_masks_by_class(load_label(WEAK_LABELS, record, num_classes))
+    selected = [select_candidate(c, candidates[c.number], weak_masks, params.selection)[0] for c in components]
     write_selected(folder / f"{record.id}.json", record, selected)
     return sum(component.kept for component in selected), len(selected)
 
 
 def main() -> None:
     round_name, params = parse_round(__doc__)
-    data = Manifest.load()
+    manifest = Manifest.load()
     with atomic_directory(round_dir(round_name, "selected"), packed=True) as folder:
-        work = partial(select_image, folder=folder, params=params, round_name=round_name, num_classes=len(data.classes))
-        counts = map_images(work, data.train, params.runtime, f"select_masks {round_name}")
+        work = partial(
+            select_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
+        )
+        counts = map_images(work, manifest.train, params.runtime, f"select_masks {round_name}")
     kept, total = (sum(column) for column in zip(*counts, strict=True))
     print(f"select_masks {round_name}: SAM's mask kept for {kept} of {total} components")
 

@@ -10,11 +10,11 @@ from sesam.reporting.tables import results_text, summary, write_plots
 
 
 def main() -> None:
-    params, data = load_params(), Manifest.load()
-    networks, labels = read_metrics(params.rounds, data.classes)
+    params, manifest = load_params(), Manifest.load()
+    networks, labels = read_metrics(params.rounds, manifest.classes)
     with atomic_directory(METRICS / "plots") as folder:
-        write_plots(folder, networks, labels, data.classes)
-    write_text(METRICS / "results.txt", results_text(data, params, networks, labels))
+        write_plots(folder, networks, labels, manifest.classes)
+    write_text(METRICS / "results.txt", results_text(manifest, params, networks, labels))
     scores = summary(networks, labels)
     write_json(METRICS / "summary.json", scores)
     print("summarize: " + ", ".join(f"{key} {score}" for key, score in scores.items()) + "; see metrics/results.txt")

@@ -20,18 +20,18 @@ from sesam.paths import network_dir, round_dir
 
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
-    data, out = Manifest.load(), round_dir(round_name, "teacher_predictions")
-    teacher, title = params.rounds[round_name].teacher, f"predictions {round_name}"
+    manifest, out = Manifest.load(), round_dir(round_name, "teacher_predictions")
+    teacher, title = params.rounds[round_name].teacher, f"teacher_predictions {round_name}"
     if teacher != NO_TEACHER:
         from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below
 
         with atomic_directory(out, stage_fingerprint("teacher_predictions", round_name), packed=True) as folder:
-            predict_images(network_dir(teacher), data, folder, params.runtime, title)
+            predict_images(network_dir(teacher), manifest, folder, params.runtime, title)
         return
     with atomic_directory(out, packed=True) as folder:
-        for record in track(data.train, len(data.train), f"{title}: no teacher"):
+        for record in track(manifest.train, len(manifest.train), f"{title}: no teacher"):
             zeros = np.zeros((record.height, record.width), np.uint8)
-            write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, data.palette)
+            write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, manifest.palette)
             write_gray(folder / "confidence" / f"{record.id}.png", zeros)
 
 

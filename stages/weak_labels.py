@@ -19,13 +19,13 @@ from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
-from sesam.params import SIMULATED, WeakLabelParams, load_params
+from sesam.params import FINE_TRAIN_LABELS, WeakLabelParams, load_params
 from sesam.paths import CORRECTIONS, WEAK_LABELS
 from sesam.simulation import simulate_boxes, simulate_weak_label
 
 
 def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette: Palette) -> None:
-    fine = load_label(SIMULATED, record, len(palette))
+    fine = load_label(FINE_TRAIN_LABELS, record, len(palette))
     label = simulate_weak_label(fine, config)
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
@@ -33,23 +33,23 @@ def simulate(record: ImageRecord, folder: Path, config: WeakLabelParams, palette
 
 
 def main() -> None:
-    params, dataset = load_params(), Manifest.load()
+    params, manifest = load_params(), Manifest.load()
     config = params.weak_labels
     with atomic_directory(WEAK_LABELS) as folder:
-        if config.path != SIMULATED:
-            import_annotations(dataset, Path(config.path), folder, params)
-        elif unlabeled := [record.id for record in dataset.train if not record.fine]:
+        if config.path != FINE_TRAIN_LABELS:
+            import_annotations(manifest, Path(config.path), folder, params)
+        elif unlabeled := [record.id for record in manifest.train if not record.has_fine_label]:
             raise SesamError(
                 f"{len(unlabeled)} training images have no fine labels to simulate weak labels from (example: "
                 f"{unlabeled[0]}). Add them, leave the images out (dataset.exclude), or set weak_labels.path to "
                 "annotators' labels (Cityscapes: its gtCoarse)."
             )
         else:
-            work = partial(simulate, folder=folder, config=config, palette=dataset.palette)
-            map_images(work, dataset.train, params.runtime, "weak_labels")
+            work = partial(simulate, folder=folder, config=config, palette=manifest.palette)
+            map_images(work, manifest.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
-            import_annotations(dataset, CORRECTIONS, folder, params, as_corrections=True)
-        check_complete(folder, dataset.train)
+            import_annotations(manifest, CORRECTIONS, folder, params, as_corrections=True)
+        check_complete(folder, manifest.train)
 
 
 if __name__ == "__main__":

@@ -27,10 +27,13 @@ def image_names(*train: str, val: Iterable[str] = ()) -> ImageNames:
 
 
 def make_label_map(
-    dataset_format: str, classes: int, ignore_values: Sequence[int] = (), mapped: dict[str, str | None] | None = None
+    dataset_format: str,
+    num_classes: int,
+    ignore_values: Sequence[int] = (),
+    mapped: dict[str, str | None] | None = None,
 ) -> LabelMap:
     """The label map of a data set with classes c0, c1, …"""
-    names, palette = tuple(f"c{k}" for k in range(classes)), tuple((k + 1, 9, 200) for k in range(classes))
+    names, palette = tuple(f"c{k}" for k in range(num_classes)), tuple((k + 1, 9, 200) for k in range(num_classes))
     return label_map_for(Manifest("mine", names, palette, (), (), dataset_format, tuple(ignore_values), mapped or {}))
 
 

@@ -80,9 +80,9 @@ def make_workspace() -> tuple[Manifest, Params]:
             component_records.write_selected(rounds / f"selected/{record.id}.json", record, selected)
             write_label(Path(f"data/pseudo_labels/{name}/labels/{record.id}.png"), merged, PALETTE)
             write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
-    data = Manifest("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
-    data.save()
-    return data, params
+    manifest = Manifest("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
+    manifest.save()
+    return manifest, params
 
 
 def evaluate_everything(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

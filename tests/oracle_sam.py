@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sesam.geometry.rle import mask_to_counts, rle_to_mask
 from sesam.sam.batched_sam import preprocess as resize
-from sesam.sam.sam_model import Candidates, Prompt
+from sesam.sam.sam_model import MaskPredictions, Prompt
 
 
 class OracleSam:
@@ -35,12 +35,12 @@ class OracleSam:
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
+    ) -> list[list[MaskPredictions]]:
         images = zip([self.components[int(embedding)] for embedding in embeddings], prompts, strict=True)
         return [[self.candidates(ids, prompt) for prompt in of_image] for ids, of_image in images]
 
     @staticmethod
-    def candidates(ids: np.ndarray, prompt: Prompt) -> Candidates:
+    def candidates(ids: np.ndarray, prompt: Prompt) -> MaskPredictions:
         if prompt.points is not None:
             touched = ids[tuple(prompt.points.T[::-1])]
         elif prompt.box is not None:
@@ -51,4 +51,4 @@ class OracleSam:
         component = int(np.bincount(touched).argmax())
         everything = np.ones(ids.shape, bool)
         masks = ((ids == component) & (component > 0), everything, ~everything)
-        return Candidates([mask_to_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))
+        return MaskPredictions([mask_to_counts(mask) for mask in masks], np.array([0.9, 0.6, 0.3], np.float32))

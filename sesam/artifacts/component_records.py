@@ -65,12 +65,12 @@ class Candidate:
 class Selected:
     """A component's kept mask, or if none was kept, the component's own.
 
-    candidate: which one was kept. score: its, see `check_candidate`.
+    candidate_index: of the kept one. score: its, see `score_candidate`.
     """
 
     number: Number
     class_id: ClassId
-    candidate: int | None
+    candidate_index: Annotated[int | None, Field(alias="candidate")]
     score: Finite | None
     rle: Rle
     outcome: Outcome
@@ -95,7 +95,7 @@ class _Document(Generic[_Kind]):
     id: str
     height: int
     width: int
-    prompt: PromptType | None = None
+    prompt_type: Annotated[PromptType | None, Field(alias="prompt")] = None
     components: list[_Kind]
 
 
@@ -121,8 +121,8 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
     """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
     document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
-        if component.prompt_type != ("box" if component.drawn_box else document.prompt):
-            raise _damaged(path, f"component {component.number} is not prompted with {document.prompt}")
+        if component.prompt_type != ("box" if component.drawn_box else document.prompt_type):
+            raise _damaged(path, f"component {component.number} is not prompted with {document.prompt_type}")
         if any(
             not (0 <= x < record.width and 0 <= y < record.height)
             for x, y in (*(component.points or ()), *(component.background or ()))
@@ -155,8 +155,10 @@ def read_selected(
     ]:
         raise _damaged(path, "it is not of the components that were prompted")
     for component in selected:
-        if not component.kept == (component.candidate is not None) == (component.score is not None):
-            raise _damaged(path, f"component {component.number} is {component.outcome}, mask {component.candidate}")
+        if not component.kept == (component.candidate_index is not None) == (component.score is not None):
+            raise _damaged(
+                path, f"component {component.number} is {component.outcome}, mask {component.candidate_index}"
+            )
     return selected
 
 
@@ -165,9 +167,11 @@ def _write(
     record: ImageRecord,
     adapter: TypeAdapter[Any],
     components: list[_Kind],
-    prompt: PromptType | None = None,
+    prompt_type: PromptType | None = None,
 ) -> None:
-    document = _Document(id=record.id, height=record.height, width=record.width, prompt=prompt, components=components)
+    document = _Document(
+        id=record.id, height=record.height, width=record.width, prompt_type=prompt_type, components=components
+    )
     write_json(path, adapter.dump_python(document, mode="json", by_alias=True, exclude_defaults=True))
 
 

@@ -6,7 +6,7 @@ One file for the classes and one per split, so that a stage depends only on what
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -18,7 +18,7 @@ from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.image_io import read_image, read_label
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.paths import FINE, MANIFEST, round_dir
+from sesam.paths import FINE_LABELS, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
 
@@ -39,22 +39,22 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 @with_config(_STRICT)
 @dataclass(frozen=True)
 class ImageRecord:
-    """One photograph. `id` names its files in every artifact; `sha256` is of its file; fine: it has a fine label."""
+    """One photograph. `id` names its files in every artifact; `sha256` is of its file."""
 
     id: Annotated[str, AfterValidator(validate_id)]
     image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     height: _Pixels
     width: _Pixels
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    fine: bool = True
+    has_fine_label: Annotated[bool, Field(alias="fine")] = True
 
 
-_RECORD = TypeAdapter(ImageRecord)
+_RECORD, _RECORDS = TypeAdapter(ImageRecord), TypeAdapter(tuple[ImageRecord, ...])
 
 
 def validate_record(record: ImageRecord) -> ImageRecord:
     """A record, as it is; ValueError if `Manifest.load` would refuse it."""
-    return _RECORD.validate_json(json.dumps(asdict(record)))
+    return _RECORD.validate_json(json.dumps(_RECORD.dump_python(record, by_alias=True)))
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class Manifest:
     map: dict[str, str | None] = field(default_factory=dict)
 
     def save(self, folder: Path = MANIFEST) -> None:
-        raw = asdict(self)
         for split in SPLITS:
-            write_json(folder / f"{split}.json", raw.pop(split))
-        write_json(folder / "classes.json", raw)
+            write_json(folder / f"{split}.json", _RECORDS.dump_python(getattr(self, split), by_alias=True))
+        write_json(folder / "classes.json", {key: getattr(self, key) for key in _Classes.__annotations__})
 
     @classmethod
     def load(cls, folder: Path = MANIFEST) -> Self:
@@ -156,9 +155,9 @@ def load_label(folder: str | Path, record: ImageRecord, num_values: int = 256, u
 
 def load_fine_label(split: str, record: ImageRecord, num_classes: int) -> np.ndarray:
     """An image's fine label, (H, W) uint8; all 255 if the data set has none for it."""
-    if not record.fine:
+    if not record.has_fine_label:
         return np.full((record.height, record.width), IGNORE_INDEX, np.uint8)
-    return load_label(FINE / split, record, num_classes)
+    return load_label(FINE_LABELS / split, record, num_classes)
 
 
 def load_predictions(round_name: str, record: ImageRecord, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

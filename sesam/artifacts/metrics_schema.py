@@ -27,28 +27,28 @@ PerLabelSet = Annotated[dict[Literal["weak", "confident", "sam", "pseudo_labels"
 LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "labeled", "mIoU"], Score], Field(min_length=5)]
 ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
 Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized"], Count], Field(min_length=3)]
-Contested = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
-Sources = Annotated[dict[Literal["none", "weak label", "SAM", "confident prediction"], Count], Field(min_length=4)]
+ContestedPixels = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
+Sources = Annotated[dict[Literal["none", "weak", "sam", "confident"], Count], Field(min_length=4)]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class _NetworkMetrics(TypedDict):
     mIoU: Score
     pixel_accuracy: Score
-    classes: dict[str, Score]
-    confusion: Matrix
+    class_iou: dict[str, Score]
+    confusion_matrix: Matrix
     loss: list[LossStep]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class _LabelMetrics(TypedDict):
     scores: PerLabelSet[LabelScores]
-    classes: PerLabelSet[dict[str, ClassScores]]
-    components: dict[str, Outcomes]
-    contested: Contested
+    class_scores: PerLabelSet[dict[str, ClassScores]]
+    component_outcomes: dict[str, Outcomes]
+    contested_pixels: ContestedPixels
     sources: Sources
     ranking_spearman: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
-    confusion: PerLabelSet[Matrix]
+    confusion_matrix: PerLabelSet[Matrix]
 
 
 def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[MetricsByName, MetricsByName]:
@@ -62,14 +62,15 @@ def read_metrics(rounds: Iterable[str], classes: Sequence[str]) -> tuple[Metrics
 def read_network_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     """What `evaluate` wrote for a network; SesamError if the file has another form or other classes."""
     metrics = _read(path, TypeAdapter(_NetworkMetrics))
-    _check_classes(path, classes, [metrics["classes"]], [metrics["confusion"]])
+    _check_classes(path, classes, [metrics["class_iou"]], [metrics["confusion_matrix"]])
     return metrics
 
 
 def read_label_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     """What `evaluate_labels` wrote for a round; SesamError if the file has another form or other classes."""
     metrics = _read(path, TypeAdapter(_LabelMetrics))
-    _check_classes(path, classes, [*metrics["classes"].values(), metrics["components"]], metrics["confusion"].values())
+    by_class = [*metrics["class_scores"].values(), metrics["component_outcomes"]]
+    _check_classes(path, classes, by_class, metrics["confusion_matrix"].values())
     return metrics
 
 
@@ -85,9 +86,9 @@ def _check_classes(
 ) -> None:
     if any(list(scores) != list(classes) for scores in by_class):
         raise _not_of_this_run(path, f"expected the classes {', '.join(classes)}")
-    count = len(classes)
-    if any([len(row) for row in matrix] != [count + 1] * count for matrix in matrices):
-        raise _not_of_this_run(path, f"expected confusion matrices of {count} rows and {count + 1} columns")
+    num_classes = len(classes)
+    if any([len(row) for row in matrix] != [num_classes + 1] * num_classes for matrix in matrices):
+        raise _not_of_this_run(path, f"expected confusion matrices of {num_classes} rows and {num_classes + 1} columns")
 
 
 def _not_of_this_run(path: Path, reason: str) -> SesamError:

@@ -9,14 +9,14 @@ from sesam.errors import SesamError
 from sesam.paths import RANKING, pseudo_label_dir
 
 
-def top_ranked(round_name: str, data: Manifest, count: int) -> list[ImageRecord]:
+def top_ranked(round_name: str, manifest: Manifest, count: int) -> list[ImageRecord]:
     """The first `count` images of a round's ranking; SesamError if it does not rank the training images, each once."""
     path = pseudo_label_dir(round_name) / RANKING
     try:
         ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
     except (UnicodeDecodeError, KeyError, csv.Error):
         raise SesamError(f"{path} is not a ranking. Run `dvc repro`, which writes it.") from None
-    records = {record.id: record for record in data.train}
+    records = {record.id: record for record in manifest.train}
     if sorted(ids) != sorted(records):
         raise SesamError(f"{path} does not rank the {len(records)} training images, each once. Run `dvc repro`.")
     return [records[image_id] for image_id in ids[:count]]

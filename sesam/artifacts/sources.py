@@ -8,7 +8,8 @@ from sesam.artifacts.manifest import ImageRecord, load_label
 from sesam.paths import pseudo_label_dir
 
 NONE, WEAK, SAM, CONFIDENT = range(4)
-SOURCE_NAMES = ("none", "weak label", "SAM", "confident prediction")
+SOURCE_NAMES = ("none", "weak", "sam", "confident")  # by value, as keys of JSON files and losses
+SOURCE_TITLES = ("none", "weak label", "SAM", "confident prediction")  # for people
 SOURCE_PALETTE = ((0, 0, 0), (230, 159, 0), (0, 114, 178), (0, 158, 115))
 
 

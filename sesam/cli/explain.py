@@ -37,12 +37,12 @@ def run(options: argparse.Namespace) -> None:
     from sesam.reporting.panels import trace_page  # slow, and not needed for help
     from sesam.reporting.trace import explain_pixel, list_components, load_trace
 
-    params, data = load_params(), Manifest.load()
+    params, manifest = load_params(), Manifest.load()
     round_name = params.check_round(options.round or list(params.rounds)[-1])
-    record = next((record for record in data.train if record.id == options.id), None)
+    record = next((record for record in manifest.train if record.id == options.id), None)
     if record is None:
-        raise SesamError(f"{options.id} is not a training image id (example: {data.train[0].id}).")
-    trace = load_trace(record, round_name, data, params)
+        raise SesamError(f"{options.id} is not a training image id (example: {manifest.train[0].id}).")
+    trace = load_trace(record, round_name, manifest, params)
     if options.pixel is not None:
         x, y = options.pixel
         if not (0 <= x < record.width and 0 <= y < record.height):

@@ -3,9 +3,9 @@
     sesam export r1 --format cvat --out to_do
     sesam export r1 --format label-studio --out to_do --top 50
 
-The corrected file goes to data/corrections, also with what was not changed: the labels that are sent are kept in
-data/corrections/.sent, and a pixel that comes back the same is not a correction. Each connected region of a class is
-one mask. Where the tool has room for them, a mask has the source of most of its pixels, and the confidence of the
+The corrected file goes to data/corrections, also with what was not changed: the exported labels are kept in
+data/corrections/.exported, and a pixel that comes back the same is not a correction. Each connected region of a class
+is one mask. Where the tool has room for them, a mask has the source of most of its pixels, and the confidence of the
 round's teacher.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from sesam.artifacts.atomic_io import claim_folder
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_predictions
 from sesam.artifacts.ranking import top_ranked
-from sesam.artifacts.sources import SOURCE_NAMES, load_pseudo_label
+from sesam.artifacts.sources import SOURCE_TITLES, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
 from sesam.datasets.annotations.registry import EXPORTERS
-from sesam.datasets.sent_labels import remember_sent
+from sesam.datasets.exported_labels import save_exported
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.params import NO_TEACHER, load_params
@@ -35,7 +35,7 @@ def labeled_regions(
     regions = []
     for k, region in connected_regions(labels, 8, 1):
         source = np.bincount(sources[region.slices][region.mask]).argmax()
-        attributes: dict[str, str | float] = {"source": SOURCE_NAMES[source]}
+        attributes: dict[str, str | float] = {"source": SOURCE_TITLES[source]}
         if confidence is not None:
             attributes["confidence"] = round(float(confidence[region.slices][region.mask].mean()) / 255, 3)
         regions.append(LabeledRegion(classes[k], region, attributes))
@@ -54,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    params, dataset, round_name = load_params(), Manifest.load(), options.round
+    params, manifest, round_name = load_params(), Manifest.load(), options.round
     params.check_round(round_name)
-    records = {record.id: record for record in dataset.train}
+    records = {record.id: record for record in manifest.train}
     ids = options.images or list(records)
     if unknown := [image_id for image_id in ids if image_id not in records]:
         raise SesamError(f"{', '.join(unknown[:5])} is not a training image id (example: {next(iter(records))}).")
-    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, dataset, max(1, options.top))
-    has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(dataset.classes)
+    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, manifest, max(1, options.top))
+    has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(manifest.classes)
 
     def load_regions(record: ImageRecord) -> ImageRegions:
         labels, sources = load_pseudo_label(round_name, record, num_classes)
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
-        regions = labeled_regions(labels, sources, confidence, dataset.classes)
-        remember_sent(round_name, record, labels, dataset.palette)
+        regions = labeled_regions(labels, sources, confidence, manifest.classes)
+        save_exported(round_name, record, labels, manifest.palette)
         return ImageRegions(record, name, regions)
 
     claim_folder(options.out, "sesam export")
-    EXPORTERS[options.format](map(load_regions, chosen), dataset.classes, options.out)  # one in memory at a time
+    EXPORTERS[options.format](map(load_regions, chosen), manifest.classes, options.out)  # one in memory at a time
     print(f"export: {len(chosen)} images in {options.out}")

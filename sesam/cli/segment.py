@@ -20,7 +20,7 @@ from PIL import Image
 from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256, write_json
 from sesam.artifacts.image_io import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
-from sesam.datasets.layouts import images_below, left_out
+from sesam.datasets.layouts import describe_unread_files, list_images
 from sesam.errors import SesamError, try_item
 from sesam.execution.parallel import collect_results
 from sesam.geometry.tiling import check_overlap, stitch_tiles
@@ -41,18 +41,18 @@ def run(options: argparse.Namespace) -> None:
     for folder in (*outputs, *outputs[0].parents):
         if folder.exists() and not folder.is_dir():
             raise SesamError(f"{folder} is a file. Name another folder (--out).")
-    images = images_below(options.images, but=outputs)
-    if text := left_out(options.images, but=options.out):
+    images = list_images(options.images, exclude=outputs)
+    if text := describe_unread_files(options.images, exclude=options.out):
         print(f"warning: {text}.", file=sys.stderr)
     Image.MAX_IMAGE_PIXELS = None  # Pillow refuses the large images that tiles are for
     import torch  # slow, and not needed to find the errors above
 
-    from sesam.segmentation.network import WEIGHTS, load_network, predict
+    from sesam.segmentation.network import WEIGHTS_FILE, load_network, predict
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(options.model, device)
     tiling = {"tile": str(options.tile_size), "overlap": str(options.overlap)}
-    _record_network(options.out, {"network": sha256(options.model / WEIGHTS)} | tiling)
+    _record_network(options.out, {"network": sha256(options.model / WEIGHTS_FILE)} | tiling)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
         shape, tiles = image.shape[:2], (options.tile_size, options.overlap)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path, claim_folder, read_json, write_json
 from sesam.artifacts.image_io import check_exif_orientation, open_image
-from sesam.datasets.layouts import TILES_INDEX, files_below, images_below, left_out
+from sesam.datasets.layouts import TILES_INDEX, describe_unread_files, list_files, list_images
 from sesam.errors import SesamError
 from sesam.execution.parallel import track
 from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, stitch_tiles, tile_starts
@@ -35,14 +35,15 @@ Side = Annotated[int, Field(ge=1, le=1 << 20)]  # pixels
 class TileIndex(BaseModel):
     """What `split` did. sizes: height and width of each image, by its folder of tiles."""
 
-    tile: Annotated[int, Field(ge=4, le=1 << 16)]
+    tile_size: Annotated[int, Field(ge=4, le=1 << 16, alias="tile")]
     overlap: Annotated[int, Field(ge=MIN_OVERLAP)]
     sizes: dict[str, tuple[Side, Side]]
 
     def tile_names(self, size: tuple[int, int]) -> set[str]:
         """The names of the tiles of an image of height and width `size`."""
         return {
-            tile_name(*corner) for corner in product(*(tile_starts(side, self.tile, self.overlap) for side in size))
+            tile_name(*corner)
+            for corner in product(*(tile_starts(side, self.tile_size, self.overlap) for side in size))
         }
 
 
@@ -80,8 +81,8 @@ def run(options: argparse.Namespace) -> None:
 def split_all(options: argparse.Namespace) -> None:
     """Write the tiles of every image below a folder, and their index."""
     check_overlap(options.tile_size, options.overlap)
-    images = images_below(options.folder)
-    if text := left_out(options.folder):
+    images = list_images(options.folder)
+    if text := describe_unread_files(options.folder):
         print(f"warning: {text}.", file=sys.stderr)
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
@@ -92,14 +93,14 @@ def split_all(options: argparse.Namespace) -> None:
         write_json(folder / TILES_INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
 
 
-def split_image(path: Path, folder: Path, tile: int, overlap: int) -> tuple[int, int]:
+def split_image(path: Path, folder: Path, tile_size: int, overlap: int) -> tuple[int, int]:
     """Write an image's tiles to folder/ROW-COLUMN.png, palettes unchanged; the image's height and width."""
     with open_image(path) as image:
         check_exif_orientation(path, image)
         source = image if image.mode in MODES else image.convert("RGB")
         _fill_palette(source)
-        for top, left in product(*(tile_starts(side, tile, overlap) for side in image.size[::-1])):
-            box = (left, top, min(left + tile, image.width), min(top + tile, image.height))
+        for top, left in product(*(tile_starts(side, tile_size, overlap) for side in image.size[::-1])):
+            box = (left, top, min(left + tile_size, image.width), min(top + tile_size, image.height))
             with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
                 source.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
@@ -116,7 +117,7 @@ def merge_all(options: argparse.Namespace) -> None:
         raise SesamError(f"{options.folder} is not a folder.")
     claim_folder(options.out, "sesam tile merge")
     tiles: dict[Path, set[str]] = {}
-    for file in files_below(options.folder):
+    for file in list_files(options.folder):
         if file.suffix == ".png" and TILE_NAME.fullmatch(file.stem):
             tiles.setdefault(file.parent, set()).add(file.stem)
     if not tiles:
@@ -156,7 +157,9 @@ def merge_tiles(folder: Path, size: tuple[int, int], index: TileIndex, out: Path
             )
         return tile
 
-    merged = Image.fromarray(stitch_tiles(size, index.tile, index.overlap, read_tile), mode="P" if palette else "L")
+    merged = Image.fromarray(
+        stitch_tiles(size, index.tile_size, index.overlap, read_tile), mode="P" if palette else "L"
+    )
     if palette:
         merged.putpalette(palette)
         _fill_palette(merged)

@@ -19,9 +19,9 @@ from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
-from sesam.datasets.layouts import files_below
-from sesam.datasets.sent_labels import drop_untouched, load_sent
+from sesam.datasets.layouts import list_files
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
@@ -33,7 +33,7 @@ class Written(NamedTuple):
 
     values: np.ndarray
     drawn: Drawn
-    pixels: Counter[str]  # of a correction: changed or new, untouched, deleted
+    pixels: Counter[str]  # of a correction: changed or new, unchanged, deleted
 
 
 def convert_annotation(
@@ -52,7 +52,7 @@ def convert_annotation(
         return kind, f"{record.id}: {text}"
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
-        label, pixels = drop_untouched(label, load_sent(record, len(palette)))
+        label, pixels = drop_unchanged(label, load_exported(record, len(palette)))
         label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
     check_labels(label, record, len(palette))
     write_label(folder / f"{record.id}.png", label, palette)
@@ -63,34 +63,36 @@ def convert_annotation(
 
 
 def import_annotations(
-    dataset: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
+    manifest: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
 ) -> None:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
-    names = ImageNames(dataset.train, dataset.val)
-    annotations = find_annotations(source, dataset.format, names, (*dataset.classes, *dataset.map))
+    names = ImageNames(manifest.train, manifest.val)
+    annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
-    jobs = [(record, annotations[record.id]) for record in dataset.train if record.id in annotations]
+    jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
     # PNGs of corrections have class ids, whatever the data set's labels have
-    by_names = {key: name for key, name in dataset.map.items() if not is_value_or_color(key)}
-    written_here = replace(dataset, format="folder", ignore_values=(), map=by_names)
-    label_map = label_map_for(written_here if as_corrections else dataset)
+    by_names = {key: name for key, name in manifest.map.items() if not is_value_or_color(key)}
+    written_here = replace(manifest, format="folder", ignore_values=(), map=by_names)
+    label_map = label_map_for(written_here if as_corrections else manifest)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
-    spec = LabelSpec((0, 0), dataset.classes, label_map, *widths)
-    work = partial(convert_annotation, folder=folder, spec=spec, palette=dataset.palette, as_corrections=as_corrections)
+    spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
+    work = partial(
+        convert_annotation, folder=folder, spec=spec, palette=manifest.palette, as_corrections=as_corrections
+    )
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
     issues = [result for result in results if not isinstance(result, Written)]
     issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
     if not as_corrections:
-        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in dataset.train if record.id not in annotations]
-    if (as_corrections or dataset.format == "folder") and len(written) == len(jobs):
+        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in manifest.train if record.id not in annotations]
+    if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
-        conflicts = find_palette_conflicts(files, dataset.classes, dataset.palette, label_map)
+        conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
@@ -101,26 +103,26 @@ def import_annotations(
     _report_shapes(source, ids, written)
     if as_corrections:
         pixels = sum((result.pixels for result in written), Counter[str]())
-        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "untouched", "deleted"))
-        print(f"{source}: pixels {counts}; what is untouched or deleted corrects nothing")
+        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
+        print(f"{source}: pixels {counts}; what is unchanged or deleted corrects nothing")
         _warn(f"{source}: corrections that match no training image", others)
     else:
-        _check_values(f"{source} (weak_labels.path)", dataset, ids, written)
+        _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
 
 
-def _check_values(source: str, dataset: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
+def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
     """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
     absent = np.logical_not([result.values for result in written])
     if absent[:, :IGNORE_INDEX].all():
         raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
-    if dataset.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
-        check_not_binary(source, dataset.classes, np.any(~absent, axis=0))
+    if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
+        check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
     _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     _warn(
         "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
-    _warn("classes that no pixel or box has", compress(dataset.classes, np.all(absent, axis=0)))
+    _warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
 
 
 def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
@@ -128,7 +130,7 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
     text = f"{source} annotates no training image. Training images have ids like {image_id}"
     if others:
         return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
-    suffixes = Counter(path.suffix.lower() or "no ending" for path in files_below(source))
+    suffixes = Counter(path.suffix.lower() or "no ending" for path in list_files(source))
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
     remedy = "Unpack archives; put data.yaml or classes.txt beside YOLO's .txt."
     return f"{text}; expected PNG, XML, JSON or YOLO's text files, found {found}. {remedy}"

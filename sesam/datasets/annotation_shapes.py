@@ -18,7 +18,7 @@ from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
-FAR = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
+MAX_PIXELS_OUTSIDE = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
 Kind = Literal["point", "line", "polygon", "box", "mask", "background point"]
 
 
@@ -61,7 +61,7 @@ class Shape(NamedTuple):
 
 
 def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.nan_to_num(points).clip(-FAR, np.array(size[::-1]) + FAR)
+    return np.nan_to_num(points).clip(-MAX_PIXELS_OUTSIDE, np.array(size[::-1]) + MAX_PIXELS_OUTSIDE)
 
 
 def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:

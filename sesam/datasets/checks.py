@@ -23,9 +23,9 @@ from sesam.params import ComponentParams, Params
 
 Read = TypeVar("Read")
 MAX_ASPECT_RATIO = 64  # the smallest SAM works on 256 pixels
-SIDES = 2  # components that a change of class bounds
+COMPONENTS_PER_EDGE = 2  # components that a change of class bounds
 RUN_BYTES = 2.8  # of a compressed run length, on average over the demo's masks
-MASKS = 5  # kept per component: its own as the prompt, SAM's three, the selected one
+MASKS_PER_COMPONENT = 5  # kept per component: its own as the prompt, SAM's three, the selected one
 
 
 class CheckResult(NamedTuple):
@@ -76,9 +76,9 @@ def _check_image(pair: ImagePair, image: np.ndarray) -> ImageRecord:
     height, width = image.shape[:2]
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise DataIssue(IssueKind.NARROW, f"{pair.image} has {width}x{height} pixels")
-    fine = pair.label is not None
+    has_label = pair.label is not None
     try:
-        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), fine))
+        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), has_label))
     except ValueError:
         raise DataIssue(IssueKind.UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels") from None
 
@@ -161,7 +161,7 @@ def estimate_cost(results: Sequence[CheckResult], params: Params, embedding_byte
             f"about {components:.0f} components per image, {images * components:.0f} SAM prompts per round, {rounds} "
             f"round{'s' * (rounds > 1)} (counted on the fine labels of {len(loads)} images; a poor teacher makes more)"
         )
-        masks = _format_bytes(images * edges * SIDES * RUN_BYTES * MASKS)
+        masks = _format_bytes(images * edges * COMPONENTS_PER_EDGE * RUN_BYTES * MASKS_PER_COMPONENT)
         lines = [prompts, *lines, f"about {masks} per round for prompts and masks"]
     return lines
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
 
-MAX_SHOWN = 5  # files of each kind
-LISTED = Path("data/issues.txt")
+MAX_NAMES_SHOWN = 5  # files of each kind
+ISSUES_FILE = Path("data/issues.txt")
 
 
 class IssueKind(Enum):
@@ -42,18 +42,18 @@ class DataIssue(Exception):  # noqa: N818
 
 
 def report_issues(where: str, issues: Sequence[Issue]) -> str:
-    """All issues of a place as one report; if it does not show all files, they are written to LISTED."""
+    """All issues of a place as one report; if it does not show all files, they are written to ISSUES_FILE."""
     lines = [f"{where} has {len(issues)} issue{'s' * (len(issues) > 1)}; nothing was written."]
     by_kind = sorted((kind.value, text) for kind, text in issues)
     for (files, remedy), same_kind in groupby(by_kind, key=lambda issue: issue[0]):
         texts = [text for _, text in same_kind]
         lines.append(f"  {files}: {len(texts)}. {remedy}, or leave the images out (dataset.exclude).")
-        lines += [f"    {text}" for text in texts[:MAX_SHOWN]]
-        if len(texts) > MAX_SHOWN:
-            lines.append(f"    and {len(texts) - MAX_SHOWN} more")
+        lines += [f"    {text}" for text in texts[:MAX_NAMES_SHOWN]]
+        if len(texts) > MAX_NAMES_SHOWN:
+            lines.append(f"    and {len(texts) - MAX_NAMES_SHOWN} more")
     if any(line.startswith("    and ") for line in lines):
-        write_text(LISTED, "".join(f"{kind[0]}: {text}\n" for kind, text in by_kind))
-        lines.append(f"  {LISTED} lists all of them.")
+        write_text(ISSUES_FILE, "".join(f"{kind[0]}: {text}\n" for kind, text in by_kind))
+        lines.append(f"  {ISSUES_FILE} lists all of them.")
     return "\n".join(lines)
 
 
@@ -72,4 +72,4 @@ def draft_map(issues: Sequence[Issue]) -> str:
 
 def summarize_names(names: Sequence[str]) -> str:
     """The number of names, and the first few."""
-    return f"{len(names)} ({', '.join(names[:MAX_SHOWN])}{', …' if names[MAX_SHOWN:] else ''})"
+    return f"{len(names)} ({', '.join(names[:MAX_NAMES_SHOWN])}{', …' if names[MAX_NAMES_SHOWN:] else ''})"

@@ -18,11 +18,11 @@ from sesam.datasets.label_maps import (
     find_palette_conflicts,
     label_map_for,
 )
-from sesam.datasets.layouts import ImagePair, find_pairs, left_out
+from sesam.datasets.layouts import ImagePair, describe_unread_files, find_pairs
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import SIMULATED, DatasetParams, Params
+from sesam.params import DatasetParams, Params
 from sesam.seeds import seed_of
 
 MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
@@ -35,12 +35,12 @@ def import_dataset(
     config = params.dataset
     classes, palette = class_names_and_palette(config)
     ignore_values = [IGNORE_INDEX] if config.ignore_values is None else config.ignore_values
-    about = Manifest(
+    manifest = Manifest(
         Path(config.root).name, tuple(classes), tuple(palette), (), (), config.format, tuple(ignore_values), config.map
     )
-    label_map = label_map_for(about)
+    label_map = label_map_for(manifest)
     unlabeled = list[str]()
-    if params.weak_labels.path != SIMULATED:  # else every fine label is needed
+    if params.weak_labels.path != FINE_TRAIN_LABELS:  # else every fine label is needed
         pairs, unlabeled = _without_missing_labels(pairs)
     labeled = [pair.id for pair in pairs["train"] if pair.label]
     counted = set(labeled[:: ceil(len(labeled) / MAX_COUNTED) or 1])
@@ -62,12 +62,12 @@ def import_dataset(
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}.{draft_map(issues)}"
         raise SesamError(report)
-    _check_classes(results, about, config.root)
-    dataset = replace(about, train=tuple(records["train"]), val=tuple(records["val"]))
+    _check_classes(results, manifest, config.root)
+    manifest = replace(manifest, train=tuple(records["train"]), val=tuple(records["val"]))
     paths = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
     links = symlinked_dirs(Path(config.root), paths)
     warnings = collect_warnings(results, duplicates, links, classes, params)
-    return dataset, results, unlabeled + warnings + _left_out(config)
+    return manifest, results, unlabeled + warnings + _warn_unread_files(config)
 
 
 def _without_missing_labels(
@@ -81,20 +81,20 @@ def _without_missing_labels(
     return {**pairs, "train": train}, [f"training images without a fine label: {summarize_names(sorted(missing))}."]
 
 
-def _check_classes(results: Mapping[str, Sequence[CheckResult]], dataset: Manifest, root: str) -> None:
+def _check_classes(results: Mapping[str, Sequence[CheckResult]], manifest: Manifest, root: str) -> None:
     """SesamError if a split's labels have no class, or look like binary masks."""
     for split, of_split in results.items():
         counts = [result.counts[0] for result in of_split if result.counts is not None]
         if split == "val" and of_split and not np.any(counts):
             raise SesamError(f"{root}: the validation labels have no class. See dataset.val_splits.")
         values = np.zeros(256, bool)
-        values[: len(dataset.classes)] = np.sum(counts, axis=0) > 0 if counts else False
+        values[: len(manifest.classes)] = np.sum(counts, axis=0) > 0 if counts else False
         values[IGNORE_INDEX] = any(result.has_ignored for result in of_split)
-        if dataset.format == "folder" and not any(result.colors.values for result in of_split):
-            check_not_binary(f"{root} (dataset.root), {split}", dataset.classes, values)
+        if manifest.format == "folder" and not any(result.colors.values for result in of_split):
+            check_not_binary(f"{root} (dataset.root), {split}", manifest.classes, values)
 
 
-def _left_out(config: DatasetParams) -> list[str]:
+def _warn_unread_files(config: DatasetParams) -> list[str]:
     """Warnings of files in the folders of images and labels that are not read."""
     if config.format != "folder":
         return []
@@ -102,38 +102,39 @@ def _left_out(config: DatasetParams) -> list[str]:
     for split in SPLITS:
         chosen = getattr(config, f"{split}_splits")
         for name in [split] if chosen is None else chosen:
-            found = left_out(root / "images" / name), left_out(root / "labels" / name, (".png",))
-            warnings += [f"{text}." for text in found if text]
+            images = describe_unread_files(root / "images" / name)
+            labels = describe_unread_files(root / "labels" / name, (".png",))
+            warnings += [f"{text}." for text in (images, labels) if text]
     return warnings
 
 
-def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
+def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
     """Each split's images to use, by id; SesamError if none is left, two have one id, or one to exclude is unknown."""
-    root, pairs, problems = Path(dataset.root), {}, []
+    root, pairs, problems = Path(config.root), {}, []
     for split in SPLITS:
         try:
-            pairs[split] = find_pairs(dataset.format, root, getattr(dataset, f"{split}_splits"), split)
+            pairs[split] = find_pairs(config.format, root, getattr(config, f"{split}_splits"), split)
         except SesamError as problem:
             problems.append(str(problem))
     if problems:
         raise SesamError("\n  ".join(dict.fromkeys(problems)))
     ids = {split: {pair.id for pair in pairs[split]} for split in SPLITS}
-    if both := sorted(set(dataset.exclude) & ids["train"] & ids["val"]):
+    if both := sorted(set(config.exclude) & ids["train"] & ids["val"]):
         raise SesamError(
             f"params.yaml: dataset.exclude lists {summarize_names(both)}, which train and val both have. Write the "
             f"split before the id, as train/{both[0]}."
         )
-    excluded = {split: {k for k in ids[split] if {k, f"{split}/{k}"} & set(dataset.exclude)} for split in SPLITS}
+    excluded = {split: {k for k in ids[split] if {k, f"{split}/{k}"} & set(config.exclude)} for split in SPLITS}
     known = {name for split in SPLITS for k in ids[split] for name in (k, f"{split}/{k}")}
-    if unknown := sorted(set(dataset.exclude) - known):
+    if unknown := sorted(set(config.exclude) - known):
         raise SesamError(
             f"params.yaml: dataset.exclude lists images that are not in {root}: {summarize_names(unknown)}."
         )
     for split in SPLITS:
         pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded[split]]
-        if not pairs[split] and (split == "train" or dataset.val_splits != []):
+        if not pairs[split] and (split == "train" or config.val_splits != []):
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
-    pairs["train"] = choose_subset(pairs["train"], dataset.subset)
+    pairs["train"] = choose_subset(pairs["train"], config.subset)
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]

@@ -81,33 +81,33 @@ class Colors(NamedTuple):
 NO_COLORS = Colors()
 
 
-def label_map_for(dataset: Manifest) -> LabelMap:
+def label_map_for(manifest: Manifest) -> LabelMap:
     """The label map of a data set."""
-    table, colors, classes = np.full(256, UNKNOWN, np.int16), dict[int, int](), len(dataset.classes)
-    ids = {name: k for k, name in enumerate(dataset.classes)}
-    mapped = {key: IGNORE_INDEX if name is None else ids[name] for key, name in dataset.map.items()}
+    table, colors, num_classes = np.full(256, UNKNOWN, np.int16), dict[int, int](), len(manifest.classes)
+    ids = {name: k for k, name in enumerate(manifest.classes)}
+    mapped = {key: IGNORE_INDEX if name is None else ids[name] for key, name in manifest.map.items()}
     values = {int(key): k for key, k in mapped.items() if key.isdecimal()}
-    if dataset.format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
+    if manifest.format == "cityscapes":  # without 255, as ADE20K, so that train ids are reported
         table[:34] = IGNORE_INDEX
         table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
-    elif dataset.format == "ade20k":  # 0 is "other"
-        table[: classes + 1] = [IGNORE_INDEX, *range(classes)]
+    elif manifest.format == "ade20k":  # 0 is "other"
+        table[: num_classes + 1] = [IGNORE_INDEX, *range(num_classes)]
     elif values:  # then the map names all of them
-        table[[IGNORE_INDEX, *dataset.ignore_values]] = IGNORE_INDEX
+        table[[IGNORE_INDEX, *manifest.ignore_values]] = IGNORE_INDEX
         table[list(values)] = list(values.values())
     else:
-        table[:classes] = np.arange(classes)
-        table[[IGNORE_INDEX, *([11] if dataset.format == "camvid" else dataset.ignore_values)]] = IGNORE_INDEX
-    if dataset.format == "camvid":
+        table[:num_classes] = np.arange(num_classes)
+        table[[IGNORE_INDEX, *([11] if manifest.format == "camvid" else manifest.ignore_values)]] = IGNORE_INDEX
+    if manifest.format == "camvid":
         colors = {int.from_bytes(bytes(color)): k for k, of_class in enumerate(CAMVID.values()) for color in of_class}
         colors[0] = IGNORE_INDEX  # void
-    of_palette = {int.from_bytes(bytes(color)): k for k, color in enumerate(dataset.palette)}
-    if dataset.format == "folder" and len(of_palette) == classes:
+    of_palette = {int.from_bytes(bytes(color)): k for k, color in enumerate(manifest.palette)}
+    if manifest.format == "folder" and len(of_palette) == num_classes:
         colors = {0: IGNORE_INDEX} | of_palette  # black is unlabeled, as in the label PNGs that are written here
     of_map = {int(key[1:], 16): k for key, k in mapped.items() if key.startswith("#") and is_value_or_color(key)}
     names = {key: k for key, k in mapped.items() if not is_value_or_color(key)}
     known = tuple(sorted((colors | of_map).items()))
-    return LabelMap(table, known, dataset.format == "camvid", ids | names)
+    return LabelMap(table, known, manifest.format == "camvid", ids | names)
 
 
 def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
@@ -174,20 +174,23 @@ def check_not_binary(where: str, classes: Sequence[str], occurring: np.ndarray) 
         )
 
 
-def class_names_and_palette(dataset: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
+def class_names_and_palette(config: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Class names and RGB colors: mmsegmentation's, CamVid's, or those that params.yaml gives a folder."""
-    if dataset.classes is not None:
-        palette = [ImageColor.getrgb(color)[:3] for color in dataset.palette or []]
-        return dataset.classes, palette or color_wheel(len(dataset.classes))
-    if dataset.format == "camvid":
+    if config.classes is not None:
+        palette = [ImageColor.getrgb(color)[:3] for color in config.palette or []]
+        return config.classes, palette or color_wheel(len(config.classes))
+    if config.format == "camvid":
         return list(CAMVID), [colors[0] for colors in CAMVID.values()]
     from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset  # slow, and not for the workers
 
-    known = {"cityscapes": CityscapesDataset, "ade20k": ADE20KDataset, "voc": PascalVOCDataset}[dataset.format].METAINFO
+    known = {"cityscapes": CityscapesDataset, "ade20k": ADE20KDataset, "voc": PascalVOCDataset}[config.format].METAINFO
     return list(known["classes"]), [tuple(color) for color in known["palette"]]
 
 
-def color_wheel(classes: int) -> list[tuple[int, int, int]]:
+def color_wheel(num_classes: int) -> list[tuple[int, int, int]]:
     """Distinct RGB colors for data sets without a palette."""
-    turns = [colorsys.hsv_to_rgb(k / classes, 0.85 if k % 2 else 0.55, 0.95 if k % 3 else 0.7) for k in range(classes)]
+    turns = [
+        colorsys.hsv_to_rgb(k / num_classes, 0.85 if k % 2 else 0.55, 0.95 if k % 3 else 0.7)
+        for k in range(num_classes)
+    ]
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in turns]

@@ -75,13 +75,13 @@ def voc(root: Path, split: str) -> list[ImagePair]:
     if split != "trainaug" or (lists / "trainaug.txt").exists():
         ids = _read_ids(lists / f"{split}.txt")
     elif augmented.is_dir():
-        more = [path.stem for path in files_below(augmented) if path.suffix == ".png"]
+        more = [path.stem for path in list_files(augmented) if path.suffix == ".png"]
         ids = _read_ids(lists / "train.txt") + (_read_ids(lists / "aug.txt") if (lists / "aug.txt").exists() else more)
     else:
         raise SesamError(f"{root} has neither SegmentationClassAug nor {lists / 'trainaug.txt'} for split trainaug.")
     labels: dict[str, Path | None] = {k: fine / f"{k}.png" for k in ids}
     if split == "trainaug":
-        unlabeled = labels.keys() - {path.stem for path in files_below(fine)}
+        unlabeled = labels.keys() - {path.stem for path in list_files(fine)}
         # a list may have come without the labels
         labels |= {k: augmented / f"{k}.png" if augmented.is_dir() else None for k in unlabeled}
         ids = sorted(labels.keys() - _read_ids(lists / "val.txt"))
@@ -116,7 +116,7 @@ def _camvid_split(image_id: str) -> str:  # 367 train, 101 val, 233 test
 LAYOUTS = {layout.__name__: layout for layout in (folder, cityscapes, ade20k, voc, camvid)}
 
 
-def files_below(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted, also behind links; none that is hidden, or in a hidden folder.
 
     Each folder is walked once, under its own path if it has one below `folder`, so that a link cycle repeats nothing.
@@ -134,12 +134,15 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
-    """The images below a folder, not below `but`, by path in it without suffix; SesamError if none, or two have one."""
+def list_images(folder: Path, exclude: Sequence[Path] = ()) -> dict[str, Path]:
+    """The images below a folder by path in it without suffix, not those below `exclude`.
+
+    SesamError if there is none, or if two have one path.
+    """
     if not folder.is_dir():
         raise SesamError(f"{folder} is not a folder.")
-    excluded, images = {path.resolve() for path in but}, {}
-    for path in files_below(folder):
+    excluded, images = {path.resolve() for path in exclude}, {}
+    for path in list_files(folder):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not excluded.isdisjoint(path.resolve().parents):
             continue
         image_id = path.relative_to(folder).with_suffix("").as_posix()
@@ -151,9 +154,11 @@ def images_below(folder: Path, but: Sequence[Path] = ()) -> dict[str, Path]:
     return images
 
 
-def left_out(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, but: Path | None = None) -> str | None:
-    """The number of files below a folder, not below `but`, with other endings, by ending; None if there is none."""
-    files = [path for path in files_below(folder) if but is None or but not in path.parents]
+def describe_unread_files(
+    folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, exclude: Path | None = None
+) -> str | None:
+    """The number of files below a folder, not below `exclude`, with other endings, by ending; None if there is none."""
+    files = [path for path in list_files(folder) if exclude is None or exclude not in path.parents]
     found = Counter(path.suffix or "no ending" for path in files if path.suffix.lower() not in suffixes)
     each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
     return f"{each} in {folder} that are not read; expected {', '.join(suffixes)}" if found else None
@@ -205,9 +210,9 @@ def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> l
     """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
         raise SesamError(f"{folder} is missing. Check that dataset.root has the original layout of dataset.format.")
-    paths = [path for path in files_below(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
+    paths = [path for path in list_files(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
     if not paths:
-        rest = left_out(folder, suffixes)
+        rest = describe_unread_files(folder, suffixes)
         hint = f" It has {rest}." if rest else ""
         raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.{hint}")
     names = [path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem for path in paths]

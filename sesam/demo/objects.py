@@ -92,8 +92,8 @@ def _paint_leaves(canvas: Canvas, x: float, y: float, z: float, radius: float, c
     rng = canvas.rng
     angles = circle_angles(28)
     discs = [(0, 0, 1.0), *rng.uniform((-0.7, -0.5, 0.4), (0.7, 0.6, 0.75), (4, 3))]  # offset x, y and size, in radii
-    for k, (dx, dy, share) in enumerate(discs):
-        ragged = radius * share * (1 + 0.1 * rng.standard_normal(28))
+    for k, (dx, dy, ratio) in enumerate(discs):
+        ragged = radius * ratio * (1 + 0.1 * rng.standard_normal(28))
         across, up = x + radius * dx + ragged * np.cos(angles), y + radius * dy + ragged * np.sin(angles)
         shade = 0.8 + 0.3 * dy + (0.1 if k % 2 else 0.0)
         points = np.stack([across, up, np.full(28, z)], axis=1)
@@ -175,7 +175,7 @@ def paint_car(canvas: Canvas, x: float, z: float) -> None:
     glass, rubber = np.array((45, 55, 65)) * rng.uniform(0.6, 1.7), np.array((28, 28, 30))
     sheen = ((6, 0.03), (24, 0.08))
     # the side that the camera sees, and where the cabin, which narrows upwards, ends on it
-    flank, inner = (x + share * half if x < canvas.camera.x else x - share * half for share in (1, 0.78))
+    flank, inner = (x + ratio * half if x < canvas.camera.x else x - ratio * half for ratio in (1, 0.78))
     flank_side = [(flank, 0.25, z), (flank, 0.25, z + length), (flank, belt, z + length), (flank, belt, z)]
     canvas.paint(flank_side, color * 0.75, CAR, sheen)
     cabin = [(flank, belt, z + 0.1), (flank, belt, z + 3.2), (inner, roof, z + 2.4), (inner, roof, z + 0.5)]

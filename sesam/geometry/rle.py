@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+CocoRle = dict[str, Any]  # a mask as pycocotools computes with it
+
 
 def mask_to_counts(mask: np.ndarray) -> np.ndarray:
     """The counts of a mask (H, W) bool, int64."""
@@ -43,6 +45,6 @@ def rle_to_counts(rle: str) -> np.ndarray:
     return counts
 
 
-def to_coco_rle(rle: str, shape: tuple[int, int]) -> dict[str, Any]:
+def to_coco_rle(rle: str, shape: tuple[int, int]) -> CocoRle:
     """An RLE as pycocotools takes it."""
     return {"size": list(shape), "counts": rle.encode("ascii")}

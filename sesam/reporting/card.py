@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from sesam.artifacts.component_records import Outcome
-from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_TITLES
 from sesam.reporting.card_data import CardData, param_values
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -14,19 +14,22 @@ TEMPLATE = Path(__file__).with_name("card.md")
 
 def readme(card_data: CardData) -> str:
     """The card for people, in Markdown, with a program that trains one of mmsegmentation's networks on the labels."""
-    data, params, metrics = card_data.data, card_data.params, card_data.metrics
+    manifest, params, metrics = card_data.manifest, card_data.params, card_data.metrics
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": _cell, "literal": repr}  # literal: of Python
     total = max(1, sum(metrics["sources"].values()))
     class_header, class_rows = _class_table(card_data)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card_data,
-        data=data,
+        manifest=manifest,
         scores=metrics["scores"]["pseudo_labels"],
-        contested=metrics["contested"],
+        contested_pixels=metrics["contested_pixels"],
         class_header=class_header,
         class_rows=class_rows,
-        source_rows=[(k, name, f"{metrics['sources'][name] / total:.1%}") for k, name in enumerate(SOURCE_NAMES)],
+        source_rows=[
+            (k, title, f"{metrics['sources'][name] / total:.1%}")
+            for k, (name, title) in enumerate(zip(SOURCE_NAMES, SOURCE_TITLES, strict=True))
+        ],
         images=PurePath(params.dataset.root).name,
         param_rows=[(key, f"`{value}`") for key, value in param_values(params, card_data.round_name).items()],
     )
@@ -34,11 +37,11 @@ def readme(card_data: CardData) -> str:
 
 def _class_table(card_data: CardData) -> tuple[list[str], list[list[Any]]]:
     """Header and rows of the scores per class; with SAM also its components by outcome."""
-    data, metrics, with_sam = card_data.data, card_data.metrics, card_data.params.sam.enabled
+    manifest, metrics, with_sam = card_data.manifest, card_data.metrics, card_data.params.sam.enabled
     measures = ("precision", "recall", "IoU", "unlabeled")
     rows = []
-    for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True)):
-        scores, counts = metrics["classes"]["pseudo_labels"][name], metrics["components"][name]
+    for k, (name, color) in enumerate(zip(manifest.classes, manifest.palette, strict=True)):
+        scores, counts = metrics["class_scores"]["pseudo_labels"][name], metrics["component_outcomes"][name]
         row = [k, name, color, *(scores[measure] for measure in measures)]
         rows.append([*row, sum(counts.values()), *(counts[outcome] for outcome in Outcome)] if with_sam else row)
     return ["id", "class", "color", *measures, *(["components", *Outcome] if with_sam else [])], rows

@@ -22,7 +22,7 @@ TERMS = {  # of a data set's format: in words, and where they are
 class CardData(NamedTuple):
     """What both cards report. metrics: what evaluate_labels wrote. sam_sha256: "" without weights."""
 
-    data: Manifest
+    manifest: Manifest
     round_name: str
     params: Params
     metrics: Mapping[str, Any]
@@ -31,11 +31,11 @@ class CardData(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"Pseudo-labels of {self.data.name}, round {self.round_name}"
+        return f"Pseudo-labels of {self.manifest.name}, round {self.round_name}"
 
     @property
     def terms(self) -> str:
-        return ", ".join(filter(None, TERMS[self.data.format]))
+        return ", ".join(filter(None, TERMS[self.manifest.format]))
 
     @property
     def sam(self) -> str:
@@ -55,10 +55,10 @@ def param_values(params: Params, round_name: str) -> dict[str, Any]:
     return flatten({group: values[group] for group in (*groups, "rounds")})
 
 
-def images_csv(data: Manifest, root: str) -> str:
+def images_csv(manifest: Manifest, root: str) -> str:
     """images.csv: a row per image with its id, its path in the data set, with slashes, and its SHA-256."""
     rows = []
-    for record in data.train:
+    for record in manifest.train:
         path = PurePath(record.image)
         path = path.relative_to(root) if path.is_relative_to(root) else path
         rows.append((record.id, path.as_posix(), record.sha256))

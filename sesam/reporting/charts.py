@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sesam.artifacts.metrics_schema import MetricsByName
-from sesam.reporting.tables import Table, confusion_shares, tables, transpose
+from sesam.reporting.tables import Table, confusion_ratios, tables, transpose
 
 COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 OUTCOME_COLORS = {
@@ -22,19 +22,19 @@ def charts(networks: MetricsByName, labels: MetricsByName, classes: Sequence[str
         "Training loss": lines(by_name["training"]),
         "IoU per class, validation images": bars(by_name["iou"]),
         "Label sets against fine labels, training images": bars(by_name["labels"]),
-        "Merged labels against fine labels, per class": bars(by_name["label_classes"]),
+        "Pseudo-labels against fine labels, per class": bars(by_name["label_classes"]),
     }
     stacks = {
-        f"{name}: components by outcome": Table("class", "components", transpose(metrics["components"]))
+        f"{name}: components by outcome": Table("class", "components", transpose(metrics["component_outcomes"]))
         for name, metrics in labels.items()
     }
-    contested = transpose({name: metrics["contested"] for name, metrics in labels.items()})
+    contested = transpose({name: metrics["contested_pixels"] for name, metrics in labels.items()})
     stacks["Pixels in masks of two classes, by outcome"] = Table("round", "pixels", contested)
     for title, table in stacks.items():
         if any(any(counts.values()) for counts in table.series.values()):  # none if sam.enabled is false
             figures[title] = bars(table, OUTCOME_COLORS)
-    shares = confusion_shares(networks, labels)
-    return figures | {"Confusion matrix: predicted share of each actual class": heat_maps(shares, classes)}
+    ratios = confusion_ratios(networks, labels)
+    return figures | {"Confusion matrix: predicted share of each actual class": heat_maps(ratios, classes)}
 
 
 def lines(table: Table) -> go.Figure:
@@ -53,10 +53,10 @@ def bars(table: Table, stacked: Mapping[str, str] | None = None) -> go.Figure:
     return figure if stacked else figure.update_yaxes(range=[0, 1])
 
 
-def heat_maps(shares: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Figure:
-    """Confusion matrices, one shown at a time, chosen from a menu. shares: (K, K + 1), see `confusion_shares`."""
-    figure, last = go.Figure(), len(shares) - 1
-    for k, cells in enumerate(shares.values()):
+def heat_maps(ratios: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Figure:
+    """Confusion matrices, one shown at a time, chosen from a menu. ratios: (K, K + 1), see `confusion_ratios`."""
+    figure, last = go.Figure(), len(ratios) - 1
+    for k, cells in enumerate(ratios.values()):
         figure.add_heatmap(
             z=cells.round(3).tolist(),
             x=[*classes, "unlabeled"],
@@ -69,10 +69,10 @@ def heat_maps(shares: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Fi
             texttemplate="%{text}" if len(classes) <= 12 else None,
             hovertemplate="%{y} predicted as %{x}: %{z:.3f}<extra></extra>",
         )
-    visible = np.eye(len(shares), dtype=bool).tolist()  # by button
+    visible = np.eye(len(ratios), dtype=bool).tolist()  # by button
     buttons = [
         {"label": title, "method": "restyle", "args": [{"visible": only_this}]}
-        for title, only_this in zip(shares, visible, strict=True)
+        for title, only_this in zip(ratios, visible, strict=True)
     ]
     menu = {"buttons": buttons, "active": last, "x": 0, "xanchor": "left", "y": 1.18}
     figure.update_yaxes(autorange="reversed", title="actual").update_xaxes(title="predicted")

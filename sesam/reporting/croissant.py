@@ -6,14 +6,14 @@ from importlib.metadata import version
 from typing import Any
 
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.sources import SOURCE_NAMES
+from sesam.artifacts.sources import SOURCE_TITLES
 from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
 PAPER = (
     "Das, Kukleva, Hu, Asano, Schiele: Do Instance Priors Help Weakly Supervised Semantic Segmentation? "
     "arXiv 2604.11170, 2026"
 )
-_SOURCES = ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_NAMES))
+_SOURCES = ", ".join(f"{k} {source}" for k, source in enumerate(SOURCE_TITLES))
 FOLDERS = {"labels": "Class ids, 255: unlabeled.", "sources": f"Where a pixel's label comes from: {_SOURCES}."}
 _TERMS = """citeAs column extract field fileProperty fileObject fileSet format includes isLiveDataset jsonPath key md5
 parentField path recordSet references regex repeated replace separator source subField transform"""
@@ -34,8 +34,8 @@ _CONTEXT = {  # Croissant 1.0's
 
 def croissant(card_data: CardData) -> dict[str, Any]:
     """The card for programs: Croissant 1.0, with params and scores as schema.org's additionalProperty."""
-    data, (_, address) = card_data.data, TERMS[card_data.data.format]
-    identifier = "".join(letter if letter.isalnum() else "_" for letter in data.name)
+    manifest, (_, address) = card_data.manifest, TERMS[card_data.manifest.format]
+    identifier = "".join(letter if letter.isalnum() else "_" for letter in manifest.name)
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -46,8 +46,8 @@ def croissant(card_data: CardData) -> dict[str, Any]:
         "citeAs": PAPER,
         "version": version("sesam"),
         **({"license": address} if address else {}),
-        "distribution": _distribution(data, images_csv(data, card_data.params.dataset.root)),
-        "recordSet": _record_sets(data),
+        "distribution": _distribution(manifest, images_csv(manifest, card_data.params.dataset.root)),
+        "recordSet": _record_sets(manifest),
         "additionalProperty": [
             {"@type": "sc:PropertyValue", "name": key, "value": value if isinstance(value, int | float) else str(value)}
             for key, value in _properties(card_data).items()
@@ -57,18 +57,22 @@ def croissant(card_data: CardData) -> dict[str, Any]:
 
 def _properties(card_data: CardData) -> dict[str, Any]:
     """SAM, params and scores, by name."""
-    scores, classes = (card_data.metrics[key]["pseudo_labels"] for key in ("scores", "classes"))
+    scores, class_scores = (card_data.metrics[key]["pseudo_labels"] for key in ("scores", "class_scores"))
     return {
         "SAM": card_data.sam,
         **param_values(card_data.params, card_data.round_name),
         **{f"{measure} of pseudo-labels": score for measure, score in scores.items()},
-        **{f"{measure} of {name}": score for name, by_class in classes.items() for measure, score in by_class.items()},
+        **{
+            f"{measure} of {name}": score
+            for name, by_class in class_scores.items()
+            for measure, score in by_class.items()
+        },
     }
 
 
-def _distribution(data: Manifest, table: str) -> list[dict[str, Any]]:
+def _distribution(manifest: Manifest, table: str) -> list[dict[str, Any]]:
     """The files: label PNGs, source PNGs and images.csv, whose text is `table`."""
-    pattern = "**/*.png" if any("/" in record.id for record in data.train) else "*.png"
+    pattern = "**/*.png" if any("/" in record.id for record in manifest.train) else "*.png"
     return [
         {
             "@type": "cr:FileSet",
@@ -91,13 +95,13 @@ def _distribution(data: Manifest, table: str) -> list[dict[str, Any]]:
     ]
 
 
-def _record_sets(data: Manifest) -> list[dict[str, Any]]:
+def _record_sets(manifest: Manifest) -> list[dict[str, Any]]:
     """The rows of images.csv, the classes, and the pixels of both folders."""
     table = {"fileObject": {"@id": "images.csv"}}
     columns = [("sc:Text", name, table | {"extract": {"column": name}}) for name in ("id", "image", "sha256")]
     rows = [
         {"classes/id": k, "classes/name": name, "classes/color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for k, (name, color) in enumerate(zip(data.classes, data.palette, strict=True))
+        for k, (name, color) in enumerate(zip(manifest.classes, manifest.palette, strict=True))
     ]
     classes = _record_set("classes", [("sc:Integer", "id", {}), ("sc:Text", "name", {}), ("sc:Text", "color", {})])
     record_sets = [_record_set("images", columns), classes | {"key": {"@id": "classes/id"}, "data": rows}]

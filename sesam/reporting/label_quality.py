@@ -46,13 +46,14 @@ class LabelQuality:
             setattr(self, name, iadd(getattr(self, name), value))
 
 
-def evaluate_all(data: Manifest, params: Params, round_name: str) -> LabelQuality:
+def evaluate_all(manifest: Manifest, params: Params, round_name: str) -> LabelQuality:
     """`evaluate_image` summed over all training images."""
-    count, threshold = len(data.classes), params.teacher.confidence_threshold
-    matrices, sources = np.zeros((len(LABEL_SETS), count, count + 1), np.int64), np.zeros(len(SOURCE_NAMES), np.int64)
+    num_classes, threshold = len(manifest.classes), params.teacher.confidence_threshold
+    matrices = np.zeros((len(LABEL_SETS), num_classes, num_classes + 1), np.int64)
+    sources = np.zeros(len(SOURCE_NAMES), np.int64)
     total = LabelQuality(matrices, Counter(), Counter(), sources, [], [])
-    work = partial(evaluate_image, round_name=round_name, num_classes=count, threshold=threshold)
-    map_images(work, data.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
+    work = partial(evaluate_image, round_name=round_name, num_classes=num_classes, threshold=threshold)
+    map_images(work, manifest.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
     return total
 
 
@@ -138,19 +139,21 @@ def rank_correlation(scores: Sequence[float], errors: Sequence[float | None]) ->
 def label_metrics(quality: LabelQuality, classes: Sequence[str]) -> dict[str, Any]:
     """A round's label quality by names, ready for JSON.
 
-    scores: of each label set. classes: of each label set and class. components: of each class, by outcome.
-    contested, sources: pixels. ranking: `rank_correlation` of the ranking's score with the true error. confusion: the
-    matrices. See `label_scores`, `class_scores`.
+    scores: of each label set. class_scores: of each label set and class. component_outcomes: of each class.
+    contested_pixels, by outcome; sources: pixels. ranking_spearman: `rank_correlation` of the ranking's score with the
+    true error. confusion_matrix: of each label set. See `label_scores`, `class_scores`.
     """
     matrices = dict(zip(LABEL_SETS, quality.matrices, strict=True))
     return {
         "scores": {name: label_scores(matrix) for name, matrix in matrices.items()},
-        "classes": {name: dict(zip(classes, class_scores(matrix), strict=True)) for name, matrix in matrices.items()},
-        "components": {
+        "class_scores": {
+            name: dict(zip(classes, class_scores(matrix), strict=True)) for name, matrix in matrices.items()
+        },
+        "component_outcomes": {
             name: {str(outcome): quality.outcomes[k, outcome] for outcome in Outcome} for k, name in enumerate(classes)
         },
-        "contested": {outcome: quality.contested[outcome] for outcome in CONTESTED_OUTCOMES},
+        "contested_pixels": {outcome: quality.contested[outcome] for outcome in CONTESTED_OUTCOMES},
         "sources": dict(zip(SOURCE_NAMES, quality.sources.tolist(), strict=True)),
         "ranking_spearman": rank_correlation([row["review_priority"] for row in quality.ranking], quality.errors),
-        "confusion": {name: matrix.tolist() for name, matrix in matrices.items()},
+        "confusion_matrix": {name: matrix.tolist() for name, matrix in matrices.items()},
     }

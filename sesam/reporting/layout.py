@@ -11,7 +11,7 @@ from sesam.artifacts.component_records import Selected
 from sesam.artifacts.drawn_prompts import DrawnBox
 from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
 
@@ -36,15 +36,15 @@ class Step(NamedTuple):
     confidence: np.ndarray | None = None
 
 
-def compose_page(rows: Sequence[Sequence[Step]], data: Manifest, threshold: float = 0) -> Image.Image:
+def compose_page(rows: Sequence[Sequence[Step]], manifest: Manifest, threshold: float = 0) -> Image.Image:
     """Rows of tiles of one image, and legends below; maps are faded where their confidence is below `threshold`."""
     font = ImageFont.load_default(_TEXT)
-    tiles = [[fit_to_tile(draw_step(step, data.palette, threshold)) for step in row] for row in rows]
+    tiles = [[fit_to_tile(draw_step(step, manifest.palette, threshold)) for step in row] for row in rows]
     height, width = tiles[0][0].shape[:2]
     cell_width, cell_height = width + _GAP, _LINE + height + _GAP
     page_width = max(map(len, rows)) * cell_width + _GAP
     steps = [step for row in rows for step in row]
-    entries, page_height = _arrange_legends(steps, data, font, len(rows) * cell_height, page_width)
+    entries, page_height = _arrange_legends(steps, manifest, font, len(rows) * cell_height, page_width)
     page = Image.new("RGB", (page_width, page_height), _PAPER)
     draw = ImageDraw.Draw(page)
     for i, row in enumerate(rows):
@@ -123,13 +123,13 @@ def _scale_mask(mask: np.ndarray, picture: np.ndarray) -> np.ndarray:
 
 
 def _arrange_legends(
-    steps: Sequence[Step], data: Manifest, font: Any, y: int, page_width: int
+    steps: Sequence[Step], manifest: Manifest, font: Any, y: int, page_width: int
 ) -> tuple[list[tuple[int, int, str, Color]], int]:
     """x, y, name, color of the steps' classes and, if shown, of all sources, wrapped, from `y` on; and their end."""
     labels = [step.values.ravel() for step in steps if step.kind == "classes" and step.values.ndim == 2]
-    legends = [{data.classes[k]: data.palette[k] for k in np.setdiff1d(np.concatenate(labels), [IGNORE_INDEX])}]
+    legends = [{manifest.classes[k]: manifest.palette[k] for k in np.setdiff1d(np.concatenate(labels), [IGNORE_INDEX])}]
     if any(step.kind == "sources" for step in steps):
-        legends.append(dict(zip(SOURCE_NAMES, SOURCE_PALETTE, strict=True)))
+        legends.append(dict(zip(SOURCE_TITLES, SOURCE_PALETTE, strict=True)))
     entries = []
     for legend in legends:
         x = _GAP

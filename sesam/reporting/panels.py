@@ -11,7 +11,7 @@ from sesam.paths import METRICS
 from sesam.reporting.layout import Step, compose_page, draw_outline, fade, fit_to_tile
 from sesam.reporting.trace import ComponentTrace, ImageTrace, describe_outcome
 
-KEPT_COLOR, REFUSED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
+KEPT_COLOR, REJECTED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
 MAX_ROWS = 40  # components on a page
 
 
@@ -19,27 +19,30 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
     rows = [trace.inputs, trace.results, *(_component_row(trace.image, traced) for traced in shown)]
-    return compose_page(rows, trace.data, trace.params.teacher.confidence_threshold)
+    return compose_page(rows, trace.manifest, trace.params.teacher.confidence_threshold)
 
 
-def val_page(round_name: str, record: ImageRecord, data: Manifest) -> Image.Image:
+def val_page(round_name: str, record: ImageRecord, manifest: Manifest) -> Image.Image:
     """A validation image, its fine label, and the predictions of the baseline and the round's student, in a row."""
-    count = len(data.classes)
-    row = [Step("image", "image", load_image(record)), Step("fine", "classes", load_fine_label("val", record, count))]
+    num_classes = len(manifest.classes)
+    row = [
+        Step("image", "image", load_image(record)),
+        Step("fine", "classes", load_fine_label("val", record, num_classes)),
+    ]
     for title, network in (("baseline", "baseline"), (f"student {round_name}", round_name)):
-        predicted = load_label(METRICS / "report_predictions" / network / "val", record, count)
+        predicted = load_label(METRICS / "report_predictions" / network / "val", record, num_classes)
         row.append(Step(title, "classes", predicted))
-    return compose_page([row], data)
+    return compose_page([row], manifest)
 
 
 def _component_row(image: np.ndarray, traced: ComponentTrace) -> list[Step]:
     component, outcome = traced.component, describe_outcome(traced).split(",")[0]
     row = [Step(f"{component.number} {traced.class_name}: {outcome}", "image", draw_prompt(image, component))]
-    for k, (candidate, _, score, rejection) in enumerate(traced.checks):
+    for k, (candidate, _, score, rejection) in enumerate(traced.candidates):
         mask = rle_to_mask(candidate.rle, image.shape[:2])
         picture = fit_to_tile(fade(image, ~mask))
-        draw_outline(picture, mask, REFUSED_COLOR if rejection else KEPT_COLOR)
-        kept = "kept: " if k == traced.selected.candidate else ""
+        draw_outline(picture, mask, REJECTED_COLOR if rejection else KEPT_COLOR)
+        kept = "kept: " if k == traced.selected.candidate_index else ""
         row.append(Step(f"{kept}score {score:.2f}, {rejection or 'fits'}", "image", picture))
     return row
 

@@ -11,7 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.metrics_schema import read_metrics
-from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_PALETTE
+from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.params import Params, flatten
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.git import committed_params
@@ -41,31 +41,31 @@ def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> l
     return [ParamDiff(key, text(new), None if new == old else text(old)) for key, (new, old) in pairs.items()]
 
 
-def render_page(data: Manifest, params: Params, images_of_rounds: Mapping[str, list[ReportImage]]) -> str:
+def render_page(manifest: Manifest, params: Params, images_of_rounds: Mapping[str, list[ReportImage]]) -> str:
     """Scores, charts, params with their difference from the last commit, and each round's images."""
-    networks, labels = read_metrics(params.rounds, data.classes)
-    hours, cost = annotation_hours(len(data.train), params.weak_labels.kind, params.annotation_minutes)
+    networks, labels = read_metrics(params.rounds, manifest.classes)
+    hours, cost = annotation_hours(len(manifest.train), params.weak_labels.kind, params.annotation_minutes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
     layers = {name: [asdict(image)["layers"] for image in images] for name, images in images_of_rounds.items()}
     shown = {layer.name for images in images_of_rounds.values() for image in images for layer in image.layers}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["quote"] = shlex.quote
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        data=data,
+        manifest=manifest,
         weak=params.weak_labels.kind,
         hours=hours,
         cost=cost,
         networks={network_title(name): metrics for name, metrics in networks.items()},
         labels=labels,
-        charts=charts(networks, labels, data.classes),
+        charts=charts(networks, labels, manifest.classes),
         as_html=as_html,
         gamma=params.teacher.confidence_threshold,
         images_of_rounds=images_of_rounds,
         layers=layers,
         layer_names=[name for name in LAYERS if name in shown],
         legends={
-            "classes": zip(data.classes, data.palette, strict=True),
-            "sources": zip(SOURCE_NAMES[1:], SOURCE_PALETTE[1:], strict=True),
+            "classes": zip(manifest.classes, manifest.palette, strict=True),
+            "sources": zip(SOURCE_TITLES[1:], SOURCE_PALETTE[1:], strict=True),
         },
         params=compare_params(now, then if commit else now),
         commit=commit,

@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
-    """Hours to annotate so many images with labels of `kind`, and their share of fine labels'; None if unknown."""
+    """Hours to annotate so many images with labels of `kind`, and their ratio to fine labels'; None if unknown."""
     weak, fine = getattr(minutes, kind), minutes.fine
     if weak is None:
         return None, None
@@ -67,31 +67,32 @@ def tables(networks: MetricsByName, labels: MetricsByName) -> dict[str, Table]:
     for name, metrics in labels.items():
         for label_set, scores in metrics["scores"].items():
             label_sets["weak" if label_set == "weak" else f"{name} {label_set}"] = scores
-        by_measure = transpose(metrics["classes"]["pseudo_labels"])
+        by_measure = transpose(metrics["class_scores"]["pseudo_labels"])
         for measure in measures:
             of_classes[f"{name} {measure}"] = by_measure[measure]
-        by_outcome = transpose(metrics["components"])
+        by_outcome = transpose(metrics["component_outcomes"])
         components[name] = {outcome: sum(counts.values()) for outcome, counts in by_outcome.items()}
     columns = transpose(label_sets)
     return {
         "training": Table("step", "loss", {network_title(name): dict(m["loss"]) for name, m in networks.items()}),
-        "iou": Table("class", "IoU", {network_title(name): m["classes"] for name, m in networks.items()}),
+        "iou": Table("class", "IoU", {network_title(name): m["class_iou"] for name, m in networks.items()}),
         "labels": Table("labels", "share", {measure: columns[measure] for measure in measures}),
         "label_classes": Table("class", "share", of_classes),
         "components": Table("outcome", "components", components),
-        "contested": Table("outcome", "pixels", {name: m["contested"] for name, m in labels.items()}),
+        "contested": Table("outcome", "pixels", {name: m["contested_pixels"] for name, m in labels.items()}),
     }
 
 
-def confusion_shares(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
-    """Of each network, and of each round's SAM pixels and pseudo-labels: (K, K + 1) shares of each actual class.
+def confusion_ratios(networks: MetricsByName, labels: MetricsByName) -> dict[str, np.ndarray]:
+    """Of each network, and of each round's SAM pixels and pseudo-labels: (K, K + 1), relative to each actual class.
 
     The last column is unlabeled. A row of zeros is a class without pixels.
     """
-    counts = {network_title(name): np.array(metrics["confusion"]) for name, metrics in networks.items()}
+    counts = {network_title(name): np.array(metrics["confusion_matrix"]) for name, metrics in networks.items()}
     for name, metrics in labels.items():
         counts |= {
-            f"{name} {label_set}": np.array(metrics["confusion"][label_set]) for label_set in ("sam", "pseudo_labels")
+            f"{name} {label_set}": np.array(metrics["confusion_matrix"][label_set])
+            for label_set in ("sam", "pseudo_labels")
         }
     return {title: matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) for title, matrix in counts.items()}
 
@@ -103,24 +104,24 @@ def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, cl
         for name, table in tables(networks, labels).items()
         for series, values in table.series.items()
     }
-    for title, shares in confusion_shares(networks, labels).items():
-        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(shares, (*classes, "unlabeled"))
+    for title, ratios in confusion_ratios(networks, labels).items():
+        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(ratios, (*classes, "unlabeled"))
     for name, (header, rows) in files.items():
         if rows:  # DVC fails on a file without any
             write_text(folder / f"{name.replace(' ', '_')}.csv", csv_text(header, rows))
 
 
-def percent_rows(shares: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
+def percent_rows(ratios: np.ndarray, names: Sequence[str]) -> list[tuple[str, str]]:
     """A row (actual, predicted) per percent of an actual class's pixels: DVC's template counts rows.
 
-    shares: (K, K + 1), see `confusion_shares`.
+    ratios: (K, K + 1), see `confusion_ratios`.
     """
-    percents = np.diff(np.rint(100 * shares.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
+    percents = np.diff(np.rint(100 * ratios.cumsum(axis=1)).astype(int), axis=1, prepend=0)  # each row sums to 100
     cells = np.repeat(np.argwhere(percents), percents[percents != 0], axis=0)
     return [(names[actual], names[predicted]) for actual, predicted in cells]
 
 
-def results_text(data: Manifest, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
+def results_text(manifest: Manifest, params: Params, networks: MetricsByName, labels: MetricsByName) -> str:
     """The end of `make demo`: a line per network and per score of the last round's labels, with what each is."""
 
     def line(title: str, score: float | None, meaning: str) -> str:
@@ -128,13 +129,15 @@ def results_text(data: Manifest, params: Params, networks: MetricsByName, labels
 
     last = list(labels)[-1]
     scores, kind = labels[last]["scores"]["pseudo_labels"], params.weak_labels.kind
-    hours, share = annotation_hours(len(data.train), kind, params.annotation_minutes)
+    hours, cost_ratio = annotation_hours(len(manifest.train), kind, params.annotation_minutes)
     cost = "" if hours is None else f": {hours:.3g} hours of annotation"
-    cost += "" if share is None else f", {100 * share:.3g} % of fine masks'"
+    cost += "" if cost_ratio is None else f", {100 * cost_ratio:.3g} % of fine masks'"
     lines = [
-        f"{data.name}: {len(data.train)} training images with {kind} labels{cost}; {len(data.val)} validation images",
+        f"{manifest.name}: {len(manifest.train)} training images with {kind} labels{cost}; "
+        f"{len(manifest.val)} validation images",
         "",
-        "Networks, mIoU on the validation images" + ("" if data.val else ": none, because dataset.val_splits is []"),
+        "Networks, mIoU on the validation images"
+        + ("" if manifest.val else ": none, because dataset.val_splits is []"),
         line("baseline", networks["baseline"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",

@@ -7,23 +7,23 @@ import numpy as np
 from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
-from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK, load_pseudo_label
+from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_TITLES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import claim
+from sesam.merging import claim_strength
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_boxes, overlay_masks
-from sesam.selection import CandidateCheck, select_candidate, weak_rles
+from sesam.selection import ScoredCandidate, select_candidate, weak_masks_by_class
 
 
 class ComponentTrace(NamedTuple):
-    """A component, the check of each of its candidates, and the selected mask."""
+    """A component, its candidates with their scores, and the selected mask."""
 
     component: Component
     class_name: str
-    checks: list[CandidateCheck]
+    candidates: list[ScoredCandidate]
     selected: Selected
 
     @property
@@ -40,7 +40,7 @@ class ImageTrace(NamedTuple):
 
     record: ImageRecord
     round_name: str
-    data: Manifest
+    manifest: Manifest
     params: Params
     image: np.ndarray
     pseudo_label: np.ndarray
@@ -51,30 +51,30 @@ class ImageTrace(NamedTuple):
 
 
 def load_trace(
-    record: ImageRecord, round_name: str, data: Manifest, params: Params, with_student: bool = False
+    record: ImageRecord, round_name: str, manifest: Manifest, params: Params, with_student: bool = False
 ) -> ImageTrace:
     """A training image's round from its artifacts; SesamError if one is missing or was made with other params."""
-    num_classes = len(data.classes)
+    num_classes = len(manifest.classes)
     image, weak = load_image(record), load_label(WEAK_LABELS, record, num_classes)
     pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
-    components = _load_components(record, round_name, data, params.selection, weak)
+    components = _load_components(record, round_name, manifest, params.selection, weak)
     inputs, results = [Step("image", "image", image)], []
-    if record.fine:
+    if record.has_fine_label:
         inputs.append(Step("fine", "classes", load_fine_label("train", record, num_classes)))
     inputs.append(Step("weak", "classes", weak))
     if boxes := read_drawn_prompts(WEAK_LABELS, record, num_classes).boxes:
-        inputs.append(Step("boxes", "classes", overlay_boxes(image, boxes, data.palette)))
+        inputs.append(Step("boxes", "classes", overlay_boxes(image, boxes, manifest.palette)))
     if params.rounds[round_name].teacher != NO_TEACHER:
         inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes))
     if params.sam.enabled:
-        masks = overlay_masks(image, [component.selected for component in components], data.palette)
+        masks = overlay_masks(image, [component.selected for component in components], manifest.palette)
         results.append(Step("SAM's masks", "classes", masks))
     results += [Step("pseudo-label", "classes", pseudo_label), Step("source", "sources", sources)]
     if with_student:
         shown = METRICS / "report_predictions" / round_name
         labels, confidence = shown / "train", shown / "confidence"
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, data, params, image, pseudo_label, sources, components, inputs, results)
+    return ImageTrace(record, round_name, manifest, params, image, pseudo_label, sources, components, inputs, results)
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -82,28 +82,28 @@ def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> 
 
 
 def _load_components(
-    record: ImageRecord, round_name: str, data: Manifest, selection: SelectionParams, weak: np.ndarray
+    record: ImageRecord, round_name: str, manifest: Manifest, selection: SelectionParams, weak: np.ndarray
 ) -> list[ComponentTrace]:
-    file, num_classes = f"{record.id}.json", len(data.classes)
+    file, num_classes = f"{record.id}.json", len(manifest.classes)
     prompts = read_prompts(round_dir(round_name, "prompts") / file, record, num_classes)
     candidates = read_candidates(round_dir(round_name, "masks") / file, record, prompts)
     path = round_dir(round_name, "selected") / file
-    components, rles = [], weak_rles(weak)
+    components, weak_masks = [], weak_masks_by_class(weak)
     for component, on_disk in zip(prompts, read_selected(path, record, num_classes, prompts), strict=True):
-        selected, checks = select_candidate(component, candidates[component.number], rles, selection)
+        selected, scored = select_candidate(component, candidates[component.number], weak_masks, selection)
         if selected != on_disk:
             raise SesamError(
                 f"{path}: the mask of component {component.number} was selected by other params than those of "
                 "`selection` now. Run `dvc repro`."
             )
-        components.append(ComponentTrace(component, data.classes[component.class_id], checks, selected))
+        components.append(ComponentTrace(component, manifest.classes[component.class_id], scored, selected))
     return components
 
 
-def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str:
+def describe_candidate(scored: ScoredCandidate, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
-    candidate, coverage, score, rejection = check
-    text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.fraction:.0%} of "
+    candidate, coverage, score, rejection = scored
+    text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.ratio:.0%} of "
     if coverage.fills_box:
         text += "the annotators' box, to which it is cut"
     elif coverage.labeled:
@@ -121,12 +121,12 @@ def describe_candidate(check: CandidateCheck, selection: SelectionParams) -> str
 
 def describe_outcome(component: ComponentTrace) -> str:
     """What became of a component."""
-    reasons = [check.rejection for check in component.checks]
-    if component.selected.candidate is None:
+    reasons = [scored.rejection for scored in component.candidates]
+    if component.selected.candidate_index is None:
         return f"no mask kept ({', '.join(sorted({reason for reason in reasons if reason}))})"
     fitting = reasons.count(None)
     others = f", of {fitting} that fit the one with the highest score" if fitting > 1 else ""
-    return f"mask {component.selected.candidate + 1} kept{others}"
+    return f"mask {component.selected.candidate_index + 1} kept{others}"
 
 
 def list_components(trace: ImageTrace) -> list[str]:
@@ -138,8 +138,8 @@ def list_components(trace: ImageTrace) -> list[str]:
         size = f"{rle_to_mask(component.rle, trace.pseudo_label.shape).sum()} pixels"
         title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
         lines.append(f"{title}: {describe_outcome(traced)}")
-        for k, check in enumerate(traced.checks, 1):
-            lines.append(f"    mask {k}: {describe_candidate(check, trace.params.selection)}")
+        for k, scored in enumerate(traced.candidates, 1):
+            lines.append(f"    mask {k}: {describe_candidate(scored, trace.params.selection)}")
     return lines
 
 
@@ -147,10 +147,10 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Why a pixel has its label, in sentences, then its class in each step."""
 
     def class_name(label: int) -> str:
-        return "no class" if label == IGNORE_INDEX else trace.data.classes[label]
+        return "no class" if label == IGNORE_INDEX else trace.manifest.classes[label]
 
     source, pixel = trace.sources[y, x], f"Pixel ({x}, {y}) of {trace.record.id}, round {trace.round_name}"
-    lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_NAMES[source]}."]
+    lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_TITLES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
     elif source == SAM:
@@ -172,13 +172,13 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims = []
     for traced in trace.components:
         if traced.selected.kept:
-            strength = claim(traced.component, traced.selected, trace.pseudo_label.shape)[y, x]
+            strength = claim_strength(traced.component, traced.selected, trace.pseudo_label.shape)[y, x]
             if np.isfinite(strength):
                 claims.append((float(strength), traced))
     if not claims:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
     (strongest, top), *others = sorted(claims, key=lambda pair: -pair[0])
-    mask = describe_candidate(top.checks[top.selected.candidate or 0], trace.params.selection)
+    mask = describe_candidate(top.candidates[top.selected.candidate_index or 0], trace.params.selection)
     lines = [f"The mask that was kept of component {top.title} holds it: {mask}."]
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
@@ -200,6 +200,6 @@ def _explain_unlabeled(trace: ImageTrace, x: int, y: int) -> list[str]:
         if rle_to_mask(component.component.rle, shape)[y, x]:
             lines.append(f"It is in component {component.title}: {describe_outcome(component)}.")
     for component in without:
-        if any(rle_to_mask(check.candidate.rle, shape)[y, x] for check in component.checks):
+        if any(rle_to_mask(scored.candidate.rle, shape)[y, x] for scored in component.candidates):
             lines.append(f"A rejected mask of component {component.title} holds it.")
     return lines

@@ -18,7 +18,7 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.params import Dtype, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import ViTEncoder
-from sesam.sam.sam_model import Candidates, Prompt
+from sesam.sam.sam_model import MaskPredictions, Prompt
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
 # decoded at once; not a param, because another number may round a mask's edge differently
@@ -76,21 +76,21 @@ class BatchedSam:
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
+    ) -> list[list[MaskPredictions]]:
         features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
         decode = partial(self.prompt_batcher.map, partial(self._decode, features))
         decoded = iter(map_groups(decode, image_prompts, [x.prompt.layout for x in image_prompts]))
         return [list(islice(decoded, len(of_image))) for of_image in prompts]
 
-    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[Candidates]:
+    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
         logits, quality = self.logits(features, prompts)
         counts: list[np.ndarray] = []
         sizes = [(size, len(list(same_size))) for size, same_size in groupby(x.size for x in prompts)]
         for (size, _), masks in zip(sizes, logits.split([n for _, n in sizes]), strict=True):
             counts += iter_counts(masks.flatten(0, 1), self.sam.mask_threshold, *self._axes(size))
         iou = quality.cpu().numpy()
-        return [Candidates(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
+        return [MaskPredictions(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
     @torch.inference_mode()
     def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
@@ -160,8 +160,10 @@ def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBat
 
 
 def map_groups(
-    decode: Callable[[list[Item]], list[Candidates]], items: Sequence[Item], layouts: Sequence[tuple[int, bool, bool]]
-) -> list[Candidates]:
+    decode: Callable[[list[Item]], list[MaskPredictions]],
+    items: Sequence[Item],
+    layouts: Sequence[tuple[int, bool, bool]],
+) -> list[MaskPredictions]:
     """The candidates of prompts, in order, decoded in groups of one layout, as the decoder needs."""
     order = sorted(range(len(items)), key=layouts.__getitem__)
     groups = [[items[k] for k in group] for _, group in groupby(order, layouts.__getitem__)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # scores computed at once: on a CPU as many as its cache holds, on a GPU half a gigabyte
-SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
+MAX_SCORES_PER_CALL = {"cpu": 1 << 22, "cuda": 1 << 27}
 # attention kernels by preference: cuDNN's is the fastest on an H100; other GPUs limit it to 128 channels
 FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -147,10 +147,10 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tens
     """softmax(q k' / sqrt(d) + bias) v with SAM's decomposed position bias.
 
     q, k, v: (B, heads, N, d), N = h*w tokens row by row. rel_h: (B, heads, N, h) and rel_w: (B, heads, N, w): a query's
-    bias for each key row and column. Returns (B, heads, N, d). At most SCORES scores exist at once.
+    bias for each key row and column. Returns (B, heads, N, d). At most MAX_SCORES_PER_CALL scores exist at once.
     """
     batch, heads, tokens, _ = q.shape
-    max_scores = SCORES[q.device.type]
+    max_scores = MAX_SCORES_PER_CALL[q.device.type]
     block_queries = max(1, min(tokens, max_scores // tokens))
     block_heads = max(1, min(heads, max_scores // tokens**2))
     block_batch = max(1, min(batch, max_scores // (heads * tokens**2)))

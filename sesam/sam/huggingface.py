@@ -21,7 +21,7 @@ from sesam.geometry.rle import rle_to_mask
 from sesam.params import Runtime, SamParams
 from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
-from sesam.sam.sam_model import Candidates, Prompt
+from sesam.sam.sam_model import MaskPredictions, Prompt
 from sesam.sam.upscaling import rows_to_counts
 
 
@@ -86,10 +86,10 @@ class HuggingFaceSam:
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
+    ) -> list[list[MaskPredictions]]:
         return [self._decode(*image) for image in zip(embeddings, sizes, prompts, strict=True)]
 
-    def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
+    def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[MaskPredictions]:
         flat = embedding.to(self.device, torch.float32).split([prod(shape) for shape in self.map_shapes])
         maps = [x.view(1, *shape) for x, shape in zip(flat, self.map_shapes, strict=True)]
         intermediate = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
@@ -99,12 +99,14 @@ class HuggingFaceSam:
         decode = partial(batcher.map, partial(self._predict, features, size))
         return map_groups(decode, prompts, [prompt.layout for prompt in prompts])
 
-    def _predict(self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]) -> list[Candidates]:
+    def _predict(
+        self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
+    ) -> list[MaskPredictions]:
         out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
         scaling = () if self.family.square else ([self._resized(size)],)
         (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
         counts = rows_to_counts(masks.view(-1, *size).transpose(1, 2).flatten(1))
-        return [Candidates(list(islice(counts, len(iou))), iou) for iou in out.iou_scores[0].float().cpu().numpy()]
+        return [MaskPredictions(list(islice(counts, len(iou))), iou) for iou in out.iou_scores[0].float().cpu().numpy()]
 
     def _model_prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """The model's arguments for prompts of one layout, in pixels of its input."""

@@ -18,10 +18,10 @@ from sesam.params import Params
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.checkpoints import Weights, resolve_weights
 from sesam.sam.registry import get_model
-from sesam.sam.sam_model import Candidates, Preprocess, Prompt, SamModel
+from sesam.sam.sam_model import MaskPredictions, Preprocess, Prompt, SamModel
 
 
-def load_sam(params: Params, weights: Weights | None = None) -> SamModel:
+def load_sam_from_params(params: Params, weights: Weights | None = None) -> SamModel:
     """The model that the params name, on their device; SesamError if it cannot be loaded.
 
     weights: those that the starting process has resolved; resolved again only on a machine that lacks the file.
@@ -50,10 +50,10 @@ def component_prompts(components: Sequence[Component]) -> list[Prompt]:
     return prompts
 
 
-def to_candidates(masks: Candidates, shape: tuple[int, int]) -> list[Candidate]:
+def to_candidates(masks: MaskPredictions, shape: tuple[int, int]) -> list[Candidate]:
     """A prompt's masks as records, for an image of (height, width) `shape`."""
     rles = [counts_to_rle(counts, shape) for counts in masks.counts]
-    return [Candidate(round(float(iou), 5), rle) for iou, rle in zip(masks.iou, rles, strict=True)]
+    return [Candidate(round(float(iou), 5), rle) for iou, rle in zip(masks.predicted_iou, rles, strict=True)]
 
 
 class PromptedImage(NamedTuple):
@@ -84,7 +84,7 @@ def read_prompted(record: ImageRecord, prompts: Path, cache: EmbeddingCache, pre
 
 def decode_prompts(
     batch: list[PromptedImage], sam_model: SamModel
-) -> list[tuple[ImageRecord, dict[int, Candidates], np.ndarray | None]]:
+) -> list[tuple[ImageRecord, dict[int, MaskPredictions], np.ndarray | None]]:
     """The arguments of `write_masks`, per image."""
     encoded = iter(sam_model.encode([x.image for x in batch if x.image is not None]))
     embeddings = [next(encoded) if x.embedding is None else x.embedding for x in batch]
@@ -97,7 +97,7 @@ def decode_prompts(
 
 def write_masks(
     record: ImageRecord,
-    masks: dict[int, Candidates],
+    masks: dict[int, MaskPredictions],
     new_embedding: np.ndarray | None,
     folder: Path,
     cache: EmbeddingCache | None,
@@ -109,17 +109,17 @@ def write_masks(
     write_candidates(folder / f"{record.id}.json", record, candidates)
 
 
-def embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
-    sam_model = load_sam(params, weights)
+def make_embed_steps(params: Params, weights: Weights, cache: EmbeddingCache) -> BatchSteps:
+    sam_model = load_sam_from_params(params, weights)
     read, compute = partial(read_image, preprocess=sam_model.preprocess), partial(encode_images, sam_model=sam_model)
     return BatchSteps(read, compute, cache.save, sam_model.device)
 
 
-def mask_steps(
+def make_mask_steps(
     params: Params, weights: Weights, prompts: Path, folder: Path, cache: EmbeddingCache, keep: bool
 ) -> BatchSteps:
     """keep: whether embeddings that the cache lacks are added to it."""
-    sam_model = load_sam(params, weights)
+    sam_model = load_sam_from_params(params, weights)
     return BatchSteps(
         partial(read_prompted, prompts=prompts, cache=cache, preprocess=sam_model.preprocess),
         partial(decode_prompts, sam_model=sam_model),

@@ -33,11 +33,11 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Candidates:
+class MaskPredictions:
     """A prompt's three masks."""
 
     counts: Sequence[np.ndarray]  # per mask its run lengths column by column, background first, int64
-    iou: np.ndarray  # (3,) float32, the predicted IoU
+    predicted_iou: np.ndarray  # (3,) float32
 
 
 class SamModel(Protocol):
@@ -54,5 +54,5 @@ class SamModel(Protocol):
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
+    ) -> list[list[MaskPredictions]]:
         """Per image with its embedding and its (height, width): the candidates of its prompts, in order."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sesam.geometry.rle import mask_to_counts, rle_to_mask
 from sesam.sam.batched_sam import preprocess
-from sesam.sam.sam_model import Candidates, Prompt
+from sesam.sam.sam_model import MaskPredictions, Prompt
 
 SIDE = 256  # pixels of the longer side
 SUPERPIXELS = 600  # at most 2048: float16 holds their numbers exactly
@@ -50,7 +50,7 @@ def _distance(graph: RAG, source: int, target: int, neighbor: int) -> dict[str, 
     return {"weight": float(np.linalg.norm(difference))}
 
 
-def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> Candidates:
+def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -> MaskPredictions:
     """Per scale the union of the regions, of (3, h, w), that a prompt in an image of `size` (height, width) selects.
 
     Points select the regions that they are in; a box or mask those that it covers by more than half; none is selected
@@ -81,7 +81,7 @@ def candidates_for(regions: np.ndarray, prompt: Prompt, size: tuple[int, int]) -
         mask = cv2.resize(selected[ids].astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
         counts.append(mask_to_counts(mask))
         iou.append(inside.max() / inside.sum() - 0.01 * k)
-    return Candidates(counts, np.array(iou, np.float32))
+    return MaskPredictions(counts, np.array(iou, np.float32))
 
 
 class Superpixels:
@@ -95,6 +95,6 @@ class Superpixels:
 
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[Candidates]]:
+    ) -> list[list[MaskPredictions]]:
         images = zip([embedding.numpy().astype(int) for embedding in embeddings], sizes, prompts, strict=True)
         return [[candidates_for(regions, x, size) for x in of_image] for regions, size, of_image in images]

@@ -16,7 +16,7 @@ from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # a prefix of network.pretrained: weights in an installed package
-WEIGHTS = (".pth", ".pt", ".bin")
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin")
 HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
 
@@ -123,7 +123,7 @@ def _package_weights(package: str) -> Path:
     """The only file of weights in an installed package, which is not imported; SesamError if there is none."""
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     folders = list(spec.submodule_search_locations or []) if spec else []
-    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.suffix in WEIGHTS)
+    files = sorted(path for folder in folders for path in Path(folder).rglob("*") if path.suffix in WEIGHTS_SUFFIXES)
     if not folders:
         raise SesamError(f"network.pretrained: no package {package} is installed. Install it, or set another source.")
     if len(files) != 1:

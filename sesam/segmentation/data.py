@@ -59,11 +59,11 @@ class TrainingTask:
         return Path("models/.work", self.name)
 
 
-class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
+class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
-    def __init__(self, task: TrainingTask, data: Manifest, seed: int) -> None:
-        self.task, self.records, self.classes, self.seed = task, data.train, len(data.classes), seed
+    def __init__(self, task: TrainingTask, manifest: Manifest, seed: int) -> None:
+        self.task, self.records, self.num_classes, self.seed = task, manifest.train, len(manifest.classes), seed
         self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
@@ -86,9 +86,9 @@ class TrainingSamples(torch.utils.data.Dataset[dict[str, Any]]):
         seed, record = seed_of(self.seed, "sample", t), self.record(t)
         random.seed(seed)  # mmseg's transforms draw from the global generators
         np.random.seed(seed % 2**32)
-        labels = load_label(self.task.labels, record, self.classes)
+        labels = load_label(self.task.labels, record, self.num_classes)
         if self.task.sources is None:
-            boxes = read_drawn_prompts(self.task.labels, record, self.classes).boxes
+            boxes = read_drawn_prompts(self.task.labels, record, self.num_classes).boxes
             labels = fill_boxes(labels, [(x.class_id, x.box) for x in boxes])
             sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
         else:
@@ -113,8 +113,8 @@ class ResumableSampler(Sampler[int]):
     def __init__(self, count: int, batch_size: int = 1, rank: int = 0, processes: int = 1) -> None:
         self.indices: Sequence[int] = range(count)
         if processes > 1:
-            share = batch_size // processes
-            self.indices = [t for t in self.indices if t % batch_size // share == rank]
+            per_process = batch_size // processes
+            self.indices = [t for t in self.indices if t % batch_size // per_process == rank]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)

@@ -14,11 +14,11 @@ from sesam.errors import SesamError
 from sesam.execution.batches import run_batches
 from sesam.params import MAX_REPORT_IMAGES, Runtime
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
-from sesam.segmentation.inference import load_steps
+from sesam.segmentation.inference import make_predict_steps
 
 
 def evaluate_network(
-    network: Path, data: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
+    network: Path, manifest: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
 ) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
@@ -26,12 +26,12 @@ def evaluate_network(
     folder/SPLIT/ID.png, and of training images the confidence to folder/confidence/ID.png. SesamError if an image or a
     fine label cannot be read.
     """
-    total = np.zeros((len(data.classes), len(data.classes) + 1), np.int64)
-    items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(data.val)]
+    total = np.zeros((len(manifest.classes), len(manifest.classes) + 1), np.int64)
+    items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(manifest.val)]
     items += [(record, "train", True) for record in shown]
-    write = partial(_write, num_classes=len(data.classes), palette=data.palette, folder=folder)
-    load = partial(load_steps, network, data.classes, write, runtime)
-    run_batches([[item] for item in items], load, runtime, title, partial(np.add, total, out=total))
+    write = partial(_write, num_classes=len(manifest.classes), palette=manifest.palette, folder=folder)
+    make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
+    run_batches([[item] for item in items], make_steps, runtime, title, partial(np.add, total, out=total))
     return total
 
 
@@ -56,7 +56,7 @@ def _write(
 def network_metrics(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict[str, Any]:
     """A network's scores, IoU per class, confusion matrix, and loss over steps, ready for JSON."""
     class_ious = dict(zip(classes, round_values(class_iou(matrix)), strict=True))
-    return network_scores(matrix) | {"classes": class_ious, "confusion": matrix.tolist(), "loss": loss}
+    return network_scores(matrix) | {"class_iou": class_ious, "confusion_matrix": matrix.tolist(), "loss": loss}
 
 
 def loss_curve(log: Path) -> list[list[float]]:

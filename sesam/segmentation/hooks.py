@@ -20,7 +20,7 @@ from sesam.seeds import seed_of
 from sesam.segmentation.data import TrainingTask
 from sesam.segmentation.loss import SOURCES
 
-LOG_EVERY = 10  # iterations
+LOG_INTERVAL = 10  # iterations
 CHECKPOINT_SECONDS = 120
 
 
@@ -54,11 +54,11 @@ class LoggingHook(Hook):
         for name, value in outputs.items():  # on the device: reading them would make a GPU wait for the next batch
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.bar.update()
-        if (batch_idx + 1) % LOG_EVERY:
+        if (batch_idx + 1) % LOG_INTERVAL:
             return
         self._check(batch_idx)
         all_reduce_dict(self.sums, "mean")
-        means = {name: float(value) / LOG_EVERY for name, value in self.sums.items()}
+        means = {name: float(value) / LOG_INTERVAL for name, value in self.sums.items()}
         row = {"loss": means["loss"], "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1]}  # of the heads
         if self.task.sources is not None:
             row |= {f"loss_{source}": means[source] for source in SOURCES}
@@ -71,7 +71,7 @@ class LoggingHook(Hook):
     def _check(self, last: int) -> None:
         """SesamError if a loss since the last row, up to iteration index `last`, was not finite."""
         if self.sums and not math.isfinite(loss := float(self.sums["loss"])):
-            first = last - last % LOG_EVERY
+            first = last - last % LOG_INTERVAL
             raise SesamError(
                 f"{self.task.name} has diverged: the losses of iterations {first + 1} to {last + 1} add up to {loss}. "
                 f"Lower {self.task.group}.lr, or schedule.lr for both networks; it was {self.task.schedule.lr:g}."
@@ -106,7 +106,7 @@ class CheckpointHook(Hook):
         self.last = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
-        if (batch_idx + 1) % LOG_EVERY or time.monotonic() - self.last < CHECKPOINT_SECONDS or not is_main_process():
+        if (batch_idx + 1) % LOG_INTERVAL or time.monotonic() - self.last < CHECKPOINT_SECONDS or not is_main_process():
             return
         with atomic_path(self.path) as unfinished:
             runner.save_checkpoint(str(unfinished.parent), unfinished.name, by_epoch=False)

@@ -17,7 +17,9 @@ from sesam.segmentation.network import load_network, predict
 Item = tuple[Any, ...]  # an ImageRecord, then what `write` needs to know about it
 
 
-def load_steps(network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime) -> BatchSteps:
+def make_predict_steps(
+    network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime
+) -> BatchSteps:
     """For `run_batches`: call write(item, *predict(image)) for each item.
 
     SesamError if the folder `network` has no network of these classes, or an image cannot be read. An item is a batch,
@@ -36,12 +38,12 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
     return item, load_image(item[0])
 
 
-def predict_images(network: Path, data: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
+def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
-    pending = [record for record in data.train if not (folder / "confidence" / f"{record.id}.png").exists()]
-    write = partial(_write, folder=folder, palette=data.palette)
-    load = partial(load_steps, network, data.classes, write, runtime)
-    run_batches([[(record,)] for record in pending], load, runtime, title)
+    pending = [record for record in manifest.train if not (folder / "confidence" / f"{record.id}.png").exists()]
+    write = partial(_write, folder=folder, palette=manifest.palette)
+    make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
+    run_batches([[(record,)] for record in pending], make_steps, runtime, title)
 
 
 def _write(

@@ -8,10 +8,11 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch.nn.functional import cross_entropy
 
-from sesam.artifacts.sources import CONFIDENT, SAM, WEAK
+from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK
 from sesam.labels import IGNORE_INDEX
 
-SOURCES = {"weak": WEAK, "sam": SAM, "confident": CONFIDENT}  # pixels of other values add nothing to the loss
+# pixels of other values add nothing to the loss
+SOURCES = {SOURCE_NAMES[source]: source for source in (WEAK, SAM, CONFIDENT)}
 
 
 def three_source_loss(

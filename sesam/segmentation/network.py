@@ -29,7 +29,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, Group
 from sesam.segmentation.backbones import backbone_spec
 
-ARCHITECTURE, WEIGHTS, CONFIG = "network.json", "model.pth", "mmsegmentation.json"
+ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE = "network.json", "model.pth", "mmsegmentation.json"
 
 
 class SavedNetwork(Group):
@@ -46,7 +46,7 @@ class SavedNetwork(Group):
         return self
 
 
-def network_config(network: Architecture, classes: int) -> dict[str, Any]:
+def network_config(network: Architecture, num_classes: int) -> dict[str, Any]:
     """mmseg's config of the network; SesamError if there is no such backbone.
 
     Backbone resnet101, base_channels 64, head_channels 512, output_stride 8 is deeplabv3plus_r101-d8 of
@@ -64,16 +64,16 @@ def network_config(network: Architecture, classes: int) -> dict[str, Any]:
         "type": "EncoderDecoder",
         "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
         "backbone": backbone,
-        "decode_head": aspp | _head_options(classes, 1.0),
-        "auxiliary_head": fcn | _head_options(classes, loss_weight) if loss_weight else None,
+        "decode_head": aspp | _head_options(num_classes, 1.0),
+        "auxiliary_head": fcn | _head_options(num_classes, loss_weight) if loss_weight else None,
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
 
 
-def _head_options(classes: int, loss_weight: float) -> dict[str, Any]:
+def _head_options(num_classes: int, loss_weight: float) -> dict[str, Any]:
     loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight}
-    options = {"loss_decode": loss, "num_classes": classes, "out_channels": classes, "dropout_ratio": 0.1}
+    options = {"loss_decode": loss, "num_classes": num_classes, "out_channels": num_classes, "dropout_ratio": 0.1}
     return options | {"norm_cfg": {"type": "BN", "requires_grad": True}, "align_corners": False}
 
 
@@ -140,13 +140,13 @@ def save_network(
     dataset_meta = {"classes": list(classes), "palette": [list(color) for color in palette]}
     content = BytesIO()  # torch.save to a path would put its name into the file and miss a full disk
     torch.save({"state_dict": state, "meta": {"dataset_meta": dataset_meta}}, content)
-    with atomic_path(folder / WEIGHTS) as unfinished:
+    with atomic_path(folder / WEIGHTS_FILE) as unfinished:
         unfinished.write_bytes(content.getvalue())
     architecture = {key: getattr(network, key) for key in Architecture.model_fields}
-    write_json(folder / ARCHITECTURE, {"network": architecture, **dataset_meta})
+    write_json(folder / ARCHITECTURE_FILE, {"network": architecture, **dataset_meta})
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
     config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
-    write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG_FILE, config)
 
 
 def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
@@ -156,16 +156,18 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     has them.
     """
     try:
-        saved = SavedNetwork.model_validate(read_json(folder / ARCHITECTURE))
+        saved = SavedNetwork.model_validate(read_json(folder / ARCHITECTURE_FILE))
     except ValidationError as problem:
         reason = describe_validation_error(problem)[0]
-        raise SesamError(f"{folder / ARCHITECTURE} does not describe a network ({reason}). Train it again.") from None
+        raise SesamError(
+            f"{folder / ARCHITECTURE_FILE} does not describe a network ({reason}). Train it again."
+        ) from None
     if classes is not None and list(classes) != saved.classes:
         raise SesamError(
             f"{folder} is a network of the classes {', '.join(saved.classes)}; those of the data set are "
             f"{', '.join(classes)}. Take one that was trained on it."
         )
-    content, config = BytesIO(read_bytes(folder / WEIGHTS)), network_config(saved.network, len(saved.classes))
+    content, config = BytesIO(read_bytes(folder / WEIGHTS_FILE)), network_config(saved.network, len(saved.classes))
     try:
         if damage := find_corruption(content):
             raise ValueError(damage)
@@ -174,7 +176,7 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
             expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
         if expected != {key: value.shape for key, value in weights.items()}:
-            raise ValueError(f"{WEIGHTS} is of another network than {ARCHITECTURE} describes")
+            raise ValueError(f"{WEIGHTS_FILE} is of another network than {ARCHITECTURE_FILE} describes")
         model = MODELS.build(config)
         model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything

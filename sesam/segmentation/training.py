@@ -27,7 +27,7 @@ from sesam.params import Dtype, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
@@ -36,7 +36,7 @@ OPTIMIZERS = {
     "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
     "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
 }
-WARMUP = 20  # iterations, at most a tenth of the schedule
+WARMUP_ITERS = 20  # iterations, at most a tenth of the schedule
 
 
 def train(task: TrainingTask, params: Params) -> None:
@@ -54,8 +54,8 @@ def train(task: TrainingTask, params: Params) -> None:
 
 
 def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
-    dataset, is_main = Manifest.load(), is_main_process()
-    _check(task, params, device, dataset)
+    manifest, is_main = Manifest.load(), is_main_process()
+    _check(task, params, device, manifest)
     if is_main:
         _resume_or_restart(task)
     barrier()
@@ -64,11 +64,11 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
-        model = _initial_network(task, params, dataset, seed)
+        model = _initial_network(task, params, manifest, seed)
         optimize_for(device, model, params.network.dtype)
         runner = Runner(
             model=model,
-            train_dataloader=_dataloader(TrainingSamples(task, dataset, seed), params, device),
+            train_dataloader=_dataloader(TrainingDataset(task, manifest, seed), params, device),
             custom_hooks=hooks,
             **_runner_options(task, params, device),
         )
@@ -83,7 +83,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             runner.train_loop.dataloader_iterator = None
     if is_main:
         folder, seconds = network_dir(task.network), time.monotonic() - started
-        save_network(folder, params.network, dataset.classes, dataset.palette, model)
+        save_network(folder, params.network, manifest.classes, manifest.palette, model)
         for handler in list(runner.logger.handlers):  # on NFS a folder with an open file cannot be removed
             runner.logger.removeHandler(handler)
             handler.close()
@@ -92,7 +92,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
 
 
-def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Manifest) -> None:
+def _check(task: TrainingTask, params: Params, device: torch.device, manifest: Manifest) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
     batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
     size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
@@ -106,7 +106,7 @@ def _check(task: TrainingTask, params: Params, device: torch.device, dataset: Ma
     if device.type == "cpu" and params.network.dtype != "float32":
         raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
-    files = [folder / f"{record.id}.png" for folder in folders for record in dataset.train]
+    files = [folder / f"{record.id}.png" for folder in folders for record in manifest.train]
     if missing := [file for file in files if not file.exists()]:
         raise SesamError(f"{missing[0]} is missing ({len(missing)} of {len(files)} label files are). Run `dvc repro`.")
 
@@ -120,9 +120,9 @@ def _resume_or_restart(task: TrainingTask) -> None:
         checkpoint.unlink()
 
 
-def _initial_network(task: TrainingTask, params: Params, dataset: Manifest, seed: int) -> EncoderDecoder:
+def _initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed: int) -> EncoderDecoder:
     """The network with the three-source loss and its weights before training."""
-    config = network_config(params.network, len(dataset.classes))
+    config = network_config(params.network, len(manifest.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
     preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads smaller images
     trainable = {
@@ -162,15 +162,15 @@ def optimizer_config(schedule: Schedule, dtype: Dtype) -> dict[str, Any]:
     return config | {"type": "AmpOptimWrapper", "dtype": dtype, "loss_scale": {"enabled": False}}
 
 
-def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) -> DataLoader[Any]:
-    batch_size, (rank, processes) = samples.task.schedule.batch_size, get_dist_info()
+def _dataloader(dataset: TrainingDataset, params: Params, device: torch.device) -> DataLoader[Any]:
+    batch_size, (rank, processes) = dataset.task.schedule.batch_size, get_dist_info()
     workers = params.runtime.num_workers
     if device.type == "cpu":
         workers = (workers + 1) // 2  # the network computes on every core: each further worker slows it down
     return DataLoader(
-        samples,
+        dataset,
         batch_size // processes,
-        sampler=ResumableSampler(len(samples), batch_size, rank, processes),
+        sampler=ResumableSampler(len(dataset), batch_size, rank, processes),
         num_workers=workers,
         worker_init_fn=exit_on_queue_error,
         collate_fn=pseudo_collate,
@@ -179,7 +179,7 @@ def _dataloader(samples: TrainingSamples, params: Params, device: torch.device) 
 
 def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
     """mmengine's configs of the learning rate: a linear warmup, then polynomial decay."""
-    warmup = min(WARMUP, schedule.max_iters // 10)
+    warmup = min(WARMUP_ITERS, schedule.max_iters // 10)
     begin = warmup if warmup > 1 else 0  # LinearLR takes its first step from a tenth, and of one step has no second
     rise = {"type": "LinearLR", "start_factor": 0.1, "end": begin}
     decay = {"type": "PolyLR", "power": 0.9, "eta_min": 1e-4 * schedule.lr, "begin": begin, "end": schedule.max_iters}

@@ -133,7 +133,7 @@ def colleague(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_the_dag_runs_from_end_to_end(workspace: Path) -> None:
     for name in ("baseline", "r1", "r2"):
         metrics = read_json(workspace / f"metrics/networks/{name}.json")
-        assert 0 <= metrics["mIoU"] <= 1 and [*metrics["classes"]] == [*CLASSES]
+        assert 0 <= metrics["mIoU"] <= 1 and [*metrics["class_iou"]] == [*CLASSES]
     for name in ("r1", "r2"):
         scores = read_json(workspace / f"metrics/labels/{name}.json")["scores"]
         assert scores["weak"]["precision"] == 1.0

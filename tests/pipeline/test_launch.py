@@ -76,11 +76,11 @@ import os, signal, sys, time
 from pathlib import Path
 from stages import train_student
 from sesam.segmentation import hooks
-from sesam.segmentation.data import TrainingSamples
+from sesam.segmentation.data import TrainingDataset
 from sesam.execution.launch import is_worker_process, launch
 from sesam.params import load_params
 hooks.CHECKPOINT_SECONDS = 0
-seed, sample = hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__
+seed, sample = hooks.LoggingHook.before_train_iter, TrainingDataset.__getitem__
 def kill_the_stage(self, runner, batch_idx, data_batch=None):
     if batch_idx == 13:
         if os.environ["RANK"] == "0":
@@ -91,7 +91,7 @@ def note(self, t):
     with Path("seen-" + os.environ["RANK"]).open("a") as file:
         print(t, file=file)
     return sample(self, t)
-hooks.LoggingHook.before_train_iter, TrainingSamples.__getitem__ = kill_the_stage, note
+hooks.LoggingHook.before_train_iter, TrainingDataset.__getitem__ = kill_the_stage, note
 if is_worker_process():
     Path("process-" + os.environ["RANK"]).write_text(str(os.getpid()))
     sys.argv = ["train_student", "r1"]

@@ -74,9 +74,10 @@ def test_pseudo_labels_nearly_equal_fine_labels(workspace: Path, monkeypatch, ki
     edit_params(workspace, weak_labels__kind=kind, **changes)
     metrics = run_stages(monkeypatch, *ALL)
     assert all(
-        scores["recall"] is None or scores["recall"] >= 0.9 for scores in metrics["classes"]["pseudo_labels"].values()
+        scores["recall"] is None or scores["recall"] >= 0.9
+        for scores in metrics["class_scores"]["pseudo_labels"].values()
     )
-    outcomes = metrics["components"].values()
+    outcomes = metrics["component_outcomes"].values()
     assert sum(counts["kept"] for counts in outcomes) >= 0.97 * sum(sum(counts.values()) for counts in outcomes)
 
 
@@ -94,5 +95,5 @@ def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, s
         write_gray(Path(f"data/rounds/r1/teacher_predictions/confidence/{k}.png"), confidence)
     metrics = run_stages(monkeypatch, weak_labels, prompts, sam_masks, select_masks, merge_labels, evaluate_labels)
     assert metrics["scores"]["pseudo_labels"]["precision"] > metrics["scores"]["confident"]["precision"]
-    outcomes = metrics["components"].values()
+    outcomes = metrics["component_outcomes"].values()
     assert any(sum(counts.values()) > counts["kept"] for counts in outcomes)  # the blobs' masks are rejected

@@ -17,7 +17,7 @@ from sesam.datasets.class_statistics import class_table, count_classes, suspicio
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.params import SIMULATED, load_params
+from sesam.params import FINE_TRAIN_LABELS, load_params
 from sesam.presets import load_preset, render_params
 from stages import check_inputs, prepare
 
@@ -126,7 +126,7 @@ def test_wrong_params_are_reported_by_key(change: dict, message: str) -> None:
 @pytest.mark.parametrize("source", ["data/fine/train/", "./data/fine/train", "data/fine/../fine/train"])
 def test_equal_paths_of_weak_labels_are_equal(source: str) -> None:
     edit_params(Path(), weak_labels__path=source, weak_labels__kind="fine")
-    assert load_params().weak_labels.path == SIMULATED
+    assert load_params().weak_labels.path == FINE_TRAIN_LABELS
 
 
 @pytest.mark.parametrize("key", ["dataset.root", "weak_labels.path"])

@@ -134,7 +134,7 @@ def test_embeddings_larger_than_the_cache_are_not_kept(workspace: Path, capsys: 
 
 
 def test_without_sam_no_model_is_loaded(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(inference, "load_sam")
+    monkeypatch.delattr(inference, "load_sam_from_params")
     monkeypatch.delattr(checkpoints, "download")
     edit_params(workspace, sam__enabled=False, sam__model="vit_h")
     embed.main()
@@ -158,18 +158,18 @@ def test_a_checkpoint_is_hashed_once_per_stage(workspace: Path, monkeypatch: pyt
 
 def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(*arguments: object, device: str) -> batches.BatchSteps:
-        return mask_steps(*arguments)._replace(device=torch.device(device))  # "cuda": with worker processes
+        return make_mask_steps(*arguments)._replace(device=torch.device(device))  # "cuda": with worker processes
 
     def sam_model(*arguments: object) -> SamModel:
         loaded = load(*arguments)
         loaded.image_batcher.batch_size = 5
         return loaded
 
-    mask_steps, load, masks = inference.mask_steps, inference.load_sam, []
-    monkeypatch.setattr(inference, "load_sam", sam_model)
+    make_mask_steps, load, masks = inference.make_mask_steps, inference.load_sam_from_params, []
+    monkeypatch.setattr(inference, "load_sam_from_params", sam_model)
     monkeypatch.setattr(sam_masks, "batch_size", lambda _: 5)
     for workers, device in ((1, "cuda"), (2, "cpu")):
-        monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
+        monkeypatch.setattr(sam_masks, "make_mask_steps", partial(steps, device=device))
         edit_params(workspace, runtime__num_workers=workers)
         shutil.rmtree(workspace / "data/rounds/r1/masks", ignore_errors=True)
         sam_masks.main()
@@ -179,7 +179,7 @@ def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatc
     shutil.rmtree(workspace / "data/embeddings")
     (workspace / "5.png").write_bytes(b"torn")
     for device in ("cpu", "cuda"):
-        monkeypatch.setattr(sam_masks, "mask_steps", partial(steps, device=device))
+        monkeypatch.setattr(sam_masks, "make_mask_steps", partial(steps, device=device))
         with pytest.raises(SesamError, match=r"5\.png"):
             sam_masks.main()
         assert outputs(workspace) == masks[0]  # the earlier artifact stays

@@ -51,7 +51,7 @@ from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import mask_to_rle
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import load_params
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
@@ -66,7 +66,7 @@ from sesam.sam.inference import component_prompts
 from sesam.scores import confusion_matrix
 from sesam.segmentation.evaluation import loss_curve, network_metrics
 from sesam.segmentation.network import load_network, network_config, save_network
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # for its helpers
@@ -163,15 +163,15 @@ def exports() -> Iterator[tuple[str, bytes]]:
         yield name, content.encode() if isinstance(content, str) else of_json(content)
 
 
-def manifest(path: Path, original: bytes) -> None:
-    data = Manifest.load(path.parent)
+def manifest_file(path: Path, original: bytes) -> None:
+    manifest = Manifest.load(path.parent)
     here = Path.cwd().resolve()
-    for item in (*data.train, *data.val):
+    for item in (*manifest.train, *manifest.val):
         for name in (f"{item.id}.png", f"{item.id}.json", f"{item.sha256}.npz"):
             assert (here / "artifact" / name).resolve().is_relative_to(here / "artifact"), item.id
         assert np.zeros((item.height, 0)).shape[0] > 0 and item.width > 0 and isinstance(item.image, str)
-    assert 2 <= len(data.classes) <= 255 and all(isinstance(name, str) for name in data.classes)
-    assert np.asarray(data.palette, np.uint8).shape[1:] in ((3,), ())
+    assert 2 <= len(manifest.classes) <= 255 and all(isinstance(name, str) for name in manifest.classes)
+    assert np.asarray(manifest.palette, np.uint8).shape[1:] in ((3,), ())
 
 
 def prompts(path: Path, original: bytes) -> None:
@@ -184,13 +184,13 @@ def prompts(path: Path, original: bytes) -> None:
 def masks(path: Path, original: bytes) -> None:
     component = records.Component(1, 1, mask_to_rle(LABELS == 1))
     (offered,) = records.read_candidates(path, ITEM, [component]).values()
-    select_candidate(component, offered, weak_rles(WEAK), PARAMS.selection)
+    select_candidate(component, offered, weak_masks_by_class(WEAK), PARAMS.selection)
 
 
 def selected(path: Path, original: bytes) -> None:
     components = [records.Component(n, 1, mask_to_rle(LABELS == 1)) for n in (1, 2)]
     masks = records.read_selected(path, ITEM, len(NAMES), components)
-    found, sources = merge(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
+    found, sources = merge_labels(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
     assert set(np.unique(found)) <= {0, 1, 2, IGNORE_INDEX} and set(np.unique(sources)) <= {0, 1, 2, 3}
     assert np.array_equal(found[WEAK != IGNORE_INDEX], WEAK[WEAK != IGNORE_INDEX])
 
@@ -241,8 +241,8 @@ def network_metrics_file(path: Path, original: bytes) -> None:
 def label_metrics_file(path: Path, original: bytes) -> None:
     metrics = read_label_metrics(path, NAMES)
     drawn(NETWORK_METRICS, metrics)
-    data = Manifest("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
-    card = CardData(data, "r1", PARAMS, metrics, "", "")
+    manifest = Manifest("x", NAMES, ((0, 0, 0),) * 3, (ITEM,), ())
+    card = CardData(manifest, "r1", PARAMS, metrics, "", "")
     assert readme(card) and croissant(card)
 
 
@@ -271,9 +271,9 @@ def targets(folder: Path) -> list[Target]:
     size = {"id": ITEM.id, "height": SHAPE[0], "width": SHAPE[1]}
     rle = mask_to_rle(LABELS == 1)
     palette = ((0, 0, 0), (9, 9, 9), (7, 7, 7))
-    data = Manifest("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
-    data.save(folder / "manifest")
-    data.save(folder / "classes")
+    manifest = Manifest("x", NAMES, palette, (ITEM, replace(ITEM, id="c")), (), ignore_values=(9,))
+    manifest.save(folder / "manifest")
+    manifest.save(folder / "classes")
     strokes = "".join(
         f"<polygon><tag>{name}</tag><point><X>3</X><Y>{y}</Y></point><point><X>20</X><Y>9</Y></point></polygon>"
         for y, name in enumerate(NAMES)
@@ -312,8 +312,8 @@ def targets(folder: Path) -> list[Target]:
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
         *(Target(f"of {name}", name, (content,), exported) for name, content in exports()),
         Target("YOLO's classes", "yolo/data.yaml", (YAML.encode(), b"names: [left, right]"), exported),
-        Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest, 2),
-        Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest),
+        Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest_file, 2),
+        Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest_file),
         Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),
                of_json(size | {"prompt": "mask", "components": regions})), prompts, 2),
         Target("masks", "masks.json", (of_json(size | {"components": offered}),), masks, 2),

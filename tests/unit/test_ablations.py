@@ -106,7 +106,7 @@ def experiment(name: str, params: str, mean: float) -> None:
     Path("params.yaml").write_text(params)
     merged = {"scores": {"pseudo_labels": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}
     content = {
-        "labels/r1": merged | {"classes": {"pseudo_labels": {"road": {"IoU": 0.7}}}},
+        "labels/r1": merged | {"class_scores": {"pseudo_labels": {"road": {"IoU": 0.7}}}},
         "networks/baseline": {"mIoU": 0.1},
         "networks/r1": {"mIoU": mean},
     }

@@ -64,11 +64,11 @@ def test_images_csv_lists_the_image_of_each_label(workspace: tuple[Manifest, Par
 
 
 def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
+    manifest, params = workspace
     metrics = read_json(Path("metrics/labels/r1.json"))
-    for by_class in (metrics["classes"]["pseudo_labels"], metrics["components"]):
+    for by_class in (metrics["class_scores"]["pseudo_labels"], metrics["component_outcomes"]):
         by_class["a|b"] = by_class.pop("left")
-    renamed = replace(data, name="x", classes=("a|b", *data.classes[1:]))
+    renamed = replace(manifest, name="x", classes=("a|b", *manifest.classes[1:]))
     card_data = CardData(renamed, "r1", params, metrics, "", "")
     assert "| 0 | a&#124;b | (200, 0, 0) |" in readme(card_data)
     assert json.loads(json.dumps(croissant(card_data)))["name"] == "pseudo_labels_x_r1"
@@ -76,12 +76,12 @@ def test_pipe_in_a_class_name_does_not_break_the_table(workspace: tuple[Manifest
 
 @pytest.mark.parametrize("text", ['"', "it's", '"""', "\\", "a\nb", "{{ labels }} {x}", "é"])
 def test_training_script_holds_any_text(workspace: tuple[Manifest, Params], text: str) -> None:
-    data, params = workspace
+    manifest, params = workspace
     params = params.model_copy(update={"dataset": params.dataset.model_copy(update={"root": f"data/{text}"})})
     metrics = read_json(Path("metrics/labels/r1.json"))
-    for by_class in (metrics["classes"]["pseudo_labels"], metrics["components"]):
+    for by_class in (metrics["class_scores"]["pseudo_labels"], metrics["component_outcomes"]):
         by_class[text] = by_class["left"]
-    card_data = CardData(replace(data, classes=(text,) * 4), "r1", params, metrics, "", "")
+    card_data = CardData(replace(manifest, classes=(text,) * 4), "r1", params, metrics, "", "")
     script = readme(card_data).split("```python\n")[1].split("```")[0]
     values = {
         node.targets[0].id: ast.literal_eval(node.value.args[0] if isinstance(node.value, ast.Call) else node.value)
@@ -137,8 +137,8 @@ def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:
     ["", "id,score\n", "score,id\n0.5\n", "id,score\n2,0.5\n", "id,score\n2,1\n3,1\n9,1\ntown/0,1\ntown/1,1\n"],
 )
 def test_a_ranking_of_other_images_is_refused(workspace: tuple[Manifest, Params], damage: str) -> None:
-    data, _ = workspace
-    assert [record.id for record in top_ranked("r1", data, 2)] == ["2", "3"]
+    manifest, _ = workspace
+    assert [record.id for record in top_ranked("r1", manifest, 2)] == ["2", "3"]
     Path("data/pseudo_labels/r1/ranking.csv").write_text(damage)
     with pytest.raises(SesamError, match=r"ranking\.csv does not rank the 4 training images"):
-        top_ranked("r1", data, 2)
+        top_ranked("r1", manifest, 2)

@@ -150,16 +150,16 @@ def test_a_corrected_export_overrides_weak_labels(merged: Path, tool: str, capsy
     assert "export: 2 images in to_do" in capsys.readouterr().out
     files = {**FILES, "labelme": "1.json"}
     correct(merged / "to_do" / files[tool], tool)
-    before, sent = all_labels("weak"), all_labels("pseudo_labels/r1/labels")
+    before, exported = all_labels("weak"), all_labels("pseudo_labels/r1/labels")
     for path in (merged / "to_do").iterdir():
         if path.name != "labels.xml":  # Label Studio's labeling interface
             path.rename(merged / "data/corrections" / path.name)
     weak_labels.main()
     after, printed = all_labels("weak"), capsys.readouterr().out
-    assert np.array_equal(after[0], before[0]) and np.array_equal(after[2], before[2])  # 2 came back as it was sent
+    assert np.array_equal(after[0], before[0]) and np.array_equal(after[2], before[2])  # 2 came back as it was exported
     changed = after[1] != before[1]
     assert changed.any() and not changed.all() and "changed or new, " in printed
-    assert len(np.unique(sent[1][changed])) == len(np.unique(after[1][changed])) == 1
+    assert len(np.unique(exported[1][changed])) == len(np.unique(after[1][changed])) == 1
 
 
 def test_top_ranked_images_are_exported_first(merged: Path) -> None:

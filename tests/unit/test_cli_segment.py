@@ -25,12 +25,12 @@ CPU = torch.device("cpu")
 
 
 @given(st.integers(1, 3000), st.integers(4, 600), st.data())
-def test_centers_of_tiles_partition_an_axis(length: int, tile: int, data: st.DataObject) -> None:
-    overlap = data.draw(st.integers(2, tile // 2))
-    slices = list(tile_slices(length, tile, overlap))
+def test_centers_of_tiles_partition_an_axis(length: int, tile_size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(2, tile_size // 2))
+    slices = list(tile_slices(length, tile_size, overlap))
     assert [k for _, center, _ in slices for k in range(length)[center]] == list(range(length))
     for where, center, inside in slices:
-        assert 0 <= where.start < where.stop <= length and where.stop - where.start <= tile
+        assert 0 <= where.start < where.stop <= length and where.stop - where.start <= tile_size
         assert range(length)[where][inside] == range(length)[center]
         assert center.start == 0 or center.start - where.start >= overlap // 2
         assert center.stop == length or where.stop - center.stop >= overlap // 2
@@ -60,9 +60,9 @@ def write_images(sizes: dict[str, tuple[int, int]]) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
-def prediction(trained: Path, image: str, tile: int = 1024, overlap: int = 256) -> np.ndarray:
+def prediction(trained: Path, image: str, tile_size: int = 1024, overlap: int = 256) -> np.ndarray:
     model, pixels = load_network(trained, CPU), np.array(Image.open(image))
-    return stitch_tiles(pixels.shape[:2], tile, overlap, lambda where: predict(model, pixels[where], CPU)[0])
+    return stitch_tiles(pixels.shape[:2], tile_size, overlap, lambda where: predict(model, pixels[where], CPU)[0])
 
 
 def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

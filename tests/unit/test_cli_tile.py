@@ -35,19 +35,19 @@ def noise(height: int, width: int) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.data())
 def test_merge_restores_what_was_split(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile: int, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, tile_size: int, data: st.DataObject
 ) -> None:
     """Also where tiles are wrong at their edges, but not at those of the image."""
     folder, labels, overlap = (
         tmp_path_factory.mktemp("tiles"),
         noise(height, width),
-        data.draw(st.integers(2, tile // 2)),
+        data.draw(st.integers(2, tile_size // 2)),
     )
     write_label(folder / "whole/labels/train/a b/one.png", labels, PALETTE)
-    split(folder / "whole", folder / "tiles", tile, overlap)
+    split(folder / "whole", folder / "tiles", tile_size, overlap)
     for path in (folder / "tiles").rglob("*.png"):
         values, (top, left) = read_label(path), map(int, path.stem.split("-"))
-        assert np.array_equal(values, labels[top : top + tile, left : left + tile])
+        assert np.array_equal(values, labels[top : top + tile_size, left : left + tile_size])
         inner = tuple(
             slice(overlap // 2 if begin else 0, size if begin + size == whole else size - overlap // 2)
             for begin, size, whole in zip((top, left), values.shape, labels.shape, strict=True)

@@ -29,8 +29,8 @@ POINTS = SIZE | {"prompt": "points", "components": [{"number": 1, "class": 1, "r
 BOXES = SIZE | {"prompt": "box", "components": [{"number": 1, "class": 1, "rle": RLE, "box": [0, 1, 6, 4]}]}
 MASKS = SIZE | {"components": [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": RLE}] * 3}]}
 KEPT = {"number": 1, "class": 1, "candidate": 0, "score": 0.5, "rle": RLE, "outcome": "kept"}
-REFUSED = KEPT | {"number": 2, "candidate": None, "score": None, "outcome": "oversized"}
-SELECTED = SIZE | {"components": [KEPT, REFUSED]}
+REJECTED = KEPT | {"number": 2, "candidate": None, "score": None, "outcome": "oversized"}
+SELECTED = SIZE | {"components": [KEPT, REJECTED]}
 FILES = {
     "points": (POINTS, lambda p: read_prompts(p, RECORD, 2), lambda p, r, c: write_prompts(p, r, "points", c)),
     "boxes": (BOXES, lambda p: read_prompts(p, RECORD, 2), lambda p, r, c: write_prompts(p, r, "box", c)),
@@ -40,8 +40,8 @@ FILES = {
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_round_trip(height: int, width: int, seed: int, share: float) -> None:
-    mask = np.random.default_rng(seed).random((height, width)) < share
+def test_run_lengths_round_trip(height: int, width: int, seed: int, ratio: float) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < ratio
     assert rle_to_counts(mask_to_rle(mask)).tolist() == mask_to_counts(mask).tolist()
 
 

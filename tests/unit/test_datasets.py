@@ -19,7 +19,7 @@ from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette
-from sesam.datasets.layouts import ImagePair, files_below, find_pairs
+from sesam.datasets.layouts import ImagePair, find_pairs, list_files
 from sesam.errors import SesamError
 from sesam.params import DatasetParams
 from stages import prepare, weak_labels
@@ -75,16 +75,18 @@ def weak(name: str) -> np.ndarray:
 )
 def test_a_preset_and_the_root_are_enough(workspace, capsys, dataset_format, train, val, left, right) -> None:
     workspace(dataset_format)
-    dataset = prepared()
-    assert dataset.train[0].id == train and [record.id for record in dataset.val] == [val]
-    assert all(Path(record.image).exists() and record.image.startswith("raw") for record in dataset.train + dataset.val)
+    manifest = prepared()
+    assert manifest.train[0].id == train and [record.id for record in manifest.val] == [val]
+    assert all(
+        Path(record.image).exists() and record.image.startswith("raw") for record in manifest.train + manifest.val
+    )
     fine = read_label(Path(f"data/fine/train/{train}.png"))
     assert (fine == halves(left, right, edge=255)).all()
     weak_labels.main()
-    for record in dataset.train:
+    for record in manifest.train:
         drawn = weak(record.id)
         assert set(np.unique(drawn)) == {left, right, 255} and (drawn[drawn != 255] == fine[drawn != 255]).all()
-    printed, images = capsys.readouterr(), len(dataset.train)
+    printed, images = capsys.readouterr(), len(manifest.train)
     assert f"{images} training images, 1 validation images" in printed.out
     assert f"about 2 components per image, {2 * images} SAM prompts per round, 1 round" in printed.out
     assert f"({images} of 2.1 MB;" in printed.out and "MB per round for prompts and masks" in printed.out
@@ -173,9 +175,9 @@ def test_camvid_in_each_form(workspace, form: str) -> None:
         for path in Path("raw/LabeledApproved_full").iterdir():
             Image.open(path).quantize(32).save(path)
     workspace("camvid")
-    dataset = prepared()
-    assert [record.id for record in dataset.train] == names["train"]
-    assert [record.id for record in dataset.val] == names["val"]
+    manifest = prepared()
+    assert [record.id for record in manifest.train] == names["train"]
+    assert [record.id for record in manifest.val] == names["val"]
     fine = read_label(Path("data/fine/train/0001TP_006690.png"))
     assert (fine[:16] == 0).all() and (fine[16:28] == 3).all() and (fine[28:] == 255).all()
     assert [pair.id for pair in find_pairs("camvid", Path("raw"), ["test"], "val")] == names["test"]
@@ -208,7 +210,7 @@ def test_voc_with_the_list_and_without_the_labels_of_sbd(workspace) -> None:
     save(Path("raw/JPEGImages/2008_000002.jpg"), photo(3))
     (Path("raw/ImageSets/Segmentation/trainaug.txt")).write_text("\ufeff" + "\r\n\r\n".join(names), encoding="utf-8")
     workspace("voc")
-    assert [record.fine for record in prepared().train] == [True, True, False]
+    assert [record.has_fine_label for record in prepared().train] == [True, True, False]
     Path("raw/ImageSets/Segmentation/trainaug.txt").unlink()
     edit_params(Path(), dataset__train_splits=["trainaug"])
     error_of(prepare, "has neither SegmentationClassAug nor")
@@ -233,8 +235,8 @@ def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
     (tmp_path / "a/up").symlink_to(tmp_path)
     (tmp_path / "0_link").symlink_to(tmp_path / "b")
     (tmp_path / "b/inner/across").symlink_to(tmp_path / "a")
-    assert [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path)] == ["a/0.png", "b/inner/1.png"]
-    assert [path.name for path in files_below(tmp_path / "a/up/b")] == ["1.png", "0.png"], "links are followed"
+    assert [path.relative_to(tmp_path).as_posix() for path in list_files(tmp_path)] == ["a/0.png", "b/inner/1.png"]
+    assert [path.name for path in list_files(tmp_path / "a/up/b")] == ["1.png", "0.png"], "links are followed"
 
 
 # Annotation budgets
@@ -242,7 +244,7 @@ def test_a_link_cycle_lists_each_file_once(tmp_path: Path) -> None:
 
 def test_a_smaller_subset_is_part_of_every_larger_one() -> None:
     pairs = [ImagePair(str(k), Path(f"{k}.png"), None) for k in range(40)]
-    chosen = [{pair.id for pair in choose_subset(pairs, share)} for share in (0.05, 0.1, 0.3, 1.0)]
+    chosen = [{pair.id for pair in choose_subset(pairs, fraction)} for fraction in (0.05, 0.1, 0.3, 1.0)]
     assert [len(ids) for ids in chosen] == [2, 4, 12, 40]
     assert all(less < more for less, more in pairwise(chosen))
     assert len(choose_subset(pairs, 0.001)) == 1
@@ -290,16 +292,16 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
 
 def annotated(workspace, dataset_format: str, source: str, **changes: object) -> Manifest:
     workspace(dataset_format, weak_labels__path=source, **changes)
-    dataset = prepared()
+    manifest = prepared()
     shutil.rmtree("data/fine/train")  # not read
     weak_labels.main()
-    return dataset
+    return manifest
 
 
 def test_cityscapes_coarse_labels(workspace) -> None:
-    dataset = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
-    assert [record.id for record in dataset.train if not record.fine] == ["augsburg_000000_000000"]
-    for record in dataset.train:
+    manifest = annotated(workspace, "cityscapes", "raw/gtCoarse", dataset__train_splits=["train", "train_extra"])
+    assert [record.id for record in manifest.train if not record.has_fine_label] == ["augsburg_000000_000000"]
+    for record in manifest.train:
         label = weak(record.id)
         assert (label[8:20, 6:18] == 0).all() and (label[8:20, 30:42] == 13).all() and (label != 255).sum() == 288
 
@@ -374,7 +376,7 @@ def test_a_custom_folder(workspace, capsys) -> None:
         assert (weak("1") == halves(1, right, edge=edge)).all()
         assert ("255 is unlabeled, other values by dataset.map: 3 (0, 1, 2)" in capsys.readouterr().err) == (edge == 0)
     shutil.rmtree("raw/labels/train")
-    assert not any(record.fine for record in prepared().train)
+    assert not any(record.has_fine_label for record in prepared().train)
     assert "never occur" not in capsys.readouterr().err, "nothing is known of them"
     weak_labels.main()
     assert len(list(Path("data/weak").iterdir())) == 3
@@ -511,5 +513,5 @@ def test_annotators_labels_need_no_fine_ones(workspace, capsys) -> None:
     error_of(prepare, "missing files: 1")
     edit_params(Path(), weak_labels__path="drawn")
     records = prepared().train
-    assert [record.fine for record in records].count(False) == 1
+    assert [record.has_fine_label for record in records].count(False) == 1
     assert "training images without a fine label: 1 (" in capsys.readouterr().err

@@ -91,13 +91,13 @@ def test_review_priority_by_hand() -> None:
     outcomes = (Outcome.KEPT, Outcome.LOW_COVERAGE, Outcome.OVERSIZED)
     selected = [Selected(1, 0, None, None, "0H", outcome) for outcome in outcomes]
     priority = review_priority(merged, weak, predicted, contested, selected)
-    shares = {
+    ratios = {
         "review_priority": 0.57143,
         "unlabeled": 0.14286,
         "contradicted": 0.28571,
         "contested": 0.28571,
     }  # 4, 1, 2, 2 of 7
-    assert priority == {**shares, "components": 3, "rejected": 2}
+    assert priority == {**ratios, "components": 3, "rejected": 2}
     rows = [
         {"id": k, **priority, "review_priority": score}
         for k, score in (("b", 0.5), ("c", 0.1), ("a", 0.5), ('"d",', 0.9))
@@ -158,7 +158,7 @@ def test_stages_on_known_answers(
 
     baseline, student = (read_json(Path(f"metrics/networks/{name}.json")) for name in ("baseline", "r2"))
     assert student["mIoU"] == student["pixel_accuracy"] == 1.0
-    assert student["classes"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
+    assert student["class_iou"] == {"left": 1.0, "right, far": 1.0, "nowhere": None, "never": None}
     assert baseline["mIoU"] == round((3 / 6 + 6 / 9) / 2, 4) and baseline["pixel_accuracy"] == 0.75
 
     r1, r2 = (read_json(Path(f"metrics/labels/{name}.json")) for name in ("r1", "r2"))
@@ -168,12 +168,12 @@ def test_stages_on_known_answers(
     assert predictions["precision"] == 0.75 and predictions["labeled"] == round(4 / 12, 4)
     assert sam["labeled"] == round((4 * 7 - 1) / 84, 4)  # one pixel is a weak label
     assert r2["scores"]["pseudo_labels"]["precision"] == 1
-    left, right = (r1["classes"]["pseudo_labels"][name] for name in ("left", "right, far"))
+    left, right = (r1["class_scores"]["pseudo_labels"][name] for name in ("left", "right, far"))
     assert left == {"precision": 1.0, "recall": 0.5, "IoU": 0.5, "unlabeled": round(2 / 6, 4)}
     assert right["precision"] == round(4 / 5, 4) and right["unlabeled"] == round(2 / 6, 4)
-    assert r1["components"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
-    assert r1["components"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0}
-    assert r1["contested"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
+    assert r1["component_outcomes"]["left"] == {"kept": 4, "low_coverage": 4, "oversized": 0}
+    assert r1["component_outcomes"]["right, far"] == {"kept": 4, "low_coverage": 0, "oversized": 0}
+    assert r1["contested_pixels"] == {"correct": 4 * 13, "wrong": 0, "weak": 4, "unknown": 4 * 2}
 
     summary = read_json(Path("metrics/summary.json"))
     assert summary == {
@@ -208,30 +208,32 @@ def test_stages_on_known_answers(
 
 
 def test_percents_of_a_class_add_up_to_100() -> None:
-    shares = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
+    ratios = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 0], [0.001, 0.998, 0, 0.001]])
     counts = {("a", "a"): 33, ("a", "b"): 34, ("a", "c"): 33, ("c", "b"): 100}
-    assert Counter(tables.percent_rows(shares, "abcd")) == counts
+    assert Counter(tables.percent_rows(ratios, "abcd")) == counts
 
 
 def test_contested_pixels_are_counted_by_outcome(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
+    manifest, params = workspace
     fine = FINE.copy()
     fine[1:, 10:] = 2
     write_label(Path("data/fine/train/3.png"), fine, PALETTE)
-    contested = evaluate_all(data, params, "r1").contested
+    contested = evaluate_all(manifest, params, "r1").contested
     # two columns, seven rows with a fine label and one without
     assert contested == {"correct": 3 * 13, "wrong": 13, "weak": 4, "unknown": 4 * 2}
 
 
 def test_training_images_without_fine_labels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
-    data, params = workspace
+    manifest, params = workspace
     shutil.rmtree("data/fine/train")
-    without = replace(data, train=tuple(replace(record, fine=False) for record in data.train))
+    without = replace(manifest, train=tuple(replace(record, has_fine_label=False) for record in manifest.train))
     without.save()
     evaluate_everything(params, monkeypatch)
     metrics = read_json(Path("metrics/labels/r2.json"))
-    assert metrics["scores"]["pseudo_labels"]["precision"] is None and metrics["components"]["left"]["kept"] == 4
-    assert metrics["contested"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
+    assert (
+        metrics["scores"]["pseudo_labels"]["precision"] is None and metrics["component_outcomes"]["left"]["kept"] == 4
+    )
+    assert metrics["contested_pixels"] == {"correct": 0, "wrong": 0, "weak": 4, "unknown": 4 * 15}
     assert read_json(Path("metrics/networks/r2.json"))["mIoU"] == 1.0
 
 
@@ -266,20 +268,20 @@ def test_panels(workspace: tuple[Manifest, Params], monkeypatch) -> None:
     ],
 )
 def test_masks_selected_by_other_params_are_refused(workspace, file: str, number: int, change: dict) -> None:
-    data, params = workspace
-    trace = load_trace(data.train[0], "r1", data, params)
-    assert [component.selected.candidate for component in trace.components] == [0, 0, None]
+    manifest, params = workspace
+    trace = load_trace(manifest.train[0], "r1", manifest, params)
+    assert [component.selected.candidate_index for component in trace.components] == [0, 0, None]
     path = Path(f"data/rounds/r1/{file}/town/0.json")
     document = read_json(path)
     document["components"][number - 1] |= change
     write_json(path, document)
     with pytest.raises(SesamError, match=rf"town/0\.json: the mask of component {number} was selected by other params"):
-        load_trace(data.train[0], "r1", data, params)
+        load_trace(manifest.train[0], "r1", manifest, params)
 
 
 def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
-    trace = load_trace(data.train[0], "r2", data, params)
+    manifest, params = workspace
+    trace = load_trace(manifest.train[0], "r2", manifest, params)
     texts = {xy: "\n".join(explain_pixel(trace, *xy)) for xy in ((1, 4), (9, 2), (11, 2), (1, 1), (5, 5))}
     assert "left, from weak label.\nAn annotator" in texts[1, 4] and "weak: left" in texts[1, 4]
     assert "component 1 (right, far) holds it: score 0.90: predicted IoU 0.90, covers 100%" in texts[9, 2]
@@ -306,16 +308,16 @@ def test_loss_curve(tmp_path: Path) -> None:
 
 
 def test_workers_change_nothing(workspace: tuple[Manifest, Params]) -> None:
-    data, params = workspace
+    manifest, params = workspace
     two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
-    alone, together = (evaluate_all(data, changed, "r1") for changed in (params, two_workers))
-    assert label_metrics(alone, data.classes) == label_metrics(together, data.classes)
+    alone, together = (evaluate_all(manifest, changed, "r1") for changed in (params, two_workers))
+    assert label_metrics(alone, manifest.classes) == label_metrics(together, manifest.classes)
     assert alone.ranking == together.ranking
 
 
 def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Manifest, Params], capsys) -> None:
-    data, params = workspace
-    many = replace(data, train=data.train[2:] * 150)
+    manifest, params = workspace
+    many = replace(manifest, train=manifest.train[2:] * 150)
     evaluate_all(many, params, "r1")
     assert "evaluate_labels r1: 300 images" in capsys.readouterr().out
     for record in many.train[:2]:

@@ -93,7 +93,9 @@ def test_masks_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFac
             out = model(**model_inputs, multimask_output=True)
         resized = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
         (masks,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], *resized)
-        assert np.allclose(out.iou_scores.flatten().numpy(), candidates.iou, atol=0.02)  # embeddings are float16
+        assert np.allclose(
+            out.iou_scores.flatten().numpy(), candidates.predicted_iou, atol=0.02
+        )  # embeddings are float16
         for expected, counts in zip(masks.flatten(0, 1).numpy(), candidates.counts, strict=True):
             mask = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(sizes[k][::-1]).T
             assert mask_to_rle(mask) == counts_to_rle(counts, sizes[k])

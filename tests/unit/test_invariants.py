@@ -14,7 +14,7 @@ from sesam.artifacts.manifest import ImageRecord
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle
-from sesam.merging import merge
+from sesam.merging import merge_labels
 
 SHAPE = (5, 7)
 RECORD = ImageRecord("street/a", "a.png", *SHAPE, "0" * 64)
@@ -29,7 +29,7 @@ maps = arrays(np.uint8, SHAPE, elements=st.sampled_from((0, 1, 2, 255, 255)))
 def test_merged_labels_pass(weak, confident, masks) -> None:
     components = [Component(1, k, mask_to_rle(mask.T.reshape(SHAPE))) for k, mask in masks]
     selected = [Selected(1, k, 0, 1.0, mask_to_rle(mask), Outcome.KEPT) for k, mask in masks]
-    check_pseudo_label(*merge(weak, confident, components, selected), weak, confident, RECORD, 3)
+    check_pseudo_label(*merge_labels(weak, confident, components, selected), weak, confident, RECORD, 3)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_merged_labels_pass(weak, confident, masks) -> None:
     ],
 )
 def test_inconsistent_labels_are_refused(pixel, label: int, source: int, message: str) -> None:
-    labels, sources = merge(WEAK_MAP, PREDICTED, [], [])
+    labels, sources = merge_labels(WEAK_MAP, PREDICTED, [], [])
     labels[pixel], sources[pixel] = label, source
     with pytest.raises(SesamError, match=message):
         check_pseudo_label(labels, sources, WEAK_MAP, PREDICTED, RECORD, 3)

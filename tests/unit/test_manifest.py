@@ -16,7 +16,10 @@ DATA = Manifest(
     "streets",
     ("a", "b"),
     ((0, 0, 0), (9, 9, 9)),
-    (ImageRecord("1", "raw/1.png", 4, 6, HASH), ImageRecord("city/2", "/elsewhere/2.png", 4, 6, HASH, fine=False)),
+    (
+        ImageRecord("1", "raw/1.png", 4, 6, HASH),
+        ImageRecord("city/2", "/elsewhere/2.png", 4, 6, HASH, has_fine_label=False),
+    ),
     (),
 )
 BAD_IDS = ("../up", "/root/up", "a/../../up", "a//b", "", ".", "..", ".hidden", "a\\b", "line\nbreak", "nul\0", 7, None)

@@ -44,8 +44,8 @@ def test_pixels_are_those_that_the_tool_draws(tool: str, files: Path) -> None:
         equal[name.split("_")[0]].append(read_annotation(annotations[name], spec).labels.ravel() == expected.ravel())
     kinds, count = TOOLS[tool]
     assert set(equal) == set(kinds.split()) and len(labels) == count
-    shares = {kind: np.concatenate(found).mean() for kind, found in equal.items()}
-    assert min(shares.values()) >= 0.999, shares
+    ratios = {kind: np.concatenate(found).mean() for kind, found in equal.items()}
+    assert min(ratios.values()) >= 0.999, ratios
 
 
 @pytest.mark.parametrize("tool", ["labelme", "cvat", "label_studio"])

@@ -91,7 +91,7 @@ def visit(page: Path, script: str = VISIT) -> dict:
 
 
 def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, _ = workspace
+    manifest, _ = workspace
     edit_params(Path(), rounds__r2__teacher="baseline", report__num_images=2)
     evaluate_everything(load_params(), monkeypatch)
     page = Path("metrics/report.html").resolve()
@@ -111,7 +111,7 @@ def test_report_in_a_browser_without_a_network(workspace, monkeypatch: pytest.Mo
     assert seen["legends"]["source"] == ["sources"] and seen["legends"]["pseudo-label"] == ["classes"]
     fine = decoded(seen["layers"]["fine"][-1][2])
     assert (fine[0, :, 3] == 0).all()  # unlabeled pixels let the background through
-    assert (fine[1:, :6, :3] == data.palette[0]).all() and (fine[1:, 6:, :3] == data.palette[1]).all()
+    assert (fine[1:, :6, :3] == manifest.palette[0]).all() and (fine[1:, 6:, :3] == manifest.palette[1]).all()
     pale, bold = decoded(seen["gamma 1"]), decoded(seen["gamma 0"])
     assert (pale[:, :4] == bold[:, :4]).all() and (pale[:, 4:, :3] != bold[:, 4:, :3]).any(-1).all()
     assert seen["through 0.5"] != seen["gamma 1"]
@@ -155,19 +155,19 @@ DAMAGED = {
     "missing key": ("networks/r1", ("loss",), DELETED),
     "unknown key": ("labels/r1", ("more",), 1),
     "text as score": ("networks/r1", ("mIoU",), "x"),
-    "score above 1": ("networks/baseline", ("classes", "left"), 1.5),
+    "score above 1": ("networks/baseline", ("class_iou", "left"), 1.5),
     "text as loss": ("networks/r1", ("loss", 0, 1), "x"),
     "null as scores": ("labels/r2", ("scores",), None),
     "text as correlation": ("labels/r2", ("ranking_spearman",), "x"),
-    "older file": ("labels/r1", ("contested", "unknown"), DELETED),
-    "unknown outcome": ("labels/r1", ("components", "left", "missed"), 1),
-    "missing class": ("labels/r1", ("classes", "pseudo_labels", "left"), DELETED),
-    "missing class of components": ("labels/r1", ("components", "left"), DELETED),
-    "unknown class": ("networks/r1", ("classes", "other"), 0.5),
-    "missing row": ("networks/r1", ("confusion", 3), DELETED),
-    "missing column": ("labels/r1", ("confusion", "sam", 0, 4), DELETED),
-    "fraction of a pixel": ("labels/r1", ("confusion", "pseudo_labels", 0, 0), 0.5),
-    "number as matrix": ("networks/r2", ("confusion",), 3),
+    "older file": ("labels/r1", ("contested_pixels", "unknown"), DELETED),
+    "unknown outcome": ("labels/r1", ("component_outcomes", "left", "missed"), 1),
+    "missing class": ("labels/r1", ("class_scores", "pseudo_labels", "left"), DELETED),
+    "missing class of components": ("labels/r1", ("component_outcomes", "left"), DELETED),
+    "unknown class": ("networks/r1", ("class_iou", "other"), 0.5),
+    "missing row": ("networks/r1", ("confusion_matrix", 3), DELETED),
+    "missing column": ("labels/r1", ("confusion_matrix", "sam", 0, 4), DELETED),
+    "fraction of a pixel": ("labels/r1", ("confusion_matrix", "pseudo_labels", 0, 0), 0.5),
+    "number as matrix": ("networks/r2", ("confusion_matrix",), 3),
 }
 
 

@@ -37,9 +37,9 @@ from sesam.sam.batched_sam import BatchedSam, ImagePrompt, OomBatcher, load_meta
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
 from sesam.sam.checkpoints import download, resolve_weights
-from sesam.sam.inference import load_sam
+from sesam.sam.inference import load_sam_from_params
 from sesam.sam.registry import MODELS
-from sesam.sam.sam_model import Candidates, Prompt, SamModel
+from sesam.sam.sam_model import MaskPredictions, Prompt, SamModel
 from sesam.sam.superpixels import Superpixels, candidates_for
 from sesam.sam.upscaling import iter_counts, make_axis
 from tools.bundled_sam.score import SAMPLING, SEED, draw_labeled, score
@@ -80,7 +80,7 @@ def photo(size: tuple[int, int], seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
-def decode(sam_model: SamModel, image: np.ndarray, prompts: list[Prompt]) -> list[Candidates]:
+def decode(sam_model: SamModel, image: np.ndarray, prompts: list[Prompt]) -> list[MaskPredictions]:
     embeddings = sam_model.encode([sam_model.preprocess(image)])
     return sam_model.decode(embeddings, [image.shape[:2]], [prompts])[0]
 
@@ -89,7 +89,7 @@ def bundled_sam_model(dtype: Dtype = "float32") -> BatchedSam:
     return BatchedSam(load_meta_sam(build_bundled_sam, WEIGHTS), CPU, dtype)
 
 
-def to_masks(candidates: Candidates, size: tuple[int, int]) -> np.ndarray:
+def to_masks(candidates: MaskPredictions, size: tuple[int, int]) -> np.ndarray:
     return np.stack([rle_to_mask(counts_to_rle(counts, size), size) for counts in candidates.counts])
 
 
@@ -126,7 +126,7 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
     side = 4 * sam.prompt_encoder.image_embedding_size[0]
     for prompt, candidates in zip(prompts, decoded, strict=True):
         logits, quality = predict(predictor, prompt)
-        np.testing.assert_allclose(candidates.iou, quality, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(candidates.predicted_iou, quality, rtol=1e-4, atol=1e-5)
         assert nearly_equal(to_masks(candidates, size), logits > 0)
         low, _ = sam_model.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
         low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
@@ -147,7 +147,7 @@ def test_several_images_are_decoded_together(sam) -> None:
         alone = decode(BatchedSam(sam, CPU), image, prompts[k])
         for a, b in zip(together[k], alone, strict=True):
             assert nearly_equal(to_masks(a, sizes[k]), to_masks(b, sizes[k]))
-            np.testing.assert_allclose(a.iou, b.iou, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(a.predicted_iou, b.predicted_iou, rtol=1e-4, atol=1e-5)
     assert sam_model.decode(embeddings, sizes, [[], [], []]) == [[], [], []]
 
 
@@ -189,7 +189,7 @@ def test_encoder_equals_that_of_segment_anything(queries: int, folded: bool, mon
     for parameter in vit.parameters():  # the position tables and embeddings begin with zeros
         torch.nn.init.normal_(parameter, std=0.2)
     images = torch.randn(2, 3, 192, 192)
-    monkeypatch.setitem(encoder.SCORES, "cpu", queries * 144)  # parts of batches, of heads and of queries
+    monkeypatch.setitem(encoder.MAX_SCORES_PER_CALL, "cpu", queries * 144)  # parts of batches, of heads and of queries
     with torch.inference_mode():
         expected, ours = vit(images), encoder.ViTEncoder(vit, folded=folded)
         assert (ours(images) - expected).norm() <= 1e-5 * expected.norm()
@@ -350,7 +350,7 @@ def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("model", ["bundled", "superpixels"])
 def test_embedding_bytes_are_those_of_the_model(model: str, params: Params, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # the bundled weights are found from anywhere
-    sam_model = load_sam(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
+    sam_model = load_sam_from_params(params.model_copy(update={"sam": params.sam.model_copy(update={"model": model})}))
     (embedding,) = sam_model.encode([sam_model.preprocess(draw_scene(1).image)])
     assert embedding.nbytes == MODELS[model].embedding_bytes
 
@@ -422,7 +422,7 @@ def test_superpixels_find_a_block_of_one_color() -> None:
     prompts = [points, Prompt(box=np.array([28, 18, 92, 72])), Prompt(mask=mask_to_rle(block))]
     for prompt, candidates in zip(prompts, decode(Superpixels(), image.astype(np.uint8), prompts), strict=True):
         masks = to_masks(candidates, block.shape)
-        best = masks[int(candidates.iou.argmax())]
+        best = masks[int(candidates.predicted_iou.argmax())]
         assert (best & block).sum() / (best | block).sum() > 0.9
         if prompt is points:  # coarser regions hold the finer ones
             assert masks[0].sum() <= masks[1].sum() <= masks[2].sum()
@@ -443,4 +443,4 @@ def test_superpixels_take_prompts_smaller_than_their_pixels() -> None:
     thin[1021:, :700] = True
     corner = (Prompt(box=np.array([1818, 1021, 1820, 1024])), Prompt(points=np.array([[1819, 1023]])))
     for prompt in (Prompt(mask=mask_to_rle(thin)), *corner):
-        assert np.isfinite(candidates_for(regions, prompt, thin.shape).iou).all()
+        assert np.isfinite(candidates_for(regions, prompt, thin.shape).predicted_iou).all()

@@ -40,7 +40,7 @@ from sesam.params import LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingSamples, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
 from sesam.segmentation.training import train
@@ -77,7 +77,7 @@ def params() -> Params:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     """Five tiny images with labels and sources, as the stages before would leave them; cwd is theirs."""
     monkeypatch.chdir(tmp_path)
     rng, items = np.random.default_rng(0), []
@@ -96,9 +96,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     write_params(Path(), "demo")
     Path("data/weak").mkdir()
     write_text(Path("models/none"), "")  # a dependency of a round without a teacher
-    data = Manifest("blocks", CLASSES, PALETTE, tuple(items), ())
-    data.save()
-    return data
+    manifest = Manifest("blocks", CLASSES, PALETTE, tuple(items), ())
+    manifest.save()
+    return manifest
 
 
 def task(params: Params, round_name: str | None = "r1") -> TrainingTask:
@@ -110,8 +110,8 @@ def updated(params: Params, group: str, **changes: object) -> Params:
     return params.model_copy(update={group: getattr(params, group).model_copy(update=changes)})
 
 
-def samples(data: Manifest, params: Params, sam_sample_prob: float = 0.5, seed: int = 0) -> TrainingSamples:
-    return TrainingSamples(replace(task(params), sam_sample_prob=sam_sample_prob), data, seed)
+def samples(manifest: Manifest, params: Params, sam_sample_prob: float = 0.5, seed: int = 0) -> TrainingDataset:
+    return TrainingDataset(replace(task(params), sam_sample_prob=sam_sample_prob), manifest, seed)
 
 
 def random_network(folder: Path) -> EncoderDecoder:
@@ -163,32 +163,32 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
 # The samples
 
 
-def test_sample_is_a_function_of_seed_and_t(data: Manifest, params: Params):
-    def bytes_of(dataset: TrainingSamples, t: int) -> bytes:
+def test_sample_is_a_function_of_seed_and_t(manifest: Manifest, params: Params):
+    def bytes_of(dataset: TrainingDataset, t: int) -> bytes:
         arrays = dataset[t]["inputs"], dataset[t]["data_samples"].gt_sem_seg.data
         return b"".join(array.numpy().tobytes() for array in arrays)
 
-    first, second = samples(data, params), samples(data, params)
+    first, second = samples(manifest, params), samples(manifest, params)
     forward = [bytes_of(first, t) for t in range(12)]
     assert [bytes_of(second, t) for t in reversed(range(12))] == forward[::-1]
     assert len(set(forward)) == 12
-    assert bytes_of(samples(data, params, seed=1), 3) != forward[3]
+    assert bytes_of(samples(manifest, params, seed=1), 3) != forward[3]
     for start in (0, 5):  # every image once per epoch
-        assert {first.record(t).id for t in range(start, start + 5)} == {record.id for record in data.train}
+        assert {first.record(t).id for t in range(start, start + 5)} == {record.id for record in manifest.train}
 
 
-def test_sam_sample_prob_changes_sources_alone(data: Manifest, params: Params):
+def test_sam_sample_prob_changes_sources_alone(manifest: Manifest, params: Params):
     for t in range(12):
-        with_sam, without = (samples(data, params, frequency)[t] for frequency in (1.0, 0.0))
+        with_sam, without = (samples(manifest, params, frequency)[t] for frequency in (1.0, 0.0))
         assert torch.equal(with_sam["inputs"], without["inputs"])
         (labels, sources), dropped = (sample["data_samples"].gt_sem_seg.data for sample in (with_sam, without))
         assert set(sources.unique().tolist()) >= {1, 2, 3}
         assert torch.equal(torch.stack([labels, torch.where(sources == 2, 0, sources)]), dropped)
 
 
-def test_label_follows_its_image(data: Manifest, params: Params):
+def test_label_follows_its_image(manifest: Manifest, params: Params):
     # unscaled and without jitter, exactly the sky has a blue above 200, and exactly the block a red above 150
-    dataset = samples(data, updated(params, "schedule", scale_range=(1.0, 1.0)))
+    dataset = samples(manifest, updated(params, "schedule", scale_range=(1.0, 1.0)))
     dataset.after_resize = dataset.after_resize[:2]
     seen = set()
     for t in range(8):
@@ -198,8 +198,8 @@ def test_label_follows_its_image(data: Manifest, params: Params):
     assert seen >= {0, 1, 2}
 
 
-def test_wrong_labels_are_named(data: Manifest, params: Params):
-    dataset = samples(data, params)
+def test_wrong_labels_are_named(manifest: Manifest, params: Params):
+    dataset = samples(manifest, params)
     record = dataset.record(0)
     path = LABELS / f"{record.id}.png"
     write_label(path, np.zeros((record.height, record.width + 1), np.uint8), PALETTE)
@@ -253,7 +253,7 @@ def train_until(stop: int | None, params: Params, monkeypatch: pytest.MonkeyPatc
 
 
 def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
-    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     outputs = Path("models/r1/model.pth"), Path("metrics/training/r1/plots/metrics/loss.tsv")
     with monkeypatch.context() as patch:
@@ -275,7 +275,7 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
 
 @pytest.mark.parametrize("damage", ("flipped", "cut"))
 def test_a_damaged_checkpoint_is_dropped(
-    data: Manifest, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    manifest: Manifest, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_until(13, params, monkeypatch)
     content = bytearray(CHECKPOINT.read_bytes())
@@ -289,7 +289,7 @@ def test_a_damaged_checkpoint_is_dropped(
 
 
 def test_an_unfinished_training_of_other_inputs_is_dropped(
-    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     # in this process the workers of an interrupted training would be waited for, five seconds each
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
@@ -301,7 +301,7 @@ def test_an_unfinished_training_of_other_inputs_is_dropped(
     assert train_until(None, params, monkeypatch)[0] == 0
     assert "sesam/seeds.py changed" in capsys.readouterr().out
     train_until(11, params, monkeypatch)
-    record = data.train[0]
+    record = manifest.train[0]
     write_label(LABELS / f"{record.id}.png", np.zeros((record.height, record.width), np.uint8), PALETTE)
     edit_params(Path(), schedule__lr=0.5)
     assert train_until(None, params, monkeypatch)[0] == 0
@@ -310,7 +310,7 @@ def test_an_unfinished_training_of_other_inputs_is_dropped(
 
 @pytest.mark.parametrize("iterations", (1, 10, 20))
 def test_a_short_training_reaches_its_learning_rate(
-    data: Manifest, params: Params, iterations: int, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, params: Params, iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
     monkeypatch.setattr(
@@ -324,7 +324,7 @@ def test_a_short_training_reaches_its_learning_rate(
 
 
 def test_networks_differ_in_samples_weights_and_dropout(
-    data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(**options) -> None:
         seeds.add((options["train_dataloader"].dataset.seed, options["custom_hooks"][0].seed))
@@ -340,7 +340,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
 
 
 def test_a_student_starts_from_its_teacher(
-    data: Manifest, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     teacher = random_network(tmp_path / "teacher")
     student = replace(task(params), init=tmp_path / "teacher")
@@ -355,7 +355,7 @@ def test_a_student_starts_from_its_teacher(
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
     wide = updated(params, "network", base_channels=2 * params.network.base_channels)
     with pytest.raises(SesamError, match=r"Set student\.init to pretrained"):
-        training._initial_network(student, wide, data, 0)
+        training._initial_network(student, wide, manifest, 0)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,13 @@ def test_a_student_starts_from_its_teacher(
     [(None, "baseline", 6, "iterations 1 to 10"), ("r1", "student", 12, "iterations 11 to 13")],
 )
 def test_a_diverging_training_stops(
-    data: Manifest, params: Params, round_name, key: str, iteration: int, reported: str, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest,
+    params: Params,
+    round_name,
+    key: str,
+    iteration: int,
+    reported: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     after_train_iter = hooks.LoggingHook.after_train_iter
 
@@ -386,7 +392,7 @@ def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
         train(task(params), params)
 
 
-def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Manifest, params: Params):
+def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(manifest: Manifest, params: Params):
     assert "type" not in training.optimizer_config(params.schedule, "float32")
     config = training.optimizer_config(params.schedule, "bfloat16")
     assert (config["type"], config["dtype"]) == ("AmpOptimWrapper", "bfloat16")
@@ -394,7 +400,7 @@ def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(data: Manifest, params
         train(task(params), updated(params, "network", dtype="bfloat16"))
 
 
-def test_a_missing_or_damaged_label_file_is_named(data: Manifest, params: Params):
+def test_a_missing_or_damaged_label_file_is_named(manifest: Manifest, params: Params):
     (LABELS / "street/2.png").write_bytes(b"not a picture")  # read in a worker
     with pytest.raises(SesamError, match=r"^\S+/labels/street/2\.png is not an image") as caught:
         train(task(params), params)
@@ -404,8 +410,8 @@ def test_a_missing_or_damaged_label_file_is_named(data: Manifest, params: Params
         train(task(params), params)
 
 
-def test_a_killed_worker_is_reported(data: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(TrainingSamples, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_killed_worker_is_reported(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(TrainingDataset, "__getitem__", lambda samples, t: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(SesamError, match=r"runtime\.num_workers"):
         train(task(params), params)
 
@@ -479,7 +485,9 @@ def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monk
     assert [values.dtype for values in logits] == [torch.float32] * 2
 
 
-def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_gives_the_same_in_threads_and_in_processes(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random_network(Path("models/baseline"))
     edit_params(Path(), rounds={"r1": {"teacher": "baseline", "fill_confident": False}}, runtime__device="cpu")
     monkeypatch.setattr(sys, "argv", ["teacher_predictions", "r1"])
@@ -490,32 +498,32 @@ def test_predict_gives_the_same_in_threads_and_in_processes(data: Manifest, monk
         with ZipFile("data/rounds/r1/teacher_predictions/files-0000.zip") as archive:
             files.append({name: archive.read(name) for name in archive.namelist()})
         shutil.rmtree("data/rounds/r1/teacher_predictions")
-    assert len(files[0]) == 2 * len(data.train) and files[0] == files[1]
+    assert len(files[0]) == 2 * len(manifest.train) and files[0] == files[1]
     model = load_network(Path("models/baseline"), CPU)
-    for record in data.train:
+    for record in manifest.train:
         for kind, expected in zip(("labels", "confidence"), predict(model, load_image(record), CPU), strict=True):
             content = files[0][f"{kind}/{record.id}.png"]
             assert np.array_equal(np.array(Image.open(io.BytesIO(content))), expected)
 
 
-def test_predict_without_a_teacher_needs_no_torch(data: Manifest) -> None:
+def test_predict_without_a_teacher_needs_no_torch(manifest: Manifest) -> None:
     program = "import sys; from stages import teacher_predictions as stage; stage.main(); print('torch' in sys.modules)"
     edit_params(Path(), rounds={"r1": {"teacher": "none", "fill_confident": False}})
     assert "\nFalse\n" in sh(sys.executable, "-c", program, "r1", cwd=Path())
-    predictions = load_predictions("r1", data.train[0], 3)
+    predictions = load_predictions("r1", manifest.train[0], 3)
     assert [np.unique(values).tolist() for values in predictions] == [[255], [0]]
 
 
 @pytest.mark.parametrize("name, train, val", [("baseline", 0, 3), ("r1", 5, 3), ("baseline", 0, 0)])
 def test_evaluate_keeps_predictions_for_any_report(
-    data: Manifest, name: str, train: int, val: int, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, name: str, train: int, val: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that report.num_images is not an input of `evaluate`, and changing it repeats no inference."""
     random_network(Path("models", name))
-    replace(data, val=data.train[:val]).save()
-    for record in data.train[:val]:
+    replace(manifest, val=manifest.train[:val]).save()
+    for record in manifest.train[:val]:
         write_label(Path(f"data/fine/val/{record.id}.png"), np.zeros((record.height, record.width), np.uint8), PALETTE)
-    write_text(Path("data/pseudo_labels/r1/ranking.csv"), "\n".join(["id", *(record.id for record in data.train)]))
+    write_text(Path("data/pseudo_labels/r1/ranking.csv"), "\n".join(["id", *(record.id for record in manifest.train)]))
     monkeypatch.setattr(sys, "argv", ["evaluate", name])
     edit_params(Path(), report__num_images=1, runtime__device="cpu")
     evaluate.main()

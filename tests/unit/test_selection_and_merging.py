@@ -14,9 +14,9 @@ from sesam.artifacts.component_records import Candidate, Component, Outcome, Sel
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.geometry.rle import mask_to_rle
-from sesam.merging import merge
+from sesam.merging import merge_labels
 from sesam.params import SelectionParams
-from sesam.selection import select_candidate, weak_rles
+from sesam.selection import select_candidate, weak_masks_by_class
 from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
@@ -37,7 +37,7 @@ def candidates(*pairs: tuple[np.ndarray, float]) -> list[Candidate]:
 
 
 def selected(c: Component, masks: list[Candidate], weak: np.ndarray, **changes: float) -> Selected:
-    return select_candidate(c, masks, weak_rles(weak), SELECTION.model_copy(update=changes))[0]
+    return select_candidate(c, masks, weak_masks_by_class(weak), SELECTION.model_copy(update=changes))[0]
 
 
 def kept(mask: np.ndarray, class_id: int, score: float = 0.9) -> Selected:
@@ -52,7 +52,7 @@ def test_without_weak_labels_the_fitting_mask_of_highest_score_is_kept() -> None
         (columns(0, 1, 2, 3), 0.8),
         (columns(0, 1, 2), 0.8),  # of equal ones the first
     )
-    assert selected(c, masks, UNLABELED).candidate == 0
+    assert selected(c, masks, UNLABELED).candidate_index == 0
     assert selected(c, masks, UNLABELED, min_mask_precision=0.31) == Selected(4, 1, 2, 0.8, masks[2].rle, Outcome.KEPT)
     oversized = Selected(4, 1, None, None, c.rle, Outcome.OVERSIZED)
     assert selected(c, masks[:1], UNLABELED, min_mask_precision=0.31) == oversized
@@ -63,11 +63,11 @@ def test_each_candidate_is_evaluated() -> None:
     weak[1, 2:6] = 1
     weak[3, 9] = 2
     masks = candidates((columns(*range(3, 10)), 0.9), (columns(2, 3, 4, 5), 0.6), (columns(2), 0.99))
-    best, checks = select_candidate(component(weak == 1), masks, weak_rles(weak), SELECTION)
+    best, scored = select_candidate(component(weak == 1), masks, weak_masks_by_class(weak), SELECTION)
     assert best == Selected(4, 1, 1, 0.6, masks[1].rle, Outcome.KEPT)  # 0.9 · 0.75² is less
-    assert [check.rejection for check in checks] == [None, None, Outcome.LOW_COVERAGE]
-    assert [check.score for check in checks] == pytest.approx([0.50625, 0.6, 0.061875], abs=1e-5)
-    assert checks[0].coverage == (True, 3, 4, 28, False)
+    assert [candidate.rejection for candidate in scored] == [None, None, Outcome.LOW_COVERAGE]
+    assert [candidate.score for candidate in scored] == pytest.approx([0.50625, 0.6, 0.061875], abs=1e-5)
+    assert scored[0].coverage == (True, 3, 4, 28, False)
 
 
 def test_a_stroke_does_not_limit_the_masks_size() -> None:
@@ -91,7 +91,7 @@ def test_of_a_component_with_weak_labels_only_these_must_be_covered() -> None:
 def test_without_a_fitting_mask_the_component_stays_with_the_best_candidates_reason() -> None:
     c = component(columns(0, 1, 2))
     masks = candidates((columns(8, 9), 0.9), (columns(), 0.95), (columns(*range(10)), 0.1))
-    assert selected(c, masks, UNLABELED).candidate == 2
+    assert selected(c, masks, UNLABELED).candidate_index == 2
     assert selected(c, masks[:2], UNLABELED) == Selected(4, 1, None, None, c.rle, Outcome.LOW_COVERAGE)
     everything_fits = {"min_mask_precision": 0, "min_coverage": 0}
     assert not selected(c, masks[1:2], UNLABELED, **everything_fits).kept  # but for an empty mask
@@ -108,14 +108,14 @@ def test_merge_by_hand() -> None:
         kept(columns(1, 2, 3, 4, 5), 2),
         Selected(3, 5, None, None, mask_to_rle(columns(6)), Outcome.LOW_COVERAGE),  # not kept: adds nothing
     ]
-    labels, sources = merge(weak, confident, components, chosen)
+    labels, sources = merge_labels(weak, confident, components, chosen)
     assert labels[1].tolist() == [1, 1, 1, 2, 2, 2, 255, 255, 4, 4]  # the nearer stroke's; of equally near, the first's
     assert sources[1].tolist() == [WEAK] + [SAM] * 3 + [WEAK, SAM] + [NONE] * 2 + [CONFIDENT] * 2
     assert labels[0, 9] == 3 and sources[0, 9] == WEAK
-    assert merge(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
+    assert merge_labels(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
     # twice the score wins while 1 + distance is less than four times the other's
     doubled = [chosen[0], kept(columns(1, 2, 3, 4, 5), 2, 1.8), chosen[2]]
-    assert merge(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
+    assert merge_labels(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
 
 
 def test_a_mask_inside_another_keeps_its_pixels() -> None:
@@ -125,7 +125,7 @@ def test_a_mask_inside_another_keeps_its_pixels() -> None:
     components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
     building, window = kept(columns(*range(10)), 0), kept(columns(4, 5, 6), 1)
     for order in (slice(None), slice(None, None, -1)):
-        labels, _ = merge(weak, UNLABELED, components[order], [building, window][order])
+        labels, _ = merge_labels(weak, UNLABELED, components[order], [building, window][order])
         assert labels[2].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
@@ -145,7 +145,7 @@ MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 @given(MAPS, MAPS, arrays(bool, SHAPE))
 def test_labels_and_sources_agree(weak, confident, mask) -> None:
-    labels, sources = merge(weak, confident, [component(mask)], [kept(mask, 1)])
+    labels, sources = merge_labels(weak, confident, [component(mask)], [kept(mask, 1)])
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident != 255].all()
@@ -156,11 +156,11 @@ def test_a_mask_is_cut_to_the_box_that_annotators_drew_and_must_fill_it() -> Non
     c = replace(component(box), box=(2, 0, 7, 4), drawn_box=True)
     wide, narrow, hollow = columns(*range(10)), columns(3, 4), columns(2, 6)
     masks = candidates((narrow, 0.99), (wide, 0.9), (hollow, 0.95))
-    best, checks = select_candidate(c, masks, weak_rles(UNLABELED), SELECTION)
+    best, scored = select_candidate(c, masks, weak_masks_by_class(UNLABELED), SELECTION)
     assert best == Selected(4, 1, 2, 0.95, mask_to_rle(hollow), Outcome.KEPT)  # it reaches the box's sides
-    assert [check.rejection for check in checks] == [Outcome.LOW_COVERAGE, None, None]
-    assert checks[1].candidate.rle == c.rle and checks[1].coverage == (False, 20, 20, 20, True)
+    assert [candidate.rejection for candidate in scored] == [Outcome.LOW_COVERAGE, None, None]
+    assert scored[1].candidate.rle == c.rle and scored[1].coverage == (False, 20, 20, 20, True)
     weak = UNLABELED.copy()
     weak[1, 3:6] = 1  # a stroke that the hollow mask leaves out
-    assert selected(c, masks, weak).candidate == 1
+    assert selected(c, masks, weak).candidate_index == 1
     assert not selected(c, candidates((columns(0, 1), 0.9)), UNLABELED).kept

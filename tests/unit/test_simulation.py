@@ -45,9 +45,9 @@ def test_on_a_scene(params, scene, kind: str) -> None:
     drawn = simulate_weak_label(scene.labels, params.weak_labels.model_copy(update={"kind": kind}))
     labeled = drawn != 255
     assert (drawn[labeled] == scene.labels[labeled]).all()
-    share = labeled.mean()
+    ratio = labeled.mean()
     low, high = {"coarse": (0.4, 0.9), "scribble": (0.01, 0.1), "point": (0.001, 0.02)}[kind]
-    assert low < share < high
+    assert low < ratio < high
 
 
 @pytest.mark.parametrize("kind", ["coarse", "scribble"])

@@ -55,7 +55,7 @@ def score(sam_model: SamModel, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -
             masks = np.stack([rle_to_mask(counts_to_rle(counts, shape), shape) for counts in candidates.counts]) & known
             iou = (masks & target).sum((1, 2)) / (masks | target).sum((1, 2))
             best.append(iou.max())
-            chosen.append(iou[candidates.iou.argmax()])
+            chosen.append(iou[candidates.predicted_iou.argmax()])
             areas.append(region.area)
     report: dict[str, float] = {
         "components": len(best),

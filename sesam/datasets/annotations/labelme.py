@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.datasets.annotation_shapes import FAR, Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import MAX_PIXELS_OUTSIDE, Drawing, Kind, Shape, box_corners, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
 
 NAME, SUFFIX = "labelme's JSON", ".json"
@@ -70,7 +70,7 @@ def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """As labelme draws it: corners without fractions of pixels, and with all pixels that its outline goes through."""
     drawn = Image.new("L", size[::-1])
     if len(points) >= 3:
-        near = points.clip(-FAR, np.array(size[::-1]) + FAR)
+        near = points.clip(-MAX_PIXELS_OUTSIDE, np.array(size[::-1]) + MAX_PIXELS_OUTSIDE)
         ImageDraw.Draw(drawn).polygon(near.ravel().tolist(), fill=1, outline=1)
     return np.array(drawn) > 0
 
@@ -78,7 +78,7 @@ def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _circle(name: str, center: np.ndarray, radius: float) -> Shape:
     outline = ellipse_outline(center[0], center[1], radius, radius)
     # Pillow takes half a minute for a radius of a million pixels
-    pixels = partial(_disc, center, radius) if radius <= FAR else partial(_polygon, outline)
+    pixels = partial(_disc, center, radius) if radius <= MAX_PIXELS_OUTSIDE else partial(_polygon, outline)
     return Shape(name, "polygon", outline, pixels)
 
 

@@ -14,7 +14,7 @@ from sesam.datasets.annotation_shapes import Drawing, Shape
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import color_keys
-from sesam.datasets.layouts import files_below
+from sesam.datasets.layouts import list_files
 from sesam.errors import SesamError
 
 BACKGROUND = "background"  # CVAT's name of what nobody labeled
@@ -25,8 +25,8 @@ def read_mask_folder(source: Path, classes: Sequence[str]) -> list[tuple[str, An
     folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if (source / "labelmap.txt").is_file() and (source / "SegmentationClass").is_dir():
         return _read_cvat(source / "SegmentationClass", source / "labelmap.txt")
-    files = {folder.name: [path for path in files_below(folder) if path.suffix.lower() == ".png"] for folder in folders}
-    rest = [path for path in files_below(source) if path.parent == source]
+    files = {folder.name: [path for path in list_files(folder) if path.suffix.lower() == ".png"] for folder in folders}
+    rest = [path for path in list_files(source) if path.parent == source]
     if len(folders) > 1 and not rest and set(files) <= set(classes) and all(files.values()):
         return _read_binary(source, files)
     return None
@@ -43,7 +43,7 @@ def _read_cvat(folder: Path, labelmap: Path) -> list[tuple[str, Annotation]]:
                 names[int.from_bytes(bytes((red, green, blue)))] = name
             except (IndexError, ValueError):
                 raise SesamError(f"{labelmap} has the line {line[:80]!r}; expected NAME:R,G,B. Export again.") from None
-    pngs = [path for path in files_below(folder) if path.suffix.lower() == ".png"]
+    pngs = [path for path in list_files(folder) if path.suffix.lower() == ".png"]
     return [(path.relative_to(folder).as_posix(), ColoredMask(path, names)) for path in pngs]
 
 

@@ -29,8 +29,8 @@ from sesam.datasets.annotations import (
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.mask_folders import read_mask_folder
-from sesam.datasets.data_issues import MAX_SHOWN, DataIssue, IssueKind
-from sesam.datasets.layouts import TILES_INDEX, files_below
+from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
+from sesam.datasets.layouts import TILES_INDEX, list_files
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 
@@ -82,7 +82,7 @@ EXPORTERS = {"cvat": cvat.write, "label-studio": label_studio.write, "labelme": 
 def is_annotated(folder: Path) -> bool:
     """Whether a folder exists and has a file that may be an annotation."""
     kinds = {reader.SUFFIX for reader in READERS}
-    files = [path for path in files_below(folder) if file_kind(path) in kinds]
+    files = [path for path in list_files(folder) if file_kind(path) in kinds]
     return any(file_kind(path) != yolo.SUFFIX or any(yolo.read_rows(path) or []) for path in files)
 
 
@@ -117,7 +117,7 @@ def _read_all(
     if source.is_dir() and (masks := read_mask_folder(source, classes)) is not None:
         yield from ((names.match(name) or name, name, annotation) for name, annotation in masks)
         return
-    for path in files_below(source) if source.is_dir() else [source]:
+    for path in list_files(source) if source.is_dir() else [source]:
         is_polygons = dataset_format == "cityscapes" and path.stem.endswith("_polygons")
         if is_polygons or path.name == TILES_INDEX:  # Cityscapes has its label PNGs as polygons too
             continue
@@ -147,7 +147,7 @@ def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
         return drawn
     if not isinstance(annotation, Drawing):
         raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(drawn.unknown)}")
-    known = ", ".join(spec.classes[:MAX_SHOWN]) + ", …" * (len(spec.classes) > MAX_SHOWN)
+    known = ", ".join(spec.classes[:MAX_NAMES_SHOWN]) + ", …" * (len(spec.classes) > MAX_NAMES_SHOWN)
     hints = [f"{name}{_closest(name, spec.classes)}" for name in drawn.unknown]
     raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}")
 
