@@ -22,7 +22,7 @@ from sesam.datasets.layouts import ImagePair, describe_unread_files, find_pairs
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import DatasetParams, Params
+from sesam.params import FINE_TRAIN_LABELS, DatasetParams, Params
 from sesam.seeds import seed_of
 
 MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
