@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, edit_params
-from unit.test_segmentation import data, one_thread_and_seed, task  # noqa: F401
+from unit.test_segmentation import manifest, one_thread_and_seed, task  # noqa: F401
 
 from sesam.errors import SesamError
 from sesam.execution.launch import launch
@@ -112,7 +112,7 @@ def ended(process: int) -> bool:
     return False
 
 
-@pytest.mark.usefixtures("data")
+@pytest.mark.usefixtures("manifest")
 def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"max_iters": ITERATIONS, "batch_size": 4, "crop_size": [32, 40], "lr": 0.02}
     changes = {f"schedule__{key}": value for key, value in tiny.items()}
@@ -179,7 +179,7 @@ def test_srun_gives_each_process_the_cores_of_the_job(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("processes", "message"), [(3, "which 3 processes cannot share"), (8, "on a CPU it must be at least 2 for each")]
 )
-@pytest.mark.usefixtures("data")
+@pytest.mark.usefixtures("manifest")
 def test_a_batch_that_processes_cannot_share_is_refused(
     processes: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
