@@ -79,6 +79,12 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
                 runner.train()
         except SesamError as problem:  # from a worker: the message is the last line of a traceback
             raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
+        except torch.OutOfMemoryError as problem:
+            reason = str(problem).partition("\n")[0].partition(". ")[0]
+            raise SesamError(
+                f"The GPU's memory does not hold the training of {task.name} ({reason}). Lower schedule.batch_size or "
+                "schedule.crop_size, or set network.output_stride: 16 or network.dtype: bfloat16."
+            ) from None
         finally:  # end the reading processes now: the garbage collector would wait five seconds for each
             runner.train_loop.dataloader_iterator = None
     if is_main:

@@ -450,6 +450,16 @@ def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None
         predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
 
 
+def test_a_training_too_large_for_the_gpu(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
+
+    monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
+    monkeypatch.setattr(hooks.LoggingHook, "before_train_iter", full)
+    with pytest.raises(SesamError, match=r"student-r1 \(CUDA out of memory\)\. Lower schedule\.batch_size"):
+        train(task(params), params)
+
+
 def test_mmsegmentation_loads_it_by_itself_and_predicts_the_same(tmp_path: Path):
     random_network(tmp_path)
     theirs = init_model(str(tmp_path / "mmsegmentation.json"), str(tmp_path / "model.pth"), device="cpu")
