@@ -22,7 +22,7 @@ from sesam.execution.parallel import map_images
 from sesam.params import Runtime
 from sesam.sam.cache import EmbeddingCache
 
-SECONDS = 300  # until a process is taken to hang, on a machine however busy
+SECONDS = 20  # until a process is taken to hang, on a machine however busy
 RUNTIME = Runtime(num_workers=2)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
 
@@ -248,6 +248,56 @@ def test_results_are_in_order_and_a_killed_worker_is_reported() -> None:
     assert map_images(abs, range(-9, 0), RUNTIME, "order") == list(range(9, 0, -1))
     with pytest.raises(SesamError, match="killed"):
         map_images(die, range(8), RUNTIME, "kill")
+
+
+HALF_A_RESULT = """
+import os, signal
+from multiprocessing.connection import Connection
+
+def work(k):
+    def send_half(self, content, *_):
+        os.write(self.fileno(), bytes(content)[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    if k == 3:
+        Connection._send = send_half
+    return b"x" * 1000
+"""
+NO_SERVER = """
+import os, signal
+from multiprocessing import forkserver
+from threading import Timer
+
+work, connect = abs, forkserver.connect_to_new_process
+
+def killed_while_connecting(files):
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGSTOP)
+    Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    return connect(files)
+
+forkserver.connect_to_new_process = killed_while_connecting
+"""
+MAP = """
+from sesam.errors import run_main
+from sesam.execution.parallel import map_images
+from sesam.params import Runtime
+
+def main():
+    map_images(work, range(20), Runtime(num_workers=2), "work")
+
+if __name__ == "__main__":
+    run_main(main)
+"""
+
+
+@pytest.mark.parametrize("program", [HALF_A_RESULT, NO_SERVER], ids=["while it sends a result", "the fork server"])
+def test_a_kill_at_any_moment_ends_in_a_message(tmp_path: Path, program: str) -> None:
+    (tmp_path / "program.py").write_text(program + MAP)
+    command = [sys.executable, "-m", "program"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1 and "error: work: a worker process was killed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])
