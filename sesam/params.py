@@ -224,13 +224,12 @@ class NetworkParams(Architecture):
     pretrained: str | None = Field(
         "open-mmlab://resnet101_v1c", description="backbone weights: a file, package:NAME, a URL, or null"
     )
-    sha256: Sha256 | None = Field(None, description="SHA-256 of a file in pretrained; DVC sees changes by it")
+    sha256: Sha256 | None = Field(None, description="SHA-256 of the file in pretrained; DVC sees changes by it")
 
     @model_validator(mode="after")
     def _digest_of_a_file(self) -> NetworkParams:
         a_file = self.pretrained is not None and "://" not in self.pretrained and "package:" not in self.pretrained
-        fetched = self.pretrained is None or "://" in self.pretrained
-        if (a_file and self.sha256 is None) or (self.sha256 and fetched):
+        if (a_file and self.sha256 is None) or (self.sha256 and self.pretrained is None):
             raise ValueError("a file in pretrained needs its sha256, and sha256 a file (run `sha256sum FILE`)")
         return self
 
