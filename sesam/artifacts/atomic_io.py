@@ -17,27 +17,28 @@ from uuid import uuid4
 from zipfile import ZipFile
 
 from sesam.artifacts.archives import pack, path_to_delete, read_packed
-from sesam.errors import DiskError, SesamError
+from sesam.errors import LIMITS, DiskError, SesamError, limit_reached
 
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
 MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
 TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
-DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def reraise_disk_errors(path: Path) -> Iterator[None]:
-    """DiskError that names `path` where the disk is full, read-only or forbidden."""
+    """DiskError that names `path` where the disk is full, read-only or forbidden, or another limit is reached."""
     try:
         yield
     except OSError as problem:
-        if problem.errno is not None and problem.errno not in DISK_ERRNOS:
-            raise  # NumPy's error on a full disk has no number
+        # NumPy's error on a full disk has no number
+        limit = limit_reached(problem) or (errno.ENOSPC if problem.errno is None else None)
+        if limit is None:
+            raise
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
         raise DiskError(
             f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. No part of "
-            "it was written. Free some space, or give this user write permission, and run again."
+            f"it was written. {LIMITS[limit]} Then run again."
         ) from None
 
 
@@ -96,6 +97,8 @@ def find_corruption(file: Path | BinaryIO) -> str | None:
         with ZipFile(file) as archive:
             member = archive.testzip()
     except Exception as problem:  # of any kind, because the file may hold anything
+        if limit_reached(problem) is not None:
+            raise
         return str(problem) or type(problem).__name__
     return None if member is None else f"{member} in it is damaged"
 

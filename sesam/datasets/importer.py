@@ -1,11 +1,11 @@
 """A data set in its original layout as a manifest and labels of class ids."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -124,10 +124,23 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(report_issues(f"{root} (dataset.root)", issues))
+    for split in SPLITS:
+        _check_names(root, {pair.id for pair in pairs[split]})
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
         remedy = "Add them, or set dataset.val_splits: []"
         raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")
     return pairs
+
+
+def _check_names(root: Path, ids: Set[str]) -> None:
+    """SesamError if an artifact would need one name for a file and for a folder: ids `a` and `a.png/b`."""
+    for image_id in sorted(ids):
+        for folder in PurePosixPath(image_id).parents:
+            if folder.suffix in (".png", ".json") and (other := str(folder.with_suffix(""))) in ids:
+                raise SesamError(
+                    f"{root} (dataset.root): the files of the images {other} and {image_id} need one name. Rename "
+                    "one of them."
+                )
 
 
 def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) -> list[ImagePair]:

@@ -98,6 +98,8 @@ def in_order(pool: ThreadPoolExecutor, futures: Iterator[Future[Any]], max_pendi
 
 def _start_worker(context: ForkServerContext, function: Callable[[Any], Any]) -> tuple[BaseProcess, Connection]:
     pipe, other_end = context.Pipe()
+    for end in [end for _ in range(3) for end in os.pipe()]:  # if there is no room for them, fail here: the server
+        os.close(end)  # would print a traceback
     process = context.Process(target=_serve, args=(other_end, function), daemon=True)
     process.start()
     other_end.close()  # else the pipe would not end with the process

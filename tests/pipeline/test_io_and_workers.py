@@ -22,7 +22,7 @@ from sesam.execution.parallel import map_images
 from sesam.params import Runtime
 from sesam.sam.cache import EmbeddingCache
 
-SECONDS = 20  # until a process is taken to hang, on a machine however busy
+SECONDS = 300  # until a process is taken to hang, on a machine however busy
 RUNTIME = Runtime(num_workers=2)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
 
