@@ -67,6 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield tmp
             with tmp.open("rb") as file:
                 os.fsync(file.fileno())
+            _note_written(path, tmp)
             tmp.replace(path)
         finally:
             _LOCKS.discard(descriptor)
@@ -155,6 +156,35 @@ def fingerprint_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.fingerprint.partial")
 
 
+def _written_file(folder: Path) -> Path:
+    """The digests of the files that were written to a folder that can be resumed: beside it, as its fingerprint."""
+    return folder.with_name(f"{folder.name}.written.partial")
+
+
+def _note_written(path: Path, content: Path) -> None:
+    """Note the digest of a file before it appears in a folder that can be resumed."""
+    for folder in path.parents:
+        if folder.name.endswith(".partial") and (file := _written_file(folder)).exists():
+            # whole lines, whichever process appends, and also after half a line on a full disk
+            with file.open("ab", buffering=0) as lines:
+                lines.write(f"\n{sha256(content)} {path.relative_to(folder).as_posix()}\n".encode())
+
+
+def _remove_unverified(folder: Path) -> None:
+    """Remove the files that the interrupted run did not write, or not as they are now."""
+    file = _written_file(folder)
+    written = set(file.read_text(encoding="utf-8", errors="replace").splitlines()) if file.exists() else set()
+    lines = {}
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()):
+        regular = path.is_file() and not path.is_symlink()
+        lines[path] = f"{sha256(path)} {path.relative_to(folder).as_posix()}" if regular else None
+    if wrong := [path for path, line in lines.items() if line not in written]:
+        print(f"{folder}: {len(wrong)} files are not as the interrupted run wrote them, and are made again", flush=True)
+        for path in wrong:
+            path.unlink()
+    write_text(file, "".join(f"{line}\n" for line in lines.values() if line in written))
+
+
 def resume_or_reset(folder: Path, fingerprint: Mapping[str, str]) -> None:
     """Keep what an interrupted run left in `folder` if its fingerprint was the same; else empty it.
 
@@ -231,7 +261,8 @@ def _empty(folder: Path) -> None:
 def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill; replaces `path` when the block ends without error.
 
-    It is empty, unless an interrupted call with the same fingerprint left files in it: see `resume_or_reset`.
+    It is empty, unless an interrupted call with the same fingerprint left files in it: see `resume_or_reset`. Those
+    that `atomic_path` wrote, and that nobody has changed since, are kept.
     packed: store its files in a few archives, from which `read_bytes` reads them. SesamError if another process
     writes it.
     """
@@ -242,6 +273,8 @@ def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, p
         else:
             resume_or_reset(tmp, fingerprint)
         _remove_tmp(tmp)  # of a killed process
+        if fingerprint is not None:
+            _remove_unverified(tmp)
         try:
             yield tmp
             _remove_tmp(tmp)  # of workers that were killed and replaced
@@ -263,7 +296,8 @@ def _publish(tmp: Path, path: Path, packed: bool) -> None:
     if path.exists():
         path.replace(previous)  # removing it in place could be interrupted, and leave half of it
     done.replace(path)
-    fingerprint_file(tmp).unlink(missing_ok=True)  # not earlier: an interrupted run resumes with it
+    for file in (fingerprint_file(tmp), _written_file(tmp)):  # not earlier: an interrupted run resumes with them
+        file.unlink(missing_ok=True)
     shutil.rmtree(previous, ignore_errors=True)
     if packed:
         shutil.rmtree(tmp, ignore_errors=True)

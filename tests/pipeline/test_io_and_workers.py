@@ -86,7 +86,7 @@ def test_file_mode_follows_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def interrupt(path: Path, fingerprint: dict[str, str] | None) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_directory(path, fingerprint) as folder:
-        (folder / "first").touch()
+        write_text(folder / "first", "1")
         raise KeyboardInterrupt
 
 
@@ -111,6 +111,28 @@ def test_an_interrupted_folder_resumes_only_with_the_same_fingerprint(tmp_path: 
         (folder / "second").touch()
     assert names(path) == ["second"] and names(tmp_path) == ["artifact"]
     assert capsys.readouterr().out.endswith("restarting from scratch: seed changed since the interruption\n")
+
+
+def test_what_an_interrupted_run_left_is_verified(tmp_path: Path, capsys) -> None:
+    """Else a file that was cut, or one too many, would be packed with a new checksum, as a result."""
+    path, partial_folder = tmp_path / "artifact", tmp_path / ".artifact.partial"
+    with pytest.raises(KeyboardInterrupt), atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+        for name in ("whole", "cut", "changed", "deep/emptied"):
+            write_text(folder / name, name)
+        raise KeyboardInterrupt
+    (partial_folder / "cut").write_text("cu")
+    (partial_folder / "changed").write_text("chanced")
+    (partial_folder / "deep/emptied").write_text("")
+    (partial_folder / "one too many").write_text("x")
+    (partial_folder / "a link").symlink_to("whole")
+    for _ in range(2):  # what is verified once stays so
+        with pytest.raises(KeyboardInterrupt), atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+            assert [file.name for file in folder.rglob("*") if not file.is_dir()] == ["whole"]
+            raise KeyboardInterrupt
+    assert capsys.readouterr().out.count("5 files are not as the interrupted run wrote them") == 1
+    with atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+        write_text(folder / "cut", "cut")
+    assert read_bytes(path / "whole") == b"whole" and names(tmp_path) == ["artifact"]
 
 
 def test_a_kill_during_replacement_leaves_the_new_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +195,9 @@ def test_tmp_files_of_replaced_workers_are_not_in_the_artifact(tmp_path: Path) -
 FILL = """
 import time
 from pathlib import Path
-from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.atomic_io import atomic_directory, write_text
 with atomic_directory(Path("artifact"), {"a": "1"}) as folder:
-    (folder / "one").write_text("1")
+    write_text(folder / "one", "1")
     print("filling", flush=True)
     time.sleep(3600)
 """
