@@ -1,11 +1,12 @@
 """A data set in its original layout as a manifest and labels of class ids."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from math import ceil
 from pathlib import Path, PurePosixPath
+from unicodedata import category
 
 import numpy as np
 
@@ -119,28 +120,29 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
         pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded[split]]
         if not pairs[split] and (split == "train" or dataset.val_splits != []):
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
+        _check_names(root, pairs[split])
     pairs["train"] = choose_subset(pairs["train"], dataset.subset)
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
     if several := [same for same in groups if len(same) > 1]:
         issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
         raise SesamError(report_issues(f"{root} (dataset.root)", issues))
-    for split in SPLITS:
-        _check_names(root, {pair.id for pair in pairs[split]})
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
         remedy = "Add them, or set dataset.val_splits: []"
         raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")
     return pairs
 
 
-def _check_names(root: Path, ids: Set[str]) -> None:
-    """SesamError if an artifact would need one name for a file and for a folder: ids `a` and `a.png/b`."""
-    for image_id in sorted(ids):
-        for folder in PurePosixPath(image_id).parents:
-            if folder.suffix in (".png", ".json") and (other := str(folder.with_suffix(""))) in ids:
-                raise SesamError(
-                    f"{root} (dataset.root): the files of the images {other} and {image_id} need one name. Rename "
-                    "one of them."
-                )
+def _check_names(root: Path, pairs: Sequence[ImagePair]) -> None:
+    """SesamError for ids that cannot name files, or would name both a file and a folder: `a` and `a.png/b`."""
+    ids, issues = {pair.id for pair in pairs}, []
+    for pair in pairs:
+        if any(category(character) == "Cs" for character in pair.id):  # bytes that are no text
+            issues.append((IssueKind.UNFIT, repr(str(pair.image))))
+        folders = [path for path in PurePosixPath(pair.id).parents if path.suffix in (".png", ".json")]
+        if others := [path for path in folders if str(path.with_suffix("")) in ids]:
+            issues.append((IssueKind.NAMES, f"{pair.image}: the folder {others[0]} has the name of an image's file"))
+    if issues:
+        raise SesamError(report_issues(f"{root} (dataset.root)", issues))
 
 
 def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) -> list[ImagePair]:

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, edit_params, write_params
 from dataset_factories import THREE, image_names, make_label_map
 from mmseg.registry import MODELS
 from PIL import Image
@@ -28,8 +28,9 @@ from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
+from sesam.datasets.importer import find_images
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.params import DatasetParams, load_params
 from sesam.presets import load_preset
 from sesam.sam.batched_sam import load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
@@ -231,3 +232,39 @@ def test_a_few_fuzzed_files() -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("s, 0 failed\n")
+
+
+def test_names_that_are_no_text_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    for name in (b"\xff.png", b"fine.png"):
+        Path(os.fsdecode(bytes(tmp_path / "images/train") + b"/" + name)).touch()
+    with pytest.raises(SesamError, match=r"unsupported name or size: 1(?s:.*)udcff\.png"):
+        find_images(DatasetParams(root=str(tmp_path), classes=["x", "y"], val_splits=[], subset=0.5))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("demo", {"-demo": {"train": 1, "val": 1, "seed": 1}}, r"demo\.-demo"),
+        ("dataset__classes", ["road", "s\ud800y"], "ud800y' has a control"),
+        ("dataset__classes", ["road", "s\x1b[31my"], "x1b.* has a control"),
+        ("dataset__map", {"a\nb": None}, "nb' has a control"),
+        ("dataset__root", "data/raw\0", "dataset: 'data/raw.*x00' has a control"),
+    ],
+    ids=["a dash", "half a character", "an escape sequence", "a line break", "NUL"],
+)
+def test_names_in_params_are_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    edit_params(tmp_path, **{key: value})
+    with pytest.raises(SesamError, match=message):
+        load_params()
+
+
+def test_params_that_are_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("params.yaml")
+    with pytest.raises(SesamError, match=r"params\.yaml is not a regular file"):
+        load_params()
