@@ -6,7 +6,6 @@ from functools import partial
 from itertools import groupby
 from math import ceil
 from pathlib import Path, PurePosixPath
-from unicodedata import category
 
 import numpy as np
 
@@ -133,11 +132,9 @@ def find_images(dataset: DatasetParams) -> dict[str, list[ImagePair]]:
 
 
 def _check_names(root: Path, pairs: Sequence[ImagePair]) -> None:
-    """SesamError for ids that cannot name files, or would name both a file and a folder: `a` and `a.png/b`."""
+    """SesamError for ids that would name both a file and a folder: `a` and `a.png/b`."""
     ids, issues = {pair.id for pair in pairs}, []
     for pair in pairs:
-        if any(category(character) == "Cs" for character in pair.id):  # bytes that are no text
-            issues.append((IssueKind.UNFIT, repr(str(pair.image))))
         folders = [path for path in PurePosixPath(pair.id).parents if path.suffix in (".png", ".json")]
         if others := [path for path in folders if str(path.with_suffix("")) in ids]:
             issues.append((IssueKind.NAMES, f"{pair.image}: the folder {others[0]} has the name of an image's file"))

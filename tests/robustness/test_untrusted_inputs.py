@@ -28,9 +28,8 @@ from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
-from sesam.datasets.importer import find_images
 from sesam.errors import SesamError
-from sesam.params import DatasetParams, load_params
+from sesam.params import load_params
 from sesam.presets import load_preset
 from sesam.sam.batched_sam import load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
@@ -232,14 +231,6 @@ def test_a_few_fuzzed_files() -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("s, 0 failed\n")
-
-
-def test_names_that_are_no_text_are_reported(tmp_path: Path) -> None:
-    (tmp_path / "images/train").mkdir(parents=True)
-    for name in (b"\xff.png", b"fine.png"):
-        Path(os.fsdecode(bytes(tmp_path / "images/train") + b"/" + name)).touch()
-    with pytest.raises(SesamError, match=r"unsupported name or size: 1(?s:.*)udcff\.png"):
-        find_images(DatasetParams(root=str(tmp_path), classes=["x", "y"], val_splits=[], subset=0.5))
 
 
 @pytest.mark.parametrize(
