@@ -1,5 +1,7 @@
 """Errors for people: a message without a traceback, and exit code 1."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -8,6 +10,41 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 MAX_SHOWN = 20  # errors listed in one message
+_DISK = "The disk or its server fails; see the system's log (`dmesg`)."
+_DISK_ERRORS = (
+    "EIO",
+    "ENXIO",
+    "ENODEV",
+    "ESTALE",
+    "ENOTCONN",
+    "ETIMEDOUT",
+    "EREMOTEIO",
+    "EHOSTDOWN",
+    "EUCLEAN",
+    "EBADMSG",
+)
+_PERMISSION = "Give this user write permission."
+LIMITS = {  # errors of the machine, by their number, and what to do
+    errno.ENOMEM: "Lower runtime.num_workers, or raise the limit (`ulimit -v`, or the container's).",
+    errno.EAGAIN: "Lower runtime.num_workers, or raise the limit of processes and threads (`ulimit -u`).",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n 4096`), or lower runtime.num_workers.",
+    errno.ENFILE: "Close other programs: all together have too many open files (`sysctl fs.file-max`).",
+    errno.ENOSPC: "Free some space (`df -h`) and inodes (`df -i`), also in /dev/shm, through which processes pass "
+    "images (docker's --shm-size 8g).",
+    errno.EDQUOT: "Free some of this user's quota.",
+    errno.EFBIG: "Raise the limit of a file's size (`ulimit -f unlimited`).",
+    errno.ENAMETOOLONG: "Shorten the name.",
+    errno.EROFS: _PERMISSION,
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    **{getattr(errno, name): _DISK for name in _DISK_ERRORS if hasattr(errno, name)},
+}
+_TEXTS = {os.strerror(number).lower(): number for number in LIMITS} | {  # of libraries whose errors have no number
+    "can't allocate memory": errno.ENOMEM,
+    "insufficient memory": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+    "received 0 items of ancdata": errno.EMFILE,
+}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +77,21 @@ def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamEr
         return error
 
 
+def limit_reached(problem: BaseException) -> int | None:
+    """The number in LIMITS of an error of the machine, also of a library's that has none; None for other errors."""
+    if isinstance(problem, MemoryError):
+        return errno.ENOMEM
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return problem.errno if problem.errno in LIMITS else None
+    text = _last_line(problem).lower()
+    return next((number for known, number in _TEXTS.items() if known in text), None)
+
+
+def _last_line(problem: BaseException) -> str:
+    """Of what it says; an error from a DataLoader's process contains its whole traceback."""
+    return (str(problem).strip().splitlines() or ["memory ran out"])[-1]
+
+
 def describe_validation_error(problem: ValidationError, renamed: Mapping[str, str] | None = None) -> list[str]:
     """A line per error: the dotted key, what is wrong, the value. renamed: old keys and their new names."""
     lines = []
@@ -57,7 +109,7 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a stage's main(): a SesamError ends it with its message alone and exit code 1."""
+    """Run a stage's main(): a SesamError or a limit of the machine ends it with a message alone and exit code 1."""
     spec = sys.modules["__main__"].__spec__
     if main.__module__ == "__main__" and spec is not None:
         # worker processes, Ray's too, find a stage's functions by their module's name; __main__ is another module there
@@ -68,3 +120,7 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; run again to resume")
+    except Exception as problem:
+        if (limit := limit_reached(problem)) is None:
+            raise
+        sys.exit(f"error: {_last_line(problem)}. {LIMITS[limit]} Then run again to resume.")

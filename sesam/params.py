@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unicodedata import category
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -53,6 +54,14 @@ RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference
 
 
+def _check_characters(values: Mapping[Any, Any]) -> None:
+    """ValueError for a control character or half a surrogate pair in a text, a list of texts or a key."""
+    texts = [text for key, value in values.items() for text in (key, *(value if isinstance(value, list) else [value]))]
+    for text in texts:
+        if isinstance(text, str) and any(category(x) in ("Cc", "Cs", "Zl", "Zp") for x in text):
+            raise ValueError(f"{text!a:.60} has a control character, or one that no file can hold; remove it")
+
+
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -62,6 +71,7 @@ class Group(BaseModel):
         """YAML reads 1e-3 as text; only 1.0e-3 is a number there."""
         if not isinstance(values, Mapping):
             return values
+        _check_characters(values)
         numeric = [
             key for key in values if key in cls.model_fields and "float" in str(cls.model_fields[key].annotation)
         ]
@@ -105,6 +115,7 @@ class DatasetParams(Group):
             return value
         if wrong := [key for key in value if isinstance(key, bool) or not isinstance(key, (str, int))]:
             raise ValueError(f"keys must be values, colors or names; write {wrong[0]} in quotes")
+        _check_characters(value)
         return {str(_to_hex(key)) if str(key).startswith("#") else str(key): k for key, k in value.items()}
 
     @field_validator("subset", "exclude", mode="before")
@@ -226,13 +237,12 @@ class NetworkParams(Architecture):
     pretrained: str | None = Field(
         "open-mmlab://resnet101_v1c", description="backbone weights: a file, package:NAME, a URL, or null"
     )
-    sha256: Sha256 | None = Field(None, description="SHA-256 of a file in pretrained; DVC sees changes by it")
+    sha256: Sha256 | None = Field(None, description="SHA-256 of the file in pretrained; DVC sees changes by it")
 
     @model_validator(mode="after")
     def _digest_of_a_file(self) -> NetworkParams:
         a_file = self.pretrained is not None and "://" not in self.pretrained and "package:" not in self.pretrained
-        fetched = self.pretrained is None or "://" in self.pretrained
-        if (a_file and self.sha256 is None) or (self.sha256 and fetched):
+        if (a_file and self.sha256 is None) or (self.sha256 and self.pretrained is None):
             raise ValueError("a file in pretrained needs its sha256, and sha256 a file (run `sha256sum FILE`)")
         return self
 
@@ -373,7 +383,7 @@ class Runtime(Group):
 
 class Params(Group):
     seed: Seed = Field(0, description="seed of the networks and of point sampling")
-    demo: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], DemoParams] = Field(
+    demo: dict[Annotated[str, Field(pattern=r"^\w[\w-]*$")], DemoParams] = Field(
         {}, description="demo data sets, drawn to data/raw/NAME; {} for your own data"
     )
     dataset: DatasetParams

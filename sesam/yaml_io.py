@@ -31,6 +31,8 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file; SesamError if it is not valid YAML, has duplicate keys or aliases, or exceeds 1 MB."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise SesamError(f"{path} is not a regular file. Replace it with one.")
         if path.stat().st_size > MAX_BYTES:
             raise SesamError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)

@@ -1,4 +1,6 @@
-"""Fail early if a path in params.yaml does not exist. DVC would name the missing file, but not the key.
+"""Fail early if a path in params.yaml does not exist, or git has no commit, without which DVCLive cannot log.
+
+DVC would name the missing file, but not the key.
 
 It runs at every `dvc repro`, because a path may have moved since. Its output never changes, so no stage reruns for it.
 """
@@ -8,6 +10,7 @@ from pathlib import Path
 from sesam.artifacts.atomic_io import write_text
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
+from sesam.reporting.git import git
 
 CHECKED = Path("data/checked.txt")
 
@@ -24,7 +27,10 @@ def missing_paths(params: Params) -> list[str]:
 
 
 def main() -> None:
-    if lines := missing_paths(load_params()):
+    lines = missing_paths(load_params())
+    if git("rev-parse", "--git-dir", cwd=Path()) and not git("rev-parse", "HEAD", cwd=Path()):
+        lines.append("This git repository has no commit, which DVC needs. Run `git add .` and `git commit` first.")
+    if lines:
         raise SesamError("\n  ".join(lines))
     write_text(CHECKED, "The paths in params.yaml exist.\n")
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 
 FILES_PER_ARCHIVE = 1000
 _HEADER = struct.Struct("<26xHH")  # of a member; ends with the lengths of the name and the extra field that follow
@@ -66,7 +66,7 @@ def _first_name(path: Path) -> str:
             if header.startswith(b"PK\3\4") and len(header) == _HEADER.size:
                 return file.read(_HEADER.unpack(header)[0]).decode()
     except (OSError, ValueError) as problem:
-        raise _damaged(path, str(problem)) from None
+        raise _damaged(path, problem) from None
     if not header.startswith(b"PK\5\6"):
         raise _damaged(path, "not an archive")
     return ""
@@ -84,7 +84,7 @@ def _members(path: Path, written: int) -> dict[str, ZipInfo]:
                     raise BadZipFile(f"{info.filename} exceeds the archive")
             return {info.filename: info for info in archive.infolist()}
     except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
-        raise _damaged(path, str(problem)) from None
+        raise _damaged(path, problem) from None
 
 
 def _read(path: Path, member: ZipInfo) -> bytes:
@@ -97,11 +97,14 @@ def _read(path: Path, member: ZipInfo) -> bytes:
                 file.seek(sum(_HEADER.unpack(header)), 1)
             content = file.read(member.file_size)
     except OSError as problem:
-        raise _damaged(path, str(problem.strerror)) from None
+        raise _damaged(path, problem) from None
     if zlib.crc32(content) != member.CRC:
         raise _damaged(path, "checksum mismatch")
     return content
 
 
-def _damaged(path: Path, reason: str) -> SesamError:
+def _damaged(path: Path, reason: Exception | str) -> Exception:
+    """A SesamError, or a limit of the machine itself, which hides what the file holds."""
+    if isinstance(reason, Exception) and limit_reached(reason) is not None:
+        return reason
     return SesamError(f"{path} is damaged ({reason}). Delete it and run `dvc repro`.")

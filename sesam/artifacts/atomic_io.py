@@ -17,27 +17,28 @@ from uuid import uuid4
 from zipfile import ZipFile
 
 from sesam.artifacts.archives import pack, path_to_delete, read_packed
-from sesam.errors import DiskError, SesamError
+from sesam.errors import LIMITS, DiskError, SesamError, limit_reached
 
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
 MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
 TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
-DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def reraise_disk_errors(path: Path) -> Iterator[None]:
-    """DiskError that names `path` where the disk is full, read-only or forbidden."""
+    """DiskError that names `path` where the disk is full, read-only or forbidden, or another limit is reached."""
     try:
         yield
     except OSError as problem:
-        if problem.errno is not None and problem.errno not in DISK_ERRNOS:
-            raise  # NumPy's error on a full disk has no number
+        # NumPy's error on a full disk has no number
+        limit = limit_reached(problem) or (errno.ENOSPC if problem.errno is None else None)
+        if limit is None:
+            raise
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free / 1e9
         raise DiskError(
             f"{path} cannot be written: {problem.strerror or problem}; {existing} has {free:.2g} GB free. No part of "
-            "it was written. Free some space, or give this user write permission, and run again."
+            f"it was written. {LIMITS[limit]} Then run again."
         ) from None
 
 
@@ -66,6 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield tmp
             with tmp.open("rb") as file:
                 os.fsync(file.fileno())
+            _note_written(path, tmp)
             tmp.replace(path)
         finally:
             _LOCKS.discard(descriptor)
@@ -96,6 +98,8 @@ def find_corruption(file: Path | BinaryIO) -> str | None:
         with ZipFile(file) as archive:
             member = archive.testzip()
     except Exception as problem:  # of any kind, because the file may hold anything
+        if limit_reached(problem) is not None:
+            raise
         return str(problem) or type(problem).__name__
     return None if member is None else f"{member} in it is damaged"
 
@@ -150,6 +154,35 @@ def json_digest(*parts: Any) -> str:
 def fingerprint_file(folder: Path) -> Path:
     """The file with the fingerprint of an unfinished folder: beside it, because the folder becomes the artifact."""
     return folder.with_name(f"{folder.name}.fingerprint.partial")
+
+
+def _written_file(folder: Path) -> Path:
+    """The digests of the files that were written to a folder that can be resumed: beside it, as its fingerprint."""
+    return folder.with_name(f"{folder.name}.written.partial")
+
+
+def _note_written(path: Path, content: Path) -> None:
+    """Note the digest of a file before it appears in a folder that can be resumed."""
+    for folder in path.parents:
+        if folder.name.endswith(".partial") and (file := _written_file(folder)).exists():
+            # whole lines, whichever process appends, and also after half a line on a full disk
+            with file.open("ab", buffering=0) as lines:
+                lines.write(f"\n{sha256(content)} {path.relative_to(folder).as_posix()}\n".encode())
+
+
+def _remove_unverified(folder: Path) -> None:
+    """Remove the files that the interrupted run did not write, or not as they are now."""
+    file = _written_file(folder)
+    written = set(file.read_text(encoding="utf-8", errors="replace").splitlines()) if file.exists() else set()
+    lines = {}
+    for path in (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()):
+        regular = path.is_file() and not path.is_symlink()
+        lines[path] = f"{sha256(path)} {path.relative_to(folder).as_posix()}" if regular else None
+    if wrong := [path for path, line in lines.items() if line not in written]:
+        print(f"{folder}: {len(wrong)} files are not as the interrupted run wrote them, and are made again", flush=True)
+        for path in wrong:
+            path.unlink()
+    write_text(file, "".join(f"{line}\n" for line in lines.values() if line in written))
 
 
 def resume_or_reset(folder: Path, fingerprint: Mapping[str, str]) -> None:
@@ -228,7 +261,8 @@ def _empty(folder: Path) -> None:
 def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, packed: bool = False) -> Iterator[Path]:
     """A folder beside `path` to fill; replaces `path` when the block ends without error.
 
-    It is empty, unless an interrupted call with the same fingerprint left files in it: see `resume_or_reset`.
+    It is empty, unless an interrupted call with the same fingerprint left files in it: see `resume_or_reset`. Those
+    that `atomic_path` wrote, and that nobody has changed since, are kept.
     packed: store its files in a few archives, from which `read_bytes` reads them. SesamError if another process
     writes it.
     """
@@ -239,6 +273,8 @@ def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, p
         else:
             resume_or_reset(tmp, fingerprint)
         _remove_tmp(tmp)  # of a killed process
+        if fingerprint is not None:
+            _remove_unverified(tmp)
         try:
             yield tmp
             _remove_tmp(tmp)  # of workers that were killed and replaced
@@ -260,7 +296,8 @@ def _publish(tmp: Path, path: Path, packed: bool) -> None:
     if path.exists():
         path.replace(previous)  # removing it in place could be interrupted, and leave half of it
     done.replace(path)
-    fingerprint_file(tmp).unlink(missing_ok=True)  # not earlier: an interrupted run resumes with it
+    for file in (fingerprint_file(tmp), _written_file(tmp)):  # not earlier: an interrupted run resumes with them
+        file.unlink(missing_ok=True)
     shutil.rmtree(previous, ignore_errors=True)
     if packed:
         shutil.rmtree(tmp, ignore_errors=True)

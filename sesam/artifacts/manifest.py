@@ -6,6 +6,7 @@ One file for the classes and one per split, so that a stage depends only on what
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -21,6 +22,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.paths import FINE_LABELS, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
+MAX_NAME = 255 - len(".json")  # bytes that file systems leave for an id's last part in the names of all artifacts
 
 
 def validate_id(image_id: str) -> str:
@@ -28,6 +30,8 @@ def validate_id(image_id: str) -> str:
     parts = image_id.split("/")
     if any(part == "" or part.startswith(".") for part in parts) or not image_id.isprintable() or "\\" in image_id:
         raise ValueError("a name has printable characters, folders divided by /, and no part that begins with a dot")
+    if len(os.fsencode(parts[-1])) > MAX_NAME:
+        raise ValueError(f"a name has at most {MAX_NAME} bytes")
     return image_id
 
 

@@ -11,7 +11,7 @@ import argparse
 from itertools import takewhile
 from pathlib import Path
 
-from sesam.artifacts.atomic_io import write_text
+from sesam.artifacts.atomic_io import read_bytes, write_text
 from sesam.errors import SesamError
 from sesam.presets import PRESETS, load_preset, render_params
 from sesam.reporting.git import git
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     classes = options.classes and [name.strip() for name in options.classes.split(",") if name.strip()]
     text = render_params(load_preset(path, options.data, classes))
     safe = text.encode(), git("show", f"HEAD:./{PARAMS}", cwd=Path()).encode()  # "" outside a repository
-    if PARAMS.exists() and not options.force and PARAMS.read_bytes() not in safe:
+    if PARAMS.exists() and not options.force and read_bytes(PARAMS) not in safe:
         raise SesamError("params.yaml is not committed as it is. Commit it, or overwrite it with --force.")
     write_text(PARAMS, text)
     print(f"init: wrote {PARAMS} from {path}. Run the pipeline with `dvc repro`.")

@@ -19,7 +19,10 @@ class IssueKind(Enum):
     NOT_ANNOTATED = "images without annotation", "Choose others (dataset.train_splits, .subset)"
     UNREADABLE = "unreadable files", "Replace them"
     NARROW = "images more than 64 times as long as wide", "Scaled down for SAM, nothing would be left. Crop them"
-    UNFIT = "images with an unsupported name or size", "Use printable characters, and at most 65,536 pixels a side"
+    UNFIT = (
+        "images with an unsupported name or size",
+        "Use at most 250 bytes of printable characters, and 65,536 pixels a side",
+    )
     SIZES = "labels that differ from their image in size", "Replace them"
     VALUES = (
         "labels with values that are not a class",

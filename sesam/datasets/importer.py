@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from math import ceil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -134,6 +134,7 @@ def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
         pairs[split] = [pair for pair in pairs[split] if pair.id not in excluded[split]]
         if not pairs[split] and (split == "train" or config.val_splits != []):
             raise SesamError(f"{root}: no image is left in {split}. See dataset.exclude.")
+        _check_names(root, pairs[split])
     pairs["train"] = choose_subset(pairs["train"], config.subset)
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
     if several := [same for same in groups if len(same) > 1]:
@@ -143,6 +144,17 @@ def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
         remedy = "Add them, or set dataset.val_splits: []"
         raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")
     return pairs
+
+
+def _check_names(root: Path, pairs: Sequence[ImagePair]) -> None:
+    """SesamError for ids that would name both a file and a folder: `a` and `a.png/b`."""
+    ids, issues = {pair.id for pair in pairs}, []
+    for pair in pairs:
+        folders = [path for path in PurePosixPath(pair.id).parents if path.suffix in (".png", ".json")]
+        if others := [path for path in folders if str(path.with_suffix("")) in ids]:
+            issues.append((IssueKind.NAMES, f"{pair.image}: the folder {others[0]} has the name of an image's file"))
+    if issues:
+        raise SesamError(report_issues(f"{root} (dataset.root)", issues))
 
 
 def choose_subset(pairs: Sequence[ImagePair], subset: float | list[str] | None) -> list[ImagePair]:

@@ -1,9 +1,7 @@
 """Reading, computing and writing at the same time, here or, if runtime.backend is ray, in Ray's workers."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,13 +12,7 @@ from sesam.errors import SesamError, try_item
 from sesam.execution import ray_backend
 from sesam.execution.device import resolve_device
 from sesam.execution.parallel import collect_results
-from sesam.execution.workers import (
-    exit_on_queue_error,
-    exit_with_parent,
-    forkserver_context,
-    translate_dataloader_errors,
-    worker_killed,
-)
+from sesam.execution.workers import exit_on_queue_error, in_order, run_in_processes, translate_dataloader_errors
 from sesam.params import Runtime
 
 Batch = Sequence[Any]
@@ -94,7 +86,7 @@ def _with_threads(batches: Sequence[Batch], steps: BatchSteps, workers: int) -> 
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for results in _finished(pool, (pool.submit(run_batch, batch) for batch in batches), 2 * workers):
+            for results in in_order(pool, (pool.submit(run_batch, batch) for batch in batches), 2 * workers):
                 yield from results
     finally:
         torch.set_num_threads(threads)
@@ -110,38 +102,19 @@ def _with_workers(batches: Sequence[Batch], steps: BatchSteps, workers: int) -> 
         pin_memory=torch.cuda.is_available(),
     )
 
-    def submitted() -> Iterator[Future[Any]]:
+    def computed() -> Iterator[Any]:
         for loaded, errors in loader:
-            for error in errors:
-                failed: Future[Any] = Future()
-                failed.set_result(error)
-                yield failed
-            yield from (pool.submit(steps.write, *row) for row in (steps.compute(loaded) if loaded else ()))
+            yield from errors
+            yield from steps.compute(loaded) if loaded else ()
 
-    with (
-        translate_dataloader_errors(workers),
-        ProcessPoolExecutor(workers, forkserver_context(), exit_with_parent) as pool,
-    ):
-        try:
-            yield from _finished(pool, submitted(), 16 * workers)
-        except BrokenProcessPool:
-            raise worker_killed("writing files", workers) from None
+    with translate_dataloader_errors(workers):
+        write = partial(_write_row, steps.write)
+        yield from run_in_processes(write, computed(), workers, "writing files", 16 * workers)
 
 
-def _finished(
-    pool: ThreadPoolExecutor | ProcessPoolExecutor, futures: Iterator[Future[Any]], max_pending: int
-) -> Iterator[Any]:
-    """The futures' results in order; at most `max_pending` futures are in flight."""
-    pending: deque[Future[Any]] = deque()
-    try:
-        for future in futures:
-            pending.append(future)
-            while len(pending) > max_pending or (pending and pending[0].done()):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _write_row(write: Callable[..., Any], row: tuple[Any, ...] | SesamError) -> Any:
+    """What `write` returned, or the error of an item that could not be read."""
+    return row if isinstance(row, SesamError) else write(*row)
 
 
 def _read_batch(read: Callable[[Any], Any], batch: Batch) -> tuple[list[Any], list[SesamError]]:

@@ -3,20 +3,26 @@
 import difflib
 import importlib.util
 import os
+import re
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pooch
 import torch
+from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
 from torch import Tensor, nn
 
-from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.atomic_io import find_corruption, sha256
 from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # a prefix of network.pretrained: weights in an installed package
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin")
+TIMEOUT = 30  # seconds without an answer of a server
+MODEL_URLS = {"open-mmlab": get_external_models, "torchvision": get_torchvision_models}  # by scheme
 HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
 
@@ -74,14 +80,20 @@ def _timm(network: Architecture) -> tuple[dict[str, Any], list[int], list[float]
 
 
 def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | None = None) -> None:
-    """Fill the backbone from a file, an installed package of weights, or a URL that mmengine supports.
+    """Fill the backbone from a file, an installed package of weights, or an address.
 
     source: a path, package:NAME, open-mmlab://, torchvision:// or https://. Tensors are matched by name; where no name
-    matches, as in weights of another library, by order and shape. expected_sha256: of a file. SesamError if the weights
-    cannot be loaded, have another digest or do not fit: mmengine itself would train on from random weights.
+    matches, as in weights of another library, by order and shape. expected_sha256: of the file. SesamError if the
+    weights cannot be loaded, have another digest or do not fit: mmengine itself would train on from random weights.
     """
     if source.startswith(PACKAGE):
         source = str(_package_weights(source.removeprefix(PACKAGE)))
+    if "://" in source:
+        if not is_main_process():
+            barrier()  # the main process of a distributed training downloads first
+        source = str(_download(source, expected_sha256))
+        if is_main_process():
+            barrier()
     if expected_sha256 is not None and Path(source).is_file() and (digest := sha256(Path(source))) != expected_sha256:
         raise SesamError(f"network.pretrained: {source} has SHA-256 {digest}, network.sha256 is {expected_sha256}.")
     state, module = _load_state(source), getattr(backbone, "timm_model", backbone)
@@ -100,15 +112,57 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
         )
 
 
+def _download(source: str, expected_sha256: str | None) -> Path:
+    """The file at an address, downloaded once per machine; SesamError if that fails, or if nothing shows it is whole.
+
+    It is whole if its SHA-256 is expected_sha256 or the one in its name, as of torch.hub's files (NAME-1a2b3c4d.pth),
+    or if it is a ZIP archive, as newer files of torch.save, and the checksums in it are right.
+    """
+    url = _url(source)
+    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
+    known = f"sha256:{expected_sha256}" if expected_sha256 else None
+    try:  # without fname its name is made of the whole address
+        path = Path(pooch.retrieve(url, known, path=pooch.os_cache("sesam"), downloader=downloader))
+        digest = sha256(path)
+    except (OSError, ValueError) as problem:  # no network; other bytes than the expected ones
+        raise SesamError(
+            f"network.pretrained: {source} cannot be downloaded ({problem}). Check the connection and network.sha256, "
+            f"and run again. {HINT}"
+        ) from None
+    named = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
+    if expected_sha256 or (named and digest.startswith(named[1])):
+        return path
+    if damage := f"its SHA-256 should begin with {named[1]}" if named else find_corruption(path):
+        path.unlink()
+        raise SesamError(
+            f"network.pretrained: {source} cannot be verified ({damage}): perhaps it is half a file. Run again, or, if "
+            f"its publisher confirms that its SHA-256 is {digest}, set network.sha256 to it. {HINT}"
+        )
+    return path
+
+
+def _url(source: str) -> str:
+    """The http address of a model of mmengine's or torchvision's tables; SesamError for an unknown one."""
+    scheme, _, name = source.partition("://")
+    if scheme in ("http", "https"):
+        return source
+    if scheme not in MODEL_URLS:
+        raise SesamError(f"network.pretrained: {scheme}:// is not one of https, {', '.join(MODEL_URLS)}. {HINT}")
+    urls = MODEL_URLS[scheme]()
+    name = get_deprecated_model_names().get(name, name)
+    if name not in urls:
+        similar = ", ".join(difflib.get_close_matches(name, urls) or list(urls)[:3])
+        raise SesamError(f"network.pretrained: {name} is not one of {scheme}'s models. Similar are {similar}. {HINT}")
+    return str(urls[name])
+
+
 def _load_state(source: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name; SesamError if it cannot be loaded or has none."""
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
     try:
         state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
-    except Exception as problem:  # urllib, torch.hub and mmengine each raise their own
-        raise SesamError(
-            f"network.pretrained: {source} cannot be loaded ({problem}). Check the connection, or the path. {HINT}"
-        ) from None
+    except Exception as problem:  # of any kind, because the file may hold anything
+        raise SesamError(f"network.pretrained: {source} cannot be loaded ({problem}). Check the path. {HINT}") from None
     finally:
         del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
     for key in ("state_dict", "model"):

@@ -40,7 +40,11 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
 
 def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
-    pending = [record for record in manifest.train if not (folder / "confidence" / f"{record.id}.png").exists()]
+    pending = [
+        record
+        for record in manifest.train
+        if not all((folder / kind / f"{record.id}.png").exists() for kind in ("labels", "confidence"))
+    ]
     write = partial(_write, folder=folder, palette=manifest.palette)
     make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
     run_batches([[(record,)] for record in pending], make_steps, runtime, title)
@@ -49,6 +53,6 @@ def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Run
 def _write(
     item: tuple[ImageRecord], classes: np.ndarray, confidence: np.ndarray, folder: Path, palette: Palette
 ) -> None:
-    """Both (H, W) uint8. The confidence comes last: where it exists, the image is done."""
+    """Both (H, W) uint8."""
     write_label(folder / "labels" / f"{item[0].id}.png", classes, palette)
     write_gray(folder / "confidence" / f"{item[0].id}.png", confidence)

@@ -86,7 +86,7 @@ def test_file_mode_follows_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def interrupt(path: Path, fingerprint: dict[str, str] | None) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_directory(path, fingerprint) as folder:
-        (folder / "first").touch()
+        write_text(folder / "first", "1")
         raise KeyboardInterrupt
 
 
@@ -111,6 +111,28 @@ def test_an_interrupted_folder_resumes_only_with_the_same_fingerprint(tmp_path: 
         (folder / "second").touch()
     assert names(path) == ["second"] and names(tmp_path) == ["artifact"]
     assert capsys.readouterr().out.endswith("restarting from scratch: seed changed since the interruption\n")
+
+
+def test_what_an_interrupted_run_left_is_verified(tmp_path: Path, capsys) -> None:
+    """Else a file that was cut, or one too many, would be packed with a new checksum, as a result."""
+    path, partial_folder = tmp_path / "artifact", tmp_path / ".artifact.partial"
+    with pytest.raises(KeyboardInterrupt), atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+        for name in ("whole", "cut", "changed", "deep/emptied"):
+            write_text(folder / name, name)
+        raise KeyboardInterrupt
+    (partial_folder / "cut").write_text("cu")
+    (partial_folder / "changed").write_text("chanced")
+    (partial_folder / "deep/emptied").write_text("")
+    (partial_folder / "one too many").write_text("x")
+    (partial_folder / "a link").symlink_to("whole")
+    for _ in range(2):  # what is verified once stays so
+        with pytest.raises(KeyboardInterrupt), atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+            assert [file.name for file in folder.rglob("*") if not file.is_dir()] == ["whole"]
+            raise KeyboardInterrupt
+    assert capsys.readouterr().out.count("5 files are not as the interrupted run wrote them") == 1
+    with atomic_directory(path, {"seed": "2"}, packed=True) as folder:
+        write_text(folder / "cut", "cut")
+    assert read_bytes(path / "whole") == b"whole" and names(tmp_path) == ["artifact"]
 
 
 def test_a_kill_during_replacement_leaves_the_new_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +195,9 @@ def test_tmp_files_of_replaced_workers_are_not_in_the_artifact(tmp_path: Path) -
 FILL = """
 import time
 from pathlib import Path
-from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.atomic_io import atomic_directory, write_text
 with atomic_directory(Path("artifact"), {"a": "1"}) as folder:
-    (folder / "one").write_text("1")
+    write_text(folder / "one", "1")
     print("filling", flush=True)
     time.sleep(3600)
 """
@@ -248,6 +270,56 @@ def test_results_are_in_order_and_a_killed_worker_is_reported() -> None:
     assert map_images(abs, range(-9, 0), RUNTIME, "order") == list(range(9, 0, -1))
     with pytest.raises(SesamError, match="killed"):
         map_images(die, range(8), RUNTIME, "kill")
+
+
+HALF_A_RESULT = """
+import os, signal
+from multiprocessing.connection import Connection
+
+def work(k):
+    def send_half(self, content, *_):
+        os.write(self.fileno(), bytes(content)[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    if k == 3:
+        Connection._send = send_half
+    return b"x" * 1000
+"""
+NO_SERVER = """
+import os, signal
+from multiprocessing import forkserver
+from threading import Timer
+
+work, connect = abs, forkserver.connect_to_new_process
+
+def killed_while_connecting(files):
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGSTOP)
+    Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    return connect(files)
+
+forkserver.connect_to_new_process = killed_while_connecting
+"""
+MAP = """
+from sesam.errors import run_main
+from sesam.execution.parallel import map_images
+from sesam.params import Runtime
+
+def main():
+    map_images(work, range(20), Runtime(num_workers=2), "work")
+
+if __name__ == "__main__":
+    run_main(main)
+"""
+
+
+@pytest.mark.parametrize("program", [HALF_A_RESULT, NO_SERVER], ids=["while it sends a result", "the fork server"])
+def test_a_kill_at_any_moment_ends_in_a_message(tmp_path: Path, program: str) -> None:
+    (tmp_path / "program.py").write_text(program + MAP)
+    command = [sys.executable, "-m", "program"]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 1 and "error: work: a worker process was killed" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])

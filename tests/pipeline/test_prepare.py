@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, edit_params, run
+from conftest import ROOT, edit_params, run, sh
 from PIL import Image, ImageColor
 from scipy.ndimage import maximum_filter, minimum_filter
 
@@ -140,6 +140,15 @@ def test_a_path_that_does_not_exist_is_reported_with_its_key(key: str) -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     assert stages["check_inputs"]["always_changed"], "DVC would skip it"
     assert all("data/checked.txt" in stages[name]["deps"] for name in ("prepare", "weak_labels"))
+
+
+def test_a_git_repository_without_commit_is_reported() -> None:
+    """DVCLive would end a training, hours later, with a traceback."""
+    sh("git", "init", "-q", cwd=Path())
+    with pytest.raises(SesamError, match=r"^This git repository has no commit.*`git commit` first"):
+        check_inputs.main()
+    sh("git", "commit", "-q", "--allow-empty", "-m", "first", cwd=Path())
+    check_inputs.main()
 
 
 def test_outputs_of_other_stages_need_not_exist_yet() -> None:

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, edit_params, write_params
 from dataset_factories import THREE, image_names, make_label_map
 from mmseg.registry import MODELS
 from PIL import Image
@@ -231,3 +231,31 @@ def test_a_few_fuzzed_files() -> None:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("s, 0 failed\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("demo", {"-demo": {"train": 1, "val": 1, "seed": 1}}, r"demo\.-demo"),
+        ("dataset__classes", ["road", "s\ud800y"], "ud800y' has a control"),
+        ("dataset__classes", ["road", "s\x1b[31my"], "x1b.* has a control"),
+        ("dataset__map", {"a\nb": None}, "nb' has a control"),
+        ("dataset__root", "data/raw\0", "dataset: 'data/raw.*x00' has a control"),
+    ],
+    ids=["a dash", "half a character", "an escape sequence", "a line break", "NUL"],
+)
+def test_names_in_params_are_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    edit_params(tmp_path, **{key: value})
+    with pytest.raises(SesamError, match=message):
+        load_params()
+
+
+def test_params_that_are_no_regular_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("params.yaml")
+    with pytest.raises(SesamError, match=r"params\.yaml is not a regular file"):
+        load_params()

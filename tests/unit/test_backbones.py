@@ -1,7 +1,13 @@
 """Backbones of timm, and pretrained weights from elsewhere."""
 
+import hashlib
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from threading import Event, Thread
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
 from sesam.params import NetworkParams
 from sesam.presets import load_preset
+from sesam.segmentation import backbones
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.network import convert_sync_batchnorm, load_network, network_config, predict, save_network
 from sesam.segmentation.training import optimizer_config
@@ -115,12 +122,89 @@ def test_a_file_of_weights_has_the_digest_in_the_params(tmp_path: Path) -> None:
     load_pretrained(backbone, str(file), sha256(file))
     with pytest.raises(SesamError, match=r"lite0\.pth has SHA-256 .*, network\.sha256 is 00"):
         load_pretrained(backbone, str(file), "0" * 64)
-    address = {"pretrained": "torchvision://resnet18", "sha256": "0" * 64}  # fetched without a check
-    for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}, address):
+    for wrong in ({"pretrained": str(file)}, {"sha256": "0" * 64}):
         with pytest.raises(ValidationError, match="needs its sha256"):
-            NetworkParams.model_validate(LITE.model_dump() | wrong)
-    for right in ({"pretrained": "package:some_weights"}, {"pretrained": "torchvision://resnet18"}):
+            NetworkParams.model_validate(LITE.model_dump() | {"pretrained": None} | wrong)
+    address = {"pretrained": "torchvision://resnet18"}
+    for right in ({"pretrained": "package:some_weights"}, address, address | {"sha256": "0" * 64}):
         NetworkParams.model_validate(LITE.model_dump() | right)
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers with `files`; /half/… breaks off, /cut/… ends early, /moved/… redirects, /hang/… never answers."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    hang = Event()
+
+    def do_GET(self) -> None:
+        kind, _, name = self.path[1:].partition("/")
+        content = self.files[name]
+        if kind == "hang":
+            self.hang.wait(20)
+            return
+        self.send_response(302 if kind == "moved" else 200)
+        if kind == "moved":
+            self.send_header("Location", f"/whole/{name}")
+        elif kind != "cut":  # without a length, the end of the connection is the end of the file
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if kind in ("half", "cut") else content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Of a server of weights: two files of one name, the second in torch's format without checksums."""
+    for name, zipped in (("a/w.pth", True), ("b/w.pth", True), ("old.pth", False)):
+        torch.manual_seed(len(Server.files))
+        torch.save({"conv": torch.randn(4)}, file := BytesIO(), _use_new_zipfile_serialization=zipped)
+        Server.files[name] = file.getvalue()
+    digest = hashlib.sha256(Server.files["old.pth"]).hexdigest()
+    Server.files |= {f"old-{digest[:8]}.pth": Server.files["old.pth"], "old-abcdef01.pth": Server.files["old.pth"]}
+    for variable in ("XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr(backbones, "TIMEOUT", 0.5, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        Server.hang.set()
+        server.shutdown()
+
+
+class Backbone(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Parameter(torch.zeros(4))
+
+
+def downloaded(url: str, expected_sha256: str | None = None) -> bool:
+    """Whether the weights at an address are those of its file."""
+    load_pretrained(backbone := Backbone(), url, expected_sha256)
+    expected = torch.load(BytesIO(Server.files[url.split("/", 4)[4]]))["conv"]
+    return torch.equal(backbone.conv.data, expected)
+
+
+def test_weights_from_an_address_are_whole_and_of_that_address(address: str) -> None:
+    for kind in ("half", "cut", "hang"):
+        with pytest.raises(SesamError, match=r"network\.pretrained: http.*(cannot be downloaded|cannot be verified)"):
+            load_pretrained(Backbone(), f"{address}/{kind}/a/w.pth")
+    assert downloaded(f"{address}/whole/a/w.pth") and downloaded(f"{address}/whole/b/w.pth")
+    assert downloaded(f"{address}/moved/a/w.pth")
+
+
+def test_weights_from_an_address_have_a_checksum(address: str) -> None:
+    digest = hashlib.sha256(Server.files["old.pth"]).hexdigest()
+    for name in ("old.pth", "old-abcdef01.pth"):
+        with pytest.raises(SesamError, match=rf"cannot be verified .*SHA-256 is {digest}, set network\.sha256"):
+            load_pretrained(Backbone(), f"{address}/whole/{name}")
+    assert downloaded(f"{address}/whole/old-{digest[:8]}.pth")  # torch.hub's convention
+    assert downloaded(f"{address}/whole/old.pth", digest)
+    with pytest.raises(SesamError, match=r"cannot be downloaded .*does not match the known hash"):
+        load_pretrained(Backbone(), f"{address}/whole/a/w.pth", "0" * 64)
+    for wrong in ("open-mmlab://no_such", "torchvision://no_such"):
+        with pytest.raises(SesamError, match=r"is not one of .*models"):
+            load_pretrained(Backbone(), wrong)
 
 
 def test_backbone_lr_mult() -> None:

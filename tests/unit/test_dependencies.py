@@ -41,6 +41,7 @@ NEVER_LISTED = {
 }
 # Modules that a stage imports without an effect on its result
 NOT_ITS_RESULT = {
+    "check_inputs": {"sesam/reporting/git.py": "whether git has a commit"},
     "prepare": {
         "sesam/sam/registry.py": "size of an embedding, only printed",
         "sesam/geometry/regions.py": "number of components, only printed",

@@ -451,7 +451,7 @@ def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_training_too_large_for_the_gpu(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_) -> None:
+    def full(*_, **__) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
 
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
