@@ -22,6 +22,7 @@ from sesam.errors import DiskError, SesamError
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
 MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
 TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
+FORMULA = ("=", "+", "-", "@")  # what these begin, a spreadsheet computes
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -105,10 +106,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV, with quotes where a cell needs them."""
+    """A table as CSV, with quotes where a cell needs them; text that a spreadsheet would compute begins with '."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    cells = ([f"'{x}" if isinstance(x, str) and x.startswith(FORMULA) else x for x in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *cells])
     return text.getvalue()
+
+
+def csv_path(path: str) -> str:
+    """A relative path as a cell of `csv_text`: one that leads to the same file, and begins no formula."""
+    return f"./{path}" if path.startswith(FORMULA) else path
 
 
 def read_bytes(path: Path) -> bytes:

@@ -18,6 +18,7 @@ from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.image_io import read_image, read_label
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
+from sesam.params import ClassName, printable
 from sesam.paths import FINE, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
@@ -42,7 +43,7 @@ class ImageRecord:
     """One photograph. `id` names its files in every artifact; `sha256` is of its file; fine: it has a fine label."""
 
     id: Annotated[str, AfterValidator(validate_id)]
-    image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    image: Annotated[str, Field(min_length=1), AfterValidator(printable)]
     height: _Pixels
     width: _Pixels
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -83,6 +84,8 @@ class Manifest:
         classes: _Classes = _read(path, _Classes)
         if len(classes.classes) != len(classes.palette):
             raise _damaged(path, f"{len(classes.palette)} colors of {len(classes.classes)} classes")
+        if len(set(classes.classes)) < len(classes.classes):
+            raise _damaged(path, "two classes have one name")
         train, val = (_read_split(folder / f"{split}.json") for split in SPLITS)
         return cls(**vars(classes), train=train, val=val)
 
@@ -93,7 +96,7 @@ class _Classes:
     """What classes.json holds: see Manifest."""
 
     name: str
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=255)]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     format: str
     ignore_values: tuple[_Byte, ...]
