@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 from zipfile import ZipFile
 
-from sesam.artifacts.archives import pack, path_to_delete, read_packed
+from sesam.artifacts.archives import check_stored, pack, path_to_delete, read_packed
 from sesam.errors import DiskError, SesamError
+from sesam.regular_files import open_regular, read_regular
 
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
 MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
@@ -81,7 +82,7 @@ def remove_stale_tmp(folder: Path) -> None:
     if MULTI_NODE in os.environ:  # locks of another machine may be invisible
         return
     for tmp in folder.glob(f"{TMP_PREFIX}*"):
-        with suppress(OSError), tmp.open("rb") as file:
+        with suppress(OSError, SesamError), open_regular(tmp) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             tmp.unlink()
 
@@ -95,6 +96,7 @@ def find_corruption(file: Path | BinaryIO) -> str | None:
     """What is corrupt in a file that torch.save wrote, by its checksums, which torch ignores; None if nothing is."""
     try:
         with ZipFile(file) as archive:
+            check_stored(archive)
             member = archive.testzip()
     except Exception as problem:  # of any kind, because the file may hold anything
         return str(problem) or type(problem).__name__
@@ -121,9 +123,7 @@ def csv_path(path: str) -> str:
 def read_bytes(path: Path) -> bytes:
     """The content of a file, also of a packed one; SesamError if it is missing, unreadable or not a regular file."""
     try:
-        if path.exists() and not path.is_file():
-            raise SesamError(f"{path} is not a regular file. Replace it with one.")
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         if (packed := read_packed(path)) is not None:
             return packed
@@ -145,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -30,6 +30,9 @@ SIGNATURES = {
 ORIENTATION = 0x0112  # EXIF tag
 SOURCE_DIGEST = "made of"  # key of a PNG text chunk
 
+# a file of one color takes any memory, so larger ones need some bytes per pixel; labels in gray take little
+MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE = 1 << 26, 64
+
 Palette = Sequence[Sequence[int]]  # RGB per class, 0 to 255
 
 
@@ -94,6 +97,8 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         image = Image.open(BytesIO(content), formats=formats)
         # Pillow's names of the layouts in the file; a TIFF's come with numbers
         raw_modes = [str(tile[-1][0] if isinstance(tile[-1], tuple) else tile[-1]) for tile in image.tile]
+        if image.width * image.height > max(MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE * len(content)) and image.mode != "L":
+            raise ValueError(f"{image.width}x{image.height} pixels in {len(content)} bytes, which is one color")
         deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
         pages = getattr(image, "n_frames", 1)
         packed = any(mode in ("L;2", "L;4") for mode in raw_modes)

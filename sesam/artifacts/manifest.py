@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
+from sesam.artifacts.dvc_outputs import MAX_PATH
 from sesam.artifacts.image_io import read_image, read_label
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
@@ -26,6 +27,8 @@ SPLITS = ("train", "val")
 
 def validate_id(image_id: str) -> str:
     """An image's id, as it is; ValueError if folder/ID.png would not be below the folder."""
+    if len(image_id) > MAX_PATH:
+        raise ValueError(f"a name has at most {MAX_PATH} characters")
     parts = image_id.split("/")
     if any(part == "" or part.startswith(".") for part in parts) or not image_id.isprintable() or "\\" in image_id:
         raise ValueError("a name has printable characters, folders divided by /, and no part that begins with a dot")
@@ -43,7 +46,7 @@ class ImageRecord:
     """One photograph. `id` names its files in every artifact; `sha256` is of its file; fine: it has a fine label."""
 
     id: Annotated[str, AfterValidator(validate_id)]
-    image: Annotated[str, Field(min_length=1), AfterValidator(printable)]
+    image: Annotated[str, Field(min_length=1, max_length=4 * MAX_PATH), AfterValidator(printable)]
     height: _Pixels
     width: _Pixels
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

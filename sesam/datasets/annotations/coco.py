@@ -110,6 +110,8 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
 def _mask(rle: _Rle, size: tuple[int, int]) -> np.ndarray:
     counts = rle_to_counts(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
+    if rle.size != size:  # before anything of that size is made
+        raise ValueError(f"a mask of {width}x{height} pixels")
     return runs_to_mask(counts, width, height).T  # column by column
 
 

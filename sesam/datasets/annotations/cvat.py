@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse
 from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, runs_to_mask, slices
 from sesam.geometry.rle import mask_to_counts
 
@@ -49,8 +49,7 @@ def _shape(element: ElementTree.Element) -> Shape | None:
         return Shape(attributes["label"], "box", corners)
     if element.tag == "ellipse":
         x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
-        outline = ellipse_outline(x, y, rx, ry, float(attributes.get("rotation", "0")))
-        return Shape(attributes["label"], "polygon", outline)
+        return ellipse(attributes["label"], x, y, rx, ry, float(attributes.get("rotation", "0")))
     if element.tag == "mask":
         counts = [int(number) for number in attributes["rle"].split(",")]
         window = [int(attributes[side]) for side in ("left", "top", "width", "height")]

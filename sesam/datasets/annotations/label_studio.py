@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
 from sesam.datasets.layouts import IMAGE_SUFFIXES
 from sesam.errors import SesamError
@@ -164,7 +164,7 @@ def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[
             return [Shape(name, "box", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
         if tool == "ellipse" and value.radius_x is not None and value.radius_y is not None:
             radii = value.radius_x * scale[0], value.radius_y * scale[1]
-            return [Shape(name, "polygon", ellipse_outline(x, y, *radii, value.rotation))]
+            return [ellipse(name, x, y, *radii, value.rotation)]
     raise ValueError(f"{tool} without its numbers")
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.datasets.annotation_shapes import FAR, Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import FAR, Drawing, Kind, Shape, box_corners, clip_outline, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
 
 NAME, SUFFIX = "labelme's JSON", ".json"
@@ -70,19 +70,20 @@ def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """As labelme draws it: corners without fractions of pixels, and with all pixels that its outline goes through."""
     drawn = Image.new("L", size[::-1])
     if len(points) >= 3:
-        near = points.clip(-FAR, np.array(size[::-1]) + FAR)
-        ImageDraw.Draw(drawn).polygon(near.ravel().tolist(), fill=1, outline=1)
+        near = clip_outline(points, size).ravel().tolist()
+        if len(near) >= 6:
+            ImageDraw.Draw(drawn).polygon(near, fill=1, outline=1)
     return np.array(drawn) > 0
 
 
 def _circle(name: str, center: np.ndarray, radius: float) -> Shape:
-    outline = ellipse_outline(center[0], center[1], radius, radius)
-    # Pillow takes half a minute for a radius of a million pixels
-    pixels = partial(_disc, center, radius) if radius <= FAR else partial(_polygon, outline)
-    return Shape(name, "polygon", outline, pixels)
+    around = box_corners(*(center - radius), *(center + radius))
+    return Shape(name, "polygon", around, partial(_disc, center, radius))
 
 
 def _disc(center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
+    if radius > FAR:  # Pillow takes half a minute for a radius of a million pixels
+        return _polygon(ellipse_outline(center[0], center[1], radius, radius), size)
     drawn = Image.new("L", size[::-1])
     ImageDraw.Draw(drawn).ellipse([*(center - radius), *(center + radius)], fill=1, outline=1)
     return np.array(drawn) > 0
