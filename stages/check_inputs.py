@@ -1,4 +1,4 @@
-"""Fail early if a path in params.yaml does not exist. DVC would name the missing file, but not the key.
+"""Fail early if a path in params.yaml does not exist, or if an output is a link, behind which DVC would remove files.
 
 It runs at every `dvc repro`, because a path may have moved since. Its output never changes, so no stage reruns for it.
 """
@@ -6,10 +6,12 @@ It runs at every `dvc repro`, because a path may have moved since. Its output ne
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
+from sesam.artifacts.dvc_outputs import FOLDERS
 from sesam.errors import SesamError, run_main
 from sesam.params import SIMULATED, Params, load_params
 
 CHECKED = Path("data/checked.txt")
+INPUTS = {Path("data/raw"), Path("data/corrections")}  # may be links
 
 
 def missing_paths(params: Params) -> list[str]:
@@ -23,8 +25,19 @@ def missing_paths(params: Params) -> list[str]:
     ]
 
 
+def linked_outputs() -> list[str]:
+    """A line for each link to a folder where an output, or a folder on the way to one, should be."""
+    paths = [path for folder in FOLDERS for depth in range(4) for path in Path().glob("/".join([folder, *"*" * depth]))]
+    outputs = [path for path in paths if not INPUTS & {path, *path.parents}]
+    return [f"{path} is a link to a folder. Replace it with a folder." for path in outputs if is_linked_folder(path)]
+
+
+def is_linked_folder(path: Path) -> bool:
+    return path.is_symlink() and path.is_dir()
+
+
 def main() -> None:
-    if lines := missing_paths(load_params()):
+    if lines := missing_paths(load_params()) + linked_outputs():
         raise SesamError("\n  ".join(lines))
     write_text(CHECKED, "The paths in params.yaml exist.\n")
 

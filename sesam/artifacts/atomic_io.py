@@ -43,6 +43,14 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
+def check_no_link(path: Path) -> None:
+    """SesamError if an output is a link, or lies behind one inside this repository: it would be written elsewhere."""
+    here = Path.cwd()
+    for part in (path.absolute(), *path.absolute().parents):
+        if here in part.parents and part.is_symlink():
+            raise SesamError(f"{part} is a link, and {path} would be written behind it. Replace it with a folder.")
+
+
 def claim_folder(folder: Path, command: str) -> None:
     """Mark a folder as one that a command writes to, so that it may replace its own files; SesamError for others'."""
     marker = folder / MARKER
@@ -56,6 +64,7 @@ def claim_folder(folder: Path, command: str) -> None:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, moved there when the block ends without error; DiskError for a full disk."""
+    check_no_link(path.parent)
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
@@ -239,7 +248,9 @@ def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, p
     packed: store its files in a few archives, from which `read_bytes` reads them. SesamError if another process
     writes it.
     """
+    check_no_link(path)
     tmp = path.parent / f".{path.name}.partial"
+    check_no_link(tmp)
     with reraise_disk_errors(path), exclusive_lock(tmp):
         if fingerprint is None:
             _empty(tmp)
