@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -145,11 +146,27 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file; SesamError if it is missing or damaged."""
     content = read_bytes(path)
     try:
-        return json.loads(content)
+        return parse_json(content)
     except (ValueError, RecursionError) as problem:
         raise SesamError(
             f"{path} cannot be read as JSON ({problem}). Delete {path_to_delete(path)} and run `dvc repro`."
         ) from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text; ValueError for keys that stand twice, NaN and infinity, which JSON does not have."""
+    return json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(values := dict(pairs)) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r:.60} stands twice")
+    return values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
 
 
 def sha256(path: Path) -> str:

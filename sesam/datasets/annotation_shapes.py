@@ -161,6 +161,8 @@ def box_corners(
     left: float, top: float, right: float, bottom: float, angle: float = 0, about_corner: bool = False
 ) -> np.ndarray:
     """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
+    if right < left or bottom < top:
+        raise ValueError("a box that ends before it begins")
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
     middle = corners[0] if about_corner else corners.mean(0)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -169,6 +171,8 @@ def box_corners(
 
 def ellipse(name: str, x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Shape:
     """An ellipse as a shape; its outline is made when it is drawn, as it takes a thousand times its numbers' memory."""
+    if radius_x < 0 or radius_y < 0:
+        raise ValueError("an ellipse with a negative radius")
     around = box_corners(x - radius_x, y - radius_y, x + radius_x, y + radius_y, angle)
     return Shape(name, "polygon", around, partial(_fill_ellipse, (x, y, radius_x, radius_y, angle)))
 

@@ -31,7 +31,7 @@ class _Value(Entry):
     radius_y: Number | None = Field(None, alias="radiusY")
     rotation: Number = 0.0
     format: Literal["rle"] | None = None
-    rle: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    rle: list[Annotated[int, Field(strict=True, ge=0, le=255)]] | None = None
 
 
 class _Result(Entry):
@@ -41,6 +41,7 @@ class _Result(Entry):
     to_name: str = ""
     item_index: Annotated[int, Field(ge=0)] | None = None
     is_positive: bool = True
+    image_rotation: Number = 0.0
     original_width: Pixels | None = None
     original_height: Pixels | None = None
 
@@ -131,9 +132,13 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
             continue
         if result.original_width is None or result.original_height is None:
             raise ValueError(f"{result.type} without original_width and original_height")
+        if result.image_rotation % 360:
+            raise ValueError(f"a region of {name}, which was turned by {result.image_rotation:g} degrees. Turn it back")
         own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
         if not (names := NAMES.validate_python(own)):
             skipped["regions without a label"] += 1
+        elif len(set(names)) > 1:
+            raise ValueError(f"a {tool} with the labels {', '.join(names)}. Keep one of them")
         else:
             size = result.original_height, result.original_width
             found = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]

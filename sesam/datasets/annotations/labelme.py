@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.image_io import LABEL_FORMATS, open_image
 from sesam.datasets.annotation_shapes import FAR, Drawing, Kind, Shape, box_corners, clip_outline, ellipse_outline
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
+from sesam.errors import SesamError
 
 NAME, SUFFIX = "labelme's JSON", ".json"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon", "rotation": "polygon"}
@@ -91,10 +93,12 @@ def _disc(center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarra
 
 def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     try:
-        with Image.open(BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",)) as image:
-            window = np.array(image.convert("L")) > 0
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ValueError(f"a mask that is not a PNG ({problem})") from None
+        with open_image(Path("its PNG"), base64.b64decode(content, validate=True), LABEL_FORMATS) as image:
+            if image.mode not in ("1", "L"):
+                raise ValueError(f"a mask in mode {image.mode}; expected one gray channel")
+            window = np.array(image) > 0
+    except SesamError as problem:
+        raise ValueError(f"a damaged mask: {problem}") from None
     left, top = corner.astype(int)  # without their fractions, as labelme writes it into labels
     height, width = window.shape
     mask = np.zeros(size, bool)
