@@ -193,15 +193,15 @@ def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
     if total != 4 * size[0] * size[1]:
         raise ValueError(f"a brush of {total // 4} pixels in an image of {size[1]}x{size[0]}")
     lengths = [read_bits(4) + 1 for _ in range(4)]
-    values = np.zeros(total, np.uint32)
+    values = np.zeros(total, bool)  # whether above 0
     done = 0
     while done < total:
         repeated, length = read_bits(1), read_bits(lengths[read_bits(2)]) + 1
         if done + length > total:
             raise ValueError("a brush whose runs do not fit its image")
-        values[done : done + length] = read_bits(word) if repeated else [read_bits(word) for _ in range(length)]
+        values[done : done + length] = read_bits(word) > 0 if repeated else [read_bits(word) > 0 for _ in range(length)]
         done += length
-    return values.reshape(*size, 4)[..., 3] > 0
+    return values.reshape(*size, 4)[..., 3]
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:
