@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import category
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sesam.errors import SesamError, describe_validation_error
 from sesam.paths import WEAK_LABELS
@@ -43,7 +52,16 @@ def _to_hex(value: object) -> object:
 
 Color = Annotated[str, Field(pattern="^#[0-9a-f]{6}$"), BeforeValidator(_to_hex)]  # "#rrggbb"
 
-ClassNames = Annotated[list[str], Field(min_length=2, max_length=255)]
+
+def printable(name: str) -> str:
+    """A name, as it is; ValueError for what XML cannot hold, and what a terminal or a table takes as a command."""
+    if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", name):
+        raise ValueError(f"{name!r:.60} has control characters; write it without")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(printable)]
+ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
 Strategy = Literal["skeleton", "random", "confident", "center"]
 RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from sesam.errors import SesamError
+from sesam.regular_files import read_regular
 
-MAX_BYTES = 1_000_000
+MAX_CHARACTERS = 1 << 18
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,14 +29,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; ValueError, yaml.YAMLError or RecursionError."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    return yaml.load(text, _Loader)
+
+
 def read_yaml(path: Path) -> Any:
-    """The value in a YAML file; SesamError if it is not valid YAML, has duplicate keys or aliases, or exceeds 1 MB."""
+    """The value in a YAML file; SesamError if it is not valid YAML, has duplicate keys or aliases, or is too large."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise SesamError(f"{path} is not a regular file. Replace it with one.")
-        if path.stat().st_size > MAX_BYTES:
-            raise SesamError(f"{path} has {path.stat().st_size} bytes; at most {MAX_BYTES} are read.")
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse_yaml(read_regular(path).decode())
     except RecursionError:
         raise SesamError(f"{path} cannot be read: it is nested too deep.") from None
     except (OSError, ValueError, yaml.YAMLError) as problem:

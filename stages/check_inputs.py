@@ -1,6 +1,6 @@
-"""Fail early if a path in params.yaml does not exist, or git has no commit, without which DVCLive cannot log.
+"""Fail early: a path in params.yaml that does not exist, an output that is a link, a git repository without a commit.
 
-DVC would name the missing file, but not the key.
+DVC would name a missing file, but not its key; it would remove what is behind a link; DVCLive needs a commit.
 
 It runs at every `dvc repro`, because a path may have moved since. Its output never changes, so no stage reruns for it.
 """
@@ -8,11 +8,13 @@ It runs at every `dvc repro`, because a path may have moved since. Its output ne
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
+from sesam.artifacts.dvc_outputs import FOLDERS
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
 from sesam.reporting.git import git
 
 CHECKED = Path("data/checked.txt")
+INPUTS = {Path("data/raw"), Path("data/corrections")}  # may be links
 
 
 def missing_paths(params: Params) -> list[str]:
@@ -26,8 +28,19 @@ def missing_paths(params: Params) -> list[str]:
     ]
 
 
+def linked_outputs() -> list[str]:
+    """A line for each link to a folder where an output, or a folder on the way to one, should be."""
+    paths = [path for folder in FOLDERS for depth in range(4) for path in Path().glob("/".join([folder, *"*" * depth]))]
+    outputs = [path for path in paths if not INPUTS & {path, *path.parents}]
+    return [f"{path} is a link to a folder. Replace it with a folder." for path in outputs if is_linked_folder(path)]
+
+
+def is_linked_folder(path: Path) -> bool:
+    return path.is_symlink() and path.is_dir()
+
+
 def main() -> None:
-    lines = missing_paths(load_params())
+    lines = missing_paths(load_params()) + linked_outputs()
     if git("rev-parse", "--git-dir", cwd=Path()) and not git("rev-parse", "HEAD", cwd=Path()):
         lines.append("This git repository has no commit, which DVC needs. Run `git add .` and `git commit` first.")
     if lines:

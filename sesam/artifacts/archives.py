@@ -13,6 +13,7 @@ from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from sesam.errors import SesamError, limit_reached
+from sesam.regular_files import open_regular
 
 FILES_PER_ARCHIVE = 1000
 _HEADER = struct.Struct("<26xHH")  # of a member; ends with the lengths of the name and the extra field that follow
@@ -61,7 +62,7 @@ def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
 def _first_name(path: Path) -> str:
     """The name of an archive's first file, from its first header alone; "" if it is empty."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = file.read(_HEADER.size)
             if header.startswith(b"PK\3\4") and len(header) == _HEADER.size:
                 return file.read(_HEADER.unpack(header)[0]).decode()
@@ -75,22 +76,29 @@ def _first_name(path: Path) -> str:
 @lru_cache(64)  # archives, so that memory does not grow with their number
 def _members(path: Path, written: int) -> dict[str, ZipInfo]:
     try:
-        with ZipFile(path) as archive:
-            length = path.stat().st_size
-            for info in archive.infolist():
-                if info.compress_type != ZIP_STORED:
-                    raise BadZipFile(f"{info.filename} is compressed")
-                if not 0 <= info.header_offset <= info.header_offset + info.file_size <= length:
-                    raise BadZipFile(f"{info.filename} exceeds the archive")
+        with open_regular(path) as file, ZipFile(file) as archive:
+            check_stored(archive)
             return {info.filename: info for info in archive.infolist()}
     except (BadZipFile, OSError, NotImplementedError, ValueError) as problem:
         raise _damaged(path, problem) from None
 
 
+def check_stored(archive: ZipFile) -> None:
+    """BadZipFile if a member is compressed or more than the archive holds: its size may then be any number."""
+    assert archive.fp is not None  # it is open
+    length, total = archive.fp.seek(0, os.SEEK_END), 0
+    for info in archive.infolist():
+        total += info.file_size
+        if info.compress_type != ZIP_STORED:
+            raise BadZipFile(f"{info.filename} is compressed")
+        if not 0 <= info.header_offset <= info.header_offset + info.file_size <= length or total > length:
+            raise BadZipFile(f"{info.filename} exceeds the archive")
+
+
 def _read(path: Path, member: ZipInfo) -> bytes:
     """The content of an archive's member. An open ZipFile would share its file position with forked workers."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(member.header_offset)
             header = file.read(_HEADER.size)
             if len(header) == _HEADER.size:

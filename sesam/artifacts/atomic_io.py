@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,12 +17,14 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 from zipfile import ZipFile
 
-from sesam.artifacts.archives import pack, path_to_delete, read_packed
+from sesam.artifacts.archives import check_stored, pack, path_to_delete, read_packed
 from sesam.errors import LIMITS, DiskError, SesamError, limit_reached
+from sesam.regular_files import open_regular, read_regular
 
 MULTI_NODE = "SESAM_MULTI_NODE"  # environment variable, set where other machines may write to the same folders
 MARKER = ".sesam"  # in a folder that a command wrote, see `claim_folder`
 TMP_PREFIX = ".tmp-"  # of the names of files that are being written; .gitignore and .dvcignore list it
+FORMULA = ("=", "+", "-", "@")  # what these begin, a spreadsheet computes
 
 
 @contextmanager
@@ -42,6 +45,14 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
+def check_no_link(path: Path) -> None:
+    """SesamError if an output is a link, or lies behind one inside this repository: it would be written elsewhere."""
+    here = Path.cwd()
+    for part in (path.absolute(), *path.absolute().parents):
+        if here in part.parents and part.is_symlink() and part.is_dir():  # a link to a file is replaced
+            raise SesamError(f"{part} is a link, and {path} would be written behind it. Replace it with a folder.")
+
+
 def claim_folder(folder: Path, command: str) -> None:
     """Mark a folder as one that a command writes to, so that it may replace its own files; SesamError for others'."""
     marker = folder / MARKER
@@ -55,6 +66,7 @@ def claim_folder(folder: Path, command: str) -> None:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, moved there when the block ends without error; DiskError for a full disk."""
+    check_no_link(path.parent)
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())
@@ -82,7 +94,7 @@ def remove_stale_tmp(folder: Path) -> None:
     if MULTI_NODE in os.environ:  # locks of another machine may be invisible
         return
     for tmp in folder.glob(f"{TMP_PREFIX}*"):
-        with suppress(OSError), tmp.open("rb") as file:
+        with suppress(OSError, SesamError), open_regular(tmp) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             tmp.unlink()
 
@@ -96,6 +108,7 @@ def find_corruption(file: Path | BinaryIO) -> str | None:
     """What is corrupt in a file that torch.save wrote, by its checksums, which torch ignores; None if nothing is."""
     try:
         with ZipFile(file) as archive:
+            check_stored(archive)
             member = archive.testzip()
     except Exception as problem:  # of any kind, because the file may hold anything
         if limit_reached(problem) is not None:
@@ -109,18 +122,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV, with quotes where a cell needs them."""
+    """A table as CSV, with quotes where a cell needs them; text that a spreadsheet would compute begins with '."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    cells = ([f"'{x}" if isinstance(x, str) and x.startswith(FORMULA) else x for x in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *cells])
     return text.getvalue()
+
+
+def csv_path(path: str) -> str:
+    """A relative path as a cell of `csv_text`: one that leads to the same file, and begins no formula."""
+    return f"./{path}" if path.startswith(FORMULA) else path
 
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file, also of a packed one; SesamError if it is missing, unreadable or not a regular file."""
     try:
-        if path.exists() and not path.is_file():
-            raise SesamError(f"{path} is not a regular file. Replace it with one.")
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         if (packed := read_packed(path)) is not None:
             return packed
@@ -133,16 +150,32 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file; SesamError if it is missing or damaged."""
     content = read_bytes(path)
     try:
-        return json.loads(content)
+        return parse_json(content)
     except (ValueError, RecursionError) as problem:
         raise SesamError(
             f"{path} cannot be read as JSON ({problem}). Delete {path_to_delete(path)} and run `dvc repro`."
         ) from None
 
 
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text; ValueError for keys that stand twice, NaN and infinity, which JSON does not have."""
+    return json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(values := dict(pairs)) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r:.60} stands twice")
+    return values
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a finite number")
+
+
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -266,7 +299,9 @@ def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, p
     packed: store its files in a few archives, from which `read_bytes` reads them. SesamError if another process
     writes it.
     """
+    check_no_link(path)
     tmp = path.parent / f".{path.name}.partial"
+    check_no_link(tmp)
     with reraise_disk_errors(path), exclusive_lock(tmp):
         if fingerprint is None:
             _empty(tmp)

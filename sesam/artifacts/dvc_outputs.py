@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sesam.regular_files import open_regular
+
 FOLDERS = ("data", "models", "metrics")  # where outputs are; code is elsewhere
 DIR = ".dir"  # ends the MD5 of a folder
+MAX_PATH = 1024  # characters: as S3 allows; each folder on the way is kept
 MAX_LISTING_BYTES = 1 << 28  # two million files or so; DVC reads all of it into memory too
 
 _MD5 = re.compile("[0-9a-f]{32}")
@@ -27,7 +30,7 @@ def is_md5(text: object) -> bool:
 
 def file_md5(path: Path) -> str:
     """Hex MD5 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "md5").hexdigest()
 
 
@@ -36,6 +39,8 @@ def check_path(path: str) -> None:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or _DRIVE.match(path):
         raise ValueError("it leads out of the output, or is not a plain relative path")
+    if len(path) > MAX_PATH:
+        raise ValueError(f"it is too long: more than {MAX_PATH} characters")
     if _CONTROL.search(path):
         raise ValueError("it has control characters")
     for name in (part.casefold() for part in parts):

@@ -1,8 +1,11 @@
 """Reading and writing images and label PNGs: 8-bit, one channel, palette attached."""
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,18 @@ SIGNATURES = {
 }
 ORIENTATION = 0x0112  # EXIF tag
 SOURCE_DIGEST = "made of"  # key of a PNG text chunk
+
+# a file of one color takes any memory, so larger ones need some bytes per pixel; labels in gray take little
+MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE = 1 << 26, 64
+
+SOS = 0xDA
+PNG, EOI = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of a JPEG's segments; restarts are among the data
+ARITHMETIC = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # frames that are not Huffman's
+BITS = {"1": 1, "L": 8, "P": 8, "LA": 16, "RGB": 24, "RGBA": 32}  # of a pixel, by mode
+PADDING = (
+    b"\xff\x00" * 9
+)  # the bytes that the decoder looks ahead: ones, which are no code, so hardly a block of pixels
 
 Palette = Sequence[Sequence[int]]  # RGB per class, 0 to 255
 
@@ -91,13 +106,15 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
     content = read_bytes(path) if content is None else content
     try:
         Image.open(BytesIO(content), formats=formats).verify()  # a PNG's checksums, which decoding ignores
-        image = Image.open(BytesIO(content), formats=formats)
+        image = Image.open(BytesIO(_join_idat(content)), formats=formats)
         # Pillow's names of the layouts in the file; a TIFF's come with numbers
         raw_modes = [str(tile[-1][0] if isinstance(tile[-1], tuple) else tile[-1]) for tile in image.tile]
+        if image.width * image.height > max(MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE * len(content)) and image.mode != "L":
+            raise ValueError(f"{image.width}x{image.height} pixels in {len(content)} bytes, which is one color")
         deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
         pages = getattr(image, "n_frames", 1)
         packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
-        image.load()
+        _load_strictly(image, content)
     except UnidentifiedImageError:
         raise SesamError(f"{path} {_describe(content)}; expected {' or '.join(formats)}.") from None
     except Image.DecompressionBombError:
@@ -112,6 +129,77 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         raise SesamError(f"{path} is gray with less than 8 bits per pixel. Convert it to 8 with equal values.")
     with closing(image):
         yield image
+
+
+def _load_strictly(image: Image.Image, content: bytes) -> None:
+    """Decode an image; ValueError where the data end before the pixels: Pillow would leave these black or gray."""
+    if image.format == "JPEG":
+        _load_jpeg(image, content)
+        return
+    row = (0, image.height - 1, image.width, image.height)
+    bits = image.width * BITS.get(image.mode, 0)
+    if image.format != "PNG" or image.info.get("interlace") or bits < 32:
+        image.load()
+        return
+    image.decodermaxblock = len(content)  # type: ignore[attr-defined]  # then zlib's checksum is compared too
+    # random pixels, by which the last row is recognized if it is not decoded
+    blank = Image.frombytes(image.mode, (image.width, 1), os.urandom(-(-bits // 8)))
+    image.im = Image.new(image.mode, image.size).im
+    image.im.paste(blank.im, row)
+    image.load()
+    if image.crop(row).tobytes() == blank.tobytes():
+        raise ValueError("its rows end too early")
+
+
+def _join_idat(content: bytes) -> bytes:
+    """A PNG with the data of its pixels in one chunk, because Pillow ends with the chunk that fills the last row."""
+    parts, at = [], len(PNG)
+    while content.startswith(PNG) and (length := int.from_bytes(content[at : at + 4])) <= len(content) - at - 12:
+        parts.append((content[at + 4 : at + 8], at, at + length + 12))
+        at += length + 12
+    data = [(start, end) for name, start, end in parts if name == b"IDAT"]
+    if len(data) < 2 or any(end != start for (_, end), (start, _) in pairwise(data)):
+        return content
+    length = sum(end - start - 12 for start, end in data)
+    view = memoryview(content)
+    joined = (view[start + 8 : end - 4] for start, end in data)
+    # without checksum, which Pillow does not look at when it decodes; those of the file have been verified
+    return b"".join((view[: data[0][0]], length.to_bytes(4), b"IDAT", *joined, bytes(4), view[data[-1][1] :]))
+
+
+def _load_jpeg(image: Image.Image, content: bytes) -> None:
+    """Decode a JPEG; libjpeg fills what its last scan lacks with gray, and reports it to nobody."""
+    ((codec, extents, _, arguments),) = image.tile  # type: ignore[attr-defined]
+    image.load_prepare()  # type: ignore[attr-defined]
+    decoder = Image._getdecoder(image.mode, codec, arguments)
+    try:
+        decoder.setimage(image.im, extents)
+        end, is_single = _end_of_scans(content)
+        data = content[:end] + PADDING  # not the end: a decoder that lacks data waits
+        consumed, status = decoder.decode(data)
+        # one scan is complete without the end; several wait for it, when they are
+        if consumed >= 0 and (is_single or consumed < len(data) - 1):
+            raise ValueError("its data end too early")
+        if consumed >= 0:
+            _, status = decoder.decode(data[consumed:] + EOI)
+        if status < 0:
+            raise ValueError("broken data")
+    finally:
+        decoder.cleanup()
+    image.tile = []  # type: ignore[attr-defined]
+
+
+def _end_of_scans(content: bytes) -> tuple[int, bool]:
+    """Where a JPEG's end marker is, and whether it has one scan; ValueError if there is none, or no way to tell."""
+    at, scans = 2, 0
+    while found := MARKER.search(content, at):
+        if found[0] == EOI:
+            return found.start(), scans == 1
+        if found[0][1] in ARITHMETIC:
+            raise ValueError("it is coded arithmetically or without loss; save it as an ordinary JPEG")
+        scans += found[0][1] == SOS
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    raise ValueError("its end is missing")
 
 
 def _describe(content: bytes) -> str:

@@ -16,9 +16,11 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import read_bytes, write_json
+from sesam.artifacts.dvc_outputs import MAX_PATH
 from sesam.artifacts.image_io import read_image, read_label
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
+from sesam.params import ClassName, printable
 from sesam.paths import FINE_LABELS, MANIFEST, round_dir
 
 SPLITS = ("train", "val")
@@ -27,6 +29,8 @@ MAX_NAME = 255 - len(".json")  # bytes that file systems leave for an id's last 
 
 def validate_id(image_id: str) -> str:
     """An image's id, as it is; ValueError if folder/ID.png would not be below the folder."""
+    if len(image_id) > MAX_PATH:
+        raise ValueError(f"a name has at most {MAX_PATH} characters")
     parts = image_id.split("/")
     if any(part == "" or part.startswith(".") for part in parts) or not image_id.isprintable() or "\\" in image_id:
         raise ValueError("a name has printable characters, folders divided by /, and no part that begins with a dot")
@@ -46,7 +50,7 @@ class ImageRecord:
     """One photograph. `id` names its files in every artifact; `sha256` is of its file."""
 
     id: Annotated[str, AfterValidator(validate_id)]
-    image: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    image: Annotated[str, Field(min_length=1, max_length=4 * MAX_PATH), AfterValidator(printable)]
     height: _Pixels
     width: _Pixels
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -86,6 +90,8 @@ class Manifest:
         classes: _Classes = _read(path, _Classes)
         if len(classes.classes) != len(classes.palette):
             raise _damaged(path, f"{len(classes.palette)} colors of {len(classes.classes)} classes")
+        if len(set(classes.classes)) < len(classes.classes):
+            raise _damaged(path, "two classes have one name")
         train, val = (_read_split(folder / f"{split}.json") for split in SPLITS)
         return cls(**vars(classes), train=train, val=val)
 
@@ -96,7 +102,7 @@ class _Classes:
     """What classes.json holds: see Manifest."""
 
     name: str
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=255)]
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=255)]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     format: str
     ignore_values: tuple[_Byte, ...]

@@ -13,7 +13,10 @@ def top_ranked(round_name: str, manifest: Manifest, count: int) -> list[ImageRec
     """The first `count` images of a round's ranking; SesamError if it does not rank the training images, each once."""
     path = pseudo_label_dir(round_name) / RANKING
     try:
-        ids = [row["id"] for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")]
+        # `csv_path` wrote them
+        ids = [
+            row["id"].removeprefix("./") for row in csv.DictReader(io.StringIO(read_bytes(path).decode()), restval="")
+        ]
     except (UnicodeDecodeError, KeyError, csv.Error):
         raise SesamError(f"{path} is not a ranking. Run `dvc repro`, which writes it.") from None
     records = {record.id: record for record in manifest.train}

@@ -6,6 +6,8 @@ Boxes and background points label no pixel: they prompt SAM.
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import cv2
@@ -18,7 +20,9 @@ from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
 
-MAX_PIXELS_OUTSIDE = 2**14  # pixels outside an image: pycocotools takes time and memory for every pixel of an edge
+MAX_PIXELS_OUTSIDE = 2**14  # pixels outside an image, where outlines are cut
+# pixels of outlines: pycocotools walks all of them, and takes 100 bytes for each
+PART, MAX_DRAWN = 2**20, 2**26  # at once; of all shapes in an image
 Kind = Literal["point", "line", "polygon", "box", "mask", "background point"]
 
 
@@ -66,9 +70,40 @@ def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The pixels inside an outline (N, 2), bool (H, W)."""
-    if len(outline) < 3:
-        return np.zeros(size, bool)
-    return coco.decode(coco.frPyObjects([_clip(outline, size).ravel().tolist()], *size))[..., 0] > 0
+    filled = np.zeros(size, bool)
+    if len(outline := clip_outline(outline, size)) < 3:
+        return filled
+    # a long outline in parts with its first point each: what lies in an even number of them is outside, as in the whole
+    ends = np.flatnonzero(np.diff(_lengths(outline).cumsum() // PART)) + 1
+    for start, end in pairwise([0, *ends.tolist(), len(outline) - 1]):
+        part = np.concatenate([outline[: start > 0], outline[start : end + 1]])
+        if len(part) >= 3:
+            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0] > 0
+    return filled
+
+
+def clip_outline(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The outline (N, 2) of its part that is at most MAX_PIXELS_OUTSIDE pixels outside an image of `size` (H, W)."""
+    for axis, side in enumerate(size[::-1]):
+        for inwards, edge in ((1, -MAX_PIXELS_OUTSIDE), (-1, side + MAX_PIXELS_OUTSIDE)):
+            after, distance = np.roll(outline, -1, axis=0), inwards * (outline[:, axis] - edge)
+            if (distance >= 0).all():
+                continue
+            next_distance = np.roll(distance, -1)
+            crosses = (distance >= 0) != (next_distance >= 0)
+            share = distance / np.where(crosses, distance - next_distance, 1)
+            both = np.stack([outline, outline + share[:, None] * (after - outline)], axis=1)
+            outline = both[np.stack([distance >= 0, crosses], axis=1)]
+    return outline
+
+
+def _lengths(points: np.ndarray) -> np.ndarray:
+    """How many pixels each piece of a line (N, 2) has."""
+    return np.asarray(np.abs(np.diff(points, axis=0)).max(axis=1))
+
+
+def _fill_ellipse(numbers: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
+    return _fill(ellipse_outline(*numbers), size)
 
 
 @dataclass(frozen=True)
@@ -94,6 +129,10 @@ class Drawing(Annotation):
         outlines = [shape.points for shape in self.shapes if shape.kind in ("polygon", "box") and len(shape.points)]
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
+        drawn = sum(_lengths(_clip(line, spec.size)).sum() for x in self.shapes for line in (x.points, *x.holes))
+        if drawn > MAX_DRAWN:
+            text = f"{self.path} has outlines of {drawn:.0f} pixels; at most {MAX_DRAWN} are drawn"
+            raise DataIssue(IssueKind.UNREADABLE, text)
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
         class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
         class_ids.update(spec.label_map.names.items())
@@ -135,10 +174,20 @@ def box_corners(
     left: float, top: float, right: float, bottom: float, angle: float = 0, about_corner: bool = False
 ) -> np.ndarray:
     """The corners (4, 2) of a box rotated clockwise by degrees about its center, or its first corner."""
+    if right < left or bottom < top:
+        raise ValueError("a box that ends before it begins")
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], float)
     middle = corners[0] if about_corner else corners.mean(0)
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     return (corners - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
+
+
+def ellipse(name: str, x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Shape:
+    """An ellipse as a shape; its outline is made when it is drawn, as it takes a thousand times its numbers' memory."""
+    if radius_x < 0 or radius_y < 0:
+        raise ValueError("an ellipse with a negative radius")
+    around = box_corners(x - radius_x, y - radius_y, x + radius_x, y + radius_y, angle)
+    return Shape(name, "polygon", around, partial(_fill_ellipse, (x, y, radius_x, radius_y, angle)))
 
 
 def ellipse_outline(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from sesam.errors import SesamError
+from sesam.regular_files import read_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 HIDDEN = (".", "@eaDir", "__MACOSX")  # beginnings of names: what systems put beside photographs
@@ -129,9 +130,17 @@ def list_files(folder: Path) -> list[Path]:
             is_new = (real := os.path.realpath(parent)) not in visited
             visited.add(real)
             folders[:] = [name for name in folders if is_new and not name.startswith(HIDDEN)]
-            pending += sorted(path for name in folders if (path := Path(parent, name)).is_symlink())
+            links = sorted(path for name in folders if (path := Path(parent, name)).is_symlink())
+            pending += [path for path in links if not _holds_this_folder(path)]
             files += [Path(parent, name) for name in names if is_new and not name.startswith(HIDDEN)]
     return sorted(files)
+
+
+def _holds_this_folder(link: Path) -> bool:
+    """False; SesamError for a link to the current folder or one above it, as to /: all of the disk would be walked."""
+    if (real := link.resolve()) in (here := Path.cwd(), *here.parents):
+        raise SesamError(f"{link} is a link to {real}, which holds this folder. Link the folder with the files alone.")
+    return False
 
 
 def list_images(folder: Path, exclude: Sequence[Path] = ()) -> dict[str, Path]:
@@ -228,7 +237,7 @@ def _inner(root: Path, *names: str) -> Path:
 def _read_ids(path: Path) -> list[str]:
     """The ids of a split file, one per line, or paths of images; SesamError if it is missing or empty."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_regular(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     if ids := [Path(line.split()[0]).stem for line in lines if line.strip()]:

@@ -1,5 +1,6 @@
 """A round's data set card for people: README.md."""
 
+import re
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -9,6 +10,7 @@ from sesam.artifacts.component_records import Outcome
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_TITLES
 from sesam.reporting.card_data import CardData, param_values
 
+MARKUP = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029&<>|\\`*\[\]~$#!@{}\"']|(?<!\w)_|_(?!\w)")
 TEMPLATE = Path(__file__).with_name("card.md")
 
 
@@ -31,7 +33,9 @@ def readme(card_data: CardData) -> str:
             for k, (name, title) in enumerate(zip(SOURCE_NAMES, SOURCE_TITLES, strict=True))
         ],
         images=PurePath(params.dataset.root).name,
-        param_rows=[(key, f"`{value}`") for key, value in param_values(params, card_data.round_name).items()],
+        param_rows=[
+            (markdown(key), code(str(value))) for key, value in param_values(params, card_data.round_name).items()
+        ],
     )
 
 
@@ -51,4 +55,14 @@ def _cell(value: object) -> str:
     """A value in a table: scores to three digits, – for None."""
     if isinstance(value, float | None):
         return "–" if value is None else f"{value:.3f}"
-    return str(value).replace("|", "&#124;")
+    return markdown(str(value))
+
+
+def markdown(text: str) -> str:
+    """Text in a line of Markdown, also in a table: what may begin markup or HTML, or end the line, as an entity."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
+
+
+def code(text: str) -> str:
+    """The same in the type of programs."""
+    return f"<code>{markdown(text)}</code>" if re.search(r"[`|<\\\x00-\x1f]", text) else f"`{text}`"

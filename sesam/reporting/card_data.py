@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from sesam.artifacts.atomic_io import csv_text
+from sesam.artifacts.atomic_io import csv_path, csv_text
 from sesam.artifacts.manifest import Manifest
 from sesam.params import NO_TEACHER, Params, flatten
 
@@ -61,5 +61,5 @@ def images_csv(manifest: Manifest, root: str) -> str:
     for record in manifest.train:
         path = PurePath(record.image)
         path = path.relative_to(root) if path.is_relative_to(root) else path
-        rows.append((record.id, path.as_posix(), record.sha256))
+        rows.append((csv_path(record.id), csv_path(path.as_posix()), record.sha256))
     return csv_text(("id", "image", "sha256"), rows)

@@ -1,12 +1,13 @@
 """The report's charts, by Plotly."""
 
 from collections.abc import Mapping, Sequence
+from html import escape  # of class names: Plotly's texts are HTML
 
 import numpy as np
 import plotly.graph_objects as go
 
 from sesam.artifacts.metrics_schema import MetricsByName
-from sesam.reporting.tables import Table, confusion_ratios, tables, transpose
+from sesam.reporting.tables import Table, confusion_ratios, missing_title, tables, transpose
 
 COLORS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf")
 OUTCOME_COLORS = {
@@ -47,9 +48,10 @@ def lines(table: Table) -> go.Figure:
 def bars(table: Table, stacked: Mapping[str, str] | None = None) -> go.Figure:
     """A bar per value, those of one x side by side; stacked: on each other, in these colors of the series."""
     figure = go.Figure(layout={"colorway": COLORS, "barmode": "stack" if stacked else "group", "yaxis_title": table.y})
+    figure.update_xaxes(type="category")  # not guessed from the names, which may be numbers or dates
     for name, values in table.series.items():
         color = stacked[name] if stacked else None
-        figure.add_bar(x=list(values), y=list(values.values()), name=name, marker_color=color)
+        figure.add_bar(x=list(map(escape, values)), y=list(values.values()), name=name, marker_color=color)
     return figure if stacked else figure.update_yaxes(range=[0, 1])
 
 
@@ -59,8 +61,8 @@ def heat_maps(ratios: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Fi
     for k, cells in enumerate(ratios.values()):
         figure.add_heatmap(
             z=cells.round(3).tolist(),
-            x=[*classes, "unlabeled"],
-            y=list(classes),
+            x=list(map(escape, (*classes, missing_title(classes)))),
+            y=list(map(escape, classes)),
             zmin=0,
             zmax=1,
             colorscale="Blues",
@@ -75,7 +77,8 @@ def heat_maps(ratios: Mapping[str, np.ndarray], classes: Sequence[str]) -> go.Fi
         for title, only_this in zip(ratios, visible, strict=True)
     ]
     menu = {"buttons": buttons, "active": last, "x": 0, "xanchor": "left", "y": 1.18}
-    figure.update_yaxes(autorange="reversed", title="actual").update_xaxes(title="predicted")
+    figure.update_yaxes(autorange="reversed", title="actual", type="category")
+    figure.update_xaxes(title="predicted", type="category")
     return figure.update_layout(updatemenus=[menu], height=520)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from sesam.yaml_io import parse_yaml
+
 ROOT = Path(__file__).parents[2]
 CODE = ("sesam", "stages", "dvc.yaml", "constraints.txt")
 
@@ -30,8 +32,8 @@ def code_version(root: Path = ROOT) -> str:
 def committed_params() -> tuple[str | None, Mapping[str, Any]]:
     """The short hash of the last commit here, and its params.yaml; (None, {}) if git has none that can be read."""
     try:
-        params = yaml.safe_load(git("show", "HEAD:./params.yaml", cwd=Path()))
-    except yaml.YAMLError:
+        params = parse_yaml(git("show", "HEAD:./params.yaml", cwd=Path()))
+    except (ValueError, RecursionError, yaml.YAMLError):
         return None, {}
     commit = git("rev-parse", "--short", "HEAD", cwd=Path()).strip()
     return (commit, params) if isinstance(params, Mapping) else (None, {})

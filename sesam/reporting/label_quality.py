@@ -1,7 +1,7 @@
 """A round's label sets against fine labels, its components by outcome, and its images ranked for review."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import iadd
@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.stats import spearmanr
 
-from sesam.artifacts.atomic_io import csv_text
+from sesam.artifacts.atomic_io import csv_path, csv_text
 from sesam.artifacts.component_records import Outcome, Selected, read_selected
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_label, load_predictions
 from sesam.artifacts.sources import SAM, SOURCE_NAMES, load_pseudo_label
@@ -122,10 +122,10 @@ def review_priority(
     }
 
 
-def ranking_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def ranking_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of `review_priority` as CSV, the highest priority first."""
     ranked = sorted(rows, key=lambda row: (-row["review_priority"], row["id"]))
-    return csv_text(list(rows[0]), [list(row.values()) for row in ranked])
+    return csv_text(list(rows[0]), [list((row | {"id": csv_path(row["id"])}).values()) for row in ranked])
 
 
 def rank_correlation(scores: Sequence[float], errors: Sequence[float | None]) -> float | None:

@@ -49,6 +49,14 @@ def network_title(network: str) -> str:
     return network if network == "baseline" else f"student {network}"
 
 
+def missing_title(classes: Sequence[str]) -> str:
+    """What the pixels without a label are called beside these classes."""
+    title = "unlabeled"
+    while title in classes:
+        title = f"({title})"
+    return title
+
+
 def transpose(rows: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
     """A table's rows by name as its columns by name."""
     columns = next(iter(rows.values()))
@@ -105,7 +113,7 @@ def write_plots(folder: Path, networks: MetricsByName, labels: MetricsByName, cl
         for series, values in table.series.items()
     }
     for title, ratios in confusion_ratios(networks, labels).items():
-        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(ratios, (*classes, "unlabeled"))
+        files[f"confusion/{title}"] = ("actual", "predicted"), percent_rows(ratios, (*classes, missing_title(classes)))
     for name, (header, rows) in files.items():
         if rows:  # DVC fails on a file without any
             write_text(folder / f"{name.replace(' ', '_')}.csv", csv_text(header, rows))

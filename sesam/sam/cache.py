@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sesam.artifacts.archives import check_stored
 from sesam.artifacts.atomic_io import atomic_path, json_digest, reraise_disk_errors, sha256
 from sesam.artifacts.fingerprint import code_fingerprint, library_versions
 from sesam.artifacts.manifest import ImageRecord
 from sesam.params import Params, Runtime, SamParams
 from sesam.paths import EMBEDDINGS
+from sesam.regular_files import open_regular
 from sesam.sam.checkpoints import Weights
 from sesam.sam.registry import get_model
 
@@ -51,7 +53,8 @@ class EmbeddingCache:
     def load(self, record: ImageRecord) -> Tensor | None:
         """The cached embedding; None if it is missing or damaged."""
         try:
-            with np.load(self._path(record), allow_pickle=False) as archive:
+            with open_regular(self._path(record)) as file, np.load(file, allow_pickle=False) as archive:
+                check_stored(archive.zip)
                 return torch.from_numpy(archive["embedding"])
         except Exception:  # of many kinds, because the file may hold anything
             return None

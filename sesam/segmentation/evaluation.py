@@ -1,6 +1,7 @@
 """A network's confusion matrix over the validation images, and its scores."""
 
 import csv
+import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.errors import SesamError
 from sesam.execution.batches import run_batches
 from sesam.params import MAX_REPORT_IMAGES, Runtime
+from sesam.regular_files import open_regular
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
 from sesam.segmentation.inference import make_predict_steps
 
@@ -65,7 +67,8 @@ def loss_curve(log: Path) -> list[list[float]]:
     if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [[int(row["step"]), round(float(row["loss"]), 5)] for row in csv.DictReader(file, delimiter="\t")]
+        with open_regular(path) as file:
+            rows = csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""), delimiter="\t")
+            return [[int(row["step"]), round(float(row["loss"]), 5)] for row in rows]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise SesamError(f"{path} is not a log of a training's loss. Train the network again.") from None

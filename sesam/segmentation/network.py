@@ -6,7 +6,7 @@ for mmsegmentation's own `init_model`; nothing here reads it.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -177,6 +177,8 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
             expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
         if expected != {key: value.shape for key, value in weights.items()}:
             raise ValueError(f"{WEIGHTS_FILE} is of another network than {ARCHITECTURE_FILE} describes")
+        if any(not _is_plain(value) for value in weights.values()) or _bytes_of(weights) > content.getbuffer().nbytes:
+            raise ValueError(f"{WEIGHTS_FILE} has tensors that are larger than the file")
         model = MODELS.build(config)
         model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything
@@ -185,6 +187,14 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    return value.layout is torch.strided and value.device.type == "cpu" and value.is_contiguous()
+
+
+def _bytes_of(weights: Mapping[str, torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in weights.values())
 
 
 @torch.inference_mode()

@@ -118,8 +118,9 @@ def test_code_version_and_params_of_the_last_commit(tmp_path: Path, monkeypatch:
     assert committed_params() == (last[: len(committed_params()[0])], {"seed": 3})
     Path("stages/a.py").write_text("2")
     assert code_version(tmp_path) == f"SeSAM 0.1.0, commit {code} with uncommitted changes"
-    commit("params.yaml", "seed: [")
-    assert committed_params() == (None, {})
+    for text in ("seed: [", "a: &a [1]\nseed: *a", "seed: 1\nseed: 2", "a: " + "[" * 5000, "# " + "x" * 300_000):
+        commit("params.yaml", text)
+        assert committed_params() == (None, {}), text[:20]
 
 
 def test_card_lists_every_param_that_decides_the_labels(params: Params) -> None:

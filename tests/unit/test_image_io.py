@@ -1,6 +1,8 @@
 """Image files whose pixels are not what they seem."""
 
+import io
 import zlib
+from itertools import product
 from pathlib import Path
 from struct import pack
 
@@ -85,3 +87,72 @@ def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:
         Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / kind / "train" / name, format="PNG")
     with pytest.raises(SesamError, match=r"z\.png and .*z\.PNG both label z|z\.PNG and .*z\.png both label z"):
         find_pairs("folder", tmp_path, ["train"], "train")
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data))
+
+
+def png_of(size: tuple[int, int], *idat: bytes) -> bytes:
+    header = chunk(b"IHDR", pack(">IIBBBBB", *size[::-1], 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(b"IDAT", data) for data in idat) + chunk(b"IEND", b"")
+
+
+def test_pngs_whose_rows_are_not_the_header_s_are_refused(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 5, (40, 60)).astype(np.uint8)
+    rows = [b"\0" + row.tobytes() for row in label]
+    coder = zlib.compressobj(0)
+    parts = [coder.compress(b"".join(rows[k : k + 10])) + coder.flush(zlib.Z_FULL_FLUSH) for k in range(0, 40, 10)]
+    parts.append(coder.flush())
+    path = tmp_path / "a.png"
+    for intact in (png_of(label.shape, zlib.compress(b"".join(rows))), png_of(label.shape, *parts)):
+        path.write_bytes(intact)
+        assert np.array_equal(read_label(path), label)
+    for damaged in (
+        png_of(label.shape, zlib.compress(b"".join(rows[:20]))),
+        png_of((50, 60), zlib.compress(b"".join(rows))),
+        png_of(label.shape, parts[0], parts[2], parts[1], *parts[3:]),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(SesamError, match=r"a\.png cannot be read as an image .*Replace it with an intact copy"):
+            read_label(path)
+
+
+JPEGS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "best": {"quality": 100, "subsampling": 0},
+    "worst": {"quality": 1, "optimize": True},
+}
+
+
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+def test_jpegs_that_end_before_their_pixels_are_refused(options: dict, tmp_path: Path) -> None:
+    """A progressive one ends with its last scan."""
+    path = tmp_path / "a.jpg"
+    for mode, size in product(("RGB", "L", "CMYK"), ((1, 1), (8, 8), (17, 31), (400, 300), (13_000, 20))):
+        noise = Image.effect_noise((-(-size[0] // 4), -(-size[1] // 4)), 90).resize(size).convert("RGB").convert(mode)
+        file = io.BytesIO()
+        noise.save(file, "JPEG", **options)
+        content = file.getvalue()
+        path.write_bytes(content)
+        assert np.array_equal(read_image(path), np.array(Image.open(path).convert("RGB")))
+        path.write_bytes(content + b"trailing\xff\xd9")
+        assert read_image(path).shape == (*size[::-1], 3)
+        frame = content.index(b"\xff\xc2" if "progressive" in options else b"\xff\xc0")
+        taller = content[: frame + 5] + pack(">H", size[1] + 64) + content[frame + 7 :]
+        cut = content[: content.rindex(b"\xff\xda") + (len(content) - content.rindex(b"\xff\xda")) // 2] + b"\xff\xd9"
+        for damaged in (content[:-2], *([cut, taller] if size[0] > 99 else [])):
+            path.write_bytes(damaged)
+            with pytest.raises(SesamError, match=r"a\.jpg cannot be read as an image"):
+                read_image(path)
+
+
+def test_arithmetic_jpegs_are_refused(tmp_path: Path) -> None:
+    """Their decoder reads on behind the end, as their standard has it."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"\xff\xc0", b"\xff\xc9", 1))
+    with pytest.raises(SesamError, match=r"coded arithmetically .*save it as an ordinary JPEG"):
+        read_image(tmp_path / "a.jpg")

@@ -18,28 +18,31 @@ from sesam.geometry.rle import rle_to_counts
 NAME, SUFFIX = "COCO's JSON", ".json"
 
 
+Id = Annotated[int, Field(strict=True)] | str
+
+
 class _Rle(Entry):
-    counts: list[Annotated[int, Field(ge=0)]] | Annotated[str, Field(pattern="^[0-o]+$")]
+    counts: list[Annotated[int, Field(strict=True, ge=0)]] | Annotated[str, Field(pattern="^[0-o]+$")]
     size: tuple[Pixels, Pixels]
 
 
 class _Image(Entry):
-    id: int | str
+    id: Id
     file_name: str
     width: Pixels | None = None
     height: Pixels | None = None
 
 
 class _Annotation(Entry):
-    image_id: int | str
-    category_id: int | str | None = None
+    image_id: Id
+    category_id: Id | None = None
     segmentation: list[list[Number]] | _Rle | None = None
     bbox: tuple[Number, Number, Number, Number] | None = None
     keypoints: list[Number] | None = None
 
 
 class _Category(Entry):
-    id: int | str
+    id: Id
     name: str
 
 
@@ -99,7 +102,9 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
         return [Shape(name, "mask", pixels=partial(_mask, annotation.segmentation))]
     segmentation = [flat for flat in annotation.segmentation or [] if flat]
     if segmentation:
-        outlines = [np.reshape(flat[: len(flat) // 2 * 2], (-1, 2)) for flat in segmentation]
+        if any(len(flat) % 2 for flat in segmentation):
+            raise ValueError("a polygon with an odd number of coordinates")
+        outlines = [np.reshape(flat, (-1, 2)) for flat in segmentation]
         return [Shape(name, "polygon", outline) for outline in outlines]
     if annotation.bbox:
         left, top, width, height = annotation.bbox
@@ -110,6 +115,8 @@ def _shapes(annotation: _Annotation, name: str) -> list[Shape]:
 def _mask(rle: _Rle, size: tuple[int, int]) -> np.ndarray:
     counts = rle_to_counts(rle.counts).tolist() if isinstance(rle.counts, str) else rle.counts
     height, width = rle.size
+    if rle.size != size:  # before anything of that size is made
+        raise ValueError(f"a mask of {width}x{height} pixels")
     return runs_to_mask(counts, width, height).T  # column by column
 
 

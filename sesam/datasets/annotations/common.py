@@ -1,6 +1,5 @@
 """What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.atomic_io import parse_json, read_bytes
 from sesam.artifacts.drawn_prompts import NO_PROMPTS, DrawnPrompts
 from sesam.artifacts.manifest import ImageRecord
 from sesam.datasets.data_issues import DataIssue, IssueKind
@@ -20,7 +19,7 @@ from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap
 from sesam.errors import SesamError
 from sesam.geometry.regions import Region
 
-Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
 MAX_NUMBER = 1e7
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Point = tuple[Number, Number]  # x, y
@@ -44,7 +43,7 @@ class AnnotationFile:
         """The value of JSON, or the root of XML, None if it is not XML; SesamError if it is not JSON."""
         content = read_bytes(self.path)
         try:
-            return json.loads(content) if file_kind(self.path) == ".json" else ElementTree.fromstring(content)
+            return parse_json(content) if file_kind(self.path) == ".json" else ElementTree.fromstring(content)
         except (ElementTree.ParseError, LookupError):  # LookupError: an unknown encoding
             return None
         except (ValueError, RecursionError) as problem:
@@ -60,9 +59,16 @@ def file_kind(path: Path) -> str:
 def parse_number(text: str) -> float:
     """A number in a text; ValueError unless it is finite and as small as a coordinate."""
     number = float(text)
-    if "_" in text or not abs(number) <= MAX_NUMBER:
+    if "_" in text or not text.isascii() or not abs(number) <= MAX_NUMBER:
         raise ValueError(f"{text:.20} is not a coordinate")
     return number
+
+
+def parse_whole(text: str) -> int:
+    """A whole number in a text; ValueError if it is none."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{text:.20} is not a whole number")
+    return int(text)
 
 
 class LabelSpec(NamedTuple):

@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
-from sesam.datasets.annotations.common import AnnotationFile, ImageRegions, runs_to_mask, slices
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse
+from sesam.datasets.annotations.common import (
+    AnnotationFile,
+    ImageRegions,
+    parse_number,
+    parse_whole,
+    runs_to_mask,
+    slices,
+)
 from sesam.geometry.rle import mask_to_counts
 
 NAME, SUFFIX = "CVAT for images 1.1", ".xml"
@@ -26,10 +33,10 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         raise ValueError("a video's tracks; export the frames as 'CVAT for images 1.1'")
     drawings = []
     for image in root.iter("image"):
-        size = int(image.attrib["height"]), int(image.attrib["width"])
+        size = parse_whole(image.attrib["height"]), parse_whole(image.attrib["width"])
         if not all(1 <= side <= 1 << 16 for side in size):
             raise ValueError(f"an image of {size[1]}x{size[0]} pixels")
-        elements = sorted(image, key=lambda element: int(element.get("z_order", "0")))
+        elements = sorted(image, key=lambda element: parse_whole(element.get("z_order", "0")))
         shapes = tuple(shape for element in elements if (shape := _shape(element)) is not None)
         unread = tuple(sorted({element.tag for element in elements} - set(READ)))
         subset = image.get("subset", "default")  # of a project; two of its images may have one name
@@ -41,19 +48,20 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
 def _shape(element: ElementTree.Element) -> Shape | None:
     attributes = element.attrib
     if element.tag in KINDS:
-        points = [tuple(map(float, pair.split(","))) for pair in attributes["points"].split(";")]
+        points = [tuple(map(parse_number, pair.split(","))) for pair in attributes["points"].split(";")]
+        if any(len(point) != 2 for point in points):
+            raise ValueError(f"a {element.tag} whose points are not pairs x,y")
         return Shape(attributes["label"], KINDS[element.tag], np.array(points, float).reshape(-1, 2))
     if element.tag == "box":
-        left, top, right, bottom = (float(attributes[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
-        corners = box_corners(left, top, right, bottom, float(attributes.get("rotation", "0")))
+        left, top, right, bottom = (parse_number(attributes[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        corners = box_corners(left, top, right, bottom, parse_number(attributes.get("rotation", "0")))
         return Shape(attributes["label"], "box", corners)
     if element.tag == "ellipse":
-        x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
-        outline = ellipse_outline(x, y, rx, ry, float(attributes.get("rotation", "0")))
-        return Shape(attributes["label"], "polygon", outline)
+        x, y, rx, ry = (parse_number(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
+        return ellipse(attributes["label"], x, y, rx, ry, parse_number(attributes.get("rotation", "0")))
     if element.tag == "mask":
-        counts = [int(number) for number in attributes["rle"].split(",")]
-        window = [int(attributes[side]) for side in ("left", "top", "width", "height")]
+        counts = [parse_whole(number) for number in attributes["rle"].split(",")]
+        window = [parse_whole(attributes[side]) for side in ("left", "top", "width", "height")]
         return Shape(attributes["label"], "mask", pixels=partial(_mask, counts, window))
     return None
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 
 from sesam.artifacts.atomic_io import atomic_path
-from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
 from sesam.datasets.layouts import IMAGE_SUFFIXES
 from sesam.errors import SesamError
@@ -31,7 +31,7 @@ class _Value(Entry):
     radius_y: Number | None = Field(None, alias="radiusY")
     rotation: Number = 0.0
     format: Literal["rle"] | None = None
-    rle: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    rle: list[Annotated[int, Field(strict=True, ge=0, le=255)]] | None = None
 
 
 class _Result(Entry):
@@ -41,6 +41,7 @@ class _Result(Entry):
     to_name: str = ""
     item_index: Annotated[int, Field(ge=0)] | None = None
     is_positive: bool = True
+    image_rotation: Number = 0.0
     original_width: Pixels | None = None
     original_height: Pixels | None = None
 
@@ -131,9 +132,13 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
             continue
         if result.original_width is None or result.original_height is None:
             raise ValueError(f"{result.type} without original_width and original_height")
+        if result.image_rotation % 360:
+            raise ValueError(f"a region of {name}, which was turned by {result.image_rotation:g} degrees. Turn it back")
         own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
         if not (names := NAMES.validate_python(own)):
             skipped["regions without a label"] += 1
+        elif len(set(names)) > 1:
+            raise ValueError(f"a {tool} with the labels {', '.join(names)}. Keep one of them")
         else:
             size = result.original_height, result.original_width
             made = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
@@ -165,7 +170,7 @@ def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[
             return [Shape(name, "box", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
         if tool == "ellipse" and value.radius_x is not None and value.radius_y is not None:
             radii = value.radius_x * scale[0], value.radius_y * scale[1]
-            return [Shape(name, "polygon", ellipse_outline(x, y, *radii, value.rotation))]
+            return [ellipse(name, x, y, *radii, value.rotation)]
     raise ValueError(f"{tool} without its numbers")
 
 
@@ -189,15 +194,15 @@ def decode_brush(content: bytes, size: tuple[int, int]) -> np.ndarray:
     if total != 4 * size[0] * size[1]:
         raise ValueError(f"a brush of {total // 4} pixels in an image of {size[1]}x{size[0]}")
     lengths = [read_bits(4) + 1 for _ in range(4)]
-    values = np.zeros(total, np.uint32)
+    values = np.zeros(total, bool)  # whether above 0
     done = 0
     while done < total:
         repeated, length = read_bits(1), read_bits(lengths[read_bits(2)]) + 1
         if done + length > total:
             raise ValueError("a brush whose runs do not fit its image")
-        values[done : done + length] = read_bits(word) if repeated else [read_bits(word) for _ in range(length)]
+        values[done : done + length] = read_bits(word) > 0 if repeated else [read_bits(word) > 0 for _ in range(length)]
         done += length
-    return values.reshape(*size, 4)[..., 3] > 0
+    return values.reshape(*size, 4)[..., 3]
 
 
 def encode_brush(mask: np.ndarray) -> list[int]:

@@ -13,8 +13,18 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sesam.artifacts.atomic_io import write_json
-from sesam.datasets.annotation_shapes import MAX_PIXELS_OUTSIDE, Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.artifacts.image_io import LABEL_FORMATS, open_image
+from sesam.datasets.annotation_shapes import (
+    MAX_PIXELS_OUTSIDE,
+    Drawing,
+    Kind,
+    Shape,
+    box_corners,
+    clip_outline,
+    ellipse_outline,
+)
 from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
+from sesam.errors import SesamError
 
 NAME, SUFFIX = "labelme's JSON", ".json"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon", "rotation": "polygon"}
@@ -70,19 +80,20 @@ def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """As labelme draws it: corners without fractions of pixels, and with all pixels that its outline goes through."""
     drawn = Image.new("L", size[::-1])
     if len(points) >= 3:
-        near = points.clip(-MAX_PIXELS_OUTSIDE, np.array(size[::-1]) + MAX_PIXELS_OUTSIDE)
-        ImageDraw.Draw(drawn).polygon(near.ravel().tolist(), fill=1, outline=1)
+        near = clip_outline(points, size).ravel().tolist()
+        if len(near) >= 6:
+            ImageDraw.Draw(drawn).polygon(near, fill=1, outline=1)
     return np.array(drawn) > 0
 
 
 def _circle(name: str, center: np.ndarray, radius: float) -> Shape:
-    outline = ellipse_outline(center[0], center[1], radius, radius)
-    # Pillow takes half a minute for a radius of a million pixels
-    pixels = partial(_disc, center, radius) if radius <= MAX_PIXELS_OUTSIDE else partial(_polygon, outline)
-    return Shape(name, "polygon", outline, pixels)
+    around = box_corners(*(center - radius), *(center + radius))
+    return Shape(name, "polygon", around, partial(_disc, center, radius))
 
 
 def _disc(center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:
+    if radius > MAX_PIXELS_OUTSIDE:  # Pillow takes half a minute for a radius of a million pixels
+        return _polygon(ellipse_outline(center[0], center[1], radius, radius), size)
     drawn = Image.new("L", size[::-1])
     ImageDraw.Draw(drawn).ellipse([*(center - radius), *(center + radius)], fill=1, outline=1)
     return np.array(drawn) > 0
@@ -90,10 +101,12 @@ def _disc(center: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarra
 
 def _mask(content: str, corner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     try:
-        with Image.open(BytesIO(base64.b64decode(content, validate=True)), formats=("PNG",)) as image:
-            window = np.array(image.convert("L")) > 0
-    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise ValueError(f"a mask that is not a PNG ({problem})") from None
+        with open_image(Path("its PNG"), base64.b64decode(content, validate=True), LABEL_FORMATS) as image:
+            if image.mode not in ("1", "L"):
+                raise ValueError(f"a mask in mode {image.mode}; expected one gray channel")
+            window = np.array(image) > 0
+    except SesamError as problem:
+        raise ValueError(f"a damaged mask: {problem}") from None
     left, top = corner.astype(int)  # without their fractions, as labelme writes it into labels
     height, width = window.shape
     mask = np.zeros(size, bool)

@@ -4,9 +4,11 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
+from sesam.artifacts.atomic_io import read_bytes
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
+from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, parse_whole
 from sesam.datasets.data_issues import DataIssue, IssueKind
+from sesam.errors import SesamError
 
 NAME, SUFFIX = "ScribbleSup's XML", ".xml"
 # VOC's names of the tags that differ
@@ -20,10 +22,10 @@ class Scribbles(Annotation):
 
     def draw(self, spec: LabelSpec) -> Drawn:
         try:
-            root = ElementTree.parse(self.path).getroot()
-            size = (int(root.findtext("size/height", "")), int(root.findtext("size/width", "")))
+            root = ElementTree.fromstring(read_bytes(self.path))
+            size = (parse_whole(root.findtext("size/height", "")), parse_whole(root.findtext("size/width", "")))
             strokes = tuple(_stroke(element) for element in root if element.find("point") is not None)
-        except (OSError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
+        except (SesamError, ElementTree.ParseError, TypeError, ValueError, LookupError, OverflowError) as problem:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} cannot be read as {NAME} ({problem})") from None
         if not strokes and {element.tag for element in root} - EMPTY:
             text = f"{self.path} has no stroke of {NAME}; it is not its XML. Export polygons, masks or strokes"
@@ -37,6 +39,6 @@ def read(file: AnnotationFile) -> list[tuple[str, Scribbles]]:
 
 
 def _stroke(element: ElementTree.Element) -> Shape:
-    points = [[int(point.findtext(axis, "")) for axis in "XY"] for point in element.findall("point")]
+    points = [[parse_whole(point.findtext(axis, "")) for axis in "XY"] for point in element.findall("point")]
     tag = element.findtext("tag", "").strip()
     return Shape(VOC_NAMES.get(tag, tag), "line", np.array(points + points[-1:], float))  # one point is a line too

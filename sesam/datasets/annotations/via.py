@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse_outline
+from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse
 from sesam.datasets.annotations.common import AnnotationFile, Entry, Number
 
 NAME, SUFFIX = "VGG Image Annotator's JSON", ".json"
@@ -73,7 +73,7 @@ def _drawing(file: AnnotationFile, regions: Sequence[_Region], attribute: str) -
         names = _names(region.attributes.get(attribute))
         unlabeled += not names
         if kind := KINDS.get(region.geometry.name):
-            shapes += [Shape(name, kind, _points(region.geometry)) for name in names]
+            shapes += [_shape(name, kind, region.geometry) for name in names]
         else:
             unread.add(region.geometry.name)
     skipped = {"regions without a label": unlabeled}
@@ -88,6 +88,16 @@ def _names(value: Any) -> list[str]:
     return [name for name in names if name]
 
 
+def _shape(name: str, kind: Kind, shape: _Geometry) -> Shape:
+    """ValueError if it lacks a number."""
+    match shape:
+        case _Geometry(name="circle", cx=float(x), cy=float(y), r=float(radius)):
+            return ellipse(name, x, y, radius, radius)
+        case _Geometry(name="ellipse", cx=float(x), cy=float(y), rx=float(radius_x), ry=float(radius_y)):
+            return ellipse(name, x, y, radius_x, radius_y, np.rad2deg(shape.theta))
+    return Shape(name, kind, _points(shape))
+
+
 def _points(shape: _Geometry) -> np.ndarray:
     """The points (N, 2) of a shape; ValueError if it lacks a number."""
     match shape:
@@ -97,8 +107,4 @@ def _points(shape: _Geometry) -> np.ndarray:
             return np.array([[x, y]])
         case _Geometry(name="rect", x=float(x), y=float(y), width=float(width), height=float(height)):
             return box_corners(x, y, x + width, y + height)
-        case _Geometry(name="circle", cx=float(x), cy=float(y), r=float(radius)):
-            return ellipse_outline(x, y, radius, radius)
-        case _Geometry(name="ellipse", cx=float(x), cy=float(y), rx=float(radius_x), ry=float(radius_y)):
-            return ellipse_outline(x, y, radius_x, radius_y, np.rad2deg(shape.theta))
     raise ValueError(f"{shape.name} without its numbers")

@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ElementTree
 
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import AnnotationFile, parse_number
+from sesam.datasets.annotations.common import AnnotationFile, parse_number, parse_whole
 
 NAME, SUFFIX = "Pascal VOC's detection XML", ".xml"
 
@@ -14,7 +14,9 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     if root is None or root.tag != "annotation" or root.find("object") is None or root.find("*/point") is not None:
         return None
     objects = root.findall("object")
-    height, width = (int(root.findtext(f"size/{side}") or 0) for side in ("height", "width"))  # some tools write 0
+    height, width = (
+        parse_whole(root.findtext(f"size/{side}") or "0") for side in ("height", "width")
+    )  # some tools write 0
     size = (height, width) if height and width else None
     name = f"{root.findtext('folder', '')}/{root.findtext('filename') or file.name}"
     skipped = {"outlines beside their box": sum(element.find("polygon") is not None for element in objects)}

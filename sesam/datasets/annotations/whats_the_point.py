@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec
+from sesam.datasets.annotations.common import MAX_NUMBER, Annotation, AnnotationFile, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 
 NAME, SUFFIX = "What's the Point", ".json"
@@ -20,12 +20,18 @@ class Clicks(Annotation):
 
     def draw(self, spec: LabelSpec) -> Drawn:
         try:
-            clicks = [tuple(int(click[key]) for key in ("cls", "x", "y")) for click in self.clicks]
+            clicks = [tuple(_whole(click[key]) for key in ("cls", "x", "y")) for click in self.clicks]
             shapes = tuple(Shape(k, "point", np.array([point], float)) for k, *point in clicks)
         except (KeyError, TypeError, ValueError, OverflowError) as problem:
             text = f"clicks in {self.path} that are not {{x, y, cls}} of numbers ({type(problem).__name__}: {problem})"
             raise DataIssue(IssueKind.UNREADABLE, text) from None
         return Drawing(self.path, spec.size, shapes).draw(spec)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) > MAX_NUMBER:
+        raise ValueError(f"{value!r:.60} is not a whole number")
+    return value
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Clicks]] | None:
