@@ -111,8 +111,8 @@ def test_a_file_that_a_limit_hides_is_not_called_damaged(tmp_path: Path, monkeyp
     def fail(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(OSError, match="Too many open files"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        patch.setattr("sesam.artifacts.archives.open_regular", fail)
         read_packed(tmp_path / "packed/a")
     monkeypatch.setattr("sesam.artifacts.atomic_io.ZipFile", fail)
     with pytest.raises(OSError, match="Too many open files"):

@@ -40,7 +40,7 @@ def test_names_stay_text_in_the_card(workspace: tuple[Manifest, Params], name: s
     data, params = workspace
     dataset = params.dataset.model_copy(update={"root": name, "map": {name: None}})
     metrics = read_json(Path("metrics/labels/r1.json"))
-    for by_class in (metrics["classes"]["pseudo_labels"], metrics["components"]):
+    for by_class in (metrics["class_scores"]["pseudo_labels"], metrics["component_outcomes"]):
         by_class[name] = by_class["left"]
     named = replace(data, name=name, classes=(name,) * 4)
     card = readme(CardData(named, "r1", params.model_copy(update={"dataset": dataset}), metrics, "", ""))
