@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from sesam.artifacts.dvc_outputs import find_damaged_objects
 from sesam.errors import SesamError, limit_reached
 from sesam.regular_files import open_regular
 
@@ -46,9 +47,13 @@ def read_packed(path: Path) -> bytes | None:
 
 
 def path_to_delete(path: Path) -> str:
-    """What to delete so that a corrupt file is written again, in words: it, or the folder whose archives hold it."""
-    packed = (str(folder) for folder in path.parents if (folder / "files-0000.zip").exists())
-    return "it" if path.exists() else next(packed, "it")
+    """What to delete so that a corrupt file is written again, in words: it, or the folder whose archives hold it.
+
+    With its object in DVC's cache, if that is damaged too.
+    """
+    packed = (folder for folder in path.parents if (folder / "files-0000.zip").exists())
+    folder = None if path.exists() else next(packed, None)
+    return " and ".join(["it" if folder is None else str(folder), *map(str, find_damaged_objects(folder or path))])
 
 
 @lru_cache(16)
@@ -115,4 +120,4 @@ def _damaged(path: Path, reason: Exception | str) -> Exception:
     """A SesamError, or a limit of the machine itself, which hides what the file holds."""
     if isinstance(reason, Exception) and limit_reached(reason) is not None:
         return reason
-    return SesamError(f"{path} is damaged ({reason}). Delete it and run `dvc repro`.")
+    return SesamError(f"{path} is damaged ({reason}). Delete {path_to_delete(path)} and run `dvc repro`.")

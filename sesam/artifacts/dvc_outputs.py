@@ -6,12 +6,16 @@ compares that object with its MD5 nor looks at the paths, and it trusts each obj
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+from sesam.errors import SesamError
 from sesam.regular_files import open_regular
+from sesam.yaml_io import read_yaml
 
 FOLDERS = ("data", "models", "metrics")  # where outputs are; code is elsewhere
 DIR = ".dir"  # ends the MD5 of a folder
@@ -107,3 +111,33 @@ def find_links(paths: Iterable[str]) -> list[str]:
     paths = set(paths)
     links = {path for path in parents_of(paths) if Path(path).is_symlink()}
     return sorted(links | {path for path in paths if Path(path).is_symlink() and Path(path).is_dir()})
+
+
+def find_damaged_objects(path: Path) -> list[Path]:
+    """The objects of a file, or of a folder's files, in DVC's cache that do not have the MD5 that dvc.lock says.
+
+    DVC takes each object in its cache as whole, so that it would restore the damage. Empty without a readable dvc.lock.
+    """
+    try:
+        stages = read_yaml(Path("dvc.lock"))["stages"].values()
+        outputs = {Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}
+        md5s = dict[Path, str]()
+        for output, md5 in outputs.items():
+            if output not in (path, *path.parents) or not is_md5(md5.removesuffix(DIR)):
+                continue
+            listing = read_listing(cached_object(md5).read_bytes()) if md5.endswith(DIR) else {"": md5}
+            md5s |= {output / name: of_file for name, of_file in listing.items()}
+        objects = {cached_object(md5): md5 for file, md5 in md5s.items() if path in (file, *file.parents)}
+        return [found for found, md5 in objects.items() if found.is_file() and file_md5(found) != md5]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SesamError):
+        return []  # it only completes a message
+
+
+def cached_object(md5: str) -> Path:
+    """Where DVC's cache, as this repository's configuration places it, has the object of an MD5."""
+    config, folder = ConfigParser(strict=False), Path(".dvc/cache")
+    for file in (Path(".dvc/config"), Path(".dvc/config.local")):
+        config.read(file)
+        if place := config.get("cache", "dir", fallback=None):
+            folder, config = file.parent / place, ConfigParser(strict=False)  # relative to its file
+    return Path(os.path.relpath(folder)) / "files/md5" / md5[:2] / md5[2:]
