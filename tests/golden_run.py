@@ -20,7 +20,7 @@ from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
 from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
-from sesam.paths import training_log_dir
+from sesam.paths import METRICS, training_log_dir
 from sesam.segmentation import inference
 from stages import card, evaluate, evaluate_labels, panels, report, summarize
 
@@ -102,6 +102,7 @@ def evaluate_everything(params: Params, monkeypatch: pytest.MonkeyPatch) -> None
     for name in BOUNDARIES:
         write_text(training_log_dir(name) / "plots/metrics/loss.tsv", "step\tloss\n10\t0.5\n")
         run(evaluate, name)
+    write_text(METRICS / "annotations.json", '{"boxes": 1, "points without a pixel": 2, "shapes": 9}')
     for name in params.rounds:
         run(card, name)
         run(panels, name)

@@ -74,6 +74,12 @@ def read_label_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     return metrics
 
 
+def read_annotation_counts(path: Path) -> dict[str, int]:
+    """How many of annotators' shapes `weak_labels` drew, and how many left no pixel, by kind; SesamError as above."""
+    counts: dict[str, int] = _read(path, TypeAdapter(dict[str, Count]))
+    return counts
+
+
 def _read(path: Path, expected: TypeAdapter[Any]) -> Metrics:
     try:
         return expected.validate_python(read_json(path))

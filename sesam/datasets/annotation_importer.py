@@ -64,8 +64,10 @@ def convert_annotation(
 
 def import_annotations(
     manifest: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
-) -> None:
+) -> Counter[str]:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
+
+    Returns how many shapes were drawn, and how many left no pixel, by kind.
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
@@ -100,14 +102,15 @@ def import_annotations(
             report += f"\n  Known values: {label_map.describe()}."
         raise SesamError(report + draft_map(issues))
     ids = [record.id for record, _ in jobs]
-    _report_shapes(source, ids, written)
+    counts = _count_shapes(source, ids, written)
     if as_corrections:
         pixels = sum((result.pixels for result in written), Counter[str]())
-        counts = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
-        print(f"{source}: pixels {counts}; what is unchanged or deleted corrects nothing")
+        each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
+        print(f"{source}: pixels {each}; what is unchanged or deleted corrects nothing")
         _warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
+    return counts
 
 
 def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
@@ -136,16 +139,23 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
     return f"{text}; expected PNG, XML, JSON or YOLO's text files, found {found}. {remedy}"
 
 
-def _report_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> None:
-    """Print how many shapes were drawn, and warn of what left no pixel."""
-    if total := sum(result.drawn.shapes for result in written):
-        boxes = sum(len(result.drawn.prompts.boxes) for result in written)
-        background = sum(len(result.drawn.prompts.background) for result in written)
-        prompts = f"; {boxes} boxes and {background} background points prompt SAM and label no pixel"
-        print(f"{source}: {total} shapes of {len(written)} images{prompts * bool(boxes + background)}")
-    for kind in sorted({kind for result in written for kind, count in result.drawn.left_out.items() if count}):
-        counts = {k: result.drawn.left_out[kind] for k, result in zip(ids, written, strict=True)}
-        _warn(f"{kind}: {sum(counts.values())}, in images", [k for k, count in counts.items() if count])
+def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> Counter[str]:
+    """How many shapes were drawn, and how many left no pixel, by kind; printed too, the latter with their images."""
+    counts = Counter[str]()
+    for result in written:
+        boxes, background = result.drawn.prompts.boxes, result.drawn.prompts.background
+        counts += Counter(shapes=result.drawn.shapes, boxes=len(boxes), background_points=len(background))
+        counts += result.drawn.left_out
+    if counts["shapes"]:
+        prompts = f"; {counts['boxes']} boxes and {counts['background_points']} background points prompt SAM"
+        prompts = f"{prompts} and label no pixel" if counts["boxes"] + counts["background_points"] else ""
+        print(f"{source}: {counts['shapes']} shapes of {len(written)} images{prompts}")
+    for kind in sorted(counts.keys() - {"shapes", "boxes", "background_points"}):
+        _warn(
+            f"{kind}: {counts[kind]}, in images",
+            [k for k, result in zip(ids, written, strict=True) if result.drawn.left_out[kind]],
+        )
+    return counts
 
 
 def _warn(subject: str, names: Iterable[str]) -> None:

@@ -20,7 +20,10 @@ TERMS = {  # of a data set's format: in words, and where they are
 
 
 class CardData(NamedTuple):
-    """What both cards report. metrics: what evaluate_labels wrote. sam_sha256: "" without weights."""
+    """What both cards report. metrics: what evaluate_labels wrote. sam_sha256: "" without weights.
+
+    shapes: how many annotators drew, and how many left no pixel, by kind.
+    """
 
     manifest: Manifest
     round_name: str
@@ -28,6 +31,7 @@ class CardData(NamedTuple):
     metrics: Mapping[str, Any]
     sam_sha256: str
     code_version: str
+    shapes: Mapping[str, int] = {}
 
     @property
     def title(self) -> str:

@@ -31,6 +31,7 @@ def test_card_for_people(workspace: tuple[Manifest, Params]) -> None:
     text = Path("data/pseudo_labels/r1/README.md").read_text()
     lines = text.splitlines()
     assert lines[0] == "# Pseudo-labels of halves, round r1"
+    assert "Annotators' files: 1 boxes, 2 points without a pixel, 9 shapes." in lines
     assert "| 0 | left | (200, 0, 0) | 1.000 | 0.500 | 0.500 | 0.333 | 8 | 4 | 4 | 0 |" in lines
     assert "| 3 | never | (90, 90, 90) | – | – | – | – | 0 | 0 | 0 | 0 |" in lines
     assert "Masks of two classes hold 64 pixels;" in text and "correct 52, wrong 0, weak 4, unknown 8" in text
