@@ -133,6 +133,8 @@ class DatasetParams(Group):
             return value
         if wrong := [key for key in value if isinstance(key, bool) or not isinstance(key, (str, int))]:
             raise ValueError(f"keys must be values, colors or names; write {wrong[0]} in quotes")
+        if wrong := [k for k in value.values() if k is not None and not isinstance(k, str)]:
+            raise ValueError(f"what a value, color or name means is a class's name, or null; got {wrong[0]!r:.60}")
         _check_characters(value)
         return {str(_to_hex(key)) if str(key).startswith("#") else str(key): k for key, k in value.items()}
 
@@ -184,8 +186,12 @@ class DatasetParams(Group):
             raise ValueError(f"map has {unknown[0]}, which is not in classes; null means no class")
         if wrong := [key for key in self.map if key.isdecimal() and int(key) > 255]:
             raise ValueError(f"map has the value {wrong[0]}; labels have 8 bits, so at most 255")
-        if shared := [k for k in self.ignore_values or [] if k < len(self.classes)]:
-            raise ValueError(f"ignore_values has {shared}, which are class ids (0 to {len(self.classes) - 1})")
+        if shared := [k for k in self.ignore_values or [] if self.map.get(str(k)) is not None]:
+            raise ValueError(f"ignore_values has {shared}, which map gives a class")
+        has_values = any(key.isdecimal() for key in self.map)  # then values are no class ids
+        if shared := [k for k in self.ignore_values or [] if k < len(self.classes) and not has_values]:
+            text = f"ignore_values has {shared}, which are class ids (0 to {len(self.classes) - 1})"
+            raise ValueError(f"{text}; if they are not, say in map what each value means")
         return self
 
 
@@ -521,7 +527,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     params = validate_params(raw, path)
     defaults, given = flatten(params.model_dump(mode="json")), flatten(raw)
     optional = {f"{group}.{key}" for group in ("baseline", "student") for key in ScheduleOverride.model_fields}
-    if missing := [key for key in defaults if key not in given and key not in optional]:
+    # the keys of dataset.map are not as they were written: #FF0000 is #ff0000
+    missing = [k for k in defaults if k not in given and k not in optional and not k.startswith("dataset.map.")]
+    if missing:
         lines = [f"{key}: missing; the default is {defaults[key]}" for key in missing]
         raise SesamError("\n  ".join([f"{path} lacks {len(missing)} keys:", *lines]))
     return params

@@ -80,7 +80,9 @@ def import_annotations(
     # PNGs of corrections have class ids, whatever the data set's labels have
     by_names = {key: name for key, name in manifest.map.items() if not is_value_or_color(key)}
     written_here = replace(manifest, format="folder", ignore_values=(), map=by_names)
-    label_map = label_map_for(written_here if as_corrections else manifest)
+    label_map = label_map_for(manifest)
+    if as_corrections:
+        label_map = label_map_for(written_here)._replace(names=label_map.names)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
     spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
     work = partial(
@@ -100,7 +102,8 @@ def import_annotations(
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
-        raise SesamError(report + draft_map(issues))
+        is_coded = manifest.format == "folder" and not as_corrections
+        raise SesamError(report + draft_map(issues, label_map.values(manifest.classes) if is_coded else None))
     ids = [record.id for record, _ in jobs]
     counts = _count_shapes(source, ids, written)
     if as_corrections:

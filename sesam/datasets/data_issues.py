@@ -1,7 +1,7 @@
 """Issues of a data set's files: reported all at once, with the first files of each kind."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
@@ -30,7 +30,7 @@ class IssueKind(Enum):
         "format folder, dataset.ignore_values lists values without a class. Correct the labels",
     )
     CLASSES = "annotations with names that are not a class", "Rename them, or add them to dataset.classes"
-    PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all"
+    PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all, or as RGB"
     FOLDERS = "names without the image's folder", "Annotate with the images' paths"
     SHAPES = "shapes that cannot be read", "Draw them as polygons, lines, points, boxes, ellipses or masks"
     NAMES = "names of several images", "Rename one of them"
@@ -60,16 +60,22 @@ def report_issues(where: str, issues: Sequence[Issue]) -> str:
     return "\n".join(lines)
 
 
-def draft_map(issues: Sequence[Issue]) -> str:
-    """A line with `dataset.map` of all values, colors and names that are not a class, to be completed."""
+def draft_map(issues: Sequence[Issue], known: Mapping[str, str] | None) -> str:
+    """A line with `dataset.map` of all values, colors and names that are not a class, to be completed.
+
+    known: classes by value, for a map with values names all of them; None if the map can have names alone.
+    """
     found = set[str]()
     for kind, text in issues:
-        if kind == IssueKind.VALUES:
+        if kind == IssueKind.VALUES and known is not None:
             found |= set(re.findall(r"\b\d+$|\b\d+(?=, )|#[0-9a-f]{6}", text.rpartition(": ")[2]))
         elif kind == IssueKind.CLASSES:
             found |= set(re.findall(r"'([^']*)'", text.rpartition(": ")[2]))
-    keys = [key if key.isdecimal() else f"'{key}'" for key in sorted(found, key=lambda key: (len(key), key))]
-    draft = ", ".join(f"{key}: null" for key in keys)
+    has_values = any(kind == IssueKind.VALUES for kind, _ in issues) and any(key.isdecimal() for key in found)
+    entries = {key: repr(name) for key, name in (known or {}).items()} if has_values else {}
+    entries |= dict.fromkeys(found, "null")
+    keys = sorted(entries, key=lambda key: (len(key), key))
+    draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: {entries[key]}" for key in keys)
     return f"\n  Or say what they mean, null for no class: dataset.map: {{{draft}}}" if keys else ""
 
 

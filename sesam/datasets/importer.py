@@ -60,7 +60,8 @@ def import_dataset(
     if issues:
         report = report_issues(f"{config.root} (dataset.root)", issues)
         if any(kind == IssueKind.VALUES for kind, _ in issues):
-            report += f"\n  Known values: {label_map.describe()}.{draft_map(issues)}"
+            known = label_map.values(classes) if config.format == "folder" else None
+            report += f"\n  Known values: {label_map.describe()}.{draft_map(issues, known)}"
         raise SesamError(report)
     _check_classes(results, manifest, config.root)
     manifest = replace(manifest, train=tuple(records["train"]), val=tuple(records["val"]))

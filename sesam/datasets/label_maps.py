@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from sesam.artifacts.image_io import LABEL_FORMATS, Palette, full_palette, open_image
 from sesam.artifacts.manifest import Manifest
@@ -32,6 +32,7 @@ CAMVID = {
     "bicyclist": [(0, 128, 192), (192, 0, 192)],  # motorcycle
 }
 UNKNOWN = -1  # the data set has no such value
+MAX_UNKNOWN = 20  # values or colors of a file that are listed; a photograph has thousands
 
 
 def color_keys(rgb: np.ndarray) -> np.ndarray:
@@ -46,6 +47,7 @@ class LabelMap(NamedTuple):
     colors: tuple[tuple[int, int], ...] = ()  # if labels may be colored: each 0xRRGGBB with its class id, sorted
     is_colored: bool = False  # whether palette PNGs are too
     names: Mapping[str, int] = {}  # annotation tools' names: class ids, or 255
+    of_map: Mapping[int, int] = {}  # the colors of dataset.map
 
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
@@ -55,8 +57,19 @@ class LabelMap(NamedTuple):
         keys = color_keys(label)
         known, of_known = (np.array(column) for column in zip(*self.colors, strict=True))
         index = np.searchsorted(known, keys).clip(max=len(known) - 1)
-        unknown = np.unique(keys[known[index] != keys])
-        return of_known[index].astype(np.uint8), [f"#{value:06x}" for value in unknown]
+        unknown = [f"#{value:06x}" for value in np.unique(keys[known[index] != keys])]
+        more = [f"and {len(unknown) - MAX_UNKNOWN} more"] if len(unknown) > MAX_UNKNOWN else []
+        return of_known[index].astype(np.uint8), unknown[:MAX_UNKNOWN] + more
+
+    def are_colors(self, gray: np.ndarray) -> bool:
+        """Whether gray values (H, W) of an RGB file are all known as colors; black alone only if a class has it."""
+        known = dict(self.colors)
+        found = [known.get(int(value) * 0x010101, UNKNOWN) for value in np.unique(gray)]
+        return UNKNOWN not in found and (bool(gray.any()) or found != [IGNORE_INDEX])
+
+    def values(self, classes: Sequence[str]) -> dict[str, str]:
+        """The class of each value that has one."""
+        return {str(value): classes[k] for value, k in enumerate(self.table.tolist()) if 0 <= k < IGNORE_INDEX}
 
     def describe(self) -> str:
         """The known values of gray and palette files, and the number of colors."""
@@ -106,8 +119,9 @@ def label_map_for(manifest: Manifest) -> LabelMap:
         colors = {0: IGNORE_INDEX} | of_palette  # black is unlabeled, as in the label PNGs that are written here
     of_map = {int(key[1:], 16): k for key, k in mapped.items() if key.startswith("#") and is_value_or_color(key)}
     names = {key: k for key, k in mapped.items() if not is_value_or_color(key)}
+    coded = {key: k for key, k in mapped.items() if is_value_or_color(key)}  # tools' names may be 1 or #ff0000 too
     known = tuple(sorted((colors | of_map).items()))
-    return LabelMap(table, known, manifest.format == "camvid", ids | names)
+    return LabelMap(table, known, manifest.format == "camvid", coded | ids | names, of_map)
 
 
 def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
@@ -116,9 +130,10 @@ def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
     SesamError if it cannot be read.
 
     Palette PNGs hold values, CamVid's colors where these are known. An RGB file whose channels are equal holds values
-    too, as Scribbles4All's do; another one colors.
+    too, as Scribbles4All's do, unless all of them are known as colors; another one colors.
     """
-    with open_image(path, formats=LABEL_FORMATS) as image:
+    with open_image(path, formats=LABEL_FORMATS) as opened:
+        image = _without_alpha(opened)
         label = np.array(image)
         if image.mode == "P" and label_map.is_colored:
             colored = np.array(image.convert("RGB"))
@@ -129,11 +144,18 @@ def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
             return label, Colors(tuple(colors), tuple(np.unique(label).tolist()))
         if image.mode == "L":
             return label, NO_COLORS
-        if image.mode == "RGB" and (label == label[..., :1]).all() and not label_map.is_colored:
+        is_gray = image.mode == "RGB" and not label_map.is_colored and bool((label == label[..., :1]).all())
+        if is_gray and not label_map.are_colors(label[..., 0]):
             return label[..., 0], NO_COLORS
         if image.mode == "RGB" and label_map.colors:
             return label, NO_COLORS
         raise SesamError(f"{path} has mode {image.mode}; expected one 8-bit channel of class ids. Convert it.")
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """The image without an alpha channel that is opaque everywhere."""
+    is_opaque = image.mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255)
+    return image.convert(image.mode[:-1]) if is_opaque else image
 
 
 def find_palette_conflicts(
@@ -141,10 +163,15 @@ def find_palette_conflicts(
 ) -> list[str]:
     """Where the colors of palette PNGs say that one value means two classes: as two files, or a file and `palette`.
 
+    Or a file and dataset.map.
+
     A file may have any colors, as tools have their own; but where a color of one file has another value in the next,
     the values were given out anew per file, as conversions to palette images do.
     """
     known = {int.from_bytes(bytes(color)): k for k, color in enumerate(palette or ())}
+    if len(known) < len(palette or ()):
+        known = {}  # one color of two classes
+    known |= label_map.of_map
     first: dict[int, tuple[str, int, tuple[int, ...]]] = {}
     conflicts = []
     for file, (colors, occurring) in files:
@@ -159,9 +186,11 @@ def find_palette_conflicts(
         else:
             named = [(value, known[colors[value]]) for value in values if colors[value] in known]
             wrong = [(value, k) for value, k in named if label_map.table[value] != k]
-            if wrong and len(named) == len(values) and len(known) == len(palette or ()):
+            if wrong and len(named) == len(values):
                 value, k = wrong[0]
-                conflicts.append(f"{file}: value {value} has the color of {classes[k]} in dataset.palette")
+                name = "no class" if k == IGNORE_INDEX else classes[k]
+                place = "dataset.map" if colors[value] in label_map.of_map else "dataset.palette"
+                conflicts.append(f"{file}: value {value} has the color of {name} in {place}")
     return conflicts
 
 

@@ -345,6 +345,16 @@ def test_a_map_says_what_names_mean(tmp_path: Path) -> None:
     assert drawn.left_out["shapes that dataset.map gives no class"] == len(POINTS)
 
 
+def test_names_may_be_numbers_or_colors(tmp_path: Path) -> None:
+    label_map = make_label_map("folder", 3, [9], {"1": "c1", "#ff0000": "c2"})
+    assert label_map.names["1"] == 1 and label_map.names["#ff0000"] == 2
+    document = json.dumps(labelme()).replace('"left"', '"1"').replace('"dot"', '"#ff0000"')
+    path = write(tmp_path / "7.json", document.replace('"right"', '"1"'))
+    (drawing,) = find_annotations(path, "folder", image_names("7")).values()
+    labels = read_annotation(drawing, SPEC._replace(label_map=label_map)).labels
+    assert np.array_equal(labels == 2, expected() == 2) and ((labels == 1) >= (expected() == 1)).all()
+
+
 DRAWN = st.tuples(  # name, kind, and a box around the shape, that may be empty or outside
     st.sampled_from(["left", "right", "dot", "unicorn", None]),
     st.sampled_from(["polygon", "box", "point", "ellipse"]),

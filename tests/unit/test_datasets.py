@@ -18,7 +18,7 @@ from PIL import Image
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
-from sesam.datasets.label_maps import CAMVID, class_names_and_palette
+from sesam.datasets.label_maps import CAMVID, class_names_and_palette, read_values
 from sesam.datasets.layouts import ImagePair, find_pairs, list_files
 from sesam.errors import SesamError
 from sesam.params import DatasetParams
@@ -141,6 +141,46 @@ def test_a_map_says_what_values_and_colors_mean() -> None:
     assert ids[0, :4].tolist() == [255, 0, 1, 255] and unknown == ["1"]  # with values in it, it names all
     ids, unknown = label_map.class_ids(np.array([[[255, 0, 0], [1, 9, 200], [0, 0, 0], [5, 5, 5]]], np.uint8))
     assert ids[0, :3].tolist() == [1, 0, 255] and unknown == ["#050505"]
+
+
+def read_back(values: np.ndarray, mapped: dict[str, str | None], palette: list | None = None, mode: str = "") -> list:
+    """The class ids in the first row of a label file with classes c0, c1 and c2."""
+    picture = Image.fromarray(values)
+    if palette is not None:
+        picture.putpalette(np.array(palette, np.uint8).tobytes())
+    (picture.convert(mode) if mode else picture).save("label.png")
+    label_map = make_label_map("folder", 3, [255], mapped)
+    ids, unknown = label_map.class_ids(read_values(Path("label.png"), label_map)[0])
+    return unknown or ids[0].tolist()
+
+
+def test_gray_colors_and_opaque_alpha(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    gray = np.zeros((1, 4, 3), np.uint8)
+    gray[0, :2] = 255
+    mapped = {"#000000": "c1", "#ffffff": "c2", "#ff0000": "c0"}
+    assert read_back(gray, mapped) == [2, 2, 1, 1], "a file without the red class is color-coded too"
+    assert read_back(gray * 0, mapped) == [1] * 4 and read_back(gray * 0, {}) == [0] * 4
+    assert read_back(gray, {"#ff0000": "c1"}) == [255, 255, 0, 0], "values, as Scribbles4All's"
+    assert read_back(gray, mapped, mode="RGBA") == [2, 2, 1, 1]
+    assert read_back(np.array([[0, 2]], np.uint8), {}, mode="LA") == [0, 2]
+    with pytest.raises(SesamError, match="mode RGBA"):
+        read_back(np.zeros((1, 1, 4), np.uint8), mapped)
+    many = np.arange(300).astype(np.uint16)[None].view(np.uint8).reshape(1, 300, 2)
+    listed = read_back(np.dstack([many, many[..., :1] + 1]), {})
+    assert len(listed) == 21 and listed[-1] == "and 280 more", "a photograph in a label's place floods nothing"
+
+
+def test_colors_of_a_map_are_compared_with_palettes(workspace) -> None:
+    workspace("folder", dataset__map={"#00FF00": "background", "#ff0000": "object", "#0000ff": None})
+    for k in range(3):
+        save(Path(f"raw/labels/train/{k}.png"), halves(0, 1), [(255, 0, 0), (0, 255, 0)])
+    error_of(prepare, "labels/train/0.png: value 0 has the color of object in dataset.map", "or as RGB")
+    for k in range(3):
+        colors = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+        save(Path(f"raw/labels/train/{k}.png"), colors[halves(0, 1, edge=2)])
+    prepare.main()  # #00FF00 is #00ff00 too
+    assert (read_label(Path("data/fine/train/0.png")) == halves(1, 0, edge=255)).all()
 
 
 # the original label_colors.txt, and the class of the usual eleven that each name belongs to
@@ -285,6 +325,21 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
     edit_params(Path(), **changes)
     error_of(prepare, message)
     assert not list(Path("data").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset__ignore_values": [0]}, "say in map what each value means"),
+        ({"dataset__ignore_values": [0], "dataset__map": {0: "object"}}, "[0], which map gives a class"),
+        ({"dataset__map": {0: 0}}, "is a class's name, or null; got 0"),
+    ],
+)
+def test_wrong_maps_are_reported(workspace, changes, message) -> None:
+    workspace("folder", **changes)
+    error_of(prepare, message)
+    edit_params(Path(), dataset__ignore_values=[0], dataset__map={1: "background", 255: "object"})
+    assert len(trained_ids()) == 3
 
 
 # Annotators' weak labels
@@ -466,7 +521,7 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     assert "unreadable files: 3" in message and "raw/labels/train/12.png" in message
     assert "labels that differ from their image in size: 1" in message and f"train/09.png is 20x{HEIGHT}" in message
     assert "labels with values that are not a class: 2" in message and "raw/labels/val/a.png: 7" in message
-    assert "dataset.map: {7: null, '#000102': null}" in message
+    assert "dataset.map: {0: 'background', 1: 'object', 7: null, '#000102': null}" in message, "to be pasted as it is"
     assert "images in train and in val: 1" in message and "raw/images/train/11.png and raw/images/val/b" in message
     assert "data/issues.txt lists all" in message and len(Path("data/issues.txt").read_text().splitlines()) == 15
     assert [path.name for path in Path("data").rglob("*.*")] == ["issues.txt"]
