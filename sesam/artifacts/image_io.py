@@ -112,7 +112,8 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         if image.width * image.height > max(MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE * len(content)) and image.mode != "L":
             raise ValueError(f"{image.width}x{image.height} pixels in {len(content)} bytes, which is one color")
         deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
-        pages = getattr(image, "n_frames", 1)
+        # a phone's JPEG may have a depth or brightness map behind the photograph
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
         _load_strictly(image, content)
     except UnidentifiedImageError:
@@ -123,8 +124,9 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         raise SesamError(f"{path} cannot be read as an image ({problem}). Replace it with an intact copy.") from None
     if pages > 1:
         raise SesamError(f"{path} has {pages} pages or frames. Save each as a file.")
+    equal = formats == LABEL_FORMATS  # image editors scale values
     if deep:  # Pillow would reduce it to 8 bits silently
-        raise SesamError(f"{path} has more than 8 bits per channel. Convert it to 8.")
+        raise SesamError(f"{path} has more than 8 bits per channel. Convert it to 8{' with equal values' * equal}.")
     if packed:  # Pillow would scale the values: with 4 bits, class 1 becomes 17
         raise SesamError(f"{path} is gray with less than 8 bits per pixel. Convert it to 8 with equal values.")
     with closing(image):

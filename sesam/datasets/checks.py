@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from glob import escape
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -68,7 +69,11 @@ def _try_read(read: Callable[[Path], Read], path: Path, issues: list[Issue]) -> 
     try:
         return read(path)
     except SesamError as problem:
-        issues.append((IssueKind.UNREADABLE, str(problem)) if path.exists() else (IssueKind.MISSING, str(path)))
+        if path.exists():
+            issues.append((IssueKind.UNREADABLE, str(problem)))
+        else:
+            others = sorted(other.name for other in path.parent.glob(f"{escape(path.stem)}.*"))
+            issues.append((IssueKind.MISSING, f"{path}{f' (there is {others[0]})' if others else ''}"))
         return None
 
 

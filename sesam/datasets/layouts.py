@@ -13,6 +13,7 @@ from sesam.regular_files import read_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 HIDDEN = (".", "@eaDir", "__MACOSX")  # beginnings of names: what systems put beside photographs
+MAX_FOLDERS_SHOWN = 5
 TILES_INDEX = "tiles.json"  # in a folder that `sesam tile split` wrote
 VOC_FOLDERS = ("VOCdevkit/VOC2012", "VOC2012")  # what the archive unpacks to
 
@@ -218,7 +219,13 @@ def _common_end(labels: Collection[str], images: Collection[str]) -> str:
 def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> list[tuple[str, Path]]:
     """Id and path of the files below a folder. SesamError if there is none."""
     if not folder.is_dir():
-        raise SesamError(f"{folder} is missing. Check that dataset.root has the original layout of dataset.format.")
+        parent = next(path for path in folder.parents if path.is_dir())
+        found = sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith(HIDDEN))
+        inside = ", ".join(found[:MAX_FOLDERS_SHOWN]) + ", …" * (len(found) > MAX_FOLDERS_SHOWN) or "no folder"
+        raise SesamError(
+            f"{folder} is missing; {parent} has {inside}. Check that dataset.root has the original layout of "
+            "dataset.format; dataset.train_splits and .val_splits name other splits."
+        )
     paths = [path for path in list_files(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
     if not paths:
         rest = describe_unread_files(folder, suffixes)

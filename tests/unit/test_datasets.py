@@ -15,7 +15,7 @@ from mmseg.datasets import ADE20KDataset, CityscapesDataset, PascalVOCDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from sesam.artifacts.image_io import read_label
+from sesam.artifacts.image_io import read_image, read_label
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette, read_values
@@ -325,6 +325,29 @@ def test_wrong_dataset_params_are_reported(workspace, changes, message) -> None:
     edit_params(Path(), **changes)
     error_of(prepare, message)
     assert not list(Path("data").rglob("*.*"))
+
+
+def test_what_is_there_instead_is_named(workspace) -> None:
+    workspace("folder")
+    for kind in ("images", "labels"):
+        Path(f"raw/{kind}/val").rename(f"raw/{kind}/valid")
+    error_of(prepare, "raw/images/val is missing; raw/images has train, valid", "dataset.train_splits and .val_splits")
+    edit_params(Path(), dataset__val_splits=["valid"])
+    assert len(prepared().val) == 1
+    Path("raw/labels/train/0.png").rename("raw/labels/train/0.tif")
+    error_of(prepare, "raw/labels/train/0.png (there is 0.tif)")
+    cv2.imwrite("raw/labels/train/0.png", np.zeros((HEIGHT, WIDTH), np.uint16))
+    error_of(prepare, "Convert it to 8 with equal values")
+
+
+def test_a_phones_jpeg_is_its_first_picture(workspace) -> None:
+    """Whose second may be a depth or a brightness map."""
+    workspace("folder")
+    pictures = [Image.fromarray(photo(k)) for k in (0, 1)]
+    pictures[0].save("raw/images/train/0.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    prepare.main()
+    pictures[0].save("alone.jpg")
+    assert np.array_equal(read_image(Path("raw/images/train/0.jpg")), read_image(Path("alone.jpg")))
 
 
 @pytest.mark.parametrize(
