@@ -121,6 +121,11 @@ class Drawing(Annotation):
         """Whether it labels no pixel, so that another annotation of the image may."""
         return bool(self.shapes) and all(shape.kind in ("box", "background point") for shape in self.shapes)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was drawn, also nothing that is not read."""
+        return not (self.shapes or self.unread or any(self.skipped.values()))
+
     def draw(self, spec: LabelSpec) -> Drawn:
         if self.size is not None:
             self.check_size(self.size, spec)

@@ -345,6 +345,33 @@ def test_a_map_says_what_names_mean(tmp_path: Path) -> None:
     assert drawn.left_out["shapes that dataset.map gives no class"] == len(POINTS)
 
 
+@pytest.mark.parametrize("path", ["instances_val.json", "instances_val2017.json", "valid/_annotations.coco.json"])
+def test_a_name_of_both_splits_is_of_the_files_split(path: str, tmp_path: Path) -> None:
+    document = coco() | {"images": [{"id": 7, "file_name": "7.png"}], "annotations": []}
+    write(tmp_path / path, document)
+    assert "7" in find_annotations(tmp_path, "folder", image_names("7", val="8"))
+    assert set(find_annotations(tmp_path, "folder", image_names("7", val="7"))) & {"7", "7.png"} == set()
+    write(tmp_path / "instances_train.json", document)
+    assert "7" in find_annotations(tmp_path, "folder", image_names("7", val="7"))
+
+
+def test_cvats_yolo_of_another_split(tmp_path: Path) -> None:
+    write(tmp_path / "obj.names", "left")
+    for split in ("train", "valid"):
+        write(tmp_path / f"obj_{split}_data/{split}.txt", "0 0.5 0.5 0.1 0.1")
+    assert set(find_annotations(tmp_path, "folder", image_names("train", "valid"))) == {"train", "valid/valid"}
+
+
+def test_an_export_without_shapes_of_an_image_gives_way(tmp_path: Path) -> None:
+    """As each annotator's export of a whole project."""
+    empty = coco() | {"annotations": []}
+    for first, second in ((coco(), empty), (empty, coco())):
+        write(tmp_path / "a.json", first)
+        write(tmp_path / "b.json", second)
+        (annotation,) = find_annotations(tmp_path, "folder", image_names("7")).values()
+        assert (read_annotation(annotation, SPEC).labels == expected())[MASK].all()
+
+
 def test_names_may_be_numbers_or_colors(tmp_path: Path) -> None:
     label_map = make_label_map("folder", 3, [9], {"1": "c1", "#ff0000": "c2"})
     assert label_map.names["1"] == 1 and label_map.names["#ff0000"] == 2
@@ -503,6 +530,8 @@ UPLOAD = "/data/upload/1/0a1b2c3d-7.png"  # Label Studio puts files into a folde
         ("/data/local-files/?d=street%20photos/city/b.jpg", "city/b b", "city/b"),
         ("city/b.jpg", "city/b b", "city/b"),
         ("b.jpg", "city/b b", "b"),
+        ("scan.1", "scan", None),
+        ("scan.1.png", "scan scan.1", "scan.1"),
         ("17.png", "7", None),
         ("", "7", None),
         (UPLOAD, "1/7 2/7", None),

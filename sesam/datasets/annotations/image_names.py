@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ SPLIT_ALIASES = {
     "validation": "val",
     "test": "test",
 }
+SUFFIX = re.compile(r"\.[A-Za-z]\w*$")  # not the .1 of scan.1
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of uploads
 
 
@@ -38,6 +39,7 @@ class ImageNames:
         self.by_upload: dict[str, list[_Image]] = defaultdict(list)
         self.digests = {record.sha256 for record in (*train, *val)}
         self.train_ids = {record.id for record in train}
+        self.val_ids = {record.id for record in val}
         self.split_folders: set[str] = set()
         for records, is_train in ((train, True), (val, False)):
             for record in records:
@@ -96,6 +98,12 @@ class ImageNames:
         return known and (image.parents[-1] in self.split_folders or image.parents[-1].lower() in SPLIT_ALIASES)
 
 
+def split_of(path: Path) -> str | None:
+    """The split in a file's name, as instances_val2017.json has it, or in its folder's."""
+    last = re.split(r"[_.-]", path.stem)[-1].rstrip("0123456789")
+    return next((part for part in (last, path.parent.name) if part.lower() in SPLIT_ALIASES), None)
+
+
 def _parse(record: ImageRecord, is_train: bool) -> _Image:
     id_parts = tuple(normalize("NFC", record.id).split("/"))
     file_parts = tuple(normalize("NFC", record.image).split("/"))
@@ -121,7 +129,7 @@ def _spellings(name: str, is_url: bool) -> Iterator[tuple[str, ...]]:
 
 def _last_parts(name: str) -> Iterator[str]:
     """What of a file name may be the last part of an id: all, without its suffix, Cityscapes' without its ending."""
-    stem = PurePosixPath(name).stem
+    stem = SUFFIX.sub("", name)
     yield from dict.fromkeys((name, stem, stem.removesuffix("_leftImg8bit")))
 
 

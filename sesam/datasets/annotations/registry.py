@@ -27,7 +27,7 @@ from sesam.datasets.annotations import (
     yolo,
 )
 from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
-from sesam.datasets.annotations.image_names import ImageNames
+from sesam.datasets.annotations.image_names import ImageNames, split_of
 from sesam.datasets.annotations.mask_folders import read_mask_folder
 from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
 from sesam.datasets.layouts import TILES_INDEX, list_files
@@ -103,6 +103,12 @@ def find_annotations(
     for image_id, name, annotation in _read_all(source, dataset_format, names, classes):
         if image_id in names.train_ids and image_id in annotations:
             both = annotations[image_id], annotation
+            if both[0].path != annotation.path and any(isinstance(x, Drawing) and x.is_empty for x in both):
+                # a project of several annotators has all images in the export of each
+                if isinstance(annotation, Drawing) and annotation.is_empty:
+                    continue
+                annotations[image_id], called[image_id] = annotation, name
+                continue
             if both[0].path == annotation.path or not any(isinstance(x, Drawing) and x.only_prompts for x in both):
                 raise SesamError(_both_annotate(image_id, (both[0].path, called[image_id]), (annotation.path, name)))
             annotation = WithPrompts(annotation.path, both)
@@ -126,6 +132,8 @@ def _read_all(
             image_id = name
             if isinstance(annotation, Drawing):  # tools name images in their own ways
                 image_id = names.match(name, annotation.own_name, is_url=reader is label_studio) or name
+                if image_id in names.val_ids and "/" not in name and (split := split_of(path)):
+                    image_id = names.match(f"{split}/{name}") or f"{split}/{name}"  # both splits have such an image
             elif isinstance(annotation, png.LabelPng):
                 if sha256(path) in names.digests:
                     continue  # the photograph, which many tools export too

@@ -1,5 +1,6 @@
 """YOLO's text, a file per image: each line a box or a polygon of a numbered class, in shares of the image's sides."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,8 +46,8 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
             raise ValueError(f"line {number}: {problem}") from None
         except KeyError:
             raise ValueError(f"line {number}: class {row[0]:.20} is not in {named_in}") from None
-    # labels/val/7.txt and val/labels/7.txt are of images/val/7.png and val/images/7.png
-    name = f"/{file.name}".replace("/labels/", "/")[1:]
+    # labels/val/7.txt, val/labels/7.txt and obj_val_data/7.txt are of images/val/7.png or val/images/7.png
+    name = re.sub(r"/obj_(\w+)_data/", r"/\1/", f"/{file.name}".replace("/labels/", "/"))[1:]
     return [(name, RelativeDrawing(file.path, None, tuple(shapes)))]
 
 
