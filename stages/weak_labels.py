@@ -16,7 +16,7 @@ from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
-from sesam.datasets.annotation_importer import import_annotations
+from sesam.datasets.annotation_importer import import_annotations, warn_unread_files
 from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
@@ -50,6 +50,8 @@ def main() -> None:
             map_images(work, manifest.train, params.runtime, "weak_labels")
         if is_annotated(CORRECTIONS):
             shapes += import_annotations(manifest, CORRECTIONS, folder, params, as_corrections=True)
+        else:
+            warn_unread_files(CORRECTIONS, manifest)
         check_complete(folder, manifest.train)
         write_json(METRICS / "annotations.json", dict(sorted(shapes.items())))
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
@@ -18,14 +19,31 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
+from sesam.datasets.annotations.yolo import lacks_class_names
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
-from sesam.datasets.layouts import list_files
+from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Params, is_value_or_color
+
+# of annotations, and of what tools put beside them
+READ_SUFFIXES = (
+    ".png",
+    ".xml",
+    ".json",
+    ".geojson",
+    ".txt",
+    ".jpg",
+    ".jpeg",
+    ".yaml",
+    ".yml",
+    ".names",
+    ".data",
+    ".md",
+)
 
 
 class Written(NamedTuple):
@@ -72,6 +90,7 @@ def import_annotations(
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
     names = ImageNames(manifest.train, manifest.val)
+    warn_unread_files(source, manifest)
     annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
@@ -138,8 +157,19 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
         return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
     suffixes = Counter(path.suffix.lower() or "no ending" for path in list_files(source))
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
-    remedy = "Unpack archives; put data.yaml or classes.txt beside YOLO's .txt."
+    remedy = "Unpack archives; save labels as PNG; put data.yaml or classes.txt beside YOLO's .txt."
     return f"{text}; expected PNG, XML, JSON or YOLO's text files, found {found}. {remedy}"
+
+
+def warn_unread_files(source: Path, manifest: Manifest) -> None:
+    """Warn of files below a folder that no reader takes, as archives and TIFFs, except the data set's images."""
+    digests = {record.sha256 for record in (*manifest.train, *manifest.val)}
+    files = list_files(source) if source.is_dir() else []
+    others = [path for path in files if path.suffix.lower() not in READ_SUFFIXES]
+    unread = [path for path in others if path.suffix.lower() not in IMAGE_SUFFIXES or sha256(path) not in digests]
+    expected = "expected PNG, XML, JSON, or YOLO's text with data.yaml or classes.txt"
+    unread += [path for path in files if lacks_class_names(path, source)]
+    _warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])
 
 
 def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> Counter[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -59,6 +60,8 @@ class Shape(NamedTuple):
     def box(self, size: tuple[int, int]) -> Box | None:
         """The upright box around its points, in an image of `size` (H, W); None if that is outside."""
         edges, points = np.array(size[::-1]), _clip(self.points, size).round(3)  # numbers in percent are not exact
+        if not (points.min(0) < points.max(0)).all():
+            return None  # without an area, also between pixels
         left, top = np.floor(points.min(0)).clip(0, edges).astype(int).tolist()
         right, bottom = np.ceil(points.max(0)).clip(0, edges).astype(int).tolist()
         return (left, top, right, bottom) if left < right and top < bottom else None
@@ -106,6 +109,11 @@ def _fill_ellipse(numbers: tuple[float, ...], size: tuple[int, int]) -> np.ndarr
     return _fill(ellipse_outline(*numbers), size)
 
 
+def _composed(name: str | int) -> str | int:
+    """A name with composed letters; a Mac may decompose them."""
+    return normalize("NFC", name) if isinstance(name, str) else name
+
+
 @dataclass(frozen=True)
 class Drawing(Annotation):
     """What was drawn with a tool in one image. Later shapes cover earlier ones."""
@@ -141,11 +149,13 @@ class Drawing(Annotation):
         class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
         class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
         class_ids.update(spec.label_map.names.items())
+        class_ids.update({_composed(name): k for name, k in [*class_ids.items()]})
         boxes, background = list[DrawnBox](), list[BackgroundPoint]()
         drawn = set[int]()
         top = np.zeros(spec.size, np.int32)  # which shape is on top of each pixel, from 1
-        classified = {x.region for x in self.shapes if class_ids.get(x.name, IGNORE_INDEX) != IGNORE_INDEX} - {None}
-        for number, shape in enumerate(self.shapes, 1):
+        shapes = [x if x.name in class_ids else x._replace(name=_composed(x.name)) for x in self.shapes]
+        classified = {x.region for x in shapes if class_ids.get(x.name, IGNORE_INDEX) != IGNORE_INDEX} - {None}
+        for number, shape in enumerate(shapes, 1):
             if shape.name not in class_ids:
                 continue
             class_id = class_ids[shape.name]
@@ -168,7 +178,7 @@ class Drawing(Annotation):
             elif class_id != IGNORE_INDEX:
                 background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
         left_out["shapes that later ones cover wholly"] = len(drawn.difference(np.unique(top).tolist()))
-        unknown = sorted({repr(shape.name) for shape in self.shapes if shape.name not in class_ids})
+        unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
         prompts = DrawnPrompts(tuple(boxes), tuple(background))

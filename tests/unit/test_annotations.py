@@ -372,6 +372,53 @@ def test_an_export_without_shapes_of_an_image_gives_way(tmp_path: Path) -> None:
         assert (read_annotation(annotation, SPEC).labels == expected())[MASK].all()
 
 
+def test_files_that_no_reader_takes_are_told(folder_dataset: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder_dataset)
+    edit_params(folder_dataset, runtime__num_workers=1)
+    prepare.main()
+    image = Path(Manifest.load().train[0].image)
+    for name in ("task.zip", "0.tif", "README.md"):
+        write(Path("data/corrections") / name, "x")
+    shutil.copy(image, f"data/corrections/{image.name}.bmp")  # the photograph
+    weak_labels.main()
+    assert "or classes.txt: 2 (0.tif, task.zip)" in capsys.readouterr().err
+    write(Path("data/corrections/0.txt"), "0 0.5 0.5 0.1 0.1")
+    write(Path("data/corrections/notes.txt"), "nothing")
+    (Path("data/corrections/1.png")).write_bytes(Path("mine/labels/train/1.png").read_bytes())
+    Image.fromarray(np.full(SHAPE, 1, np.uint8)).save("data/corrections/1.png")
+    weak_labels.main()
+    assert "or classes.txt: 3 (0.tif, task.zip, 0.txt)" in capsys.readouterr().err
+
+
+def test_class_names_of_a_mac(tmp_path: Path) -> None:
+    """Which decomposes letters."""
+    spec = SPEC._replace(classes=("caf\u00e9", "right", "dot"))
+    path = write(tmp_path / "7.json", json.dumps(labelme()).replace('"left"', '"cafe\u0301"'))
+    (drawing,) = find_annotations(path, "folder", image_names("7")).values()
+    assert (read_annotation(drawing, spec).labels == 0).any()
+
+
+def test_a_box_without_an_area_is_told(tmp_path: Path) -> None:
+    shape = '<box label="left" xtl="5.5" ytl="5.5" xbr="5.5" ybr="9" />'
+    text = f'<annotations><image name="7.png" width="{WIDTH}" height="{HEIGHT}">{shape}</image></annotations>'
+    (drawing,) = find_annotations(write(tmp_path / "a.xml", text), "folder", image_names("7")).values()
+    drawn = read_annotation(drawing, SPEC)
+    assert not drawn.prompts.boxes and +drawn.left_out == {"boxes without a pixel": 1}
+
+
+def test_what_tools_export_beside_their_annotations(tmp_path: Path) -> None:
+    """Label Studio's notes, what is refused by its name, and an empty bbox."""
+    write(tmp_path / "notes.json", {"categories": [{"id": 0, "name": "left"}], "info": {}})
+    document = coco()
+    document["annotations"][0]["bbox"] = []
+    write(tmp_path / "coco.json", document)
+    assert "7" in find_annotations(tmp_path, "folder", image_names("7"))
+    refused(write(tmp_path / "7.json", {"categories": {"label": {}}, "items": []}), "Datumaro's JSON")
+    polygon = "<object><name>left</name><polygon><pt><x>1</x><y>1</y></pt></polygon></object>"
+    refused(write(tmp_path / "7.xml", f"<annotation>{polygon}</annotation>"), "LabelMe's XML")
+    refused(write(tmp_path / "7.json", {"title": "x"}), "or keep it elsewhere")
+
+
 def test_names_may_be_numbers_or_colors(tmp_path: Path) -> None:
     label_map = make_label_map("folder", 3, [9], {"1": "c1", "#ff0000": "c2"})
     assert label_map.names["1"] == 1 and label_map.names["#ff0000"] == 2
@@ -488,9 +535,30 @@ def test_folders_of_masks(tmp_path: Path) -> None:
     for source in ("cvat", "binary"):
         (annotation,) = find_annotations(tmp_path / source, "folder", image_names("7"), CLASSES).values()
         assert np.array_equal(read_annotation(annotation, SPEC).labels, np.where(expected() == 2, 255, expected()))
+    write(tmp_path / "cvat/labelmap.txt", "left:250,50,83::\nright:250,50,83::")
+    with pytest.raises(SesamError, match="left and right have one color"):
+        find_annotations(tmp_path / "cvat", "folder", image_names("7"), CLASSES)
     write(tmp_path / "cvat/labelmap.txt", "left")
     with pytest.raises(SesamError, match="expected NAME:R,G,B"):
         find_annotations(tmp_path / "cvat", "folder", image_names("7"), CLASSES)
+    found = find_annotations(tmp_path / "binary", "folder", image_names("right/7"), CLASSES)
+    assert not isinstance(found["right/7"], Drawing), "images in folders that are called as classes"
+    write(tmp_path / "binary/Thumbs.db", "x")
+    write(tmp_path / "binary/__MACOSX/left/7.png", "x")
+    for name in ("left", "right"):
+        alone = tmp_path / "alone" / name
+        alone.parent.mkdir()
+        shutil.copytree(tmp_path / f"binary/{name}", alone)
+        (annotation,) = find_annotations(alone.parent, "folder", image_names("7"), CLASSES).values()
+        assert np.array_equal(
+            read_annotation(annotation, SPEC).labels == CLASSES.index(name), {"left": left}.get(name, right)
+        )
+        shutil.rmtree(alone.parent)
+    transparent = np.dstack([np.full((*SHAPE, 3), 255, np.uint8), left * np.uint8(255)])
+    Image.fromarray(transparent).save(tmp_path / "binary/left/7.png")
+    (annotation,) = find_annotations(tmp_path / "binary", "folder", image_names("7"), CLASSES).values()
+    with pytest.raises(DataIssue, match="transparent pixels"):
+        read_annotation(annotation, SPEC)
     (tmp_path / "binary/left/again").mkdir()
     shutil.copy(tmp_path / "binary/left/7.png", tmp_path / "binary/left/again/7.png")
     with pytest.raises(SesamError, match="both annotate 7"):  # neither is overwritten in silence

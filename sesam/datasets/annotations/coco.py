@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sesam.artifacts.atomic_io import write_json
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
@@ -37,7 +37,7 @@ class _Annotation(Entry):
     image_id: Id
     category_id: Id | None = None
     segmentation: list[list[Number]] | _Rle | None = None
-    bbox: tuple[Number, Number, Number, Number] | None = None
+    bbox: Annotated[tuple[Number, Number, Number, Number] | None, BeforeValidator(lambda box: box or None)] = None
     keypoints: list[Number] | None = None
 
 
@@ -59,6 +59,10 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """
     if not (isinstance(file.document, dict) and "categories" in file.document):
         return None
+    if {"items", "categories"} <= file.document.keys():
+        raise SesamError(f"{file.path} is Datumaro's JSON, which is not read. Export COCO's, or CVAT for images.")
+    if not {"images", "annotations"} & file.document.keys():  # Label Studio's notes.json, beside YOLO's text
+        return []
     if any("segments_info" in entry for entry in file.document.get("annotations", []) if isinstance(entry, dict)):
         raise SesamError(f"{file.path} is COCO's panoptic JSON, which is not read. Export instances.")
     document = _Document.model_validate(file.document)

@@ -11,10 +11,10 @@ import numpy as np
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.image_io import LABEL_FORMATS, open_image
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
+from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec, file_kind
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import color_keys
-from sesam.datasets.layouts import list_files
+from sesam.datasets.layouts import HIDDEN, list_files
 from sesam.errors import SesamError
 
 BACKGROUND = "background"  # CVAT's name of what nobody labeled
@@ -22,12 +22,14 @@ BACKGROUND = "background"  # CVAT's name of what nobody labeled
 
 def read_mask_folder(source: Path, classes: Sequence[str]) -> list[tuple[str, Annotation]] | None:
     """The annotations of such a folder, each with its image's name; None if it is another one."""
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(HIDDEN)]
     if (source / "labelmap.txt").is_file() and (source / "SegmentationClass").is_dir():
         return _read_cvat(source / "SegmentationClass", source / "labelmap.txt")
     files = {folder.name: [path for path in list_files(folder) if path.suffix.lower() == ".png"] for folder in folders}
-    rest = [path for path in list_files(source) if path.parent == source]
-    if len(folders) > 1 and not rest and set(files) <= set(classes) and all(files.values()):
+    rest = [
+        path for path in list_files(source) if path.parent == source and file_kind(path) in (".png", ".json", ".xml")
+    ]
+    if files and not rest and set(files) <= set(classes) and all(files.values()):
         return _read_binary(source, files)
     return None
 
@@ -40,9 +42,11 @@ def _read_cvat(folder: Path, labelmap: Path) -> list[tuple[str, Annotation]]:
         if line.strip() and not line.startswith("#"):
             try:
                 red, green, blue = (int(value) for value in fields[0].split(","))
-                names[int.from_bytes(bytes((red, green, blue)))] = name
+                other = names.setdefault(int.from_bytes(bytes((red, green, blue))), name)
             except (IndexError, ValueError):
                 raise SesamError(f"{labelmap} has the line {line[:80]!r}; expected NAME:R,G,B. Export again.") from None
+            if other != name:
+                raise SesamError(f"{labelmap}: {other} and {name} have one color. Give them two, and export again.")
     pngs = [path for path in list_files(folder) if path.suffix.lower() == ".png"]
     return [(path.relative_to(folder).as_posix(), ColoredMask(path, names)) for path in pngs]
 
@@ -87,6 +91,8 @@ def _read_binary(source: Path, files: dict[str, list[Path]]) -> list[tuple[str, 
 def _binary(path: Path, size: tuple[int, int]) -> np.ndarray:
     """ValueError if a file has more than two values, for then it is not a mask."""
     with open_image(path, formats=LABEL_FORMATS) as image:
+        if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] != (255, 255):
+            raise ValueError(f"{path.parent.name}/{path.name} with transparent pixels. Flatten it onto black")
         values = np.array(image.convert("L"))
     if len(np.unique(values)) > 2:
         raise ValueError(f"{path.parent.name}/{path.name} with more than two values, which is not a mask of one class")

@@ -120,7 +120,9 @@ def _read_all(
     source: Path, dataset_format: str, names: ImageNames, classes: Sequence[str]
 ) -> Iterator[tuple[str, str, Annotation]]:
     """Each annotation with its image's id, and the name that its file gives the image."""
-    if source.is_dir() and (masks := read_mask_folder(source, classes)) is not None:
+    own_folders = {k.split("/")[0] for k in names.train_ids if "/" in k}  # of images, which may be called as classes
+    no_folders = [k for k in classes if k not in own_folders]
+    if source.is_dir() and (masks := read_mask_folder(source, no_folders)) is not None:
         yield from ((names.match(name) or name, name, annotation) for name, annotation in masks)
         return
     for path in list_files(source) if source.is_dir() else [source]:
@@ -145,7 +147,9 @@ def _both_annotate(image_id: str, *entries: tuple[Path, str]) -> str:
     (first, one), (second, other) = entries
     if first == second:
         return f"{first} annotates {image_id} twice, as {one} and as {other}. Keep one of the two entries."
-    return f"{first} ({one}) and {second} ({other}) both annotate {image_id}. Keep one, and photographs elsewhere."
+    text = f"{first} ({one}) and {second} ({other}) both annotate {image_id}. Keep one, and photographs elsewhere."
+    is_mask = file_kind(first) == file_kind(second) == png.SUFFIX and first.parent != second.parent
+    return text + " A folder of masks of one class must have its name." * is_mask
 
 
 def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
@@ -187,5 +191,7 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
         raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
-        raise SesamError(f"{file.path} is of an unknown format, which is not read. Export one of {names}.")
+        raise SesamError(
+            f"{file.path} is of an unknown format, which is not read. Export one of {names}, or keep it elsewhere."
+        )
     return None, []

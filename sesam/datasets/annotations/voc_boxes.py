@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
 from sesam.datasets.annotations.common import AnnotationFile, parse_number, parse_whole
+from sesam.errors import SesamError
 
 NAME, SUFFIX = "Pascal VOC's detection XML", ".xml"
 
@@ -14,6 +15,8 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     if root is None or root.tag != "annotation" or root.find("object") is None or root.find("*/point") is not None:
         return None
     objects = root.findall("object")
+    if root.find("object/polygon/pt") is not None and root.find("object/bndbox") is None:
+        raise SesamError(f"{file.path} is LabelMe's XML, which is not read. Export CVAT for images, or labelme's JSON.")
     height, width = (
         parse_whole(root.findtext(f"size/{side}") or "0") for side in ("height", "width")
     )  # some tools write 0

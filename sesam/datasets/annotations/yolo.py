@@ -32,9 +32,7 @@ class RelativeDrawing(Drawing):
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
     """The shapes of its image; none if it is another text or no file names the classes. ValueError for a wrong line."""
     rows = read_rows(file.path)
-    folders = file.path.parents[: file.name.count("/") + 1 + ABOVE]
-    candidates = [folder / name for folder in folders for name in CLASS_FILES]
-    named_in = next((path for path in candidates if path.is_file()), None)
+    named_in = find_class_names(file.path, file.name.count("/") + 1)
     if rows is None or named_in is None or file.path.name in CLASS_FILES:
         return []
     names = read_class_names(named_in, named_in.stat().st_mtime_ns)
@@ -49,6 +47,18 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
     # labels/val/7.txt, val/labels/7.txt and obj_val_data/7.txt are of images/val/7.png or val/images/7.png
     name = re.sub(r"/obj_(\w+)_data/", r"/\1/", f"/{file.name}".replace("/labels/", "/"))[1:]
     return [(name, RelativeDrawing(file.path, None, tuple(shapes)))]
+
+
+def find_class_names(path: Path, depth: int) -> Path | None:
+    """The file that names the classes of a text file, which is in so many folders of the source."""
+    candidates = [folder / name for folder in path.parents[: depth + ABOVE] for name in CLASS_FILES]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def lacks_class_names(path: Path, source: Path) -> bool:
+    """Whether a text file below `source` has shapes, and no file names their classes."""
+    depth = len(path.relative_to(source).parts)
+    return path.suffix.lower() == SUFFIX and find_class_names(path, depth) is None and any(read_rows(path) or [])
 
 
 def read_rows(path: Path) -> list[list[str]] | None:
