@@ -119,6 +119,8 @@ def import_annotations(
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
+        if others and any(kind == IssueKind.NOT_ANNOTATED for kind, _ in issues):
+            report += f"\n  Annotations of no training image: {summarize_names(others)}."
         if any(kind == IssueKind.VALUES for kind, _ in issues):
             report += f"\n  Known values: {label_map.describe()}."
         is_coded = manifest.format == "folder" and not as_corrections
@@ -154,7 +156,8 @@ def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
     """What `source` holds instead of annotations of training images."""
     text = f"{source} annotates no training image. Training images have ids like {image_id}"
     if others:
-        return f"{text}; the annotations are of {summarize_names(others)}. Names must end in an id."
+        remedy = "Names must end in an id, without another split's folder before it"
+        return f"{text}; the annotations are of {summarize_names(others)}. {remedy}."
     suffixes = Counter(path.suffix.lower() or "no ending" for path in list_files(source))
     found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items())) or "no file"
     remedy = "Unpack archives; save labels as PNG; put data.yaml or classes.txt beside YOLO's .txt."

@@ -76,7 +76,8 @@ def draft_map(issues: Sequence[Issue], known: Mapping[str, str] | None) -> str:
     entries |= dict.fromkeys(found, "null")
     keys = sorted(entries, key=lambda key: (len(key), key))
     draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: {entries[key]}" for key in keys)
-    return f"\n  Or say what they mean, null for no class: dataset.map: {{{draft}}}" if keys else ""
+    what = "each value means (is 0 a class?)" if has_values else "they mean"
+    return f"\n  Or say what {what}, null for no class: dataset.map: {{{draft}}}" if keys else ""
 
 
 def summarize_names(names: Sequence[str]) -> str:

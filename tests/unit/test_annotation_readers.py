@@ -270,6 +270,7 @@ def test_faulty_voc(old: str, new: str, message: str, tmp_path: Path) -> None:
     ("file", "content"),
     [
         ("data.yaml", YAML),
+        ("data.yaml", "names: {'0': left, '1': right}"),
         ("labels/data.yaml", "names: [left, right]"),
         ("classes.txt", "left\nright\n\n"),
         ("obj.names", "\ufeffleft\r\nright"),

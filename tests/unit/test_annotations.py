@@ -740,6 +740,21 @@ def test_boxes_beside_scribbles_prompt(tmp_path: Path) -> None:
     write(tmp_path / "boxes/coco.json", coco())
     with pytest.raises(SesamError, match="both annotate 7"):
         find_annotations(tmp_path, "folder", image_names("7"))
+    document = labelme()
+    document["shapes"] = document["shapes"][3:4]
+    shutil.rmtree(tmp_path / "boxes")
+    write(tmp_path / "7.json", document)
+    (annotation,) = find_annotations(tmp_path, "folder", image_names("7")).values()
+    assert read_annotation(annotation, SPEC).prompts.boxes == (DrawnBox(0, BOX),)
+    write(tmp_path / "8.json", document)  # a copy, in which the image's name was not changed
+    with pytest.raises(SesamError, match=r"8.json .*both annotate 7"):
+        find_annotations(tmp_path, "folder", image_names("7", "8"))
+    write(tmp_path / "7.json", document | {"shapes": []})
+    (tmp_path / "7.png").rename(tmp_path / "8.jpg.png")
+    with pytest.raises(SesamError, match=r"8.json .*both annotate 7"):
+        find_annotations(tmp_path, "folder", image_names("7", "8"))
+    (tmp_path / "8.json").unlink()
+    assert set(find_annotations(tmp_path, "folder", image_names("7", "8"))) == {"7", "8"}
 
 
 def test_a_second_label_of_a_region_is_mapped_to_nothing(tmp_path: Path) -> None:

@@ -521,6 +521,14 @@ def test_an_unreadable_source_is_reported(workspace, source, content, message) -
 # Issues
 
 
+def test_names_of_no_image_stand_beside_images_without_annotation(workspace) -> None:
+    for name in ("0", "1", "2_mask"):
+        save(Path(f"mine/{name}.png"), halves(0, 1))
+    workspace("folder", weak_labels__path="mine")
+    prepare.main()
+    error_of(weak_labels, "images without annotation: 1", "Annotations of no training image: 1 (2_mask)")
+
+
 def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     root = Path("raw")
     for k in range(13):

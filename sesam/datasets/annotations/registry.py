@@ -30,7 +30,7 @@ from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn,
 from sesam.datasets.annotations.image_names import ImageNames, split_of
 from sesam.datasets.annotations.mask_folders import read_mask_folder
 from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
-from sesam.datasets.layouts import TILES_INDEX, list_files
+from sesam.datasets.layouts import IMAGE_SUFFIXES, TILES_INDEX, list_files
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 
@@ -99,20 +99,22 @@ def find_annotations(
         expected = "a folder of PNG, XML, JSON or YOLO's text files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
     annotations: dict[str, Annotation] = {}
+    of_own = set[str]()  # images annotated by formats with a file for each
     called: dict[str, str] = {}  # what the file that annotates an image calls it
     for image_id, name, annotation in _read_all(source, dataset_format, names, classes):
+        has_own = isinstance(annotation, Drawing) and annotation.own_name is not None
         if image_id in names.train_ids and image_id in annotations:
             both = annotations[image_id], annotation
-            if both[0].path != annotation.path and any(isinstance(x, Drawing) and x.is_empty for x in both):
-                # a project of several annotators has all images in the export of each
-                if isinstance(annotation, Drawing) and annotation.is_empty:
-                    continue
-                annotations[image_id], called[image_id] = annotation, name
-                continue
-            if both[0].path == annotation.path or not any(isinstance(x, Drawing) and x.only_prompts for x in both):
+            empty = [isinstance(x, Drawing) and x.is_empty for x in both]  # as of who had other images of a project
+            is_copy = has_own and image_id in of_own  # a file with the name of the image that it was copied from
+            may_both = any(empty) or any(isinstance(x, Drawing) and x.only_prompts for x in both)
+            if both[0].path == annotation.path or is_copy or not may_both:
                 raise SesamError(_both_annotate(image_id, (both[0].path, called[image_id]), (annotation.path, name)))
-            annotation = WithPrompts(annotation.path, both)
+            if empty[1]:
+                continue
+            annotation = annotation if empty[0] else WithPrompts(annotation.path, both)
         annotations[image_id], called[image_id] = annotation, name
+        of_own |= {image_id} if has_own else set()
     return annotations
 
 
@@ -139,7 +141,10 @@ def _read_all(
             elif isinstance(annotation, png.LabelPng):
                 if sha256(path) in names.digests:
                     continue  # the photograph, which many tools export too
-                image_id = (names.match(f"{name}.png") or name) if dataset_format == "folder" else name
+                image_id = name
+                if dataset_format == "folder":  # 0.jpg.png may be the label of 0.jpg
+                    named = name if name.lower().endswith(IMAGE_SUFFIXES) else None
+                    image_id = names.match(f"{name}.png", named) or name
             yield image_id, name, annotation
 
 

@@ -4,15 +4,18 @@ import xml.etree.ElementTree as ElementTree
 
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
 from sesam.datasets.annotations.common import AnnotationFile, parse_number, parse_whole
+from sesam.datasets.annotations.scribblesup import EMPTY
 from sesam.errors import SesamError
 
 NAME, SUFFIX = "Pascal VOC's detection XML", ".xml"
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
-    """The boxes of its image, None if it has no objects; ValueError if a number or a name is missing."""
+    """The boxes of its image, None if it is another XML; ValueError if a number or a name is missing."""
     root: ElementTree.Element | None = file.document
-    if root is None or root.tag != "annotation" or root.find("object") is None or root.find("*/point") is not None:
+    if root is None or root.tag != "annotation" or root.find("*/point") is not None:
+        return None
+    if root.find("object") is None and (root.find("filename") is None or {element.tag for element in root} - EMPTY):
         return None
     objects = root.findall("object")
     if root.find("object/polygon/pt") is not None and root.find("object/bndbox") is None:

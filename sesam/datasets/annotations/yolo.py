@@ -85,6 +85,8 @@ def read_class_names(path: Path, changed: int) -> Mapping[float, str]:
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
+    if isinstance(names, dict):
+        names = {int(k) if isinstance(k, str) and k.isdecimal() else k: name for k, name in names.items()}
     if not isinstance(names, dict) or not all(type(k) is int and isinstance(x, str) for k, x in names.items()):
         text = "has no `names`, which is a list of class names or a mapping of numbers to them"
         raise SesamError(f"{path} {text}. Correct it; put yes, no and numbers in quotes.")
