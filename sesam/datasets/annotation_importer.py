@@ -22,7 +22,7 @@ from sesam.datasets.annotations.registry import find_annotations, read_annotatio
 from sesam.datasets.annotations.yolo import lacks_class_names
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
-from sesam.datasets.label_maps import check_not_binary, find_palette_conflicts, label_map_for
+from sesam.datasets.label_maps import LabelMap, check_not_binary, find_palette_conflicts, label_map_for
 from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
@@ -96,12 +96,7 @@ def import_annotations(
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
-    # PNGs of corrections have class ids, whatever the data set's labels have
-    by_names = {key: name for key, name in manifest.map.items() if not is_value_or_color(key)}
-    written_here = replace(manifest, format="folder", ignore_values=(), map=by_names)
-    label_map = label_map_for(manifest)
-    if as_corrections:
-        label_map = label_map_for(written_here)._replace(names=label_map.names)
+    label_map = _label_map_of_corrections(manifest) if as_corrections else label_map_for(manifest)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
     spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
     work = partial(
@@ -119,10 +114,10 @@ def import_annotations(
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
-        if others and any(kind == IssueKind.NOT_ANNOTATED for kind, _ in issues):
+        kinds = {kind for kind, _ in issues}
+        if others and IssueKind.NOT_ANNOTATED in kinds:
             report += f"\n  Annotations of no training image: {summarize_names(others)}."
-        if any(kind == IssueKind.VALUES for kind, _ in issues):
-            report += f"\n  Known values: {label_map.describe()}."
+        report += f"\n  Known values: {label_map.describe()}." if IssueKind.VALUES in kinds else ""
         is_coded = manifest.format == "folder" and not as_corrections
         raise SesamError(report + draft_map(issues, label_map.values(manifest.classes) if is_coded else None))
     ids = [record.id for record, _ in jobs]
@@ -135,6 +130,13 @@ def import_annotations(
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
     return counts
+
+
+def _label_map_of_corrections(manifest: Manifest) -> LabelMap:
+    """Their PNGs have class ids, whatever the data set's labels have; tools' names are the same."""
+    by_names = {key: name for key, name in manifest.map.items() if not is_value_or_color(key)}
+    written_here = replace(manifest, format="folder", ignore_values=(), map=by_names)
+    return label_map_for(written_here)._replace(names=label_map_for(manifest).names)
 
 
 def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
