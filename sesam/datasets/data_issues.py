@@ -1,7 +1,7 @@
 """Issues of a data set's files: reported all at once, with the first files of each kind."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import groupby
 from pathlib import Path
@@ -60,10 +60,10 @@ def report_issues(where: str, issues: Sequence[Issue]) -> str:
     return "\n".join(lines)
 
 
-def draft_map(issues: Sequence[Issue], known: Mapping[str, str] | None) -> str:
+def draft_map(issues: Sequence[Issue], known: Iterable[str] | None) -> str:
     """A line with `dataset.map` of all values, colors and names that are not a class, to be completed.
 
-    known: classes by value, for a map with values names all of them; None if the map can have names alone.
+    known: the values that are classes, for a map with values names all of them; None if it can have names alone.
     """
     found = set[str]()
     for kind, text in issues:
@@ -72,11 +72,10 @@ def draft_map(issues: Sequence[Issue], known: Mapping[str, str] | None) -> str:
         elif kind == IssueKind.CLASSES:
             found |= set(re.findall(r"'([^']*)'", text.rpartition(": ")[2]))
     has_values = any(kind == IssueKind.VALUES for kind, _ in issues) and any(key.isdecimal() for key in found)
-    entries = {key: repr(name) for key, name in (known or {}).items()} if has_values else {}
-    entries |= dict.fromkeys(found, "null")
-    keys = sorted(entries, key=lambda key: (len(key), key))
-    draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: {entries[key]}" for key in keys)
-    what = "each value means (is 0 a class?)" if has_values else "they mean"
+    # also the values that are known, without their classes: where labels begin at 1, each means another one
+    keys = sorted({*found, *(known or ())} if has_values else found, key=lambda key: (len(key), key))
+    draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: null" for key in keys)
+    what = "each value means" if has_values else "they mean"
     return f"\n  Or say what {what}, null for no class: dataset.map: {{{draft}}}" if keys else ""
 
 
