@@ -21,7 +21,7 @@ from sesam.segmentation import training
 from sesam.segmentation.loss import three_source_loss
 from stages import train_student
 
-ITERATIONS = 30
+ITERATIONS = 20
 
 
 HALVES = """
