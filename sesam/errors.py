@@ -120,6 +120,9 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; run again to resume")
+    except BrokenPipeError:  # who read the output, as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush fails
+        sys.exit(1)
     except Exception as problem:
         if (limit := limit_reached(problem)) is None:
             raise

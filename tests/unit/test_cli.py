@@ -59,3 +59,12 @@ def test_wheel_contains_the_data_files_that_code_opens() -> None:
     assert data == set().union(*packaged.values())
     folders = {path.parent for path in (ROOT / "sesam").rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
+
+
+def test_output_that_nobody_reads_ends_without_a_traceback() -> None:
+    program = "from sesam.errors import run_main\nrun_main(lambda: [print(k) for k in range(100_000)])"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr and process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
