@@ -81,7 +81,7 @@ def image_prompts(
             box = (region.left, region.top, region.left + width, region.top + height)
         components.append(Component(number, k, region.rle(weak.shape), points, box))
     components += [box_component(len(components) + n, entry, weak.shape) for n, entry in enumerate(drawn.boxes, 1)]
-    return add_background(components, drawn.background, weak.shape)
+    return add_background_points(components, drawn.background_points, weak.shape)
 
 
 def box_component(number: int, entry: DrawnBox, shape: tuple[int, int]) -> Component:
@@ -91,7 +91,7 @@ def box_component(number: int, entry: DrawnBox, shape: tuple[int, int]) -> Compo
     return Component(number, entry.class_id, inside.rle(shape), box=entry.box, drawn_box=True)
 
 
-def add_background(
+def add_background_points(
     components: Sequence[Component], background: Sequence[BackgroundPoint], shape: tuple[int, int]
 ) -> list[Component]:
     """The components, each background point in the prompt of the nearest one of its class, the smallest of several."""
@@ -105,4 +105,4 @@ def add_background(
         ]
         if distances:
             points.setdefault(min(distances)[-1], []).append(entry.point)
-    return [replace(x, background=points.get(x.number)) for x in components]
+    return [replace(x, background_points=points.get(x.number)) for x in components]

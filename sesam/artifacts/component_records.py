@@ -45,7 +45,7 @@ class Component:
     rle: Rle
     points: Annotated[list[Point], Field(min_length=1)] | None = None
     box: Box | None = None
-    background: Annotated[list[Point], Field(min_length=1)] | None = None
+    background_points: Annotated[list[Point], Field(min_length=1)] | None = None
     drawn_box: bool = False
 
     @property
@@ -125,7 +125,7 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
             raise _damaged(path, f"component {component.number} is not prompted with {document.prompt_type}")
         if any(
             not (0 <= x < record.width and 0 <= y < record.height)
-            for x, y in (*(component.points or ()), *(component.background or ()))
+            for x, y in (*(component.points or ()), *(component.background_points or ()))
         ):
             raise _damaged(path, f"component {component.number} has points outside the image")
         left, top, right, bottom = component.box or (0, 0, 1, 1)

@@ -40,7 +40,7 @@ class DrawnPrompts:
     """What annotators drew in an image."""
 
     boxes: tuple[DrawnBox, ...] = ()
-    background: tuple[BackgroundPoint, ...] = ()
+    background_points: tuple[BackgroundPoint, ...] = ()
 
 
 NO_PROMPTS = DrawnPrompts()
@@ -52,8 +52,8 @@ def write_drawn_prompts(folder: Path, record: ImageRecord, prompts: DrawnPrompts
     path = _path(folder, record)
     if path.exists():
         earlier = _DRAWN_PROMPTS.validate_json(read_bytes(path))
-        prompts = DrawnPrompts(earlier.boxes + prompts.boxes, earlier.background + prompts.background)
-    if prompts.boxes or prompts.background:
+        prompts = DrawnPrompts(earlier.boxes + prompts.boxes, earlier.background_points + prompts.background_points)
+    if prompts.boxes or prompts.background_points:
         write_json(path, _DRAWN_PROMPTS.dump_python(prompts, mode="json", by_alias=True))
 
 
@@ -66,13 +66,15 @@ def read_drawn_prompts(folder: Path, record: ImageRecord, num_classes: int) -> D
         prompts = _DRAWN_PROMPTS.validate_json(read_bytes(path))
     except ValidationError as problem:
         raise _damaged(path, describe_validation_error(problem)[0]) from None
-    class_ids = [x.class_id for x in prompts.boxes] + [x.class_id for x in prompts.background]
+    class_ids = [x.class_id for x in prompts.boxes] + [x.class_id for x in prompts.background_points]
     if class_ids and max(class_ids) >= num_classes:
         raise _damaged(path, f"class {max(class_ids)}, where classes are 0 to {num_classes - 1}")
     for left, top, right, bottom in (entry.box for entry in prompts.boxes):
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
             raise _damaged(path, "a box that is not in the image")
-    if any(not (0 <= x < record.width and 0 <= y < record.height) for x, y in (p.point for p in prompts.background)):
+    if any(
+        not (0 <= x < record.width and 0 <= y < record.height) for x, y in (p.point for p in prompts.background_points)
+    ):
         raise _damaged(path, "a background point outside the image")
     return prompts
 

@@ -181,7 +181,7 @@ def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) 
     """How many shapes were drawn, and how many left no pixel, by kind; printed too, the latter with their images."""
     counts = Counter[str]()
     for result in written:
-        boxes, background = result.drawn.prompts.boxes, result.drawn.prompts.background
+        boxes, background = result.drawn.prompts.boxes, result.drawn.prompts.background_points
         counts += Counter(shapes=result.drawn.shapes, boxes=len(boxes), background_points=len(background))
         counts += result.drawn.left_out
     if counts["shapes"]:

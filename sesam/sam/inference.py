@@ -37,14 +37,14 @@ def component_prompts(components: Sequence[Component]) -> list[Prompt]:
     """The prompts of an image's components, in their order."""
     prompts = []
     for component in components:
-        background = component.background or []
+        background = component.background_points or []
         points = [*(component.points or []), *background]
         prompts.append(
             Prompt(
                 points=np.array(points) if points else None,
                 box=np.array(component.box) if component.box else None,
                 mask=component.rle if component.prompt_type == "mask" else None,
-                background=len(background),
+                num_background_points=len(background),
             )
         )
     return prompts

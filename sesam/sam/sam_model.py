@@ -18,13 +18,13 @@ class Prompt:
     points: np.ndarray | None = None  # (n, 2) x, y
     box: np.ndarray | None = None  # (4,) x0, y0, x1, y1
     mask: str | None = None  # COCO's compressed run lengths, since an image may have hundreds of masks
-    background: int = 0  # the last so many points are background, the others foreground
+    num_background_points: int = 0  # the last so many points are background, the others foreground
 
     @property
     def point_labels(self) -> np.ndarray:
         """As SAM takes them, (n,) int32: 1 foreground, 0 background."""
         count = 0 if self.points is None else len(self.points)
-        return (np.arange(count) < count - self.background).astype(np.int32)
+        return (np.arange(count) < count - self.num_background_points).astype(np.int32)
 
     @property
     def layout(self) -> tuple[int, bool, bool]:

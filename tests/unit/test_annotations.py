@@ -328,7 +328,7 @@ def test_regions_of_label_studio_belong_to_the_picture_that_they_are_drawn_in(tm
     (drawing,) = find_annotations(path, "folder", image_names("7")).values()
     drawn = read_annotation(drawing, SPEC)
     assert drawn.shapes == 2 and +drawn.left_out == {"regions without a label": 1}
-    assert drawn.prompts.background == (BackgroundPoint(0, (0, 0)),)
+    assert drawn.prompts.background_points == (BackgroundPoint(0, (0, 0)),)
     path = write(tmp_path / "min.json", [{"image": "7.png", "id": 1, "label": []}])
     with pytest.raises(SesamError, match="JSON-MIN"):
         find_annotations(path, "folder", image_names("7"))

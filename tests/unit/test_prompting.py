@@ -153,10 +153,10 @@ def test_boxes_and_background_points_prompt(params) -> None:
     drawn = DrawnPrompts(boxes, tuple(background))
     plain = image_prompts(weak, *none, params, ("r1", "7"))
     first, second, outer, inner = image_prompts(weak, *none, params, ("r1", "7"), drawn)
-    assert (replace(first, background=None), second) == tuple(plain)
-    assert first.background == [(18, 12)] and second.background is None
+    assert (replace(first, background_points=None), second) == tuple(plain)
+    assert first.background_points == [(18, 12)] and second.background_points is None
     assert outer.drawn_box and (outer.number, outer.class_id, outer.box) == (3, 1, (30, 10, 50, 35))
-    assert outer.background == [(45, 30)] and inner.background == [(37, 17)]
+    assert outer.background_points == [(45, 30)] and inner.background_points == [(37, 17)]
     inside = rle_to_mask(outer.rle, weak.shape)
     assert inside.sum() == 20 * 25 and inside[10:35, 30:50].all()
     prompts = component_prompts([first, outer])

@@ -71,7 +71,11 @@ def make_prompts(kind: str, size: tuple[int, int], count: int = 4) -> list[Promp
     if kind == "background":
         points = [np.array([[4 + k, 5], [9, 9 + k]]) for k in range(count)]
         box, mask = np.array([1, 2, width - 3, height - 1]), mask_to_rle(masks[0])
-        others = [{"background": 1}, {"background": 2, "box": box}, {"background": 2, "mask": mask}]
+        others = [
+            {"num_background_points": 1},
+            {"num_background_points": 2, "box": box},
+            {"num_background_points": 2, "mask": mask},
+        ]
         return [Prompt(points=points[k], **others[k % 3]) for k in range(count)]
     return [Prompt(mask=mask_to_rle(mask)) for mask in masks]
 

@@ -121,7 +121,7 @@ def test_boxes_label_no_pixel_and_are_filled_for_the_baseline(params, tmp_path: 
     assert not read_drawn_prompts(tmp_path, replace(record, id="8"), 2).boxes
     for damage in (
         '{"boxes": [{"class": 1, "box": [0, 0, 61, 4]}]}',
-        '{"background": [{"class": 1, "point": [0, 40]}]}',
+        '{"background_points": [{"class": 1, "point": [0, 40]}]}',
     ):
         (tmp_path / "a/7.json").write_text(damage)
         with pytest.raises(SesamError, match="is damaged"):

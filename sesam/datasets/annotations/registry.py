@@ -44,7 +44,8 @@ class WithPrompts(Annotation):
     def draw(self, spec: LabelSpec) -> Drawn:
         first, second = (read_annotation(part, spec) for part in self.parts)
         prompts = DrawnPrompts(
-            first.prompts.boxes + second.prompts.boxes, first.prompts.background + second.prompts.background
+            first.prompts.boxes + second.prompts.boxes,
+            first.prompts.background_points + second.prompts.background_points,
         )
         labels = np.where(first.labels == IGNORE_INDEX, second.labels, first.labels)
         shapes, left_out = first.shapes + second.shapes, first.left_out + second.left_out
