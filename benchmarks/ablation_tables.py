@@ -189,7 +189,10 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
             continue
         run = found[shown[0].name]
         lines += [f"## {title}", "", ABOUT[title], ""]
-        lines += [f"Commit `{version[0]}`, {run['max_iters'][0]} iterations, {len(run['seed'])} seeds.", ""]
+        counts = sorted({len(found[row.name]["seed"]) for row in shown})
+        seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
+        plural = "" if seeds == "1" else "s"
+        lines += [f"Commit `{version[0]}`, {run['max_iters'][0]} iterations, {seeds} seed{plural} a row.", ""]
         labels_of = "r1" if title == "Steps" else None
         lines += [*score_table(shown, found, NETWORKS.get(title, ()), labels_of), ""]
         if title == "Supervision":
