@@ -58,7 +58,9 @@ class Shape(NamedTuple):
         return drawn > 0
 
     def box(self, size: tuple[int, int]) -> Box | None:
-        """The upright box around its points, in an image of `size` (H, W); None if that is outside."""
+        """The upright box around its points, in an image of `size` (H, W); None if that is outside, or it has none."""
+        if not len(self.points):
+            return None
         edges, points = np.array(size[::-1]), _clip(self.points, size).round(3)  # numbers in percent are not exact
         if not (points.min(0) < points.max(0)).all():
             return None  # without an area, also between pixels

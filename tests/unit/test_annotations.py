@@ -184,7 +184,7 @@ def test_labelme_leaves_out_fractions_of_pixels(tmp_path: Path) -> None:
     document = labelme()
     left, top, right, bottom = BOX
     document["shapes"][2]["points"] = [(x + 0.9, y + 0.6) for x, y in document["shapes"][2]["points"]]
-    corners = box_corners(left, top, right - 1, bottom - 1).tolist()
+    corners = box_corners(left, top, right, bottom).tolist()
     document["shapes"][3] |= {"shape_type": "oriented_rectangle", "points": corners}
     document["shapes"][-1]["points"] = [[40.6, 20.4], [54.6, 29.4]]
     assert np.array_equal(draw(write(tmp_path / "labelme.json", document)), expected())

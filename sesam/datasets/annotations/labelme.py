@@ -27,7 +27,7 @@ from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegion
 from sesam.errors import SesamError
 
 NAME, SUFFIX = "labelme's JSON", ".json"
-KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "polygon", "rotation": "polygon"}
+KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "box", "rotation": "box"}
 IGNORED = "__ignore__"  # labelme's own name of what is not a class
 KINDS |= {"line": "line", "linestrip": "line", "point": "point", "points": "point"}
 
