@@ -4,6 +4,8 @@ Scores are of the training images that have a fine label; components and sources
 the round's pseudo-labels, lists all images without the use of fine labels, those that most need a look first.
 """
 
+import sys
+
 from sesam.artifacts.atomic_io import write_json, write_text
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import run_main
@@ -19,7 +21,13 @@ def main() -> None:
     metrics = label_metrics(quality, manifest.classes)
     write_json(METRICS / "labels" / f"{round_name}.json", metrics)
     write_text(pseudo_label_dir(round_name) / RANKING, ranking_csv(quality.ranking))
-    scores = metrics["scores"]["pseudo_labels"]
+    weak, scores = (metrics["scores"][label_set] for label_set in ("weak", "pseudo_labels"))
+    if weak["precision"] is not None and weak["precision"] < 0.5:
+        print(
+            f"warning: only {weak['precision']:.0%} of the weak labels' pixels have the class of the fine labels. "
+            "Are the classes in another order, or counted from 1 (dataset.map)?",
+            file=sys.stderr,
+        )
     print(f"evaluate_labels {round_name}: pseudo-labels, precision {scores['precision']}, recall {scores['recall']}")
 
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
+from sesam.artifacts.manifest import save_unused
 from sesam.datasets.checks import estimate_cost
 from sesam.datasets.class_statistics import class_table
 from sesam.datasets.importer import find_images, import_dataset
@@ -20,10 +21,11 @@ from sesam.sam.registry import get_model
 def main() -> None:
     params = load_params()
     embedding_bytes = get_model(params.sam.model).embedding_bytes
-    pairs = find_images(params.dataset)
+    pairs, unused = find_images(params.dataset)
     with atomic_directory(FINE_LABELS / "train") as train, atomic_directory(FINE_LABELS / "val") as val:
         manifest, results, warnings = import_dataset(pairs, {"train": train, "val": val}, params)
     manifest.save()
+    save_unused(unused)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"prepare: {len(manifest.train)} training images, {len(manifest.val) or 'no'} validation images")

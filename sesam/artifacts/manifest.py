@@ -7,6 +7,7 @@ One file for the classes and one per split, so that a stage depends only on what
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -94,6 +95,30 @@ class Manifest:
             raise _damaged(path, "two classes have one name")
         train, val = (_read_split(folder / f"{split}.json") for split in SPLITS)
         return cls(**vars(classes), train=train, val=val)
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True)
+class UnusedImage:
+    """An image of the data set that no split has, by dataset.exclude or .subset; annotations may be of it."""
+
+    id: str
+    image: str
+
+
+_UNUSED = TypeAdapter(tuple[UnusedImage, ...])
+UNUSED = "unused.json"
+
+
+def save_unused(images: Iterable[UnusedImage], folder: Path = MANIFEST) -> None:
+    write_json(folder / UNUSED, _UNUSED.dump_python(tuple(images)))
+
+
+def load_unused(folder: Path = MANIFEST) -> tuple[UnusedImage, ...]:
+    """What `save_unused` wrote, nothing if it did not; SesamError if the file holds anything else."""
+    path = folder / UNUSED
+    images: tuple[UnusedImage, ...] = _read(path, tuple[UnusedImage, ...]) if path.exists() else ()
+    return images
 
 
 @with_config(_STRICT)

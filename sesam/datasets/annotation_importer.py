@@ -15,7 +15,7 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
-from sesam.artifacts.manifest import ImageRecord, Manifest, load_label
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_unused
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
@@ -89,7 +89,7 @@ def import_annotations(
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
-    names = ImageNames(manifest.train, manifest.val)
+    names = ImageNames(manifest.train, manifest.val, load_unused())
     warn_unread_files(source, manifest)
     annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from sesam.artifacts.manifest import SPLITS, Manifest
+from sesam.artifacts.manifest import SPLITS, Manifest, UnusedImage
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
 from sesam.datasets.data_issues import IssueKind, draft_map, report_issues, summarize_names
 from sesam.datasets.label_maps import (
@@ -109,8 +109,11 @@ def _warn_unread_files(config: DatasetParams) -> list[str]:
     return warnings
 
 
-def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
-    """Each split's images to use, by id; SesamError if none is left, two have one id, or one to exclude is unknown."""
+def find_images(config: DatasetParams) -> tuple[dict[str, list[ImagePair]], list[UnusedImage]]:
+    """Each split's images to use, by id, and those that are not used, by dataset.exclude or .subset.
+
+    SesamError if none is left, two have one id, or one to exclude is unknown.
+    """
     root, pairs, problems = Path(config.root), {}, []
     for split in SPLITS:
         try:
@@ -119,6 +122,7 @@ def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
             problems.append(str(problem))
     if problems:
         raise SesamError("\n  ".join(dict.fromkeys(problems)))
+    found = [pair for split in SPLITS for pair in pairs[split]]
     ids = {split: {pair.id for pair in pairs[split]} for split in SPLITS}
     if both := sorted(set(config.exclude) & ids["train"] & ids["val"]):
         raise SesamError(
@@ -144,7 +148,8 @@ def find_images(config: DatasetParams) -> dict[str, list[ImagePair]]:
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
         remedy = "Add them, or set dataset.val_splits: []"
         raise SesamError(f"{root} has no fine labels of validation images: {summarize_names(bare)}. {remedy}.")
-    return pairs
+    used = {pair.image for split in SPLITS for pair in pairs[split]}
+    return pairs, [UnusedImage(pair.id, pair.image.as_posix()) for pair in found if pair.image not in used]
 
 
 def _check_names(root: Path, pairs: Sequence[ImagePair]) -> None:

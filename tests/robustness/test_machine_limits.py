@@ -136,4 +136,4 @@ def test_ids_that_need_one_name_for_a_file_and_a_folder(tmp_path: Path, suffix: 
     with pytest.raises(SesamError, match=rf"names of several images: 1(?s:.*)the folder a{suffix} has the name of"):
         find_images(dataset)
     (tmp_path / "images/train/a.bmp").unlink()
-    assert [pair.id for pair in find_images(dataset)["train"]] == [f"a{suffix}/b", "a.x/b"]
+    assert [pair.id for pair in find_images(dataset)[0]["train"]] == [f"a{suffix}/b", "a.x/b"]

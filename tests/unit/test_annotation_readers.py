@@ -369,3 +369,11 @@ def test_faulty_json(name: str, tmp_path: Path) -> None:
             assert name in str(problem)
             refusals += 1
     assert refusals >= 20
+
+
+def test_quadrangles_of_yolo_may_be_oriented_boxes(tmp_path: Path) -> None:
+    write(tmp_path / "data.yaml", YAML)
+    write(tmp_path / "labels/7.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5\n" * 2)
+    (drawn,) = (read_annotation(annotation, SPEC) for annotation in find(tmp_path, "7").values())
+    told = "rows of nine columns, read as polygons (oriented boxes look the same)"
+    assert drawn.left_out[told] == 2 and (drawn.labels == 0).any()

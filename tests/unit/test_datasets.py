@@ -16,7 +16,8 @@ from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
 from sesam.artifacts.image_io import read_image, read_label
-from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.manifest import Manifest, load_unused
+from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.label_maps import CAMVID, class_names_and_palette, read_values
 from sesam.datasets.layouts import ImagePair, find_pairs, list_files
@@ -601,3 +602,23 @@ def test_annotators_labels_need_no_fine_ones(workspace, capsys) -> None:
     records = prepared().train
     assert [record.has_fine_label for record in records].count(False) == 1
     assert "training images without a fine label: 1 (" in capsys.readouterr().err
+
+
+def test_annotations_of_images_that_are_not_used_are_not_taken_for_others(workspace) -> None:
+    """A name means an image that dataset.exclude leaves out where it agrees with that one more."""
+    workspace("folder")
+    for split in ("images", "labels"):
+        (first,) = [path for path in Path("raw", split, "train").rglob("0.*")]
+        for name in ("extra/0", "20240101-0", "a b"):
+            copy = Path("raw", split, "train", f"{name}{first.suffix}")
+            copy.parent.mkdir(exist_ok=True)
+            pixels = np.array(Image.open(first))
+            Image.fromarray(pixels if split == "labels" else pixels ^ len(name)).save(copy)
+    edit_params(Path(), dataset__exclude=["extra/0", "20240101-0", "a b"])
+    manifest = prepared()
+    unused = load_unused()
+    assert sorted(image.id for image in unused) == ["20240101-0", "a b", "extra/0"]
+    names = ImageNames(manifest.train, manifest.val, unused)
+    assert names.match("0.png") == names.match("0a1b2c3d-0.png", is_url=True) == "0"
+    for name in ("extra/0.png", "20240101-0.png", "0a1b2c3d-a_b.png"):
+        assert names.match(name, is_url=True) is None

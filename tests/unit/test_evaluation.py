@@ -20,7 +20,7 @@ from PIL import Image
 
 from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.component_records import Outcome, Selected
-from sesam.artifacts.image_io import write_label
+from sesam.artifacts.image_io import read_label, write_label
 from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle
@@ -38,7 +38,7 @@ from sesam.reporting.layout import fit_to_tile, overlay_masks
 from sesam.reporting.trace import explain_pixel, list_components, load_trace
 from sesam.scores import class_iou, class_scores, confusion_matrix, label_scores, network_scores
 from sesam.segmentation.evaluation import loss_curve
-from stages import panels
+from stages import evaluate_labels, panels
 
 K = 4
 labels = arrays(np.uint8, (4, 5), elements=st.sampled_from([*range(K), 255]))
@@ -352,3 +352,15 @@ def test_small_masks_are_drawn_over_large_ones() -> None:
     picture = overlay_masks(PHOTO, components, PALETTE)
     red, green = picture[4 * 42 + 21, 6 * 42], picture[21, 21]
     assert red.argmax() == 0 and green.argmax() == 1
+
+
+def test_weak_labels_of_other_classes_are_told(workspace: tuple[Manifest, Params], monkeypatch, capsys) -> None:
+    """As where one counts classes from 1 and the other from 0."""
+    manifest, _ = workspace
+    for record in manifest.train:
+        path = Path(f"data/weak/{record.id}.png")
+        weak = read_label(path)
+        write_label(path, np.where(weak == 255, 255, 1 - weak.clip(0, 1)).astype(np.uint8), PALETTE)
+    monkeypatch.setattr(sys, "argv", ["evaluate_labels", "r1"])
+    evaluate_labels.main()
+    assert "warning: only 0% of the weak labels' pixels have the class of the fine labels" in capsys.readouterr().err

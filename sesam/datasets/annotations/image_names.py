@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from sesam.artifacts.manifest import ImageRecord
+from sesam.artifacts.manifest import ImageRecord, UnusedImage
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -32,16 +32,18 @@ class _Image(NamedTuple):
 
 
 class ImageNames:
-    """The images of all splits, since a name may mean one that is not trained on."""
+    """The images of all splits, and those that are not used, since a name may mean one that is not trained on."""
 
-    def __init__(self, train: Sequence[ImageRecord], val: Sequence[ImageRecord] = ()) -> None:
+    def __init__(
+        self, train: Sequence[ImageRecord], val: Sequence[ImageRecord] = (), unused: Sequence[UnusedImage] = ()
+    ) -> None:
         self.by_last: dict[str, list[_Image]] = defaultdict(list)
         self.by_upload: dict[str, list[_Image]] = defaultdict(list)
         self.digests = {record.sha256 for record in (*train, *val)}
         self.train_ids = {record.id for record in train}
         self.val_ids = {record.id for record in val}
         self.split_folders: set[str] = set()
-        for records, is_train in ((train, True), (val, False)):
+        for records, is_train in ((train, True), (val, False), (unused, False)):
             for record in records:
                 image = _parse(record, is_train)
                 self.by_last[image.id_parts[-1]].append(image)
@@ -64,8 +66,8 @@ class ImageNames:
             stem = PurePosixPath(UPLOADED.sub("", uploaded)).stem
             # an upload keeps no folder, so that only an id without folders is certain
             images = [image for image in self.by_upload.get(stem, ()) if len(image.id_parts) == 1]
-            if len(trained := [image for image in images if image.is_train]) == 1:
-                return trained[0].image_id
+            if len({image.image_id for image in images}) == 1 and any(image.is_train for image in images):
+                return images[0].image_id
         return None
 
     def candidates(self, name: str) -> list[str]:
@@ -104,7 +106,7 @@ def split_of(path: Path) -> str | None:
     return next((part for part in (last, path.parent.name) if part.lower() in SPLIT_ALIASES), None)
 
 
-def _parse(record: ImageRecord, is_train: bool) -> _Image:
+def _parse(record: ImageRecord | UnusedImage, is_train: bool) -> _Image:
     id_parts = tuple(normalize("NFC", record.id).split("/"))
     file_parts = tuple(normalize("NFC", record.image).split("/"))
     return _Image(record.id, id_parts, file_parts[: -len(id_parts)], is_train)

@@ -26,7 +26,7 @@ class RelativeDrawing(Drawing):
 
     def draw(self, spec: LabelSpec) -> Drawn:
         shapes = [shape._replace(points=shape.points * spec.size[::-1]) for shape in self.shapes]
-        return Drawing(self.path, None, tuple(shapes)).draw(spec)
+        return Drawing(self.path, None, tuple(shapes), skipped=self.skipped).draw(spec)
 
 
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
@@ -46,7 +46,9 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
             raise ValueError(f"line {number}: class {row[0]:.20} is not in {named_in}") from None
     # labels/val/7.txt, val/labels/7.txt and obj_val_data/7.txt are of images/val/7.png or val/images/7.png
     name = re.sub(r"/obj_(\w+)_data/", r"/\1/", f"/{file.name}".replace("/labels/", "/"))[1:]
-    return [(name, RelativeDrawing(file.path, None, tuple(shapes)))]
+    quads = sum(len(row) == 9 for row in rows)
+    doubtful = {"rows of nine columns, read as polygons (oriented boxes look the same)": quads * (quads == len(shapes))}
+    return [(name, RelativeDrawing(file.path, None, tuple(shapes), skipped=doubtful))]
 
 
 def find_class_names(path: Path, depth: int) -> Path | None:
