@@ -56,6 +56,11 @@ def path_to_delete(path: Path) -> str:
     return " and ".join(["it" if folder is None else str(folder), *map(str, find_damaged_objects(folder or path))])
 
 
+def damaged_artifact(path: Path, reason: str) -> SesamError:
+    """The error of a file that a stage wrote and that holds something else."""
+    return SesamError(f"{path} is damaged: {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")
+
+
 @lru_cache(16)
 def _archives(folder: Path, written: int) -> tuple[list[str], list[Path]]:
     """The names of the archives' first files, sorted, and the archives in that order."""

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.artifacts.archives import path_to_delete
+from sesam.artifacts.archives import damaged_artifact
 from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.drawn_prompts import Box, ClassId, Point
 from sesam.artifacts.manifest import ImageRecord
-from sesam.errors import SesamError, describe_validation_error
+from sesam.errors import describe_validation_error
 from sesam.geometry.rle import rle_to_counts
 
 Number = Annotated[int, Field(ge=1)]
@@ -122,15 +122,15 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
     document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
         if component.prompt_type != ("box" if component.drawn_box else document.prompt_type):
-            raise _damaged(path, f"component {component.number} is not prompted with {document.prompt_type}")
+            raise damaged_artifact(path, f"component {component.number} is not prompted with {document.prompt_type}")
         if any(
             not (0 <= x < record.width and 0 <= y < record.height)
             for x, y in (*(component.points or ()), *(component.background_points or ()))
         ):
-            raise _damaged(path, f"component {component.number} has points outside the image")
+            raise damaged_artifact(path, f"component {component.number} has points outside the image")
         left, top, right, bottom = component.box or (0, 0, 1, 1)
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
-            raise _damaged(path, f"component {component.number} has no box in the image")
+            raise damaged_artifact(path, f"component {component.number} has no box in the image")
     return document.components
 
 
@@ -138,7 +138,7 @@ def read_candidates(path: Path, record: ImageRecord, components: Sequence[Compon
     """Candidates by component number, as `sam_masks` wrote them for `components`; SesamError for any other file."""
     candidates = {prompted.number: prompted.candidates for prompted in _read(path, record, _CANDIDATES).components}
     if candidates.keys() != {component.number for component in components}:
-        raise _damaged(path, "it is not of the components that were prompted")
+        raise damaged_artifact(path, "it is not of the components that were prompted")
     return candidates
 
 
@@ -153,10 +153,10 @@ def read_selected(
     if components is not None and [(x.number, x.class_id) for x in selected] != [
         (x.number, x.class_id) for x in components
     ]:
-        raise _damaged(path, "it is not of the components that were prompted")
+        raise damaged_artifact(path, "it is not of the components that were prompted")
     for component in selected:
         if not component.kept == (component.candidate_index is not None) == (component.score is not None):
-            raise _damaged(
+            raise damaged_artifact(
                 path, f"component {component.number} is {component.outcome}, mask {component.candidate_index}"
             )
     return selected
@@ -181,22 +181,18 @@ def _read(
     try:
         document = adapter.validate_json(read_bytes(path))
     except ValidationError as problem:
-        raise _damaged(path, describe_validation_error(problem)[0]) from None
+        raise damaged_artifact(path, describe_validation_error(problem)[0]) from None
     if (document.id, document.height, document.width) != (record.id, record.height, record.width):
-        raise _damaged(path, f"it is of another image than {record.id}, {record.width}x{record.height}")
+        raise damaged_artifact(path, f"it is of another image than {record.id}, {record.width}x{record.height}")
     if len({component.number for component in document.components}) < len(document.components):
-        raise _damaged(path, "two components have one number")
+        raise damaged_artifact(path, "two components have one number")
     pixels = record.height * record.width
     for component in document.components:
         if not isinstance(component, _Candidates) and component.class_id >= num_classes:
-            raise _damaged(path, f"class {component.class_id}, where classes are 0 to {num_classes - 1}")
+            raise damaged_artifact(path, f"class {component.class_id}, where classes are 0 to {num_classes - 1}")
         for mask in component.candidates if isinstance(component, _Candidates) else (component,):
             counts = rle_to_counts(mask.rle)
             # each, or their sum might wrap around
             if counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
-                raise _damaged(path, f"run lengths do not fit {record.width}x{record.height} pixels")
+                raise damaged_artifact(path, f"run lengths do not fit {record.width}x{record.height} pixels")
     return document
-
-
-def _damaged(path: Path, reason: str) -> SesamError:
-    return SesamError(f"{path} is damaged: {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
-from sesam.artifacts.archives import path_to_delete
+from sesam.artifacts.archives import damaged_artifact
 from sesam.artifacts.atomic_io import read_bytes, write_json
 from sesam.artifacts.manifest import ImageRecord
-from sesam.errors import SesamError, describe_validation_error
+from sesam.errors import describe_validation_error
 
 ClassId = Annotated[int, Field(ge=0, le=254, alias="class")]
 Point = tuple[int, int]  # x, y
@@ -42,6 +42,9 @@ class DrawnPrompts:
     boxes: tuple[DrawnBox, ...] = ()
     background_points: tuple[BackgroundPoint, ...] = ()
 
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.boxes + other.boxes, self.background_points + other.background_points)
+
 
 NO_PROMPTS = DrawnPrompts()
 _DRAWN_PROMPTS = TypeAdapter(DrawnPrompts)
@@ -51,8 +54,7 @@ def write_drawn_prompts(folder: Path, record: ImageRecord, prompts: DrawnPrompts
     """Add an image's prompts to those in the folder of its weak label, if there are any."""
     path = _path(folder, record)
     if path.exists():
-        earlier = _DRAWN_PROMPTS.validate_json(read_bytes(path))
-        prompts = DrawnPrompts(earlier.boxes + prompts.boxes, earlier.background_points + prompts.background_points)
+        prompts = _DRAWN_PROMPTS.validate_json(read_bytes(path)) + prompts
     if prompts.boxes or prompts.background_points:
         write_json(path, _DRAWN_PROMPTS.dump_python(prompts, mode="json", by_alias=True))
 
@@ -65,23 +67,19 @@ def read_drawn_prompts(folder: Path, record: ImageRecord, num_classes: int) -> D
     try:
         prompts = _DRAWN_PROMPTS.validate_json(read_bytes(path))
     except ValidationError as problem:
-        raise _damaged(path, describe_validation_error(problem)[0]) from None
+        raise damaged_artifact(path, describe_validation_error(problem)[0]) from None
     class_ids = [x.class_id for x in prompts.boxes] + [x.class_id for x in prompts.background_points]
     if class_ids and max(class_ids) >= num_classes:
-        raise _damaged(path, f"class {max(class_ids)}, where classes are 0 to {num_classes - 1}")
+        raise damaged_artifact(path, f"class {max(class_ids)}, where classes are 0 to {num_classes - 1}")
     for left, top, right, bottom in (entry.box for entry in prompts.boxes):
         if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
-            raise _damaged(path, "a box that is not in the image")
+            raise damaged_artifact(path, "a box that is not in the image")
     if any(
         not (0 <= x < record.width and 0 <= y < record.height) for x, y in (p.point for p in prompts.background_points)
     ):
-        raise _damaged(path, "a background point outside the image")
+        raise damaged_artifact(path, "a background point outside the image")
     return prompts
 
 
 def _path(folder: Path, record: ImageRecord) -> Path:
     return folder / f"{record.id}.json"
-
-
-def _damaged(path: Path, reason: str) -> SesamError:
-    return SesamError(f"{path} is damaged: {reason}. Delete {path_to_delete(path)} and run `dvc repro`.")

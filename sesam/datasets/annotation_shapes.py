@@ -116,6 +116,14 @@ def _composed(name: str | int) -> str | int:
     return normalize("NFC", name) if isinstance(name, str) else name
 
 
+def _class_ids(spec: LabelSpec) -> dict[str | int, int]:
+    """The class of each id and name, as the classes, dataset.map and a Mac spell it."""
+    class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
+    class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
+    class_ids.update(spec.label_map.names.items())
+    return class_ids | {_composed(name): k for name, k in class_ids.items()}
+
+
 @dataclass(frozen=True)
 class Drawing(Annotation):
     """What was drawn with a tool in one image. Later shapes cover earlier ones."""
@@ -144,17 +152,14 @@ class Drawing(Annotation):
         outlines = [shape.points for shape in self.shapes if shape.kind in ("polygon", "box") and len(shape.points)]
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
-        drawn = sum(_lengths(_clip(line, spec.size)).sum() for x in self.shapes for line in (x.points, *x.holes))
-        if drawn > MAX_DRAWN:
-            text = f"{self.path} has outlines of {drawn:.0f} pixels; at most {MAX_DRAWN} are drawn"
+        length = sum(_lengths(_clip(line, spec.size)).sum() for x in self.shapes for line in (x.points, *x.holes))
+        if length > MAX_DRAWN:
+            text = f"{self.path} has outlines of {length:.0f} pixels; at most {MAX_DRAWN} are drawn"
             raise DataIssue(IssueKind.UNREADABLE, text)
-        class_ids: dict[str | int, int] = {k: k for k in range(len(spec.classes))}
-        class_ids.update(zip(spec.classes, range(len(spec.classes)), strict=True))
-        class_ids.update(spec.label_map.names.items())
-        class_ids.update({_composed(name): k for name, k in [*class_ids.items()]})
+        class_ids = _class_ids(spec)
         boxes, background = list[DrawnBox](), list[BackgroundPoint]()
-        drawn = set[int]()
-        top = np.zeros(spec.size, np.int32)  # which shape is on top of each pixel, from 1
+        drawn_numbers = set[int]()
+        top_number = np.zeros(spec.size, np.int32)  # of the shape on top of each pixel, from 1
         shapes = [x if x.name in class_ids else x._replace(name=_composed(x.name)) for x in self.shapes]
         classified = {x.region for x in shapes if class_ids.get(x.name, IGNORE_INDEX) != IGNORE_INDEX} - {None}
         for number, shape in enumerate(shapes, 1):
@@ -175,11 +180,11 @@ class Drawing(Annotation):
                 raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
             left_out[f"{shape.kind}s without a pixel"] += not mask.any()
             if shape.kind != "background point":
-                labels[mask], top[mask] = class_id, number
-                drawn |= {number} if mask.any() else set()
+                labels[mask], top_number[mask] = class_id, number
+                drawn_numbers |= {number} if mask.any() else set()
             elif class_id != IGNORE_INDEX:
                 background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
-        left_out["shapes that later ones cover wholly"] = len(drawn.difference(np.unique(top).tolist()))
+        left_out["shapes that later ones cover wholly"] = len(drawn_numbers.difference(np.unique(top_number).tolist()))
         unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.drawn_prompts import DrawnPrompts
 from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations import (
     coco,
@@ -43,14 +42,10 @@ class WithPrompts(Annotation):
 
     def draw(self, spec: LabelSpec) -> Drawn:
         first, second = (read_annotation(part, spec) for part in self.parts)
-        prompts = DrawnPrompts(
-            first.prompts.boxes + second.prompts.boxes,
-            first.prompts.background_points + second.prompts.background_points,
-        )
         labels = np.where(first.labels == IGNORE_INDEX, second.labels, first.labels)
         shapes, left_out = first.shapes + second.shapes, first.left_out + second.left_out
         colors = first.colors if first.colors.values else second.colors
-        return Drawn(labels, [], shapes, left_out, colors, prompts)
+        return Drawn(labels, [], shapes, left_out, colors, first.prompts + second.prompts)
 
 
 class Reader(Protocol):
