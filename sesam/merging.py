@@ -12,11 +12,16 @@ from sesam.labels import IGNORE_INDEX
 
 
 def merge_labels(
-    weak: np.ndarray, confident: np.ndarray, components: Sequence[Component], selected: Sequence[Selected]
+    weak: np.ndarray,
+    confident: np.ndarray,
+    components: Sequence[Component],
+    selected: Sequence[Selected],
+    weak_source: int = WEAK,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels and their sources, both (H, W) uint8.
 
-    weak, confident: (H, W) uint8 weak labels and the teacher's confident predictions, 255 = none. Each pixel takes the
+    weak, confident: (H, W) uint8 weak labels and the teacher's confident predictions, 255 = none. weak_source: FINE
+    where the weak labels are fine ones. Each pixel takes the
     class of the kept mask with the strongest claim, see `claim_strength`; then weak labels are restored, and pixels
     that are still empty take `confident`.
     """
@@ -28,7 +33,7 @@ def merge_labels(
             wins = strength > strongest
             strongest[wins], labels[wins], sources[wins] = strength[wins], chosen.class_id, SAM
     labeled = weak != IGNORE_INDEX
-    labels[labeled], sources[labeled] = weak[labeled], WEAK
+    labels[labeled], sources[labeled] = weak[labeled], weak_source
     empty = (labels == IGNORE_INDEX) & (confident != IGNORE_INDEX)
     labels[empty], sources[empty] = confident[empty], CONFIDENT
     return labels, sources

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from unicodedata import category
 
 from pydantic import (
@@ -64,6 +64,8 @@ ClassName = Annotated[str, AfterValidator(printable)]
 ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
 Strategy = Literal["skeleton", "random", "confident", "center"]
+Kind = Literal["fine", "coarse", "scribble", "point", "box", "none"]  # what annotators gave an image
+KINDS: tuple[Kind, ...] = get_args(Kind)
 RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]
 
 NO_TEACHER, BASELINE = "none", "baseline"
@@ -212,9 +214,34 @@ class PointParams(Group):
     )
 
 
+class MixParams(Group):
+    """Fractions of the training images that are simulated as another kind than `weak_labels.kind`."""
+
+    fine: Ratio = Field(0.0, description="fine masks")
+    coarse: Ratio = Field(0.0, description="coarse polygons")
+    scribble: Ratio = Field(0.0, description="scribbles")
+    point: Ratio = Field(0.0, description="points")
+    box: Ratio = Field(0.0, description="boxes")
+    none: Ratio = Field(0.0, description="no annotation")
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> MixParams:
+        if (total := sum(self.shares.values())) > 1 + 1e-9:
+            raise ValueError(f"the fractions add up to {total:g}; they must not exceed 1")
+        return self
+
+    @property
+    def shares(self) -> dict[Kind, float]:
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+
 class WeakLabelParams(Group):
     kind: Literal["coarse", "scribble", "point", "box", "fine"] = Field(
         "scribble", description="coarse, scribble, point, box (annotators' or simulated); or fine, full supervision"
+    )
+    mix: MixParams = MixParams()
+    unannotated: Literal["refuse", "use"] = Field(
+        "refuse", description="training images without annotation: refuse, or use their fine label, or as unlabeled"
     )
     path: str = Field(
         FINE_TRAIN_LABELS,
@@ -314,12 +341,13 @@ class LossWeights(Group):
     """λ of the three-source loss."""
 
     weak: NonNegative = Field(1.0, description="weight of annotators' pixels")
+    fine: NonNegative = Field(1.0, description="weight of fine masks' pixels")
     sam: NonNegative = Field(1.0, description="weight of SAM's pixels")
     confident: NonNegative = Field(0.3, description="weight of the teacher's confident predictions")
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> LossWeights:
-        if not any((self.weak, self.sam, self.confident)):
+        if not any((self.weak, self.fine, self.sam, self.confident)):
             raise ValueError("all loss weights are 0, so nothing would be learned; set one above 0")
         return self
 
@@ -328,6 +356,9 @@ class StudentParams(ScheduleOverride):
     init: Literal["pretrained", "teacher"] = Field("pretrained", description="initial weights: pretrained or teacher")
     loss_weights: LossWeights = LossWeights()
     sam_sample_prob: Ratio = Field(1.0, description="probability that a sample uses its SAM pixels")
+    unannotated_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="fraction of the samples from images without annotation, where a teacher labels them"
+    )
 
 
 class TeacherParams(Group):
@@ -442,6 +473,9 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
+        simulated = self.weak_labels.path == FINE_TRAIN_LABELS
+        if not simulated and any(self.weak_labels.mix.shares.values()):
+            raise ValueError(f"weak_labels.mix is simulated; with it weak_labels.path must be {FINE_TRAIN_LABELS}")
         if self.weak_labels.kind == "fine" and self.weak_labels.path != FINE_TRAIN_LABELS:
             raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {FINE_TRAIN_LABELS}")
         return self

@@ -5,6 +5,7 @@ from pathlib import Path
 MANIFEST = Path("data/dataset")
 FINE_LABELS = Path("data/fine")
 WEAK_LABELS = Path("data/weak")
+SUPERVISION = Path("data/supervision.json")
 CORRECTIONS = Path("data/corrections")  # of pseudo-labels
 EMBEDDINGS = Path("data/embeddings")
 METRICS = Path("metrics")

@@ -1,5 +1,8 @@
 """Weak labels simulated from fine ones: coarse polygons, scribbles, points, boxes."""
 
+from collections.abc import Iterable
+from functools import partial
+
 import cv2
 import numpy as np
 from scipy.sparse import coo_array
@@ -9,25 +12,46 @@ from sesam.artifacts.drawn_prompts import NO_PROMPTS, DrawnBox, DrawnPrompts
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, skeleton
 from sesam.geometry.strokes import draw_stroke
 from sesam.labels import IGNORE_INDEX
-from sesam.params import WeakLabelParams
+from sesam.params import Kind, WeakLabelParams
+from sesam.seeds import seed_of
 
 
-def simulate_weak_label(fine: np.ndarray, config: WeakLabelParams) -> np.ndarray:
-    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled, as everything is of the kind box."""
-    if config.kind == "fine":
+def mix_kinds(ids: Iterable[str], config: WeakLabelParams) -> dict[str, Kind]:
+    """The kind of each image: as many of each as `mix` says, rounded down, and `kind` for all others.
+
+    A larger fraction holds the images of the smaller one, while those before it in KINDS stay the same.
+    """
+    ids = list(ids)
+    kinds: dict[str, Kind] = dict.fromkeys(ids, config.kind)
+    left = set(ids)
+    for kind, share in config.mix.shares.items():
+        ranked = sorted(left, key=partial(seed_of, "mix", kind))
+        chosen = ranked[: int(share * len(ids) + 1e-9)]
+        kinds |= dict.fromkeys(chosen, kind)
+        left.difference_update(chosen)
+    return kinds
+
+
+def simulate_weak_label(fine: np.ndarray, config: WeakLabelParams, kind: Kind | None = None) -> np.ndarray:
+    """Weak labels (H, W) uint8 of fine labels (H, W) uint8; 255 = unlabeled, as all pixels are with box and none.
+
+    kind: of the image, `config.kind` if None.
+    """
+    kind = kind or config.kind
+    if kind == "fine":
         return fine
-    if config.kind == "box":
+    if kind in ("box", "none"):
         return np.full_like(fine, IGNORE_INDEX)
-    draw = {"coarse": draw_coarse_polygon, "scribble": draw_scribble, "point": draw_point}[config.kind]
+    draw = {"coarse": draw_coarse_polygon, "scribble": draw_scribble, "point": draw_point}[kind]
     drawn = np.full_like(fine, IGNORE_INDEX)
     for k, region in connected_regions(fine, min_area=config.min_area):
         drawn[region.slices][clip_to_region(draw(region, config), region)] = k
     return drawn
 
 
-def simulate_boxes(fine: np.ndarray, config: WeakLabelParams) -> DrawnPrompts:
+def simulate_boxes(fine: np.ndarray, config: WeakLabelParams, kind: Kind | None = None) -> DrawnPrompts:
     """The boxes of the regions of fine labels (H, W) uint8, if they are of the kind box."""
-    if config.kind != "box":
+    if (kind or config.kind) != "box":
         return NO_PROMPTS
     boxes = []
     for k, region in connected_regions(fine, min_area=config.min_area):

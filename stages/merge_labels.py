@@ -10,29 +10,36 @@ from sesam.artifacts.component_records import read_prompts, read_selected
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.invariants import check_complete, check_pseudo_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
-from sesam.artifacts.sources import SOURCE_PALETTE
+from sesam.artifacts.sources import FINE, SOURCE_PALETTE, WEAK
+from sesam.artifacts.supervision import with_kinds
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.merging import merge_labels
-from sesam.params import Params, parse_round
+from sesam.params import Kind, Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
 
 
 def merge_image(
-    record: ImageRecord, labels: Path, sources: Path, round_name: str, params: Params, manifest: Manifest
+    record_and_kind: tuple[ImageRecord, Kind],
+    labels: Path,
+    sources: Path,
+    round_name: str,
+    params: Params,
+    manifest: Manifest,
 ) -> None:
     """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
-    num_classes = len(manifest.classes)
+    record, kind = record_and_kind
+    num_classes, is_fine = len(manifest.classes), kind == "fine"
     weak = load_label(WEAK_LABELS, record, num_classes)
     confident = np.full_like(weak, IGNORE_INDEX)
-    if params.rounds[round_name].fill_confident:
+    if params.rounds[round_name].fill_confident and not is_fine:  # what fine masks leave out has no class
         predicted, confidence = load_predictions(round_name, record, num_classes)
         confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)
-    pseudo_label, source_map = merge_labels(weak, confident, components, selected)
+    pseudo_label, source_map = merge_labels(weak, confident, components, selected, FINE if is_fine else WEAK)
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
     write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
@@ -45,7 +52,7 @@ def main() -> None:
         work = partial(
             merge_image, labels=labels, sources=sources, round_name=round_name, params=params, manifest=manifest
         )
-        map_images(work, manifest.train, params.runtime, f"merge_labels {round_name}")
+        map_images(work, with_kinds(manifest.train), params.runtime, f"merge_labels {round_name}")
         check_complete(labels, manifest.train)
         check_complete(sources, manifest.train)
 

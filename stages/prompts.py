@@ -7,18 +7,24 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import write_prompts
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
+from sesam.artifacts.supervision import with_kinds
 from sesam.errors import run_main
 from sesam.execution.parallel import map_images
-from sesam.params import Params, parse_round
+from sesam.params import Kind, Params, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.prompting import image_prompts
 
 
-def prompt_image(record: ImageRecord, folder: Path, params: Params, round_name: str, num_classes: int) -> int:
+def prompt_image(
+    record_and_kind: tuple[ImageRecord, Kind], folder: Path, params: Params, round_name: str, num_classes: int
+) -> int:
+    record, kind = record_and_kind
     weak = load_label(WEAK_LABELS, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     drawn = read_drawn_prompts(WEAK_LABELS, record, num_classes)
-    components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn)
+    components = []
+    if kind != "fine":
+        components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn)
     write_prompts(folder / f"{record.id}.json", record, params.sampling.prompt_type, components)
     return len(components)
 
@@ -30,7 +36,7 @@ def main() -> None:
         work = partial(
             prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
         )
-        counts = map_images(work, manifest.train, params.runtime, f"prompts {round_name}")
+        counts = map_images(work, with_kinds(manifest.train), params.runtime, f"prompts {round_name}")
     print(f"prompts {round_name}: {sum(counts)} components")
 
 

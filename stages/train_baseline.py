@@ -12,7 +12,7 @@ from sesam.segmentation.training import train
 
 def main() -> None:
     params = load_params()
-    schedule, loss_weights = params.schedule_of("baseline"), LossWeights(weak=1.0, sam=0.0, confident=0.0)
+    schedule, loss_weights = params.schedule_of("baseline"), LossWeights(sam=0.0, confident=0.0)
     train(TrainingTask("stages.train_baseline", WEAK_LABELS, schedule, loss_weights), params)
 
 

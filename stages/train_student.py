@@ -21,6 +21,7 @@ def main() -> None:
         round_name=round_name,
         sources=folder / "sources",
         sam_sample_prob=params.student.sam_sample_prob,
+        unannotated_ratio=0 if teacher == NO_TEACHER else params.student.unannotated_ratio,
         init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )
     train(task, params)

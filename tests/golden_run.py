@@ -18,6 +18,7 @@ from sesam.artifacts.component_records import Candidate, Component, Outcome, Sel
 from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, SOURCE_PALETTE, WEAK
+from sesam.artifacts.supervision import save_supervision
 from sesam.geometry.rle import mask_to_rle
 from sesam.params import Params, load_params
 from sesam.paths import METRICS, training_log_dir
@@ -82,6 +83,7 @@ def make_workspace() -> tuple[Manifest, Params]:
             write_label(Path(f"data/pseudo_labels/{name}/sources/{record.id}.png"), sources, SOURCE_PALETTE)
     manifest = Manifest("halves", ("left", "right, far", "nowhere", "never"), PALETTE, records["train"], records["val"])
     manifest.save()
+    save_supervision(dict.fromkeys((record.id for record in manifest.train), "scribble"))
     return manifest, params
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sesam.artifacts.manifest import ImageRecord
-from sesam.artifacts.sources import CONFIDENT, NONE, SOURCE_NAMES, WEAK
+from sesam.artifacts.sources import CONFIDENT, FINE, NONE, SOURCE_NAMES, WEAK
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 
@@ -41,7 +41,7 @@ def check_pseudo_label(
     for holds, what in (
         (sources < len(SOURCE_NAMES), "an unknown source"),
         (labels[drawn] == weak[drawn], "a weak label that was changed"),
-        ((sources == WEAK) == drawn, "a weak label without its source, or the source without one"),
+        (np.isin(sources, (WEAK, FINE)) == drawn, "a weak label without its source, or the source without one"),
         ((sources == NONE) == (labels == IGNORE_INDEX), "a label without a source, or a source without a label"),
         (labels[predicted] == confident[predicted], "a confident prediction that was not predicted"),
     ):

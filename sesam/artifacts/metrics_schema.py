@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from sesam.artifacts.atomic_io import read_json
 from sesam.errors import SesamError, describe_validation_error
+from sesam.params import Kind
 from sesam.paths import METRICS
 
 Metrics = dict[str, Any]
@@ -28,7 +29,7 @@ LabelScores = Annotated[dict[Literal["precision", "recall", "f1", "labeled", "mI
 ClassScores = Annotated[dict[Literal["precision", "recall", "IoU", "unlabeled"], Score], Field(min_length=4)]
 Outcomes = Annotated[dict[Literal["kept", "low_coverage", "oversized"], Count], Field(min_length=3)]
 ContestedPixels = Annotated[dict[Literal["correct", "wrong", "weak", "unknown"], Count], Field(min_length=4)]
-Sources = Annotated[dict[Literal["none", "weak", "sam", "confident"], Count], Field(min_length=4)]
+Sources = Annotated[dict[Literal["none", "weak", "sam", "confident", "fine"], Count], Field(min_length=5)]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -46,7 +47,8 @@ class _LabelMetrics(TypedDict):
     class_scores: PerLabelSet[dict[str, ClassScores]]
     component_outcomes: dict[str, Outcomes]
     contested_pixels: ContestedPixels
-    sources: Sources
+    images: dict[Kind, Count]
+    sources: dict[Kind, Sources]
     ranking_spearman: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None
     confusion_matrix: PerLabelSet[Matrix]
 
@@ -71,6 +73,8 @@ def read_label_metrics(path: Path, classes: Sequence[str]) -> Metrics:
     metrics = _read(path, TypeAdapter(_LabelMetrics))
     by_class = [*metrics["class_scores"].values(), metrics["component_outcomes"]]
     _check_classes(path, classes, by_class, metrics["confusion_matrix"].values())
+    if metrics["images"].keys() != metrics["sources"].keys():
+        raise _not_of_this_run(path, "images and sources are of other kinds")
     return metrics
 
 
@@ -78,6 +82,16 @@ def read_annotation_counts(path: Path) -> dict[str, int]:
     """How many of annotators' shapes `weak_labels` drew, and how many left no pixel, by kind; SesamError as above."""
     counts: dict[str, int] = _read(path, TypeAdapter(dict[str, Count]))
     return counts
+
+
+def describe_images(images: Mapping[str, int]) -> str:
+    """The training images by kind: "60 training images: 20 with fine labels, 40 without annotation"."""
+    words = {"none": "without annotation", "coarse": "with coarse polygons", "box": "with boxes"}
+    parts = {kind: words.get(kind, f"with {kind} labels") for kind in images}
+    total = f"{sum(images.values())} training images"
+    if len(images) == 1:
+        return f"{total} {next(iter(parts.values()))}"
+    return f"{total}: " + ", ".join(f"{count} {parts[kind]}" for kind, count in images.items())
 
 
 def _read(path: Path, expected: TypeAdapter[Any]) -> Metrics:

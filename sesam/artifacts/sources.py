@@ -7,10 +7,10 @@ import numpy as np
 from sesam.artifacts.manifest import ImageRecord, load_label
 from sesam.paths import pseudo_label_dir
 
-NONE, WEAK, SAM, CONFIDENT = range(4)
-SOURCE_NAMES = ("none", "weak", "sam", "confident")  # by value, as keys of JSON files and losses
-SOURCE_TITLES = ("none", "weak label", "SAM", "confident prediction")  # for people
-SOURCE_PALETTE = ((0, 0, 0), (230, 159, 0), (0, 114, 178), (0, 158, 115))
+NONE, WEAK, SAM, CONFIDENT, FINE = range(5)
+SOURCE_NAMES = ("none", "weak", "sam", "confident", "fine")  # by value, as keys of JSON files and losses
+SOURCE_TITLES = ("none", "weak label", "SAM", "confident prediction", "fine label")  # for people
+SOURCE_PALETTE = ((0, 0, 0), (230, 159, 0), (0, 114, 178), (0, 158, 115), (204, 121, 167))  # Okabe and Ito's
 
 
 def load_pseudo_label(round_name: str, record: ImageRecord, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.drawn_prompts import write_drawn_prompts
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_labels
-from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_unused
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_label, load_unused
+from sesam.datasets.annotation_kinds import KINDS_FILE, kind_of, may_be_unannotated, read_kinds
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
@@ -27,7 +28,7 @@ from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
 from sesam.errors import SesamError
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Params, is_value_or_color
+from sesam.params import Kind, Params, is_value_or_color
 
 # of annotations, and of what tools put beside them
 READ_SUFFIXES = (
@@ -51,6 +52,7 @@ class Written(NamedTuple):
 
     values: np.ndarray
     drawn: Drawn
+    kind: Kind
     pixels: Counter[str]  # of a correction: changed or new, unchanged, deleted
 
 
@@ -60,6 +62,7 @@ def convert_annotation(
     spec: LabelSpec,
     palette: Palette,
     as_corrections: bool,
+    default_kind: Kind,
 ) -> Issue | Written:
     """Write an annotation as the weak label in `folder`, or into it; what it holds, or its issue."""
     record, annotation = job
@@ -77,15 +80,27 @@ def convert_annotation(
     write_drawn_prompts(folder, record, drawn.prompts)
     values = np.bincount(label.ravel(), minlength=256) > 0
     values[[entry.class_id for entry in drawn.prompts.boxes]] = True
-    return Written(values, replace(drawn, labels=label[:0]), pixels)
+    return Written(values, replace(drawn, labels=label[:0]), kind_of(annotation, drawn, default_kind), pixels)
+
+
+def copy_fine_label(record: ImageRecord, folder: Path, palette: Palette) -> Kind:
+    """Write the fine label of an image without annotation as its weak label, unlabeled if it has none."""
+    label = load_fine_label("train", record, len(palette))
+    write_label(folder / f"{record.id}.png", label, palette)
+    return "fine" if (label != IGNORE_INDEX).any() else "none"
 
 
 def import_annotations(
-    manifest: Manifest, source: Path, folder: Path, params: Params, as_corrections: bool = False
-) -> Counter[str]:
+    manifest: Manifest,
+    source: Path,
+    folder: Path,
+    params: Params,
+    counts: Counter[str],
+    as_corrections: bool = False,
+) -> dict[str, Kind]:
     """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
 
-    Returns how many shapes were drawn, and how many left no pixel, by kind.
+    Returns the kind of each image. Adds to `counts` how many shapes were drawn, and how many left no pixel, by kind.
 
     as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
     """
@@ -100,28 +115,38 @@ def import_annotations(
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
     spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
     work = partial(
-        convert_annotation, folder=folder, spec=spec, palette=manifest.palette, as_corrections=as_corrections
+        convert_annotation,
+        folder=folder,
+        spec=spec,
+        palette=manifest.palette,
+        as_corrections=as_corrections,
+        default_kind=params.weak_labels.kind,
     )
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
     issues = [result for result in results if not isinstance(result, Written)]
     issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
-    if not as_corrections:
-        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in manifest.train if record.id not in annotations]
+    unannotated = [record for record in manifest.train if record.id not in annotations and not as_corrections]
+    refused = [record.id for record in unannotated if not may_be_unannotated(record, params.weak_labels)]
+    issues += [(IssueKind.NOT_ANNOTATED, image_id) for image_id in refused]
     if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
         conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
         issues += [(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
         report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
-        kinds = {kind for kind, _ in issues}
-        if others and IssueKind.NOT_ANNOTATED in kinds:
+        issue_kinds = {kind for kind, _ in issues}
+        if others and IssueKind.NOT_ANNOTATED in issue_kinds:
             report += f"\n  Annotations of no training image: {summarize_names(others)}."
-        report += f"\n  Known values: {label_map.describe()}." if IssueKind.VALUES in kinds else ""
+        report += f"\n  Known values: {label_map.describe()}." if IssueKind.VALUES in issue_kinds else ""
         is_coded = manifest.format == "folder" and not as_corrections
         raise SesamError(report + draft_map(issues, label_map.values(manifest.classes) if is_coded else None))
     ids = [record.id for record, _ in jobs]
-    counts = _count_shapes(source, ids, written)
+    counts += _count_shapes(source, ids, written)
+    kinds: dict[str, Kind] = {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
+    copy = partial(copy_fine_label, folder=folder, palette=manifest.palette)
+    copied = map_images(copy, unannotated, params.runtime, "weak_labels") if unannotated else []
+    kinds.update(zip([record.id for record in unannotated], copied, strict=True))
     if as_corrections:
         pixels = sum((result.pixels for result in written), Counter[str]())
         each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
@@ -129,7 +154,7 @@ def import_annotations(
         _warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
-    return counts
+    return kinds | read_kinds(source, names)
 
 
 def _label_map_of_corrections(manifest: Manifest) -> LabelMap:
@@ -148,7 +173,7 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
     _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     _warn(
-        "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
+        "images labeled everywhere, taken as fine masks; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
     _warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
@@ -172,6 +197,7 @@ def warn_unread_files(source: Path, manifest: Manifest) -> None:
     files = list_files(source) if source.is_dir() else []
     others = [path for path in files if path.suffix.lower() not in READ_SUFFIXES]
     unread = [path for path in others if path.suffix.lower() not in IMAGE_SUFFIXES or sha256(path) not in digests]
+    unread = [path for path in unread if path != source / KINDS_FILE]
     expected = "expected PNG, XML, JSON, or YOLO's text with data.yaml or classes.txt"
     unread += [path for path in files if lacks_class_names(path, source)]
     _warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])

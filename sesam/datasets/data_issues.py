@@ -16,7 +16,11 @@ class IssueKind(Enum):
     """A kind of issue: the files that have it, and the remedy other than leaving the images out."""
 
     MISSING = "missing files", "Add them"
-    NOT_ANNOTATED = "images without annotation", "Choose others (dataset.train_splits, .subset)"
+    NOT_ANNOTATED = (
+        "images without annotation",
+        "Use their fine labels, or them as unlabeled (weak_labels.unannotated: use); choose others "
+        "(dataset.train_splits, .subset)",
+    )
     UNREADABLE = "unreadable files", "Replace them"
     NARROW = "images more than 64 times as long as wide", "Scaled down for SAM, nothing would be left. Crop them"
     UNFIT = (

@@ -30,7 +30,9 @@ def find_pairs(dataset_format: str, root: Path, splits: Sequence[str] | None, pu
     """The pairs of the splits, or of the usual one for `purpose` (train or val), by id; SesamError if it is empty."""
     if not root.is_dir():
         raise SesamError(f"dataset.root: {root} is not a folder. Create or link it, or correct the path.")
-    chosen = [_usual_split(dataset_format, root, purpose)] if splits is None else splits
+    chosen = [_usual_split(dataset_format, root, purpose)] if splits is None else [*splits]
+    if splits is None and purpose == "train" and dataset_format == "folder" and (root / "images/unlabeled").is_dir():
+        chosen += ["unlabeled"]
     by_split = {split: LAYOUTS[dataset_format](root, split) for split in chosen}
     unique = {pair for pairs in by_split.values() for pair in pairs}
     if len({pair.id for pair in unique}) < len(unique) and len(by_split) > 1:  # folds that all count from 0

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from sesam.artifacts.component_records import Outcome
+from sesam.artifacts.metrics_schema import describe_images
 from sesam.artifacts.sources import SOURCE_NAMES, SOURCE_TITLES
 from sesam.reporting.card_data import CardData, param_values
 
@@ -19,7 +20,7 @@ def readme(card_data: CardData) -> str:
     manifest, params, metrics = card_data.manifest, card_data.params, card_data.metrics
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"cell": _cell, "literal": repr}  # literal: of Python
-    total = max(1, sum(metrics["sources"].values()))
+    by_kind = metrics["sources"]
     class_header, class_rows = _class_table(card_data)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card=card_data,
@@ -28,10 +29,12 @@ def readme(card_data: CardData) -> str:
         contested_pixels=metrics["contested_pixels"],
         class_header=class_header,
         class_rows=class_rows,
+        source_header=("source", "meaning", *(f"{metrics['images'][kind]} {kind}" for kind in by_kind)),
         source_rows=[
-            (k, title, f"{metrics['sources'][name] / total:.1%}")
+            (k, title, *(f"{pixels[name] / max(1, sum(pixels.values())):.1%}" for pixels in by_kind.values()))
             for k, (name, title) in enumerate(zip(SOURCE_NAMES, SOURCE_TITLES, strict=True))
         ],
+        images_by_kind=describe_images(metrics["images"]),
         images=PurePath(params.dataset.root).name,
         param_rows=[
             (markdown(key), code(str(value))) for key, value in param_values(params, card_data.round_name).items()

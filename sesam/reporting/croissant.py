@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.metrics_schema import describe_images
 from sesam.artifacts.sources import SOURCE_TITLES
 from sesam.reporting.card_data import TERMS, CardData, images_csv, param_values
 
@@ -41,7 +42,7 @@ def croissant(card_data: CardData) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": f"pseudo_labels_{identifier}_{card_data.round_name}",
-        "description": f"{card_data.title}, made from {card_data.params.weak_labels.kind} labels by "
+        "description": f"{card_data.title}, {describe_images(card_data.metrics['images'])}; made by "
         f"{card_data.code_version}. Terms: {card_data.terms}.",
         "citeAs": PAPER,
         "version": version("sesam"),

@@ -14,10 +14,11 @@ from sesam.artifacts.atomic_io import csv_path, csv_text
 from sesam.artifacts.component_records import Outcome, Selected, read_selected
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_label, load_predictions
 from sesam.artifacts.sources import SAM, SOURCE_NAMES, load_pseudo_label
+from sesam.artifacts.supervision import with_kinds
 from sesam.execution.parallel import map_images
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.params import Params
+from sesam.params import KINDS, Kind, Params
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.scores import class_scores, confusion_matrix, label_scores
 
@@ -29,15 +30,17 @@ CONTESTED_OUTCOMES = ("correct", "wrong", "weak", "unknown")  # of a pixel in ke
 class LabelQuality:
     """Sums over training images.
 
-    matrices: the confusion of each of LABEL_SETS with the fine labels, (4, K, K + 1) int64. outcomes: components by
-    (class, outcome). contested: pixels by CONTESTED_OUTCOMES. sources: (4,) int64 pixels. ranking: of each image its
-    id and `review_priority`. errors: of each, the share of finely labeled pixels without their label, or None.
+    matrices: the confusion of each of LABEL_SETS with the fine labels, (4, K, K + 1) int64, without the images that
+    were given theirs. outcomes: components by (class, outcome). contested: pixels by CONTESTED_OUTCOMES. images: by
+    kind. sources: pixels by kind and source. ranking: of each image its id and `review_priority`. errors: of each, the
+    share of finely labeled pixels without their label, or None.
     """
 
     matrices: np.ndarray
     outcomes: Counter[tuple[int, Outcome]]
     contested: Counter[str]
-    sources: np.ndarray
+    images: Counter[Kind]
+    sources: Counter[tuple[Kind, int]]
     ranking: list[dict[str, Any]]
     errors: list[float | None]
 
@@ -50,19 +53,24 @@ def evaluate_all(manifest: Manifest, params: Params, round_name: str) -> LabelQu
     """`evaluate_image` summed over all training images."""
     num_classes, threshold = len(manifest.classes), params.teacher.confidence_threshold
     matrices = np.zeros((len(LABEL_SETS), num_classes, num_classes + 1), np.int64)
-    sources = np.zeros(len(SOURCE_NAMES), np.int64)
-    total = LabelQuality(matrices, Counter(), Counter(), sources, [], [])
+    total = LabelQuality(matrices, Counter(), Counter(), Counter(), Counter(), [], [])
     work = partial(evaluate_image, round_name=round_name, num_classes=num_classes, threshold=threshold)
-    map_images(work, manifest.train, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
+    images = with_kinds(manifest.train)
+    map_images(work, images, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
     return total
 
 
-def evaluate_image(record: ImageRecord, round_name: str, num_classes: int, threshold: float) -> LabelQuality:
+def evaluate_image(
+    record_and_kind: tuple[ImageRecord, Kind], round_name: str, num_classes: int, threshold: float
+) -> LabelQuality:
     """The quality of a training image's labels. threshold: γ, of confident predictions."""
+    record, kind = record_and_kind
     pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
     fine = load_fine_label("train", record, num_classes)
+    if kind == "fine":
+        fine = np.full_like(fine, IGNORE_INDEX)  # nothing to be scored: it is the pseudo-label
     selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
     confident = confident_labels(predicted, confidence, threshold)
     label_sets = (weak, confident, np.where(sources == SAM, pseudo_label, IGNORE_INDEX), pseudo_label)
@@ -71,7 +79,8 @@ def evaluate_image(record: ImageRecord, round_name: str, num_classes: int, thres
         matrices=np.stack([confusion_matrix(fine, labels, num_classes) for labels in label_sets]),
         outcomes=Counter((component.class_id, component.outcome) for component in selected),
         contested=count_contested(contested, pseudo_label, weak, fine),
-        sources=np.bincount(sources.ravel(), minlength=len(SOURCE_NAMES)),
+        images=Counter([kind]),
+        sources=Counter({(kind, k): int(count) for k, count in enumerate(np.bincount(sources.ravel()))}),
         ranking=[{"id": record.id} | review_priority(pseudo_label, weak, predicted, contested, selected)],
         errors=[float((pseudo_label != fine)[known].mean()) if known.any() else None],
     )
@@ -140,8 +149,9 @@ def label_metrics(quality: LabelQuality, classes: Sequence[str]) -> dict[str, An
     """A round's label quality by names, ready for JSON.
 
     scores: of each label set. class_scores: of each label set and class. component_outcomes: of each class.
-    contested_pixels, by outcome; sources: pixels. ranking_spearman: `rank_correlation` of the ranking's score with the
-    true error. confusion_matrix: of each label set. See `label_scores`, `class_scores`.
+    contested_pixels, by outcome. images: by kind. sources: pixels of each kind, by source. ranking_spearman:
+    `rank_correlation` of the ranking's score with the true error. confusion_matrix: of each label set. See
+    `label_scores`, `class_scores`.
     """
     matrices = dict(zip(LABEL_SETS, quality.matrices, strict=True))
     return {
@@ -153,7 +163,12 @@ def label_metrics(quality: LabelQuality, classes: Sequence[str]) -> dict[str, An
             name: {str(outcome): quality.outcomes[k, outcome] for outcome in Outcome} for k, name in enumerate(classes)
         },
         "contested_pixels": {outcome: quality.contested[outcome] for outcome in CONTESTED_OUTCOMES},
-        "sources": dict(zip(SOURCE_NAMES, quality.sources.tolist(), strict=True)),
+        "images": {kind: quality.images[kind] for kind in KINDS if quality.images[kind]},
+        "sources": {
+            kind: {name: quality.sources[kind, k] for k, name in enumerate(SOURCE_NAMES)}
+            for kind in KINDS
+            if quality.images[kind]
+        },
         "ranking_spearman": rank_correlation([row["review_priority"] for row in quality.ranking], quality.errors),
         "confusion_matrix": {name: matrix.tolist() for name, matrix in matrices.items()},
     }

@@ -10,7 +10,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.metrics_schema import read_metrics
+from sesam.artifacts.metrics_schema import describe_images, read_metrics
 from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.params import Params, flatten
 from sesam.reporting.charts import as_html, charts
@@ -44,7 +44,8 @@ def compare_params(params: Mapping[str, Any], committed: Mapping[str, Any]) -> l
 def render_page(manifest: Manifest, params: Params, images_of_rounds: Mapping[str, list[ReportImage]]) -> str:
     """Scores, charts, params with their difference from the last commit, and each round's images."""
     networks, labels = read_metrics(params.rounds, manifest.classes)
-    hours, cost = annotation_hours(len(manifest.train), params.weak_labels.kind, params.annotation_minutes)
+    images = labels[next(reversed(params.rounds))]["images"]
+    hours, cost = annotation_hours(images, params.annotation_minutes)
     now, (commit, then) = read_yaml(Path("params.yaml")), committed_params()
     layers = {name: [asdict(image)["layers"] for image in images] for name, images in images_of_rounds.items()}
     shown = {layer.name for images in images_of_rounds.values() for image in images for layer in image.layers}
@@ -52,7 +53,7 @@ def render_page(manifest: Manifest, params: Params, images_of_rounds: Mapping[st
     environment.filters["quote"] = shlex.quote
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         manifest=manifest,
-        weak=params.weak_labels.kind,
+        images=describe_images(images),
         hours=hours,
         cost=cost,
         networks={network_title(name): metrics for name, metrics in networks.items()},
@@ -62,6 +63,7 @@ def render_page(manifest: Manifest, params: Params, images_of_rounds: Mapping[st
         gamma=params.teacher.confidence_threshold,
         images_of_rounds=images_of_rounds,
         layers=layers,
+        source_titles=SOURCE_TITLES,
         layer_names=[name for name in LAYERS if name in shown],
         legends={
             "classes": zip(manifest.classes, manifest.palette, strict=True),

@@ -8,7 +8,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import csv_text, write_text
 from sesam.artifacts.manifest import Manifest
-from sesam.artifacts.metrics_schema import MetricsByName
+from sesam.artifacts.metrics_schema import MetricsByName, describe_images
 from sesam.params import AnnotationMinutes, Params
 from sesam.scores import ratio
 
@@ -23,12 +23,13 @@ class Table(NamedTuple):
     series: Mapping[str, Mapping[Any, float | None]]
 
 
-def annotation_hours(images: int, kind: str, minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
-    """Hours to annotate so many images with labels of `kind`, and their ratio to fine labels'; None if unknown."""
-    weak, fine = getattr(minutes, kind), minutes.fine
-    if weak is None:
+def annotation_hours(images: Mapping[str, int], minutes: AnnotationMinutes) -> tuple[float | None, float | None]:
+    """Hours to annotate so many images of each kind, and their ratio to fine masks of all; None if unknown."""
+    each = {kind: 0.0 if kind == "none" else getattr(minutes, kind) for kind, count in images.items() if count}
+    if None in each.values():
         return None, None
-    return round(images * weak / 60, 4), None if fine is None else ratio(weak, fine)
+    total = sum(images[kind] * each[kind] for kind in each)
+    return round(total / 60, 4), None if minutes.fine is None else ratio(total, sum(images.values()) * minutes.fine)
 
 
 def summary(networks: MetricsByName, labels: MetricsByName) -> dict[str, float | None]:
@@ -136,17 +137,16 @@ def results_text(manifest: Manifest, params: Params, networks: MetricsByName, la
         return f"  {title:<24}{'–' if score is None else f'{score:.3f}':>7}   {meaning}"
 
     last = list(labels)[-1]
-    scores, kind = labels[last]["scores"]["pseudo_labels"], params.weak_labels.kind
-    hours, cost_ratio = annotation_hours(len(manifest.train), kind, params.annotation_minutes)
+    scores, images = labels[last]["scores"]["pseudo_labels"], labels[last]["images"]
+    hours, cost_ratio = annotation_hours(images, params.annotation_minutes)
     cost = "" if hours is None else f": {hours:.3g} hours of annotation"
     cost += "" if cost_ratio is None else f", {100 * cost_ratio:.3g} % of fine masks'"
     lines = [
-        f"{manifest.name}: {len(manifest.train)} training images with {kind} labels{cost}; "
-        f"{len(manifest.val)} validation images",
+        f"{manifest.name}: {describe_images(images)}{cost}; {len(manifest.val)} validation images",
         "",
         "Networks, mIoU on the validation images"
         + ("" if manifest.val else ": none, because dataset.val_splits is []"),
-        line("baseline", networks["baseline"]["mIoU"], f"trained on the {kind} labels alone, without SAM"),
+        line("baseline", networks["baseline"]["mIoU"], "trained on the annotators' labels alone, without SAM"),
         *(line(f"student of {name}", networks[name]["mIoU"], f"trained on pseudo-labels of {name}") for name in labels),
         "",
         f"Pseudo-labels of {last}, against the fine labels of the training images",

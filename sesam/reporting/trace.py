@@ -7,7 +7,7 @@ import numpy as np
 from sesam.artifacts.component_records import Component, Outcome, Selected, read_candidates, read_prompts, read_selected
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
-from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_TITLES, WEAK, load_pseudo_label
+from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_TITLES, WEAK, load_pseudo_label
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
@@ -153,6 +153,8 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     lines = [f"{pixel}: {class_name(trace.pseudo_label[y, x])}, from {SOURCE_TITLES[source]}."]
     if source == WEAK:
         lines.append("An annotator labeled it, and weak labels are never overwritten.")
+    elif source == FINE:
+        lines.append("The image has a fine label, so SAM was not asked.")
     elif source == SAM:
         lines += _explain_masks(trace, x, y)
     elif source == CONFIDENT:

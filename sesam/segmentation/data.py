@@ -3,6 +3,8 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,8 @@ from torch.utils.data import Sampler
 
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label
-from sesam.artifacts.sources import NONE, SAM, WEAK, load_sources
+from sesam.artifacts.sources import FINE, NONE, SAM, WEAK, load_sources
+from sesam.artifacts.supervision import load_supervision
 from sesam.labels import IGNORE_INDEX, fill_boxes
 from sesam.params import BASELINE, LossWeights, Schedule
 from sesam.seeds import seed_of
@@ -27,6 +30,7 @@ class TrainingTask:
 
     sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
     None for `network.pretrained`. sam_sample_prob: the probability that a sample uses its SAM pixels.
+    unannotated_ratio: the fraction of the samples from images without annotation.
     """
 
     module: str
@@ -36,6 +40,7 @@ class TrainingTask:
     round_name: str | None = None
     sources: Path | None = None
     sam_sample_prob: float = 0.0
+    unannotated_ratio: float = 0.0
     init: Path | None = None
 
     @property
@@ -63,20 +68,30 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
 
     def __init__(self, task: TrainingTask, manifest: Manifest, seed: int) -> None:
-        self.task, self.records, self.num_classes, self.seed = task, manifest.train, len(manifest.classes), seed
-        self.order: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # an epoch and its permutation
+        self.task, self.num_classes, self.seed = task, len(manifest.classes), seed
+        self.kinds = load_supervision(manifest.train)
+        self.annotated = [record for record in manifest.train if self.kinds[record.id] != "none"]
+        self.unannotated = [record for record in manifest.train if self.kinds[record.id] == "none"]
+        self.ratio = Fraction(str(task.unannotated_ratio)) if self.unannotated else Fraction(0)
+        self.orders: dict[str, tuple[int, np.ndarray]] = {}  # of each pool, an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 
     def __len__(self) -> int:
         return self.task.schedule.max_iters * self.task.schedule.batch_size
 
     def record(self, t: int) -> ImageRecord:
-        """The image of sample t: every image once per epoch, in a new order each time."""
-        epoch, place = divmod(t, len(self.records))
-        if self.order[0] != epoch:  # cached: to shuffle a million images takes 11 ms
-            generator = np.random.default_rng(seed_of(self.seed, "order", epoch))
-            self.order = epoch, generator.permutation(len(self.records))
-        return self.records[self.order[1][place]]
+        """The image of sample t: of those with and those without annotation, each once per epoch in a new order."""
+        before, after = floor(t * self.ratio), floor((t + 1) * self.ratio)  # samples without annotation
+        if before < after:
+            return self._draw("unannotated", self.unannotated, before)
+        return self._draw("order", self.annotated, t - before)
+
+    def _draw(self, pool: str, records: Sequence[ImageRecord], t: int) -> ImageRecord:
+        epoch, place = divmod(t, len(records))
+        if pool not in self.orders or self.orders[pool][0] != epoch:  # cached: a million images take 11 ms
+            generator = np.random.default_rng(seed_of(self.seed, pool, epoch))
+            self.orders[pool] = epoch, generator.permutation(len(records))
+        return records[self.orders[pool][1][place]]
 
     def __getitem__(self, t: int) -> dict[str, Any]:
         """inputs: (3, h, w) uint8 BGR; data_samples: gt_sem_seg (2, h, w) uint8, class ids and sources.
@@ -90,7 +105,8 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if self.task.sources is None:
             boxes = read_drawn_prompts(self.task.labels, record, self.num_classes).boxes
             labels = fill_boxes(labels, [(x.class_id, x.box) for x in boxes])
-            sources = np.where(labels == IGNORE_INDEX, NONE, WEAK).astype(np.uint8)
+            source = FINE if self.kinds[record.id] == "fine" else WEAK
+            sources = np.where(labels == IGNORE_INDEX, NONE, source).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)
         if np.random.uniform() >= self.task.sam_sample_prob:

@@ -8,11 +8,11 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch.nn.functional import cross_entropy
 
-from sesam.artifacts.sources import CONFIDENT, SAM, SOURCE_NAMES, WEAK
+from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_NAMES, WEAK
 from sesam.labels import IGNORE_INDEX
 
 # pixels of other values add nothing to the loss
-SOURCES = {SOURCE_NAMES[source]: source for source in (WEAK, SAM, CONFIDENT)}
+SOURCES = {SOURCE_NAMES[source]: source for source in (WEAK, SAM, CONFIDENT, FINE)}
 
 
 def three_source_loss(
@@ -21,10 +21,10 @@ def three_source_loss(
     """Σ over sources s of λ_s · Σ cross-entropy over the n_s pixels of s / max(n_s, n_weak).
 
     Each source counts by its mean, but a pixel of SAM or of a prediction never counts more than a weakly labeled one:
-    beside coarse polygons, SAM's pixels are few, and mostly edges.
+    beside coarse polygons, SAM's pixels are few, and mostly edges. n_weak is 0 for fine labels.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabeled; sources (B, H, W) integer;
-    weights (3,) float, λ in the order of SOURCES. Returns the loss () and the mean of each source (3,), 0 without
+    weights (4,) float, λ in the order of SOURCES. Returns the loss () and the mean of each source (4,), 0 without
     labeled pixels. In a distributed training each process has its share of the batch: the mean over the processes is
     the loss of the whole batch, and that of the gradients its gradient.
     """
@@ -33,7 +33,8 @@ def three_source_loss(
     sums, pixels = torch.stack([(entropy * mask).sum() for mask in masks]), torch.stack([mask.sum() for mask in masks])
     all_reduce(pixels)
     means = sums * get_world_size() / pixels.clamp(min=1)
-    ratio = pixels / torch.maximum(pixels, pixels[0]).clamp(min=1)  # pixels[0]: weakly labeled
+    least = pixels[0] * pixels.new_tensor([source != FINE for source in SOURCES.values()])  # pixels[0]: weakly labeled
+    ratio = pixels / torch.maximum(pixels, least).clamp(min=1)
     return (weights * ratio * means).sum(), means
 
 

@@ -31,6 +31,7 @@ NEVER_LISTED = {
     "sesam/artifacts/invariants.py": "checks what was written",
     "sesam/artifacts/image_io.py": "reads and writes pixels unchanged",
     "sesam/artifacts/manifest.py": "reads the manifest and label files",
+    "sesam/artifacts/supervision.py": "reads and writes the images' kinds",
     "sesam/artifacts/ranking.py": "reads a ranking",
     "sesam/execution/device.py": "chooses the device",
     "sesam/execution/launch.py": "starts processes on GPUs",

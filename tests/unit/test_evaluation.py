@@ -22,6 +22,7 @@ from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.artifacts.component_records import Outcome, Selected
 from sesam.artifacts.image_io import read_label, write_label
 from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.supervision import save_supervision
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_rle
 from sesam.params import AnnotationMinutes, Params
@@ -128,9 +129,11 @@ def test_matrices_add_up_over_images(pairs: list[tuple[np.ndarray, np.ndarray]])
 
 def test_annotation_hours() -> None:
     minutes = AnnotationMinutes(fine=90, coarse=7, scribble=2.2, point=1)
-    assert tables.annotation_hours(60, "scribble", minutes) == (2.2, 0.0244)
-    assert tables.annotation_hours(60, "scribble", minutes.model_copy(update={"fine": 0})) == (2.2, None)
-    assert tables.annotation_hours(60, "coarse", minutes.model_copy(update={"coarse": None})) == (None, None)
+    hours = tables.annotation_hours
+    assert hours({"scribble": 60}, minutes) == (2.2, 0.0244)
+    assert hours({"fine": 1, "scribble": 60, "point": 30, "none": 9}, minutes) == (4.2, 0.028)
+    assert hours({"scribble": 60}, minutes.model_copy(update={"fine": 0})) == (2.2, None)
+    assert hours({"coarse": 60, "none": 1}, minutes.model_copy(update={"coarse": None})) == (None, None)
 
 
 # The whole stage: the left half is class 0, the right half class 1, the top row ignored
@@ -318,6 +321,7 @@ def test_workers_change_nothing(workspace: tuple[Manifest, Params]) -> None:
 def test_images_are_counted_and_each_damaged_file_is_reported(workspace: tuple[Manifest, Params], capsys) -> None:
     manifest, params = workspace
     many = replace(manifest, train=manifest.train[2:] * 150)
+    save_supervision(dict.fromkeys(("2", "3"), "scribble"))
     evaluate_all(many, params, "r1")
     assert "evaluate_labels r1: 300 images" in capsys.readouterr().out
     for record in many.train[:2]:

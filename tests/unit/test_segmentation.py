@@ -32,6 +32,7 @@ from sesam.artifacts import fingerprint
 from sesam.artifacts.atomic_io import read_json, sha256, write_text
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
+from sesam.artifacts.supervision import save_supervision
 from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import batches
@@ -98,6 +99,7 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     write_text(Path("models/none"), "")  # a dependency of a round without a teacher
     manifest = Manifest("blocks", CLASSES, PALETTE, tuple(items), ())
     manifest.save()
+    save_supervision(dict.fromkeys((record.id for record in manifest.train), "scribble"))
     return manifest
 
 

@@ -135,7 +135,12 @@ def test_only_a_round_with_fill_confident_takes_predictions(tmp_path: Path, monk
     data, params = make_workspace()
     rounds = {"r1": params.rounds["r1"].model_copy(update={"fill_confident": fill})}
     merge_image(
-        data.train[0], Path("labels"), Path("sources"), "r1", params.model_copy(update={"rounds": rounds}), data
+        (data.train[0], "scribble"),
+        Path("labels"),
+        Path("sources"),
+        "r1",
+        params.model_copy(update={"rounds": rounds}),
+        data,
     )
     assert (CONFIDENT in read_label(Path(f"sources/{data.train[0].id}.png"))) == fill
 
