@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -83,9 +83,11 @@ def convert_annotation(
     return Written(values, replace(drawn, labels=label[:0]), kind_of(annotation, drawn, default_kind), pixels)
 
 
-def copy_fine_label(record: ImageRecord, folder: Path, palette: Palette) -> Kind:
-    """Write the fine label of an image without annotation as its weak label, unlabeled if it has none."""
+def write_unannotated(record: ImageRecord, folder: Path, palette: Palette, listed: Mapping[str, Kind]) -> Kind:
+    """Write the weak label of an image without annotation: its fine label, unless it has none or is listed as none."""
     label = load_fine_label("train", record, len(palette))
+    if listed.get(record.id) == "none":
+        label = np.full_like(label, IGNORE_INDEX)
     write_label(folder / f"{record.id}.png", label, palette)
     return "fine" if (label != IGNORE_INDEX).any() else "none"
 
@@ -108,6 +110,8 @@ def import_annotations(
     warn_unread_files(source, manifest)
     annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
+    listed = {} if as_corrections else read_kinds(source, names)
+    annotations = {k: annotation for k, annotation in annotations.items() if listed.get(k) != "none"}
     if not annotations or (len(others) == len(annotations) and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
@@ -127,7 +131,8 @@ def import_annotations(
     issues = [result for result in results if not isinstance(result, Written)]
     issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
     unannotated = [record for record in manifest.train if record.id not in annotations and not as_corrections]
-    refused = [record.id for record in unannotated if not may_be_unannotated(record, params.weak_labels)]
+    needed = [record for record in unannotated if listed.get(record.id) != "none"]
+    refused = [record.id for record in needed if not may_be_unannotated(record, params.weak_labels)]
     issues += [(IssueKind.NOT_ANNOTATED, image_id) for image_id in refused]
     if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
@@ -144,9 +149,9 @@ def import_annotations(
     ids = [record.id for record, _ in jobs]
     counts += _count_shapes(source, ids, written)
     kinds: dict[str, Kind] = {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
-    copy = partial(copy_fine_label, folder=folder, palette=manifest.palette)
-    copied = map_images(copy, unannotated, params.runtime, "weak_labels") if unannotated else []
-    kinds.update(zip([record.id for record in unannotated], copied, strict=True))
+    work_left = partial(write_unannotated, folder=folder, palette=manifest.palette, listed=listed)
+    others_kinds = map_images(work_left, unannotated, params.runtime, "weak_labels") if unannotated else []
+    kinds |= zip([record.id for record in unannotated], others_kinds, strict=True)
     if as_corrections:
         pixels = sum((result.pixels for result in written), Counter[str]())
         each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
@@ -154,7 +159,7 @@ def import_annotations(
         _warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
-    return kinds | read_kinds(source, names)
+    return kinds | listed
 
 
 def _label_map_of_corrections(manifest: Manifest) -> LabelMap:

@@ -52,9 +52,9 @@ def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 3, 8, 8, generator=generator)
     labels = torch.randint(0, 3, (4, 8, 8), generator=generator)
-    sources = torch.randint(0, 4, (4, 8, 8), generator=generator)
+    sources = torch.randint(0, 5, (4, 8, 8), generator=generator)
     labels[0, :6], sources[2:] = 255, torch.where(sources[2:] == 2, 1, sources[2:])
-    weights = torch.tensor([1.0, 0.5, 0.3])
+    weights = torch.tensor([1.0, 0.5, 0.3, 0.8])
     torch.save((logits, labels, sources, weights), "batch.pt")
     Path("halves.py").write_text(HALVES)
     command = [sys.executable, "-m", "sesam.execution.launch", "--standalone", "--nproc-per-node=2", "halves.py"]

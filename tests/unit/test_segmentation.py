@@ -135,29 +135,32 @@ def test_three_source_loss_by_hand():
     sources = torch.tensor([[[1, 1, 2, 2, 0]]], dtype=torch.uint8)
     right, wrong = math.log(4 / 3), math.log(4)
     # weak: one right, one wrong; SAM: one right, the other unlabeled; confident: none; source 0 never counts
-    expected = [(right + wrong) / 2, right, 0.0]
-    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
+    expected = [(right + wrong) / 2, right, 0.0, 0.0]
+    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0, 7.0]))
     assert means.tolist() == pytest.approx(expected)
     # SAM's one pixel counts for half a mean, as each of the annotators' two does
     assert loss.item() == pytest.approx(2 * expected[0] + 3 * right / 2)
     sources[0, 0, 0] = 2
-    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0]))
-    assert means.tolist() == pytest.approx([wrong, right, 0.0])
+    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0, 7.0]))
+    assert means.tolist() == pytest.approx([wrong, right, 0.0, 0.0])
     assert loss.item() == pytest.approx(2 * wrong + 3 * right)  # of two pixels the mean
+    sources[0, 0] = torch.tensor([1, 1, 4, 0, 0])
+    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0, 7.0]))
+    assert loss.item() == pytest.approx(2 * expected[0] + 7 * right)  # a fine label's mean, of however few pixels
 
 
 def test_loss_is_computed_in_float32_whatever_the_logits():
     logits = torch.randn(2, 3, 8, 8).bfloat16()
     labels, sources = torch.randint(0, 3, (2, 8, 8)), torch.randint(0, 4, (2, 8, 8))
-    loss, _ = three_source_loss(logits, labels, sources, torch.ones(3))
+    loss, _ = three_source_loss(logits, labels, sources, torch.ones(4))
     assert loss.dtype == torch.float32
-    assert loss == three_source_loss(logits.float(), labels, sources, torch.ones(3))[0]
+    assert loss == three_source_loss(logits.float(), labels, sources, torch.ones(4))[0]
 
 
 def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     nothing = torch.full((2, 4, 4), 255, dtype=torch.uint8)
-    loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(3))
+    loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(4))
     loss.backward()
     assert loss.item() == logits.grad.abs().max() == 0
 

@@ -1,0 +1,152 @@
+"""What annotators gave each image: simulated as a mix, told by their files, or nothing."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import edit_params, write_params
+from dataset_factories import halves, photo, save
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sesam.artifacts.atomic_io import read_json
+from sesam.artifacts.image_io import read_label
+from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.supervision import load_supervision
+from sesam.errors import SesamError
+from sesam.params import KINDS, MixParams, Params, WeakLabelParams
+from sesam.segmentation.data import TrainingDataset, TrainingTask
+from sesam.simulation import mix_kinds
+from stages import prepare, weak_labels
+
+SHAPE = (40, 60)
+SUPERVISION = Path("data/supervision.json")
+
+
+def with_mix(**shares: float) -> WeakLabelParams:
+    return WeakLabelParams(mix=MixParams(**shares))
+
+
+shares = st.tuples(*[st.floats(0, 1 / 6)] * 6)
+
+
+@given(shares=shares, larger=st.tuples(st.sampled_from(KINDS), st.floats(0, 1)), count=st.integers(1, 60))
+def test_a_larger_share_holds_the_smaller_one(shares: tuple[float, ...], larger: tuple, count: int) -> None:
+    ids = [f"town/{k}" for k in range(count)]
+    before = mix_kinds(ids, with_mix(**dict(zip(KINDS, shares, strict=True))))
+    counts = Counter(before.values())
+    for kind, share in zip(KINDS, shares, strict=True):
+        assert counts[kind] >= int(share * count) and (kind == "scribble" or counts[kind] <= share * count + 1e-6)
+    kind, part = larger
+    more = dict(zip(KINDS, shares, strict=True))
+    more[kind] += part * (1 - sum(shares))
+    after = mix_kinds(ids, with_mix(**more))
+    if kind != "scribble":  # the kind of all others
+        assert {k for k in ids if before[k] == kind} <= {k for k in ids if after[k] == kind}
+    costlier = KINDS[: KINDS.index(kind)]
+    assert all(before[k] == after[k] for k in ids if before[k] in costlier and before[k] != "scribble")
+    assert mix_kinds(ids[::-1], with_mix(**more)) == after
+
+
+def test_shares_beyond_all_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"add up to 1\.2; they must not exceed 1"):
+        MixParams(fine=0.5, none=0.7)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images 0 and 1 with a fine label, 2 to 7 without, u in images/unlabeled; annotators' files in `drawn`."""
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+    for k in range(8):
+        save(Path(f"raw/images/train/{k}.png"), photo(k))
+    save(Path("raw/images/unlabeled/u.png"), photo(20))
+    save(Path("raw/images/val/v.png"), photo(30))
+    for path in ("train/0", "train/1", "val/v"):
+        save(Path(f"raw/labels/{path}.png"), halves(0, 1))
+    write = json.dumps
+    shapes = {
+        "3": [{"label": "left", "shape_type": "line", "points": [[2, 2], [30, 30]]}],
+        "4": [{"label": "left", "shape_type": "point", "points": [[9, 9]]}],
+        "5": [{"label": "right", "shape_type": "rectangle", "points": [[5, 5], [20, 20]]}],
+        "6": [{"label": "left", "shape_type": "polygon", "points": [[2, 2], [30, 2], [30, 30]]}],
+    }
+    height, width = photo(0).shape[:2]
+    for name, drawn in shapes.items():
+        Path("drawn").mkdir(exist_ok=True)
+        text = write({"imagePath": f"{name}.png", "imageHeight": height, "imageWidth": width, "shapes": drawn})
+        Path(f"drawn/{name}.json").write_text(text)
+    stroke = np.full((height, width), 255, np.uint8)
+    stroke[5:8, 5:20] = 1
+    save(Path("drawn/2.png"), stroke)
+    save(Path("drawn/7.png"), halves(0, 1))
+    edit_params(
+        tmp_path,
+        demo={},
+        dataset__root="raw",
+        dataset__format="folder",
+        dataset__classes=["left", "right"],
+        dataset__palette=None,
+        weak_labels__path="drawn",
+        weak_labels__unannotated="use",
+        runtime__num_workers=1,
+    )
+    return tmp_path
+
+
+KINDS_OF_LAB = ("fine", "fine", "scribble", "scribble", "point", "box", "coarse", "fine", "none")
+EXPECTED = dict(zip("01234567u", KINDS_OF_LAB, strict=True))
+
+
+def run() -> dict[str, str]:
+    prepare.main()
+    weak_labels.main()
+    return load_supervision(Manifest.load().train)
+
+
+def test_kinds_are_told_by_the_files(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == EXPECTED
+    assert "images by annotation: 3 fine, 1 coarse, 2 scribble, 1 point, 1 box, 1 none" in capsys.readouterr().out
+    assert np.array_equal(read_label(Path("data/weak/0.png")), halves(0, 1))
+    assert (read_label(Path("data/weak/u.png")) == 255).all()
+    Path("drawn/kinds.csv").write_text("image,kind\n7,coarse\n2,point\n0,none\n")
+    assert run() == EXPECTED | {"7": "coarse", "2": "point", "0": "none"}
+    assert (read_label(Path("data/weak/0.png")) == 255).all()
+
+
+@pytest.mark.parametrize("row", ["7,masks", "9,fine", "7", "7,fine,1", "7,fine\n7,none"])
+def test_a_wrong_list_is_refused(lab: Path, row: str) -> None:
+    Path("drawn/kinds.csv").write_text(row)
+    with pytest.raises(SesamError, match=r"drawn/kinds\.csv, line \d.*Correct the line"):
+        run()
+
+
+def test_images_without_annotation_are_refused_by_default(lab: Path) -> None:
+    edit_params(lab, weak_labels__unannotated="refuse")
+    with pytest.raises(SesamError, match=r"images without annotation: 2.*weak_labels\.unannotated: use") as problem:
+        run()
+    assert "    u\n" not in f"{problem.value}\n"  # images/unlabeled says that it needs none
+
+
+def test_images_of_another_run_are_refused(lab: Path) -> None:
+    run()
+    for content in ("{}", '{"0": "fine"}', "[]", '{"0": "mask"}'):
+        SUPERVISION.write_text(content)
+        with pytest.raises(SesamError, match=r"supervision\.json is damaged, or of other training images"):
+            load_supervision(Manifest.load().train)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5])
+def test_samples_come_from_images_that_hold_a_label(lab: Path, params: Params, ratio: float) -> None:
+    run()
+    task = TrainingTask("m", Path("x"), params.schedule, params.student.loss_weights, "r1", unannotated_ratio=ratio)
+    dataset = TrainingDataset(task, Manifest.load(), 0)
+    drawn = [dataset.record(t).id for t in range(96)]
+    counts = Counter(drawn)
+    assert counts["u"] == 96 * ratio
+    each = 12 * (1 - ratio)
+    assert all(int(each) <= counts[name] <= each + 1 for name in EXPECTED if name != "u")
+    assert [dataset.record(t).id for t in reversed(range(96))] == drawn[::-1]
+    assert read_json(SUPERVISION) == EXPECTED
