@@ -102,6 +102,21 @@ class Annotation:
 
     path: Path
 
+    @property
+    def only_prompts(self) -> bool:
+        """Whether it labels no pixel, so that another annotation of the image may."""
+        return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was drawn, also nothing that is not read."""
+        return False
+
+    @property
+    def own_name(self) -> str | None:
+        """The name of a file of one image, which may be the image's where the name inside is not."""
+        return None
+
     def draw(self, spec: LabelSpec) -> Drawn:
         """The annotation as labels; DataIssue: unreadable, or of another size."""
         raise NotImplementedError
