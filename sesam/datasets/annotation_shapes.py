@@ -36,6 +36,7 @@ class Shape(NamedTuple):
     pixels: Callable[[tuple[int, int]], np.ndarray] | None = None  # of an image's size, (H, W) bool; or ValueError
     holes: tuple[np.ndarray, ...] = ()  # outlines (N, 2) that are cut out of a polygon
     region: str | int | None = None  # shapes of one region say several things of the same pixels
+    where: str = ""  # in its file, as "annotation 7", for messages
 
     def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
         """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
@@ -155,7 +156,8 @@ class Drawing(Annotation):
             try:
                 canvas.add(shape, class_id)
             except ValueError as problem:
-                raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
+                where = f" ({shape.where})" if shape.where else ""
+                raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}{where}") from None
         unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
@@ -188,33 +190,29 @@ class _Canvas:
     def add(self, shape: Shape, class_id: int) -> None:
         """Draw a shape over the earlier ones; ValueError if it is a mask of another size."""
         self._left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
-        if shape.kind == "box":
-            is_lost = self._add_box(shape, class_id)
-        elif shape.kind == "background point":
-            is_lost = self._add_background(shape, class_id)
-        else:
-            is_lost = self._draw(shape, class_id)
-        self._left_out[f"{shape.kind}{'es' * (shape.kind == 'box') or 's'} without a pixel"] += is_lost
+        add = {"box": self._add_box, "background point": self._add_background}.get(shape.kind, self._draw)
+        if not add(shape, class_id):
+            self._left_out[f"{'boxe' if shape.kind == 'box' else shape.kind}s without a pixel"] += 1
 
     def _add_box(self, shape: Shape, class_id: int) -> bool:
+        """Whether it has a pixel, as the others."""
         box = shape.box(self.spec.size)
         if box and class_id != IGNORE_INDEX:
             self.prompts += DrawnPrompts(boxes=(DrawnBox(class_id, box),))
-        return box is None
+        return box is not None
 
     def _add_background(self, shape: Shape, class_id: int) -> bool:
         points = np.argwhere(shape.mask(self.spec.size, self.spec.thickness, radius=0)).tolist()
         if class_id != IGNORE_INDEX:
             self.prompts += DrawnPrompts(background_points=tuple(BackgroundPoint(class_id, (x, y)) for y, x in points))
-        return not points
+        return bool(points)
 
     def _draw(self, shape: Shape, class_id: int) -> bool:
         mask = shape.mask(self.spec.size, self.spec.thickness, self.spec.radius)
-        if is_lost := not mask.any():
-            return is_lost
-        self._num_drawn += 1
+        has_pixel = bool(mask.any())
+        self._num_drawn += has_pixel
         self.labels[mask], self._top[mask] = class_id, self._num_drawn
-        return is_lost
+        return has_pixel
 
     def count_left_out(self) -> Counter[str]:
         """How many shapes leave no pixel, by kind."""

@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
+from sesam.errors import MAX_NAMES_SHOWN
 
-MAX_NAMES_SHOWN = 5  # files of each kind
 ISSUES_FILE = Path("data/issues.txt")
 
 
@@ -33,6 +33,7 @@ class IssueKind(Enum):
     PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all, or as RGB"
     FOLDERS = "names without the image's folder", "Annotate with the images' paths"
     SHAPES = "shapes that cannot be read", "Draw them as polygons, lines, points, boxes, ellipses or masks"
+    CASE = "names that differ from an image's id only in upper and lower case", "Rename them"
     NAMES = "names of several images", "Rename one of them"
     LEAKED = "images in train and in val", "Correct the splits"
 
@@ -77,8 +78,3 @@ def draft_map(issues: Sequence[Issue], known: Iterable[str] | None) -> str:
     draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: null" for key in keys)
     what = "each value means" if has_values else "they mean"
     return f"\n  Or say what {what}, null for no class: dataset.map: {{{draft}}}" if keys else ""
-
-
-def summarize_names(names: Sequence[str]) -> str:
-    """The number of names, and the first few."""
-    return f"{len(names)} ({', '.join(names[:MAX_NAMES_SHOWN])}{', …' if names[MAX_NAMES_SHOWN:] else ''})"

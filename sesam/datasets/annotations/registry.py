@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.datasets.annotation_shapes import Drawing
@@ -25,12 +24,20 @@ from sesam.datasets.annotations import (
     whats_the_point,
     yolo,
 )
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
+from sesam.datasets.annotations.common import (
+    FAULTS,
+    Annotation,
+    AnnotationFile,
+    Drawn,
+    LabelSpec,
+    describe_fault,
+    file_kind,
+)
 from sesam.datasets.annotations.image_names import ImageNames, split_of
 from sesam.datasets.annotations.mask_folders import read_mask_folder
-from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
+from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.layouts import IMAGE_SUFFIXES, TILES_INDEX, list_files
-from sesam.errors import SesamError, describe_validation_error
+from sesam.errors import MAX_NAMES_SHOWN, SesamError
 from sesam.labels import IGNORE_INDEX
 
 
@@ -102,7 +109,7 @@ def find_annotations(
 
 
 class _Entry(NamedTuple):
-    """An annotation of an image. name: the image's in its file. is_own: a file of this image alone is (in) it."""
+    """An annotation of an image. name: the image's in its file. is_own: its file is of this image alone."""
 
     name: str
     annotation: Annotation
@@ -196,11 +203,9 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
             if (annotations := reader.read(file)) is not None:
                 return reader, annotations
             continue
-        except ValidationError as problem:
-            reason = describe_validation_error(problem)[0]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
+        except FAULTS as problem:
+            reason = describe_fault(problem)
+        raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Correct it, or export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
         raise SesamError(
