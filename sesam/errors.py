@@ -114,6 +114,8 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
             reason = f"renamed to {new}" if new else "unknown key; remove it or correct its spelling"
         elif error["type"] == "missing":
             reason = "missing"
+        elif error["type"] in ("model_type", "dataclass_type"):  # pydantic would name the class
+            reason = f"expected a mapping, got {error['input']!r:.60}"
         elif error["type"] != "value_error" or not isinstance(error["input"], Mapping):
             reason += f", got {error['input']!r:.60}"
         lines.append(reason if not error["loc"] and error["type"] == "value_error" else f"{key}: {reason}")

@@ -33,7 +33,7 @@ class IssueKind(Enum):
     PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all, or as RGB"
     FOLDERS = "names without the image's folder", "Annotate with the images' paths"
     SHAPES = "shapes that cannot be read", "Draw them as polygons, lines, points, boxes, ellipses or masks"
-    CASE = "names that differ from an image's id only in upper and lower case", "Rename them"
+    SPELLING = "names that differ from an image's only in upper and lower case, blanks, - or _", "Rename them"
     NAMES = "names of several images", "Rename one of them"
     LEAKED = "images in train and in val", "Correct the splits"
 

@@ -535,7 +535,7 @@ def test_names_in_another_case_are_told(workspace) -> None:
     save(Path("mine/ade_TRAIN_00000001.png"), halves(0, 1))
     workspace("ade20k", weak_labels__path="mine")
     prepare.main()
-    error_of(weak_labels, "only in upper and lower case: 1. Rename", "ade_TRAIN_00000001: ADE_train_00000001")
+    error_of(weak_labels, "case, blanks, - or _: 1. Rename", "ade_TRAIN_00000001: ADE_train_00000001")
 
 
 def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:

@@ -38,7 +38,10 @@ XML = {
     "infinity": (cvat(BOX.format("inf")), "inf is not a coordinate"),
     "huge": (cvat(BOX.format("1e9")), "1e9 is not a coordinate"),
     "underscore": (cvat(BOX.format("1_0")), "1_0 is not a coordinate"),
-    "negative box": (cvat(BOX.format("-5")), "a box that ends before it begins"),
+    "negative box": (cvat(BOX.format(5) + BOX.format("-5")), r"a\.png, shape 2: a box that ends before it begins"),
+    "no label": (cvat(BOX.format(5).replace("label", "name")), r"a\.png, shape 1: it lacks 'label'"),
+    "cut": (cvat("")[:-9], "CVAT for images 1.1 .it ends too early"),
+    "other root": ("<dataset/>", "unknown format"),
     "negative ellipse": (cvat('<ellipse label="a" cx="9" cy="9" rx="-4" ry="3"/>'), "negative radius"),
     "regrouped": (cvat('<polygon label="a" points="1,2,3,4;5,6,7,8"/>'), "points are not pairs"),
     "three": (cvat('<polygon label="a" points="1,2,3;4,5,6"/>'), "points are not pairs"),
@@ -69,6 +72,9 @@ COCO = {
         coco(id=7, segmentation=[5, 5, 3, 4]),
         "annotation 7: segmentation.polygons: 4 numbers are not a polygon",
     ),
+    "points": (coco(segmentation=[[5, 5], [20, 5], [20, 9]]), "points are not a polygon"),
+    "results": ([coco()["annotations"][0]], "COCO's annotations without images and categories"),
+    "no mapping": (coco() | {"images": [3]}, "images.0: expected a mapping, got 3"),
     "flat text": (coco(segmentation=[1, 2, 3, 4, 5, "6"]), "valid number"),
     "size of runs": (coco(segmentation={"size": [4], "counts": "0"}), "segmentation.run lengths.size"),
     "runs": (coco(id=7, segmentation={"size": [40, 60], "counts": [3]}), r"do not fit .*\(annotation 7\)"),
@@ -97,6 +103,9 @@ def test_whole_numbers_with_a_point_and_flat_polygons_of_coco(tmp_path: Path) ->
     flat["images"][0] |= {"id": 1.0, "width": 60.0, "height": 40.0}
     flat["categories"][0] |= {"id": 1.0}
     assert (labels == 0).any() and np.array_equal(read(tmp_path / "a.json", flat), labels)
+    (tmp_path / "a.json").write_text(json.dumps(coco(segmentation=[])))
+    (annotation,) = find_annotations(tmp_path, "folder", image_names("a")).values()
+    assert +read_annotation(annotation, SPEC).left_out == {"annotations without a segmentation or box": 1}
 
 
 @pytest.mark.parametrize("value", [True, "1", 0.9, 1.0, None, 10**9])
@@ -158,13 +167,14 @@ def test_forms_of_label_studio(tmp_path: Path) -> None:
     for content, message in (
         (others | {"predictions": [annotation]}, "predictions, and no submitted annotation. Submit them"),
         ([{"id": 3} | others], "task 3: it has no annotations"),
-        ([3], "task number 1: Input should be a valid"),
-        ([others | {"annotations": [{"result": [annotation["result"]]}]}], "task number 1: region number 1: Input"),
-        ([{"bbox": [], "image_id": 3}], "keys bbox, image_id; expected Label Studio's tasks.*not as JSON-MIN"),
+        ([3], "task number 1: expected a mapping, got 3"),
+        ([others | {"annotations": [{"result": [3]}]}], "task number 1: region number 1: expected a mapping"),
+        ([others | {"annotations": [{"result": [annotation["result"][0] | {"type": "bitmask"}]}]}], "bitmask"),
+        ([{"image": "a.png", "id": 3}], "keys id, image; expected Label Studio's tasks.*not as JSON-MIN"),
         (json.dumps(task) + "\n{", "line 2: Expecting"),
         ("", "Expecting value"),
     ):
-        with pytest.raises(SesamError, match=message):
+        with pytest.raises((SesamError, DataIssue), match=message):
             read(tmp_path / "a.json", content)
 
 

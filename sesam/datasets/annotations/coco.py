@@ -36,8 +36,10 @@ class _Rle(Entry):
 
 
 def _as_polygons(value: Any) -> Any:
-    """[x, y, x, y, …] as [[x, y, x, y, …]]; ValueError if it may be a box."""
+    """[x, y, x, y, …] as [[x, y, x, y, …]]; ValueError if it may be a box, or is a list of points."""
     if not isinstance(value, list) or any(isinstance(item, list | dict) for item in value):
+        if isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value):
+            raise ValueError("points are not a polygon; expected [[x, y, x, y, x, y, …]]")
         return value
     if 0 < len(value) <= 4:
         raise ValueError(f"{len(value)} numbers are not a polygon; expected [[x, y, x, y, x, y, …]]")
@@ -86,6 +88,9 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
 
     Keypoints are not read; with a segmentation of the same object they are left out.
     """
+    if isinstance(file.document, list) and any(isinstance(x, dict) and "category_id" in x for x in file.document):
+        text = "has COCO's annotations without images and categories, which is not read. Export all three"
+        raise SesamError(f"{file.path} {text}.")
     if not (isinstance(file.document, dict) and "categories" in file.document):
         return None
     if {"items", "categories"} <= file.document.keys():
@@ -101,18 +106,20 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         raise ValueError("two images or two categories of one id")
     shapes: dict[int | str, list[Shape]] = {image_id: [] for image_id in images}
     unread: dict[int | str, tuple[str, ...]] = {}
-    unlabeled = Counter[int | str]()
+    skipped: dict[int | str, Counter[str]] = {image_id: Counter() for image_id in images}
     for number, entry in enumerate(document.annotations, 1):
         with located(where := f"annotation {entry.get('id', f'number {number}')}"):
             annotation = _Annotation.model_validate(entry)
             image = _of_id(images, annotation.image_id, "image")
             if annotation.category_id is None:
-                unlabeled[image.id] += 1
+                skipped[image.id]["regions without a label"] += 1
             elif annotation.keypoints and not annotation.segmentation:
                 unread[image.id] = ("keypoints",)
             else:
                 name = _of_id(names, annotation.category_id, "category")
-                shapes[image.id] += [shape._replace(where=where) for shape in _shapes(annotation, name, image.size)]
+                made = [shape._replace(where=where) for shape in _shapes(annotation, name, image.size)]
+                shapes[image.id] += made
+                skipped[image.id]["annotations without a segmentation or box"] += not made
     return [
         (
             image.file_name,
@@ -121,7 +128,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
                 image.size,
                 tuple(shapes[image.id]),
                 unread.get(image.id, ()),
-                skipped={"regions without a label": unlabeled[image.id]},
+                skipped=skipped[image.id],
             ),
         )
         for image in document.images

@@ -67,7 +67,7 @@ class ImageNames:
 
     def explain(self, names: Sequence[str]) -> list[Issue]:
         """Which training images were meant by names that mean no image: of those, the ones with an explanation."""
-        in_lower_case = {normalize("NFC", k).casefold(): k for k in self.train_ids}
+        spelled = {_loosely(k): k for k in self.train_ids}
         issues = list[Issue]()
         for name in names:
             spellings = [*_spellings(name, is_url=True)]
@@ -76,8 +76,8 @@ class ImageNames:
             if found := self.candidates(name):
                 kind = IssueKind.FOLDERS if any("/" in k for k in found) else IssueKind.NAMES
                 issues.append((kind, f"{name}: {' or '.join(found)}"))
-            elif ends := [in_lower_case[end] for path in spellings for end in _ends(path) if end in in_lower_case]:
-                issues.append((IssueKind.CASE, f"{name}: {ends[0]}"))
+            elif found := [spelled[end] for path in spellings for end in _ends(path) if end in spelled]:
+                issues.append((IssueKind.SPELLING, f"{name}: {found[0]}"))
         return issues
 
     def candidates(self, name: str) -> list[str]:
@@ -163,12 +163,16 @@ def _last_parts(name: str) -> Iterator[str]:
     yield from dict.fromkeys((name, stem, stem.removesuffix("_leftImg8bit")))
 
 
+def _loosely(name: str) -> str:
+    """A name in lower case, with _ in the place of blanks and -, and none of these at its ends."""
+    return re.sub(r"[\s_-]+", "_", normalize("NFC", name).casefold()).strip("_")
+
+
 def _ends(path: tuple[str, ...]) -> Iterator[str]:
-    """What of a path may be an id, in lower case, the longest first."""
+    """What of a path may be an id, loosely, the longest first; and a stem without the prefix of uploads."""
     for start in range(len(path)):
-        yield from ("/".join((*path[start:-1], last)).casefold() for last in _last_parts(path[-1]))
-    uploaded = UPLOADED.sub("", path[-1])
-    yield from (last.casefold() for last in _last_parts(uploaded))
+        yield from (_loosely("/".join((*path[start:-1], last))) for last in _last_parts(path[-1]))
+    yield from map(_loosely, _last_parts(UPLOADED.sub("", path[-1])))
 
 
 def _as_uploaded(stem: str) -> str:

@@ -60,6 +60,7 @@ class _Task(Entry):
 ANNOTATED = {"annotations", "completions", "predictions"}  # keys of a task; Label Studio 0 had completions
 NAMES = TypeAdapter(list[str])
 TOOLS = ("brush", "polygon", "keypoint", "rectangle", "ellipse")  # with labels of their own, or beside <Labels>
+UNREAD = ("bitmask", "vector", "videorectangle")  # regions too; with labels of their own they end so
 USUAL_KEYS = ("image", "img", "url")
 
 
@@ -110,7 +111,8 @@ def _drawings(path: Path, data: dict[str, Any], entries: list[Any]) -> list[tupl
     for number, entry in enumerate(entries, 1):
         with located(f"region number {number}"):
             results.append(_Result.model_validate(entry))
-    results = [x for x in results if x.type.endswith("labels") or x.type in TOOLS]  # others are about the whole task
+    # others are about the whole task
+    results = [x for x in results if x.type.endswith("labels") or x.type in (*TOOLS, *UNREAD)]
     if not results:  # submitted without a region
         names = [value for value in pictures.values() if isinstance(value, str)]
         return [(name, Drawing(path, None, ())) for name in names[:1] if len(pictures) == 1]
@@ -156,7 +158,7 @@ def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
         if result.original_width is not None and result.original_height is not None:
             sizes.add((result.original_height, result.original_width))
         if tool not in TOOLS:
-            unread |= {result.type} if tool and tool != result.type else set()
+            unread |= {result.type} if tool else set()
             continue
         with located(where := _where("region", result.id, number)):
             own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])

@@ -63,15 +63,16 @@ def lacks_class_names(path: Path, source: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[list[str]] | None:
-    """The columns of each line; None if no line has five numbers or more, for then it is another text."""
+    """The columns of each line; None if no line is a box or a polygon, for then it is another text."""
     lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
     return [line.split() for line in lines] if not any(map(str.split, lines)) or any(map(_is_row, lines)) else None
 
 
 def _is_row(line: str) -> bool:
-    """Whether it has five numbers or more, also with commas, which `_shape` refuses."""
+    """Whether it has four numbers or more after a class, also with what `_shape` refuses: commas, a class's name."""
+    _, *texts = re.split(r"[\s,;]+", line.strip())
     try:
-        return len([float(text) for text in line.replace(",", " ").split()]) >= 5
+        return len([float(text) for text in texts]) >= 4
     except ValueError:
         return False
 
@@ -97,8 +98,10 @@ def read_class_names(path: Path, changed: int) -> Mapping[float, str]:
 
 
 def _shape(row: list[str], names: Mapping[float, str]) -> Shape:
-    if any("," in text for text in row):
-        raise ValueError("commas; expected blanks between numbers, and points in them")
+    if any(mark in text for text in row for mark in ",;"):
+        raise ValueError("commas or semicolons; expected blanks between numbers, and points in them")
+    if re.match(r"[^\W\d]", row[0]):
+        raise ValueError(f"class {row[0]:.60}; expected its number")
     number, *values = map(parse_number, row)
     if len(values) < 4 or len(values) % 2:
         raise ValueError(f"{len(row)} columns, which are not class and x y pairs")
