@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
 from sesam.errors import MAX_NAMES_SHOWN
+from sesam.params import is_value_or_color
 
 ISSUES_FILE = Path("data/issues.txt")
 
@@ -71,7 +72,8 @@ def draft_map(issues: Sequence[Issue], known: Iterable[str] | None) -> str:
         if kind == IssueKind.VALUES and known is not None:
             found |= set(re.findall(r"\b\d+$|\b\d+(?=, )|#[0-9a-f]{6}", text.rpartition(": ")[2]))
         elif kind == IssueKind.CLASSES:
-            found |= set(re.findall(r"'([^']*)'", text.rpartition(": ")[2]))
+            names = re.findall(r"'([^']*)'", text.rpartition(": ")[2])
+            found |= {name for name in names if known is not None or not is_value_or_color(name)}
     has_values = any(kind == IssueKind.VALUES for kind, _ in issues) and any(key.isdecimal() for key in found)
     # also the values that are known, without their classes: where labels begin at 1, each means another one
     keys = sorted({*found, *(known or ())} if has_values else found, key=lambda key: (len(key), key))

@@ -15,7 +15,7 @@ from PIL import Image
 from sesam.artifacts.atomic_io import read_json
 from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
-from sesam.datasets.data_issues import DataIssue
+from sesam.datasets.data_issues import DataIssue, IssueKind, draft_map
 from sesam.errors import SesamError
 
 SPEC = LabelSpec((40, 60), ["a", "b"], make_label_map("folder", 2)._replace(names={"a": 0, "b": 1}), 3, 1)
@@ -196,6 +196,8 @@ def test_faulty_shapes_of_labelme(tmp_path: Path) -> None:
         else:
             with pytest.raises((SesamError, DataIssue), match=message):
                 read(tmp_path / "a.json", document(**changed))
+    issues = [(IssueKind.CLASSES, "a.json: '3'; classes are a, b")]
+    assert draft_map(issues, ["0"]).endswith("{3: null}") and not draft_map(issues, None)  # Cityscapes maps no values
 
 
 def labelme(content: bytes) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class ImageNames:
     ) -> None:
         self.by_last: dict[str, list[_Image]] = defaultdict(list)
         self.by_upload: dict[str, list[_Image]] = defaultdict(list)
+        self.by_loose: dict[str, list[_Image]] = defaultdict(list)
         self.digests = {record.sha256 for record in (*train, *val)}
         self.train_ids = {record.id for record in train}
         self.val_ids = {record.id for record in val}
@@ -50,6 +51,8 @@ class ImageNames:
                 self.by_last[image.id_parts[-1]].append(image)
                 self.by_upload[_as_uploaded(image.id_parts[-1])].append(image)
                 self.split_folders |= set(image.parents[-1:])
+                id_parts, parents = tuple(map(_loosely, image.id_parts)), tuple(map(_loosely, image.parents))
+                self.by_loose[id_parts[-1]].append(image._replace(id_parts=id_parts, parents=parents))
 
     def match(self, name: str, otherwise: str | None = None, is_url: bool = False) -> str | None:
         """The id of the training image that a name means: its path's longest agreement; None if it is not one.
@@ -66,19 +69,29 @@ class ImageNames:
         return images[0].image_id if is_certain else None
 
     def explain(self, names: Sequence[str]) -> list[Issue]:
-        """Which training images were meant by names that mean no image: of those, the ones with an explanation."""
-        spelled = {_loosely(k): k for k in self.train_ids}
+        """Issues of names of which none means a training image, but may have been meant to."""
         issues = list[Issue]()
         for name in names:
             spellings = [*_spellings(name, is_url=True)]
-            if self._find(spellings):
-                continue  # it means an image that is not trained on
+            known = self._find(spellings)
+            if known is not None and not known.is_train:
+                continue
             if found := self.candidates(name):
                 kind = IssueKind.FOLDERS if any("/" in k for k in found) else IssueKind.NAMES
                 issues.append((kind, f"{name}: {' or '.join(found)}"))
-            elif found := [spelled[end] for path in spellings for end in _ends(path) if end in spelled]:
-                issues.append((IssueKind.SPELLING, f"{name}: {found[0]}"))
+            elif similar := self._find_similar(spellings):
+                issues.append((IssueKind.SPELLING, f"{name}: {similar}"))
         return issues
+
+    def _find_similar(self, spellings: Sequence[tuple[str, ...]]) -> str | None:
+        """The id of the training image that one of these paths means `_loosely`, also without an upload's prefix."""
+        *folders, last = spellings[-1]
+        for *above, end in (*spellings, (*folders, UPLOADED.sub("", last))):
+            images = [image for part in _last_parts(end) for image in self.by_loose.get(_loosely(part), ())]
+            found = self._best((*map(_loosely, above), end), images)
+            if found is not None and found.is_train:
+                return found.image_id
+        return None
 
     def candidates(self, name: str) -> list[str]:
         """The ids of images, one of them at least a training image, that a name or an upload of it may mean.
@@ -166,13 +179,6 @@ def _last_parts(name: str) -> Iterator[str]:
 def _loosely(name: str) -> str:
     """A name in lower case, with _ in the place of blanks and -, and none of these at its ends."""
     return re.sub(r"[\s_-]+", "_", normalize("NFC", name).casefold()).strip("_")
-
-
-def _ends(path: tuple[str, ...]) -> Iterator[str]:
-    """What of a path may be an id, loosely, the longest first; and a stem without the prefix of uploads."""
-    for start in range(len(path)):
-        yield from (_loosely("/".join((*path[start:-1], last))) for last in _last_parts(path[-1]))
-    yield from map(_loosely, _last_parts(UPLOADED.sub("", path[-1])))
 
 
 def _as_uploaded(stem: str) -> str:
