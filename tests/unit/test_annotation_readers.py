@@ -265,7 +265,7 @@ def test_boxes_of_voc(tmp_path: Path) -> None:
         ("<xmin>6", "<xmin>16", "left with a bndbox that ends before it begins"),
         ("bndbox>", "robndbox>", "without name or bndbox"),
         ("<width>60", "<width>61", "61x40"),
-        ("<width>60", "<width>x", "invalid literal"),
+        ("<width>60", "<width>60.5", "60.5 is not a whole number"),
         (">left<", ">unicorn<", "unicorn"),
     ],
 )
@@ -337,7 +337,7 @@ def test_yolo_of_another_split(tmp_path: Path) -> None:
         ("nan .1 .1 .2 .2", "class nan; expected its number"),
         ("0 nan .1 .2 .2", "nan is not"),
         ("0 inf .1 .2 .2", "inf is not"),
-        ("0 .1 .1 .2 .x", "line 2: could not convert"),
+        ("0 .1 .1 .2 .x", "line 2: .x is not a coordinate"),
         ("0 6 8 20 12", "line 2: coordinates that are not from 0 to 1"),
         ("0 .1 .1 -.2 .2", "not from 0 to 1"),
         ("0,.1,.1,.2,.2", "line 2: commas or semicolons; expected blanks"),

@@ -113,8 +113,10 @@ def test_whole_numbers_with_a_point_and_flat_polygons_of_coco(tmp_path: Path) ->
 def test_clicks(key: str, value: Any, tmp_path: Path) -> None:
     click = {"x": 9, "y": 9, "cls": 1}
     assert (read(tmp_path / "a.json", {"a": [click]}, "voc") == 1).any()
-    with pytest.raises(DataIssue, match="is not a whole number"):
-        read(tmp_path / "a.json", {"a": [click | {key: value}]}, "voc")
+    with pytest.raises(DataIssue, match=r"click 2: .* is not a whole number"):
+        read(tmp_path / "a.json", {"a": [click, click | {key: value}]}, "voc")
+    with pytest.raises(DataIssue, match=r"click 1: \[1, 2\]"):
+        read(tmp_path / "a.json", {"a": [[1, 2]]}, "voc")
 
 
 @pytest.mark.parametrize("text", ["1_0", "0.9", "nan", "１", ""])

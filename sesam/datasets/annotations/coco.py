@@ -108,7 +108,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     unread: dict[int | str, tuple[str, ...]] = {}
     skipped: dict[int | str, Counter[str]] = {image_id: Counter() for image_id in images}
     for number, entry in enumerate(document.annotations, 1):
-        with located(where := f"annotation {entry.get('id', f'number {number}')}"):
+        with located(where := f"annotation {entry.get('id', f'number {number}')!s:.60}"):
             annotation = _Annotation.model_validate(entry)
             image = _of_id(images, annotation.image_id, "image")
             if annotation.category_id is None:

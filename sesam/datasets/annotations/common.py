@@ -1,5 +1,7 @@
 """What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
+import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -98,7 +100,10 @@ def located(where: str) -> Iterator[None]:
 
 def parse_number(text: str) -> float:
     """A number in a text; ValueError unless it is finite and as small as a coordinate."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if "_" in text or not text.isascii() or not abs(number) <= MAX_NUMBER:
         raise ValueError(f"{text:.20} is not a coordinate")
     return number
@@ -106,7 +111,7 @@ def parse_number(text: str) -> float:
 
 def parse_whole(text: str) -> int:
     """A whole number in a text; ValueError if it is none."""
-    if "_" in text or not text.isascii():
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
         raise ValueError(f"{text:.20} is not a whole number")
     return int(text)
 
