@@ -1,8 +1,7 @@
 """Annotators' files as weak labels, and corrections of them."""
 
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -20,11 +19,11 @@ from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.yolo import lacks_class_names
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import LabelMap, check_not_binary, find_palette_conflicts, label_map_for
 from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names, warn
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Params, is_value_or_color
@@ -35,6 +34,7 @@ READ_SUFFIXES = (
     ".xml",
     ".json",
     ".geojson",
+    ".jsonl",
     ".txt",
     ".jpg",
     ".jpeg",
@@ -94,7 +94,7 @@ def import_annotations(
     annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
     if not annotations or (len(others) == len(annotations) and not as_corrections):
-        raise SesamError(_no_annotation(source, others, min(names.train_ids)))
+        raise SesamError(_no_annotation(source, others, names))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
     label_map = _label_map_of_corrections(manifest) if as_corrections else label_map_for(manifest)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
@@ -105,7 +105,7 @@ def import_annotations(
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
     issues = [result for result in results if not isinstance(result, Written)]
-    issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
+    issues += names.explain(others)
     if not as_corrections:
         issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in manifest.train if record.id not in annotations]
     if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
@@ -126,7 +126,7 @@ def import_annotations(
         pixels = sum((result.pixels for result in written), Counter[str]())
         each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
         print(f"{source}: pixels {each}; what is unchanged or deleted corrects nothing")
-        _warn(f"{source}: corrections that match no training image", others)
+        warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
     return counts
@@ -146,17 +146,19 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
         raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
     if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
-    _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
-    _warn(
+    warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
+    warn(
         "images labeled everywhere; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
-    _warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
+    warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
 
 
-def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
+def _no_annotation(source: Path, others: Sequence[str], names: ImageNames) -> str:
     """What `source` holds instead of annotations of training images."""
-    text = f"{source} annotates no training image. Training images have ids like {image_id}"
+    if issues := names.explain(others):
+        return report_issues(str(source), issues)
+    text = f"{source} annotates no training image. Training images have ids like {min(names.train_ids)}"
     if others:
         remedy = "Names must end in an id, without another split's folder before it"
         return f"{text}; the annotations are of {summarize_names(others)}. {remedy}."
@@ -174,7 +176,7 @@ def warn_unread_files(source: Path, manifest: Manifest) -> None:
     unread = [path for path in others if path.suffix.lower() not in IMAGE_SUFFIXES or sha256(path) not in digests]
     expected = "expected PNG, XML, JSON, or YOLO's text with data.yaml or classes.txt"
     unread += [path for path in files if lacks_class_names(path, source)]
-    _warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])
+    warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])
 
 
 def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> Counter[str]:
@@ -189,13 +191,8 @@ def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) 
         prompts = f"{prompts} and label no pixel" if counts["boxes"] + counts["background_points"] else ""
         print(f"{source}: {counts['shapes']} shapes of {len(written)} images{prompts}")
     for kind in sorted(counts.keys() - {"shapes", "boxes", "background_points"}):
-        _warn(
+        warn(
             f"{kind}: {counts[kind]}, in images",
             [k for k, result in zip(ids, written, strict=True) if result.drawn.left_out[kind]],
         )
     return counts
-
-
-def _warn(subject: str, names: Iterable[str]) -> None:
-    if listed := list(names):
-        print(f"warning: {subject}: {summarize_names(listed)}.", file=sys.stderr)

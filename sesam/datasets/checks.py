@@ -14,10 +14,10 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.image_io import Palette, read_image, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind
 from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap, read_values
 from sesam.datasets.layouts import ImagePair
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names
 from sesam.geometry.regions import connected_regions
 from sesam.labels import IGNORE_INDEX
 from sesam.params import ComponentParams, Params

@@ -7,8 +7,9 @@ from itertools import groupby
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import write_text
+from sesam.errors import MAX_NAMES_SHOWN
+from sesam.params import is_value_or_color
 
-MAX_NAMES_SHOWN = 5  # files of each kind
 ISSUES_FILE = Path("data/issues.txt")
 
 
@@ -33,6 +34,7 @@ class IssueKind(Enum):
     PALETTES = "label PNGs whose colors contradict their values", "Save them with one palette for all, or as RGB"
     FOLDERS = "names without the image's folder", "Annotate with the images' paths"
     SHAPES = "shapes that cannot be read", "Draw them as polygons, lines, points, boxes, ellipses or masks"
+    SPELLING = "names that differ from an image's only in upper and lower case, blanks, - or _", "Rename them"
     NAMES = "names of several images", "Rename one of them"
     LEAKED = "images in train and in val", "Correct the splits"
 
@@ -70,15 +72,11 @@ def draft_map(issues: Sequence[Issue], known: Iterable[str] | None) -> str:
         if kind == IssueKind.VALUES and known is not None:
             found |= set(re.findall(r"\b\d+$|\b\d+(?=, )|#[0-9a-f]{6}", text.rpartition(": ")[2]))
         elif kind == IssueKind.CLASSES:
-            found |= set(re.findall(r"'([^']*)'", text.rpartition(": ")[2]))
+            names = re.findall(r"'([^']*)'", text.rpartition(": ")[2])
+            found |= {name for name in names if known is not None or not is_value_or_color(name)}
     has_values = any(kind == IssueKind.VALUES for kind, _ in issues) and any(key.isdecimal() for key in found)
     # also the values that are known, without their classes: where labels begin at 1, each means another one
     keys = sorted({*found, *(known or ())} if has_values else found, key=lambda key: (len(key), key))
     draft = ", ".join(f"{key if key.isdecimal() else repr(key)}: null" for key in keys)
     what = "each value means" if has_values else "they mean"
     return f"\n  Or say what {what}, null for no class: dataset.map: {{{draft}}}" if keys else ""
-
-
-def summarize_names(names: Sequence[str]) -> str:
-    """The number of names, and the first few."""
-    return f"{len(names)} ({', '.join(names[:MAX_NAMES_SHOWN])}{', …' if names[MAX_NAMES_SHOWN:] else ''})"

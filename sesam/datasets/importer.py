@@ -11,7 +11,7 @@ import numpy as np
 
 from sesam.artifacts.manifest import SPLITS, Manifest, UnusedImage
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.data_issues import IssueKind, draft_map, report_issues
 from sesam.datasets.label_maps import (
     check_not_binary,
     class_names_and_palette,
@@ -19,7 +19,7 @@ from sesam.datasets.label_maps import (
     label_map_for,
 )
 from sesam.datasets.layouts import ImagePair, describe_unread_files, find_pairs
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import FINE_TRAIN_LABELS, DatasetParams, Params

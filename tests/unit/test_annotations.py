@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -609,6 +610,31 @@ UPLOAD = "/data/upload/1/0a1b2c3d-7.png"  # Label Studio puts files into a folde
 )
 def test_names_match_image_ids(name: str, ids: str, matching: str | None) -> None:
     assert image_names(*ids.split()).match(name, is_url=True) == matching
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("IMG_1.JPG", "only in upper and lower case, .*: IMG_1.JPG: img_1"),
+        ("city/leaf%201.jpg", "blanks, - or _: city/leaf%201.jpg: city/leaf 1"),
+        ("img 1 .jpg", "blanks, - or _: img 1 .jpg: img_1"),
+        ("photos/City/Leaf 1.png", "case, .*: photos/City/Leaf 1.png: city/leaf 1"),
+        ("/data/upload/1/0a1b2c3d-IMG_1.jpg", "case, .*: /data/upload/1/0a1b2c3d-IMG_1.jpg: img_1"),
+        ("leaf 1.png", "without the image's folder: leaf 1.png: city/leaf 1"),
+        ("/data/upload/1/0a1b2c3d-leaf_1.png", "without the image's folder: .*: city/leaf 1"),
+        ("0a1b2c3d-a_b.png", "names of several images: 0a1b2c3d-a_b.png: a b or a_b"),
+        ("images/val/both.png", None),
+        ("images/val/IMG_1.JPG", None),
+        ("Both.png", None),  # the validation image
+        ("7.png", None),  # also that
+        ("unicorn.png", None),
+    ],
+)
+def test_names_of_no_image_are_explained(name: str, told: str | None) -> None:
+    names = image_names("img_1", "city/leaf 1", "a b", "a_b", "both", "city/7", val=["Both", "7"])
+    assert names.match(name, is_url="upload" in name) is None
+    issues = [f"{kind.value[0]}: {text}" for kind, text in names.explain([name])]
+    assert len(issues) == (told is not None) and all(re.search(told or "", text) for text in issues)
 
 
 def spoiled(document: Any, path: tuple = ()) -> Iterator[Any]:

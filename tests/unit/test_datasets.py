@@ -504,7 +504,7 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
     [
         ("points.json", '{"2007_000032": [{"x": 1, "y": 2}]}', "2007_000032: clicks in points.json that are not {x, "),
         ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are not {x, y"),
-        ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
+        ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (task number 1: "),
         ("points.json", "3", "points.json is of an unknown format, which is not read. Export one of"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json is of an unknown format"),
@@ -528,6 +528,14 @@ def test_names_of_no_image_stand_beside_images_without_annotation(workspace) -> 
     workspace("folder", weak_labels__path="mine")
     prepare.main()
     error_of(weak_labels, "images without annotation: 1", "Annotations of no training image: 1 (2_mask)")
+
+
+def test_names_in_another_case_are_told(workspace) -> None:
+    """Also if no name is an image's."""
+    save(Path("mine/ade_TRAIN_00000001.png"), halves(0, 1))
+    workspace("ade20k", weak_labels__path="mine")
+    prepare.main()
+    error_of(weak_labels, "case, blanks, - or _: 1. Rename", "ade_TRAIN_00000001: ADE_train_00000001")
 
 
 def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
