@@ -185,7 +185,7 @@ class Drawing(Annotation):
             elif class_id != IGNORE_INDEX:
                 background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
         left_out["shapes that later ones cover wholly"] = len(drawn_numbers.difference(np.unique(top_number).tolist()))
-        unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
+        unknown = sorted({shape.name for shape in shapes if shape.name not in class_ids}, key=repr)
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
         prompts = DrawnPrompts(tuple(boxes), tuple(background))
