@@ -92,7 +92,7 @@ def draft_map(issues: Sequence[Issue], given: Mapping[str, str | None], known: I
     has_values = any(key.isdecimal() for issue in found if issue.kind == IssueKind.VALUES for key in issue.draft)
     # also the values that are known, without their classes: where labels begin at 1, each means another one
     draft = {**dict.fromkeys(known or () if has_values else ()), **draft, **given}
-    what = "each value means" if has_values else "they mean"
+    what = "each value means in all labels" if has_values else "they mean"
     return [f"Or say what {what}, null for no class: {format_map(draft)}"]
 
 
@@ -106,7 +106,7 @@ def format_map(entries: Mapping[str, str | None]) -> str:
 def draft_exclude(missing: Sequence[str], given: Sequence[str]) -> list[str]:
     """A note with `dataset.exclude` as it is `given`, and the training images `missing` by id; none without these."""
     ids = ", ".join(_quote(k) for k in (*given, *(f"train/{k}" for k in missing)))
-    return [f"To leave these out: dataset.exclude: [{ids}]"] if missing else []
+    return [f"To leave out those without annotation: dataset.exclude: [{ids}]"] if missing else []
 
 
 def _quote(value: str | None) -> str:
