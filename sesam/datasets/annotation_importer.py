@@ -128,11 +128,11 @@ def import_annotations(
         conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
         issues += [Issue(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        notes = [f"Annotations of no training image: {summarize_names(others)}."] if others and missing else []
+        lost = [k for k in others if k not in candidates] if missing or candidates else []
+        notes = [f"Annotations of no training image: {summarize_names(lost)}."] if lost else []
         notes += describe_unknown(issues, label_map, manifest, may_map_values=not as_corrections)
         notes += draft_exclude(missing, params.dataset.exclude)
-        where = str(source) if as_corrections else f"{source} (weak_labels.path)"
-        raise SesamError(report_issues(where, issues, notes))
+        raise SesamError(report_issues(f"{source}{' (weak_labels.path)' * (not as_corrections)}", issues, notes))
     ids = [record.id for record, _ in jobs]
     counts = _count_shapes(source, ids, written)
     if as_corrections:

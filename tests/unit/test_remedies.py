@@ -250,10 +250,11 @@ def paste_exclude(message: str) -> None:
 
 def foldered() -> None:
     data_set("a/0", "b/1")
-    annotate(drawn(BOXES, "0.png", "1.png"))
+    annotate(drawn(BOXES, "0.png", "1.png", "1_1.png"))
 
 
 def write_folders(message: str) -> None:
+    assert "Annotations of no training image: 1 (1_1.png)" in message
     found = dict(re.findall(r"^    (\S+): (\S+)$", message, re.M))
     annotate(drawn(BOXES, *(found[name] + ".png" for name in ("0.png", "1.png"))))
 
