@@ -2,6 +2,7 @@
 
 import os
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from io import BytesIO
@@ -44,6 +45,9 @@ BITS = {"1": 1, "L": 8, "P": 8, "LA": 16, "RGB": 24, "RGBA": 32}  # of a pixel, 
 PADDING = (
     b"\xff\x00" * 9
 )  # the bytes that the decoder looks ahead: ones, which are no code, so hardly a block of pixels
+
+# what Pillow raises for damaged files; TypeError and LookupError where it expects more of them
+PILLOW_ERRORS = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 
 Palette = Sequence[Sequence[int]]  # RGB per class, 0 to 255
 
@@ -120,7 +124,7 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         raise SesamError(f"{path} {_describe(content)}; expected {' or '.join(formats)}.") from None
     except Image.DecompressionBombError:
         raise SesamError(f"{path} is larger than 178 million pixels. Cut it (`sesam tile split`).") from None
-    except (OSError, SyntaxError, ValueError) as problem:
+    except PILLOW_ERRORS as problem:
         raise SesamError(f"{path} cannot be read as an image ({problem}). Replace it with an intact copy.") from None
     if pages > 1:
         raise SesamError(f"{path} has {pages} pages or frames. Save each as a file.")

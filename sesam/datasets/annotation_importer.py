@@ -19,9 +19,15 @@ from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.yolo import lacks_class_names
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_exclude, report_issues
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
-from sesam.datasets.label_maps import LabelMap, check_not_binary, find_palette_conflicts, label_map_for
+from sesam.datasets.label_maps import (
+    LabelMap,
+    check_not_binary,
+    describe_unknown,
+    find_palette_conflicts,
+    label_map_for,
+)
 from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
 from sesam.errors import SesamError, summarize_names, warn
 from sesam.execution.parallel import map_images
@@ -66,8 +72,8 @@ def convert_annotation(
     try:
         drawn = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
-        kind, text = problem.args
-        return kind, f"{record.id}: {text}"
+        issue = Issue(*problem.args)
+        return issue._replace(text=f"{record.id}: {issue.text}")
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
         label, pixels = drop_unchanged(label, load_exported(record, len(palette)))
@@ -93,8 +99,9 @@ def import_annotations(
     warn_unread_files(source, manifest)
     annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     others = sorted(annotations.keys() - names.train_ids)
-    if not annotations or (len(others) == len(annotations) and not as_corrections):
-        raise SesamError(_no_annotation(source, others, names))
+    explained = names.explain(others)
+    if not annotations or (len(others) == len(annotations) and not explained and not as_corrections):
+        raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
     label_map = _label_map_of_corrections(manifest) if as_corrections else label_map_for(manifest)
     widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
@@ -104,22 +111,21 @@ def import_annotations(
     )
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
-    issues = [result for result in results if not isinstance(result, Written)]
-    issues += names.explain(others)
-    if not as_corrections:
-        issues += [(IssueKind.NOT_ANNOTATED, record.id) for record in manifest.train if record.id not in annotations]
+    issues = [result for result in results if isinstance(result, Issue)]
+    issues += explained.values()
+    named = {*annotations, *(image_id for name in explained for image_id in names.candidates(name))}
+    missing = [] if as_corrections else [record.id for record in manifest.train if record.id not in named]
+    issues += [Issue(IssueKind.NOT_ANNOTATED, k) for k in missing]
     if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
         conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
-        issues += [(IssueKind.PALETTES, text) for text in conflicts]
+        issues += [Issue(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
-        kinds = {kind for kind, _ in issues}
-        if others and IssueKind.NOT_ANNOTATED in kinds:
-            report += f"\n  Annotations of no training image: {summarize_names(others)}."
-        report += f"\n  Known values: {label_map.describe()}." if IssueKind.VALUES in kinds else ""
-        is_coded = manifest.format == "folder" and not as_corrections
-        raise SesamError(report + draft_map(issues, label_map.values(manifest.classes) if is_coded else None))
+        lost = [k for k in others if k not in explained] if missing or explained else []
+        notes = [f"Annotations of no training image: {summarize_names(lost)}."] if lost else []
+        notes += describe_unknown(issues, label_map, manifest, may_map_values=not as_corrections)
+        notes += draft_exclude(missing, params.dataset.exclude)
+        raise SesamError(report_issues(f"{source}{' (weak_labels.path)' * (not as_corrections)}", issues, notes))
     ids = [record.id for record, _ in jobs]
     counts = _count_shapes(source, ids, written)
     if as_corrections:
@@ -143,7 +149,10 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
     """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
     absent = np.logical_not([result.values for result in written])
     if absent[:, :IGNORE_INDEX].all():
-        raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
+        raise SesamError(
+            f"{source} labels no pixel of any training image, so nothing could be learned. "
+            "Give shapes the names of dataset.classes, and export again."
+        )
     if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
     warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
@@ -154,11 +163,9 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
     warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
 
 
-def _no_annotation(source: Path, others: Sequence[str], names: ImageNames) -> str:
+def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
     """What `source` holds instead of annotations of training images."""
-    if issues := names.explain(others):
-        return report_issues(str(source), issues)
-    text = f"{source} annotates no training image. Training images have ids like {min(names.train_ids)}"
+    text = f"{source} annotates no training image. Training images have ids like {image_id}"
     if others:
         remedy = "Names must end in an id, without another split's folder before it"
         return f"{text}; the annotations are of {summarize_names(others)}. {remedy}."

@@ -158,7 +158,7 @@ class Drawing(Annotation):
             except ValueError as problem:
                 where = f" ({shape.where})" if shape.where else ""
                 raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}{where}") from None
-        unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
+        unknown = sorted({shape.name for shape in shapes if shape.name not in class_ids}, key=repr)
         if self.unread and not unknown:
             raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
         return Drawn(canvas.labels, unknown, len(shapes), canvas.count_left_out(), prompts=canvas.prompts)

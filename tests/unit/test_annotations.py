@@ -633,7 +633,7 @@ def test_names_match_image_ids(name: str, ids: str, matching: str | None) -> Non
 def test_names_of_no_image_are_explained(name: str, told: str | None) -> None:
     names = image_names("img_1", "city/leaf 1", "a b", "a_b", "both", "city/7", val=["Both", "7"])
     assert names.match(name, is_url="upload" in name) is None
-    issues = [f"{kind.value[0]}: {text}" for kind, text in names.explain([name])]
+    issues = [f"{kind.value[0]}: {text}" for kind, text, _ in names.explain([name]).values()]
     assert len(issues) == (told is not None) and all(re.search(told or "", text) for text in issues)
 
 

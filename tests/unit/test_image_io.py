@@ -156,3 +156,19 @@ def test_arithmetic_jpegs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content.replace(b"\xff\xc0", b"\xff\xc9", 1))
     with pytest.raises(SesamError, match=r"coded arithmetically .*save it as an ordinary JPEG"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_files_of_which_pillow_expects_more() -> None:
+    """A PNG without pixels, and a TIFF whose second page has nothing."""
+    png, tiff = io.BytesIO(), io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "PNG")
+    Image.new("L", (8, 8)).save(tiff, "TIFF")
+    content = png.getvalue()
+    start, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    first = int.from_bytes(tiff.getvalue()[4:8], "little")
+    pages = bytearray(tiff.getvalue())
+    following = first + 2 + 12 * int.from_bytes(pages[first : first + 2], "little")
+    pages[following : following + 4] = len(pages).to_bytes(4, "little")
+    for damaged in (content[:start] + content[end:], bytes(pages) + bytes(6)):
+        with pytest.raises(SesamError, match=r"cannot be read as an image .*Replace it with an intact copy"):
+            read_image(Path("x.png"), damaged)

@@ -134,7 +134,7 @@ class Drawn:
     """
 
     labels: np.ndarray
-    unknown: list[str]
+    unknown: Sequence[str | int]
     shapes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     colors: Colors = NO_COLORS

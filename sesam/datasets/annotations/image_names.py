@@ -68,9 +68,9 @@ class ImageNames:
         is_certain = len({image.image_id for image in images}) == 1 and any(image.is_train for image in images)
         return images[0].image_id if is_certain else None
 
-    def explain(self, names: Sequence[str]) -> list[Issue]:
-        """Issues of names of which none means a training image, but may have been meant to."""
-        issues = list[Issue]()
+    def explain(self, names: Sequence[str]) -> dict[str, Issue]:
+        """Issues, by name, of names of which none means a training image, but may have been meant to."""
+        issues = dict[str, Issue]()
         for name in names:
             spellings = [*_spellings(name, is_url=True)]
             known = self._find(spellings)
@@ -78,9 +78,9 @@ class ImageNames:
                 continue
             if found := self.candidates(name):
                 kind = IssueKind.FOLDERS if any("/" in k for k in found) else IssueKind.NAMES
-                issues.append((kind, f"{name}: {' or '.join(found)}"))
+                issues[name] = Issue(kind, f"{name}: {' or '.join(found)}")
             elif similar := self._find_similar(spellings):
-                issues.append((IssueKind.SPELLING, f"{name}: {similar}"))
+                issues[name] = Issue(IssueKind.SPELLING, f"{name}: {similar}")
         return issues
 
     def _find_similar(self, spellings: Sequence[tuple[str, ...]]) -> str | None:

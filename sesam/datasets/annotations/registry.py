@@ -35,7 +35,8 @@ from sesam.datasets.annotations.common import (
 )
 from sesam.datasets.annotations.image_names import ImageNames, split_of
 from sesam.datasets.annotations.mask_folders import read_mask_folder
-from sesam.datasets.data_issues import DataIssue, IssueKind
+from sesam.datasets.data_issues import DataIssue, IssueKind, unknown_values
+from sesam.datasets.label_maps import MAX_UNKNOWN
 from sesam.datasets.layouts import IMAGE_SUFFIXES, TILES_INDEX, list_files
 from sesam.errors import MAX_NAMES_SHOWN, SesamError
 from sesam.labels import IGNORE_INDEX
@@ -98,7 +99,9 @@ def find_annotations(
     SesamError if an image has two, or a file is unreadable.
     """
     if not source.is_dir() and file_kind(source) not in (".json", ".xml"):
-        hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
+        hint = (
+            " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else " Correct the path."
+        )
         expected = "a folder of PNG, XML, JSON or YOLO's text files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
     entries: dict[str, _Entry] = {}
@@ -176,15 +179,20 @@ def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
     drawn = annotation.draw(spec)
     if not drawn.unknown:
         return drawn
-    if not isinstance(annotation, Drawing):
-        raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(drawn.unknown)}")
+    if isinstance(annotation, png.LabelPng):
+        raise unknown_values(annotation.path, [str(value) for value in drawn.unknown])
     known = ", ".join(spec.classes[:MAX_NAMES_SHOWN]) + ", …" * (len(spec.classes) > MAX_NAMES_SHOWN)
-    hints = [f"{name}{_closest(name, spec.classes)}" for name in drawn.unknown]
-    raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}")
+    hints = [f"{name!r}{_closest(str(name), spec.classes)}" for name in drawn.unknown[:MAX_UNKNOWN]]
+    hints += [f"and {len(drawn.unknown) - MAX_UNKNOWN} more"] * (len(drawn.unknown) > MAX_UNKNOWN)
+    # others have to be renamed: no YAML can hold them, or they would be values
+    names = [name for name in drawn.unknown if isinstance(name, str) and name.isprintable() and not name.isdecimal()]
+    spelled = {k.casefold(): k for k in spec.classes}
+    draft = {name: spelled.get(name.strip().casefold()) for name in names[:MAX_UNKNOWN]}
+    raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}", draft)
 
 
 def _closest(name: str, classes: Sequence[str]) -> str:
-    close = get_close_matches(name.strip("'\" ").lower(), [k.lower() for k in classes], 1)
+    close = get_close_matches(name.strip().lower(), [k.lower() for k in classes], 1)
     return f" (did you mean {next(k for k in classes if k.lower() == close[0])}?)" if close else ""
 
 
