@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TypeVar
 
@@ -123,13 +124,18 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a stage's main(): a SesamError or a limit of the machine ends it with a message alone and exit code 1."""
-    spec = sys.modules["__main__"].__spec__
+    """Run a stage's main(): a SesamError or a limit of the machine ends it with a message alone and exit code 1.
+
+    In the context `around_main` of the program's package, if it has one.
+    """
+    spec, around_main = sys.modules["__main__"].__spec__, nullcontext
     if main.__module__ == "__main__" and spec is not None:
         # worker processes, Ray's too, find a stage's functions by their module's name; __main__ is another module there
         main = getattr(import_module(spec.name), main.__name__)
+        around_main = getattr(sys.modules.get(spec.parent or ""), "around_main", nullcontext)
     try:
-        main()
+        with around_main():
+            main()
     except SesamError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
