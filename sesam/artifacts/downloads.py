@@ -42,6 +42,7 @@ def _download(url: str, output: Any, pup: Any) -> None:
     received = -1.0
     while not wait([done], TIMEOUT).done:
         if bar.n == received:
+            bar.close()
             raise TimeoutError(f"it sent fewer than {CHUNK} bytes in {TIMEOUT} seconds")
         received = bar.n
     done.result()

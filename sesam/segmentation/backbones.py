@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
 from torch import Tensor, nn
 
+from sesam.artifacts.archives import check_weights
 from sesam.artifacts.atomic_io import find_corruption, sha256
 from sesam.artifacts.downloads import fetch
 from sesam.errors import SesamError
@@ -157,6 +158,7 @@ def _load_state(source: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name; SesamError if it cannot be loaded or has none."""
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
     try:
+        check_weights(Path(source))
         state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
     except Exception as problem:  # of any kind, because the file may hold anything
         raise SesamError(f"network.pretrained: {source} cannot be loaded ({problem}). Check the path. {HINT}") from None

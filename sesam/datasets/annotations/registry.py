@@ -187,7 +187,7 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
             continue
         except ValidationError as problem:
             reason = describe_validation_error(problem)[0]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
     if readers:
