@@ -154,15 +154,16 @@ def merge_tiles(folder: Path, size: tuple[int, int], index: TileIndex, out: Path
     def read_tile(where: tuple[slice, slice]) -> np.ndarray:
         nonlocal palette
         path = folder / f"{tile_name(*(side.start for side in where))}.png"
-        with open_image(path) as image:
-            tile, palette = np.array(image), palette or image.getpalette()
         height, width = (side.stop - side.start for side in where)
-        if tile.shape != (height, width):
-            actual = "x".join(map(str, tile.shape[::-1]))
-            raise SesamError(
-                f"{path} is {actual}; expected {width}x{height} pixels of one channel. Make the labels again."
-            )
-        return tile
+        with open_image(path) as image:
+            if image.size != (width, height) or image.mode not in ("L", "P"):
+                mode = "" if image.mode in ("L", "P") else f" in mode {image.mode}"
+                raise SesamError(
+                    f"{path} is {image.width}x{image.height}{mode}; expected {width}x{height} pixels of one channel. "
+                    "Make the labels again."
+                )
+            palette = palette or image.getpalette()
+            return np.array(image)
 
     merged = Image.fromarray(
         stitch_tiles(size, index.tile_size, index.overlap, read_tile), mode="P" if palette else "L"

@@ -31,7 +31,13 @@ def _as_int(value: Any) -> Any:
 
 AsInt = BeforeValidator(_as_int)
 Pixels = Annotated[int, Field(strict=True, ge=1, le=1 << 16), AsInt]
-FAULTS = (ValueError, KeyError, TypeError, OverflowError)  # of a file that is not what its reader expects
+FAULTS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)  # of a file that is not what its reader expects
 MAX_NUMBER = 1e7
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Point = tuple[Number, Number]  # x, y
