@@ -38,25 +38,33 @@ class Shape(NamedTuple):
     region: str | int | None = None  # shapes of one region say several things of the same pixels
     where: str = ""  # in its file, as "annotation 7", for messages
 
-    def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
-        """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
+    def draw(self, size: tuple[int, int], thickness: int, radius: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """A window of an image of `size` (H, W) that holds it, and its pixels there, bool.
+
+        ValueError if it is a mask of another size.
+        """
+        whole = slice(0, size[0]), slice(0, size[1])
         if self.pixels is not None:
             mask = self.pixels(size)
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
-            return mask
+            return whole, mask
         if self.kind == "polygon":
-            mask = _fill(self.points, size)
+            window = _window(self.points, size, margin=1)
+            mask = _fill(self.points, size, window)
             for hole in self.holes:
-                mask &= ~_fill(hole, size)
-            return mask
+                mask &= ~_fill(hole, size, window)
+            return window, mask
         pixels = np.floor(_clip(self.points, size)).astype(np.int32)
-        if self.kind == "line" and len(pixels) > 1:
-            return draw_stroke(size, pixels, thickness)
-        drawn = np.zeros(size, np.uint8)
-        for point in pixels.tolist():
+        window = rows, columns = _window(pixels, size, margin=max(thickness, radius) + 1)
+        pixels -= np.array([columns.start, rows.start], np.int32)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if self.kind == "line" and len(pixels) > 1 and height * width:
+            return window, draw_stroke((height, width), pixels, thickness)
+        drawn = np.zeros((height, width), np.uint8)
+        for point in pixels.tolist() if height * width else ():
             cv2.circle(drawn, point, radius, 1, cv2.FILLED)
-        return drawn > 0
+        return window, drawn > 0
 
     def box(self, size: tuple[int, int]) -> Box | None:
         """The upright box around its points, in an image of `size` (H, W); None if that is outside, or it has none."""
@@ -70,13 +78,23 @@ class Shape(NamedTuple):
         return (left, top, right, bottom) if left < right and top < bottom else None
 
 
+def _window(points: np.ndarray, size: tuple[int, int], margin: int) -> tuple[slice, slice]:
+    """The part of an image of `size` (H, W) around points (N, 2) x, y, with a margin in pixels."""
+    if not len(points):
+        return slice(0, 0), slice(0, 0)
+    edges, points = np.array(size[::-1]), _clip(points, size)
+    left, top = (np.floor(points.min(0)).astype(int) - margin).clip(0, edges).tolist()
+    right, bottom = (np.ceil(points.max(0)).astype(int) + margin).clip(0, edges).tolist()
+    return slice(top, bottom), slice(left, right)
+
+
 def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.nan_to_num(points).clip(-MAX_PIXELS_OUTSIDE, np.array(size[::-1]) + MAX_PIXELS_OUTSIDE)
 
 
-def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels inside an outline (N, 2), bool (H, W)."""
-    filled = np.zeros(size, bool)
+def _fill(outline: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
+    """The pixels inside an outline (N, 2) in an image of `size` (H, W), those of the window, bool."""
+    filled = np.zeros([part.stop - part.start for part in window], bool)
     if len(outline := clip_outline(outline, size)) < 3:
         return filled
     # a long outline in parts with its first point each: what lies in an even number of them is outside, as in the whole
@@ -84,7 +102,7 @@ def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for start, end in pairwise([0, *ends.tolist(), len(outline) - 1]):
         part = np.concatenate([outline[: start > 0], outline[start : end + 1]])
         if len(part) >= 3:
-            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0] > 0
+            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0][window] > 0
     return filled
 
 
@@ -109,7 +127,7 @@ def _lengths(points: np.ndarray) -> np.ndarray:
 
 
 def _fill_ellipse(numbers: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
-    return _fill(ellipse_outline(*numbers), size)
+    return _fill(ellipse_outline(*numbers), size, (slice(0, size[0]), slice(0, size[1])))
 
 
 def _composed(name: str | int) -> str | int:
@@ -202,21 +220,22 @@ class _Canvas:
         return box is not None
 
     def _add_background(self, shape: Shape, class_id: int) -> bool:
-        points = np.argwhere(shape.mask(self.spec.size, self.spec.thickness, radius=0)).tolist()
+        (rows, columns), mask = shape.draw(self.spec.size, self.spec.thickness, radius=0)
+        points = np.add(np.argwhere(mask), (rows.start, columns.start)).tolist()
         if class_id != IGNORE_INDEX:
             self.prompts += DrawnPrompts(background_points=tuple(BackgroundPoint(class_id, (x, y)) for y, x in points))
         return bool(points)
 
     def _draw(self, shape: Shape, class_id: int) -> bool:
-        mask = shape.mask(self.spec.size, self.spec.thickness, self.spec.radius)
+        window, mask = shape.draw(self.spec.size, self.spec.thickness, self.spec.radius)
         has_pixel = bool(mask.any())
         self._num_drawn += has_pixel
-        self.labels[mask], self._top[mask] = class_id, self._num_drawn
+        self.labels[window][mask], self._top[window][mask] = class_id, self._num_drawn
         return has_pixel
 
     def count_left_out(self) -> Counter[str]:
         """How many shapes leave no pixel, by kind."""
-        covered = self._num_drawn - np.count_nonzero(np.unique(self._top))
+        covered = self._num_drawn - np.count_nonzero(np.bincount(self._top.ravel())[1:])
         return self._left_out + Counter({"shapes that later ones cover wholly": covered})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_factories import image_names
+from dataset_factories import image_names, whole_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,9 +113,9 @@ def test_polygons_lines_and_points_are_drawn_exactly(name: str, with_hole: bool,
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=3, max_size=8), st.integers(1, 12))
 def test_a_hole_is_what_a_polygon_of_it_would_fill(outline: list, side: int) -> None:
     points, hole = np.array(outline, float), np.array([[20, 10], [20 + side, 10], [20 + side, 22], [20, 22]], float)
-    filled = [Shape("a", "polygon", one).mask(SHAPE, 1, 1) for one in (points, hole)]
+    filled = [whole_mask(Shape("a", "polygon", one), SHAPE) for one in (points, hole)]
     assert filled[1].sum() == side * 12
-    cut = Shape("a", "polygon", points, holes=(hole, hole[:2])).mask(SHAPE, 1, 1)  # two points are not a hole
+    cut = whole_mask(Shape("a", "polygon", points, holes=(hole, hole[:2])), SHAPE)  # two points are not a hole
     assert np.array_equal(cut, filled[0] & ~filled[1])
 
 
@@ -152,7 +152,7 @@ def test_all_forms_of_via(tmp_path: Path) -> None:
     drawing = find(write(tmp_path / "via.json", project))["7"]
     box, circle = drawing.shapes
     assert (box.name, box.kind) == ("left", "box") and box.points.tolist() == [[5, 30], [15, 30], [15, 38], [5, 38]]
-    assert circle.name == "right" and abs(circle.mask((40, 60), 1, 1).sum() - math.pi * 6.5**2) < 6
+    assert circle.name == "right" and abs(whole_mask(circle, (40, 60)).sum() - math.pi * 6.5**2) < 6
     assert read_annotation(drawing, SPEC).left_out["regions without a label"] == 1
     first["regions"][2]["region_attributes"]["Class"] = {"left": False, "right": True}
     *_, turned = find(write(tmp_path / "via.json", project))["7"].shapes

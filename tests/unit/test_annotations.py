@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import edit_params
-from dataset_factories import image_names, make_label_map
+from dataset_factories import image_names, make_label_map, whole_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -511,7 +511,7 @@ def test_no_shape_is_lost_in_silence(tmp_path_factory, tool: str, shapes: list) 
     boxes = [DrawnBox(CLASSES.index(name), box) for name, box in drawn_boxes if box]
     assert list(drawn.prompts.boxes) == boxes
     filled = [shape for shape in annotation.shapes if shape.kind != "box"]
-    masks = [(shape.name, shape.mask(size, SPEC.thickness, SPEC.radius)) for shape in filled]
+    masks = [(shape.name, whole_mask(shape, size, SPEC.thickness, SPEC.radius)) for shape in filled]
     assert empty == sum(not mask.any() for _, mask in masks) + len(drawn_boxes) - len(boxes)
     expected = np.full(size, 255, np.uint8)
     for name, mask in masks:
