@@ -3,13 +3,15 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 MAX_SHOWN = 20  # errors listed in one message
+MAX_NAMES_SHOWN = 5  # files of each kind, or names
 _DISK = "The disk or its server fails; see the system's log (`dmesg`)."
 _DISK_ERRORS = (
     "EIO",
@@ -67,6 +69,17 @@ def raise_errors(messages: Sequence[str]) -> None:
         raise SesamError("\n  ".join([f"{len(messages)} images failed:", *messages[:MAX_SHOWN], *rest]))
 
 
+def summarize_names(names: Sequence[str]) -> str:
+    """The number of names, and the first few."""
+    return f"{len(names)} ({', '.join(names[:MAX_NAMES_SHOWN])}{', …' if names[MAX_NAMES_SHOWN:] else ''})"
+
+
+def warn(subject: str, names: Iterable[str]) -> None:
+    """Print a warning with the names of what it is about, if there are any."""
+    if listed := list(names):
+        print(f"warning: {subject}: {summarize_names(listed)}.", file=sys.stderr)
+
+
 def try_item(function: Callable[[Item], Result], item: Item) -> Result | SesamError:
     """What the function returns, or the SesamError that it raises; a DiskError is raised."""
     try:
@@ -102,6 +115,8 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
             reason = f"renamed to {new}" if new else "unknown key; remove it or correct its spelling"
         elif error["type"] == "missing":
             reason = "missing"
+        elif error["type"] in ("model_type", "dataclass_type"):  # pydantic would name the class
+            reason = f"expected a mapping, got {error['input']!r:.60}"
         elif error["type"] != "value_error" or not isinstance(error["input"], Mapping):
             reason += f", got {error['input']!r:.60}"
         lines.append(reason if not error["loc"] and error["type"] == "value_error" else f"{key}: {reason}")
@@ -109,13 +124,18 @@ def describe_validation_error(problem: ValidationError, renamed: Mapping[str, st
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a stage's main(): a SesamError or a limit of the machine ends it with a message alone and exit code 1."""
-    spec = sys.modules["__main__"].__spec__
+    """Run a stage's main(): a SesamError or a limit of the machine ends it with a message alone and exit code 1.
+
+    In the context `around_main` of the program's package, if it has one.
+    """
+    spec, around_main = sys.modules["__main__"].__spec__, nullcontext
     if main.__module__ == "__main__" and spec is not None:
         # worker processes, Ray's too, find a stage's functions by their module's name; __main__ is another module there
         main = getattr(import_module(spec.name), main.__name__)
+        around_main = getattr(sys.modules.get(spec.parent or ""), "around_main", nullcontext)
     try:
-        main()
+        with around_main():
+            main()
     except SesamError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Steps 0 to 2 of the method: augment the weak labels, separate instances, sample prompts."""
 
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import atomic_directory
@@ -8,7 +9,7 @@ from sesam.artifacts.component_records import write_prompts
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.artifacts.supervision import with_kinds
-from sesam.errors import run_main
+from sesam.errors import run_main, warn
 from sesam.execution.parallel import map_images
 from sesam.params import Kind, Params, parse_round
 from sesam.paths import WEAK_LABELS, round_dir
@@ -17,7 +18,8 @@ from sesam.prompting import image_prompts
 
 def prompt_image(
     record_and_kind: tuple[ImageRecord, Kind], folder: Path, params: Params, round_name: str, num_classes: int
-) -> int:
+) -> tuple[int, int]:
+    """How many components the image has, and how many background points no component has in its prompt."""
     record, kind = record_and_kind
     weak = load_label(WEAK_LABELS, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
@@ -26,7 +28,8 @@ def prompt_image(
     if kind != "fine":
         components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn)
     write_prompts(folder / f"{record.id}.json", record, params.sampling.prompt_type, components)
-    return len(components)
+    used = sum(len(component.background_points or ()) for component in components)
+    return len(components), (len(drawn.background_points) - used) * params.sam.enabled
 
 
 def main() -> None:
@@ -37,7 +40,10 @@ def main() -> None:
             prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
         )
         counts = map_images(work, with_kinds(manifest.train), params.runtime, f"prompts {round_name}")
-    print(f"prompts {round_name}: {sum(counts)} components")
+    num_components, unused = zip(*counts, strict=True)
+    print(f"prompts {round_name}: {sum(num_components)} components")
+    text = f"background points of classes without a component, which prompt nothing: {sum(unused)}, in images"
+    warn(text, compress([record.id for record in manifest.train], unused))
 
 
 if __name__ == "__main__":

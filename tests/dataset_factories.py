@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sesam.artifacts.manifest import ImageRecord, Manifest
+from sesam.datasets.annotation_shapes import Shape
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.label_maps import LabelMap, label_map_for
 from sesam.geometry.regions import Region
@@ -44,6 +45,14 @@ def save(path: Path, values: np.ndarray, palette: list | None = None) -> None:
     if palette is not None:
         picture.putpalette(np.array(palette, np.uint8).tobytes())
     picture.save(path)
+
+
+def whole_mask(shape: Shape, size: tuple[int, int], thickness: int = 1, radius: int = 1) -> np.ndarray:
+    """A shape's pixels in an image of `size` (H, W), bool."""
+    mask = np.zeros(size, bool)
+    window, part = shape.draw(size, thickness, radius)
+    mask[window] = part
+    return mask
 
 
 def photo(seed: int) -> np.ndarray:

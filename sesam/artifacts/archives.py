@@ -9,8 +9,9 @@ import struct
 import zlib
 from bisect import bisect_right
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from sesam.artifacts.dvc_outputs import find_damaged_objects
 from sesam.errors import SesamError, limit_reached
@@ -103,6 +104,17 @@ def check_stored(archive: ZipFile) -> None:
             raise BadZipFile(f"{info.filename} is compressed")
         if not 0 <= info.header_offset <= info.header_offset + info.file_size <= length or total > length:
             raise BadZipFile(f"{info.filename} exceeds the archive")
+
+
+def check_weights(path: Path) -> None:
+    """BadZipFile or ValueError if torch.load would take more memory for a file than it has."""
+    with open_regular(path) as file:
+        if is_zipfile(file):
+            with ZipFile(file) as archive:
+                check_stored(archive)
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            if content.find(b"\nbytearray\n") >= 0:  # torch unpickles it, and it is not in any tensor
+                raise ValueError("it makes a bytearray")
 
 
 def _read(path: Path, member: ZipInfo) -> bytes:

@@ -46,11 +46,12 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
 
 
 def check_no_link(path: Path) -> None:
-    """SesamError if an output is a link, or lies behind one inside this repository: it would be written elsewhere."""
+    """SesamError if a folder to write to, or one around it in this repository, is a link or a file."""
     here = Path.cwd()
     for part in (path.absolute(), *path.absolute().parents):
-        if here in part.parents and part.is_symlink() and part.is_dir():  # a link to a file is replaced
-            raise SesamError(f"{part} is a link, and {path} would be written behind it. Replace it with a folder.")
+        if here in part.parents and (part.is_symlink() or part.is_file()):
+            kind = f"link, and {path} would be written behind it" if part.is_symlink() else "file"
+            raise SesamError(f"{part} is a {kind}. Replace it with a folder.")
 
 
 def claim_folder(folder: Path, command: str) -> None:
@@ -67,6 +68,8 @@ def claim_folder(folder: Path, command: str) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, moved there when the block ends without error; DiskError for a full disk."""
     check_no_link(path.parent)
+    if path.is_dir() and not path.is_symlink():  # a link is replaced
+        raise SesamError(f"{path} is a folder; a file would be written there. Remove it.")
     with reraise_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_tmp(path.parent.absolute())

@@ -9,13 +9,17 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from sesam.errors import SesamError
 from sesam.regular_files import open_regular
-from sesam.yaml_io import read_yaml
+from sesam.yaml_io import read_fast
 
 FOLDERS = ("data", "models", "metrics")  # where outputs are; code is elsewhere
 DIR = ".dir"  # ends the MD5 of a folder
@@ -114,23 +118,56 @@ def find_links(paths: Iterable[str]) -> list[str]:
 
 
 def find_damaged_objects(path: Path) -> list[Path]:
-    """The objects of a file, or of a folder's files, in DVC's cache that do not have the MD5 that dvc.lock says.
+    """The objects of a file, or of a folder and its files, in DVC's cache that do not have the MD5 that dvc.lock says.
 
     DVC takes each object in its cache as whole, so that it would restore the damage. Empty without a readable dvc.lock.
     """
+    objects = {cached_object(md5): md5.removesuffix(DIR) for md5 in recorded_md5s([path]).values()}
+    return [found for found, md5 in objects.items() if found.is_file() and file_md5(found) != md5]
+
+
+def find_damaged_files(paths: Iterable[Path]) -> list[Path]:
+    """The files at these paths that are as a damaged object of DVC's cache is, and the folders with a damaged list.
+
+    A file that was written since dvc.lock was is none of them. Each file is read once.
+    """
+    recorded = recorded_md5s(paths)
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+        damaged = pool.map(_is_damaged, recorded.keys(), recorded.values())
+        return [path for path, found in zip(recorded, damaged, strict=True) if found]
+
+
+def _is_damaged(path: Path, md5: str) -> bool:
+    """Whether the file, or the list of the folder, is a damaged object's."""
     try:
-        stages = read_yaml(Path("dvc.lock"))["stages"].values()
+        found = file_md5(cached_object(md5) if md5.endswith(DIR) else path)
+        return found != md5.removesuffix(DIR) and path.exists() and found == file_md5(cached_object(md5))
+    except (OSError, ValueError, SesamError):
+        return False  # who reads a missing or irregular file says so
+
+
+def recorded_md5s(paths: Iterable[Path]) -> dict[Path, str]:
+    """The MD5 of each file at or below these paths, and of each folder with one, as dvc.lock and the cache have them.
+
+    Of a folder whose list of files is damaged, only its own; empty without a readable dvc.lock.
+    """
+    try:
+        stages = read_fast(Path("dvc.lock"))["stages"].values()
         outputs = {Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}
-        md5s = dict[Path, str]()
-        for output, md5 in outputs.items():
-            if output not in (path, *path.parents) or not is_md5(md5.removesuffix(DIR)):
-                continue
-            listing = read_listing(cached_object(md5).read_bytes()) if md5.endswith(DIR) else {"": md5}
-            md5s |= {output / name: of_file for name, of_file in listing.items()}
-        objects = {cached_object(md5): md5 for file, md5 in md5s.items() if path in (file, *file.parents)}
-        return [found for found, md5 in objects.items() if found.is_file() and file_md5(found) != md5]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SesamError):
-        return []  # it only completes a message
+        md5s = {out: md5 for out, md5 in outputs.items() if is_md5(md5.removesuffix(DIR)) and overlap([out], paths)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SesamError, YAMLError):
+        return {}
+    for folder, md5 in list(md5s.items()):
+        with suppress(OSError, ValueError, SesamError):
+            if md5.endswith(DIR) and file_md5(listing := cached_object(md5)) == md5.removesuffix(DIR):
+                files = read_listing(listing.read_bytes())
+                md5s |= {folder / name: files[name] for name in files if overlap([folder / name], paths)}
+    return md5s
+
+
+def overlap(some: Iterable[Path], others: Iterable[Path]) -> bool:
+    """Whether one of some paths is one of the others, or inside it, or around it."""
+    return any(path.is_relative_to(other) or other.is_relative_to(path) for path in some for other in others)
 
 
 def cached_object(md5: str) -> Path:

@@ -6,12 +6,13 @@ from contextlib import suppress
 from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from sesam.artifacts.atomic_io import json_digest, sha256
 from sesam.errors import SesamError
+from sesam.yaml_io import read_fast
 
 ROOT = Path(__file__).parents[2]  # of the code
 LIBRARIES = (  # their versions may change a result
@@ -26,16 +27,39 @@ def stage_fingerprint(stage: str, key: str | None = None) -> dict[str, str]:
     key: the round, of a stage with foreach. SesamError if a dependency is missing.
     """
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    entry = _stages()[stage]
-    scope = dict(params)
-    if "foreach" in entry:
-        rounds = _interpolate(entry["foreach"], scope)
-        scope |= {"key": key, "item": rounds[key]}
-        entry = entry["do"]
+    entry, scope = _resolve(_stages()[stage], key, params)
     digests = {path: path_digest(Path(path)) for path in (_interpolate(path, scope) for path in entry["deps"])}
     for key in (_interpolate(key, scope) for key in entry.get("params", ())):
         digests[f"params.yaml: {key}"] = json_digest(_look_up(key, params))
     return digests | library_versions()
+
+
+class Stage(NamedTuple):
+    """A stage of dvc.yaml, by the name that `dvc repro` takes; the paths of its dependencies and outputs."""
+
+    name: str
+    deps: list[Path]
+    outs: list[Path]
+
+
+def find_stage(command: str, params: Mapping[str, Any]) -> Stage | None:
+    """The stage of dvc.yaml that runs a command, `python -m stages.NAME [KEY]`; None if none does."""
+    for name, foreach in _stages().items():
+        for key in _interpolate(foreach["foreach"], params) if "foreach" in foreach else (None,):
+            entry, scope = _resolve(foreach, key, params)
+            if _interpolate(entry["cmd"], scope) == command:
+                listed = [*entry.get("outs", ()), *entry.get("metrics", ())]
+                outs = [path for out in listed for path in (out if isinstance(out, dict) else (out,))]
+                deps, outs = ([Path(_interpolate(path, scope)) for path in paths] for paths in (entry["deps"], outs))
+                return Stage(name if key is None else f"{name}@{key}", deps, outs)
+    return None
+
+
+def _resolve(entry: Mapping[str, Any], key: str | None, params: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """A stage's entry, of a stage with foreach that of a key, and the values that its ${…} name."""
+    if "foreach" not in entry:
+        return entry, params
+    return entry["do"], {**params, "key": key, "item": _interpolate(entry["foreach"], params)[key]}
 
 
 def code_fingerprint(stage: str, folder: str) -> dict[str, str]:
@@ -66,7 +90,7 @@ def path_digest(path: Path) -> str:
 
 
 def _stages() -> Mapping[str, Any]:
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return read_fast(ROOT / "dvc.yaml")["stages"]
 
 
 def _look_up(dotted: str, scope: Mapping[str, Any]) -> Any:

@@ -1,9 +1,9 @@
 """Reading and writing images and label PNGs: 8-bit, one channel, palette attached."""
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sesam.artifacts.atomic_io import atomic_path, read_bytes
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 
 # Pillow knows many more by their first bytes, and starts other programs for some
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
@@ -33,26 +33,36 @@ SIGNATURES = {
 ORIENTATION = 0x0112  # EXIF tag
 SOURCE_DIGEST = "made of"  # key of a PNG text chunk
 
-# a file of one color takes any memory, so larger ones need some bytes per pixel; labels in gray take little
-MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE = 1 << 26, 64
+# a file of one color takes any memory, so what takes more than this needs as much more of a file
+MAX_EMPTY_MEMORY, MAX_MEMORY_PER_BYTE = 3 << 28, 768
+DECODING = {"L": 1, "WEBP": 28, "JPEG": 16}  # bytes of memory per pixel, by mode or format; others at most 12
+MAX_SIDE = 1 << 20  # pixels; a row has 26 bytes at least
+ROWS_AT_ONCE = 1 << 20  # pixels that are converted to RGB at once
 
 SOS = 0xDA
 PNG, EOI = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of a JPEG's segments; restarts are among the data
+MAX_SCANS = 64  # of a JPEG, each of which goes over all pixels; programs write about ten
 ARITHMETIC = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))  # frames that are not Huffman's
-BITS = {"1": 1, "L": 8, "P": 8, "LA": 16, "RGB": 24, "RGBA": 32}  # of a pixel, by mode
-PADDING = (
-    b"\xff\x00" * 9
-)  # the bytes that the decoder looks ahead: ones, which are no code, so hardly a block of pixels
+# bytes that the decoder looks ahead: ones, which are no code, so hardly a block of pixels; and others
+PADDINGS = (b"\xff\x00" * 9, bytes(18))
 
 Palette = Sequence[Sequence[int]]  # RGB per class, 0 to 255
 
 
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB; SesamError if it is missing or corrupt. content: the file's bytes, if known."""
+    content = read_bytes(path) if content is None else content
     with open_image(path, content) as image:
         check_exif_orientation(path, image)
-        return np.array(image.convert("RGB"))
+        if image.mode == "L" and not _has_room(image, DECODING["L"] + 3, len(content)):
+            raise SesamError(f"{path} is nearly one color, and too large for memory. Cut it (`sesam tile split`).")
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        rows = max(1, ROWS_AT_ONCE // image.width)  # a whole image in RGB would have twice the memory
+        for top in range(0, image.height, rows):
+            box = (0, top, image.width, min(top + rows, image.height))
+            pixels[top : top + rows] = np.asarray(image.crop(box).convert("RGB"))
+        return pixels
 
 
 def check_exif_orientation(path: Path, image: Image.Image) -> None:
@@ -109,18 +119,26 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         image = Image.open(BytesIO(_join_idat(content)), formats=formats)
         # Pillow's names of the layouts in the file; a TIFF's come with numbers
         raw_modes = [str(tile[-1][0] if isinstance(tile[-1], tuple) else tile[-1]) for tile in image.tile]
-        if image.width * image.height > max(MAX_EMPTY_PIXELS, MAX_PIXELS_PER_BYTE * len(content)) and image.mode != "L":
+        bytes_per_pixel = DECODING.get(image.mode, DECODING.get(image.format or "", 12))
+        if max(image.size) > MAX_SIDE or not _has_room(image, bytes_per_pixel, len(content)):
             raise ValueError(f"{image.width}x{image.height} pixels in {len(content)} bytes, which is one color")
+        if image.mode == "P" and image.palette is None:
+            raise ValueError("it lacks its palette")
         deep = image.mode[:1] in "IF" or any("16" in mode for mode in raw_modes)
         # a phone's JPEG may have a depth or brightness map behind the photograph
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         packed = any(mode in ("L;2", "L;4") for mode in raw_modes)
         _load_strictly(image, content)
     except UnidentifiedImageError:
-        raise SesamError(f"{path} {_describe(content)}; expected {' or '.join(formats)}.") from None
+        reason = _describe(content)
+        if any(reason.endswith(f" {name}") for name in formats):
+            reason += " with an unusual or damaged header. Save it again as an ordinary one"
+        raise SesamError(f"{path} {reason}; expected {' or '.join(formats)}.") from None
     except Image.DecompressionBombError:
         raise SesamError(f"{path} is larger than 178 million pixels. Cut it (`sesam tile split`).") from None
-    except (OSError, SyntaxError, ValueError) as problem:
+    except Exception as problem:  # of any kind, because the file may hold anything
+        if limit_reached(problem) is not None:
+            raise
         raise SesamError(f"{path} cannot be read as an image ({problem}). Replace it with an intact copy.") from None
     if pages > 1:
         raise SesamError(f"{path} has {pages} pages or frames. Save each as a file.")
@@ -133,24 +151,41 @@ def open_image(path: Path, content: bytes | None = None, formats: tuple[str, ...
         yield image
 
 
+def _has_room(image: Image.Image, bytes_per_pixel: int, file_bytes: int) -> bool:
+    """Whether an image may take so much memory, for a file of its size."""
+    memory = image.width * image.height * bytes_per_pixel
+    return memory <= max(MAX_EMPTY_MEMORY, MAX_MEMORY_PER_BYTE * file_bytes)
+
+
 def _load_strictly(image: Image.Image, content: bytes) -> None:
     """Decode an image; ValueError where the data end before the pixels: Pillow would leave these black or gray."""
     if image.format == "JPEG":
-        _load_jpeg(image, content)
-        return
-    row = (0, image.height - 1, image.width, image.height)
-    bits = image.width * BITS.get(image.mode, 0)
-    if image.format != "PNG" or image.info.get("interlace") or bits < 32:
+        end, is_single = _end_of_scans(content)
+        _load_jpeg(image, content[:end], is_single, PADDINGS[0])
+        if not is_single:  # a scan that refines what earlier ones decoded takes any bits as its own
+            with Image.open(BytesIO(content), formats=("JPEG",)) as again:
+                _load_jpeg(again, content[:end], is_single, PADDINGS[1])
+                if sha256(again.tobytes()).digest() != sha256(image.tobytes()).digest():
+                    raise ValueError("its data end too early")
+    elif image.format != "PNG":
         image.load()
-        return
-    image.decodermaxblock = len(content)  # type: ignore[attr-defined]  # then zlib's checksum is compared too
-    # random pixels, by which the last row is recognized if it is not decoded
-    blank = Image.frombytes(image.mode, (image.width, 1), os.urandom(-(-bits // 8)))
-    image.im = Image.new(image.mode, image.size).im
-    image.im.paste(blank.im, row)
+    elif not _fills(image, len(content), 165):
+        again = Image.open(BytesIO(_join_idat(content)), formats=("PNG",))  # the last pixel may be 165, but not also 0
+        if not _fills(again, len(content), 0):
+            raise ValueError("its rows end too early")
+
+
+def _fills(image: Image.Image, num_bytes: int, value: int) -> bool:
+    """Decode a PNG over a value; whether that is gone from the pixel that is decoded last."""
+    image.decodermaxblock = num_bytes  # type: ignore[attr-defined]  # then zlib's checksum is compared too
+    image.im = Image.new(image.mode, image.size, value).im
+    last = [side - 1 for side in image.size]
+    if image.info.get("interlace"):  # every second row comes last, or of one row every second pixel
+        axis = 1 if image.height > 1 else 0
+        last[axis] = max(0, last[axis] - 1 | 1)
+    before = image.im.getpixel(tuple(last))
     image.load()
-    if image.crop(row).tobytes() == blank.tobytes():
-        raise ValueError("its rows end too early")
+    return bool(image.im.getpixel(tuple(last)) != before)
 
 
 def _join_idat(content: bytes) -> bytes:
@@ -169,15 +204,14 @@ def _join_idat(content: bytes) -> bytes:
     return b"".join((view[: data[0][0]], length.to_bytes(4), b"IDAT", *joined, bytes(4), view[data[-1][1] :]))
 
 
-def _load_jpeg(image: Image.Image, content: bytes) -> None:
-    """Decode a JPEG; libjpeg fills what its last scan lacks with gray, and reports it to nobody."""
+def _load_jpeg(image: Image.Image, scans: bytes, is_single: bool, padding: bytes) -> None:
+    """Decode a JPEG without its end; libjpeg fills what its last scan lacks with gray, and reports it to nobody."""
     ((codec, extents, _, arguments),) = image.tile  # type: ignore[attr-defined]
     image.load_prepare()  # type: ignore[attr-defined]
     decoder = Image._getdecoder(image.mode, codec, arguments)
     try:
         decoder.setimage(image.im, extents)
-        end, is_single = _end_of_scans(content)
-        data = content[:end] + PADDING  # not the end: a decoder that lacks data waits
+        data = scans + padding  # not the end: a decoder that lacks data waits
         consumed, status = decoder.decode(data)
         # one scan is complete without the end; several wait for it, when they are
         if consumed >= 0 and (is_single or consumed < len(data) - 1):
@@ -200,6 +234,8 @@ def _end_of_scans(content: bytes) -> tuple[int, bool]:
         if found[0][1] in ARITHMETIC:
             raise ValueError("it is coded arithmetically or without loss; save it as an ordinary JPEG")
         scans += found[0][1] == SOS
+        if scans > MAX_SCANS:
+            raise ValueError(f"it has more than {MAX_SCANS} scans; save it as an ordinary JPEG")
         at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
     raise ValueError("its end is missing")
 

@@ -11,6 +11,7 @@ contributes its center alone, so that no pixel is labeled at a tile's edge.
 import argparse
 import re
 import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -39,12 +40,11 @@ class TileIndex(BaseModel):
     overlap: Annotated[int, Field(ge=MIN_OVERLAP)]
     sizes: dict[str, tuple[Side, Side]]
 
-    def tile_names(self, size: tuple[int, int]) -> set[str]:
-        """The names of the tiles of an image of height and width `size`."""
-        return {
-            tile_name(*corner)
-            for corner in product(*(tile_starts(side, self.tile_size, self.overlap) for side in size))
-        }
+    def has_tiles(self, size: tuple[int, int], names: set[str]) -> bool:
+        """Whether these are the names of the tiles of an image of height and width `size`."""
+        tops, lefts = (tile_starts(side, self.tile_size, self.overlap) for side in size)
+        is_all = len(names) == len(tops) * len(lefts)  # compared first: a wrong index may have billions
+        return is_all and names == {tile_name(*corner) for corner in product(tops, lefts)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,13 +106,20 @@ def split_image(path: Path, folder: Path, tile_size: int, overlap: int) -> tuple
         return image.height, image.width
 
 
+def read_tile_index(path: Path) -> TileIndex:
+    """What `split` wrote; SesamError if it is anything else."""
+    content = read_json(path)
+    with suppress(ValidationError):
+        index = TileIndex.model_validate(content)
+        if index.overlap <= index.tile_size // 2:
+            return index
+    raise SesamError(f"{path} is not what `sesam tile split` wrote. Split the images again.")
+
+
 def merge_all(options: argparse.Namespace) -> None:
     """Write the merged label of every folder of tiles below a folder."""
     path = options.tiles / TILES_INDEX
-    try:
-        index = TileIndex.model_validate(read_json(path))
-    except ValidationError:
-        raise SesamError(f"{path} is not what `sesam tile split` wrote. Split the images again.") from None
+    index = read_tile_index(path)
     if not options.folder.is_dir():
         raise SesamError(f"{options.folder} is not a folder.")
     claim_folder(options.out, "sesam tile merge")
@@ -133,7 +140,7 @@ def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> 
     if not sizes:
         raise SesamError(f"{path} has no image {name}. Name the folder that it was split into (--tiles).")
     if len(sizes) > 1:  # as where train and val share a name
-        sizes = {size for size in sizes if index.tile_names(size) == tiles}
+        sizes = {size for size in sizes if index.has_tiles(size, tiles)}
         if len(sizes) != 1:
             reason = f"images {name} of several sizes; the tiles fit {'several' if sizes else 'none'} of them"
             raise SesamError(f"{path} has {reason}. Make the labels again, or rename one and split again.")
@@ -147,15 +154,16 @@ def merge_tiles(folder: Path, size: tuple[int, int], index: TileIndex, out: Path
     def read_tile(where: tuple[slice, slice]) -> np.ndarray:
         nonlocal palette
         path = folder / f"{tile_name(*(side.start for side in where))}.png"
-        with open_image(path) as image:
-            tile, palette = np.array(image), palette or image.getpalette()
         height, width = (side.stop - side.start for side in where)
-        if tile.shape != (height, width):
-            actual = "x".join(map(str, tile.shape[::-1]))
-            raise SesamError(
-                f"{path} is {actual}; expected {width}x{height} pixels of one channel. Make the labels again."
-            )
-        return tile
+        with open_image(path) as image:
+            if image.size != (width, height) or image.mode not in ("L", "P"):
+                mode = "" if image.mode in ("L", "P") else f" in mode {image.mode}"
+                raise SesamError(
+                    f"{path} is {image.width}x{image.height}{mode}; expected {width}x{height} pixels of one channel. "
+                    "Make the labels again."
+                )
+            palette = palette or image.getpalette()
+            return np.array(image)
 
     merged = Image.fromarray(
         stitch_tiles(size, index.tile_size, index.overlap, read_tile), mode="P" if palette else "L"

@@ -1,8 +1,7 @@
 """Annotators' files as weak labels, and corrections of them."""
 
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
@@ -21,11 +20,17 @@ from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.annotations.yolo import lacks_class_names
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, draft_exclude, report_issues
 from sesam.datasets.exported_labels import drop_unchanged, load_exported
-from sesam.datasets.label_maps import LabelMap, check_not_binary, find_palette_conflicts, label_map_for
+from sesam.datasets.label_maps import (
+    LabelMap,
+    check_not_binary,
+    describe_unknown,
+    find_palette_conflicts,
+    label_map_for,
+)
 from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names, warn
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Kind, Params, is_value_or_color
@@ -36,6 +41,7 @@ READ_SUFFIXES = (
     ".xml",
     ".json",
     ".geojson",
+    ".jsonl",
     ".txt",
     ".jpg",
     ".jpeg",
@@ -69,8 +75,8 @@ def convert_annotation(
     try:
         drawn = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
-        kind, text = problem.args
-        return kind, f"{record.id}: {text}"
+        issue = Issue(*problem.args)
+        return issue._replace(text=f"{record.id}: {issue.text}")
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
         label, pixels = drop_unchanged(label, load_exported(record, len(palette)))
@@ -112,7 +118,8 @@ def import_annotations(
     others = sorted(annotations.keys() - names.train_ids)
     listed = {} if as_corrections else read_kinds(source, names)
     annotations = {k: annotation for k, annotation in annotations.items() if listed.get(k) != "none"}
-    if not annotations or (len(others) == len(annotations) and not as_corrections):
+    explained = names.explain(others)
+    if not annotations or (len(others) == len(annotations) and not explained and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
     label_map = _label_map_of_corrections(manifest) if as_corrections else label_map_for(manifest)
@@ -128,24 +135,27 @@ def import_annotations(
     )
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
     written = [result for result in results if isinstance(result, Written)]
-    issues = [result for result in results if not isinstance(result, Written)]
-    issues += [(IssueKind.FOLDERS, f"{k}: {' or '.join(found)}") for k in others if (found := names.candidates(k))]
+    issues = [result for result in results if isinstance(result, Issue)]
+    issues += explained.values()
     unannotated = [record for record in manifest.train if record.id not in annotations and not as_corrections]
-    needed = [record for record in unannotated if listed.get(record.id) != "none"]
-    refused = [record.id for record in needed if not may_be_unannotated(record, params.weak_labels)]
-    issues += [(IssueKind.NOT_ANNOTATED, image_id) for image_id in refused]
+    named = {image_id for name in explained for image_id in names.candidates(name)}
+    missing = [
+        record.id
+        for record in unannotated
+        if record.id not in named
+        and not (listed.get(record.id) == "none" or may_be_unannotated(record, params.weak_labels))
+    ]
+    issues += [Issue(IssueKind.NOT_ANNOTATED, k) for k in missing]
     if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
         files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
         conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
-        issues += [(IssueKind.PALETTES, text) for text in conflicts]
+        issues += [Issue(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        report = report_issues(str(source) if as_corrections else f"{source} (weak_labels.path)", issues)
-        issue_kinds = {kind for kind, _ in issues}
-        if others and IssueKind.NOT_ANNOTATED in issue_kinds:
-            report += f"\n  Annotations of no training image: {summarize_names(others)}."
-        report += f"\n  Known values: {label_map.describe()}." if IssueKind.VALUES in issue_kinds else ""
-        is_coded = manifest.format == "folder" and not as_corrections
-        raise SesamError(report + draft_map(issues, label_map.values(manifest.classes) if is_coded else None))
+        lost = [k for k in others if k not in explained] if missing or explained else []
+        notes = [f"Annotations of no training image: {summarize_names(lost)}."] if lost else []
+        notes += describe_unknown(issues, label_map, manifest, may_map_values=not as_corrections)
+        notes += draft_exclude(missing, params.dataset.exclude)
+        raise SesamError(report_issues(f"{source}{' (weak_labels.path)' * (not as_corrections)}", issues, notes))
     ids = [record.id for record, _ in jobs]
     counts += _count_shapes(source, ids, written)
     kinds: dict[str, Kind] = {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
@@ -156,7 +166,7 @@ def import_annotations(
         pixels = sum((result.pixels for result in written), Counter[str]())
         each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
         print(f"{source}: pixels {each}; what is unchanged or deleted corrects nothing")
-        _warn(f"{source}: corrections that match no training image", others)
+        warn(f"{source}: corrections that match no training image", others)
     else:
         _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
     return kinds | listed
@@ -173,15 +183,18 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
     """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
     absent = np.logical_not([result.values for result in written])
     if absent[:, :IGNORE_INDEX].all():
-        raise SesamError(f"{source} labels no pixel of any training image, so nothing could be learned.")
+        raise SesamError(
+            f"{source} labels no pixel of any training image, so nothing could be learned. "
+            "Give shapes the names of dataset.classes, and export again."
+        )
     if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
-    _warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
-    _warn(
+    warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
+    warn(
         "images labeled everywhere, taken as fine masks; 255 is unlabeled, other values by dataset.map",
         compress(ids, absent[:, IGNORE_INDEX]),
     )
-    _warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
+    warn("classes that no pixel or box has", compress(manifest.classes, np.all(absent, axis=0)))
 
 
 def _no_annotation(source: Path, others: Sequence[str], image_id: str) -> str:
@@ -205,7 +218,7 @@ def warn_unread_files(source: Path, manifest: Manifest) -> None:
     unread = [path for path in unread if path != source / KINDS_FILE]
     expected = "expected PNG, XML, JSON, or YOLO's text with data.yaml or classes.txt"
     unread += [path for path in files if lacks_class_names(path, source)]
-    _warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])
+    warn(f"{source}: files that are not read; {expected}", [path.name for path in unread])
 
 
 def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) -> Counter[str]:
@@ -220,13 +233,8 @@ def _count_shapes(source: Path, ids: Sequence[str], written: Sequence[Written]) 
         prompts = f"{prompts} and label no pixel" if counts["boxes"] + counts["background_points"] else ""
         print(f"{source}: {counts['shapes']} shapes of {len(written)} images{prompts}")
     for kind in sorted(counts.keys() - {"shapes", "boxes", "background_points"}):
-        _warn(
+        warn(
             f"{kind}: {counts[kind]}, in images",
             [k for k, result in zip(ids, written, strict=True) if result.drawn.left_out[kind]],
         )
     return counts
-
-
-def _warn(subject: str, names: Iterable[str]) -> None:
-    if listed := list(names):
-        print(f"warning: {subject}: {summarize_names(listed)}.", file=sys.stderr)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco
 
-from sesam.artifacts.drawn_prompts import BackgroundPoint, Box, DrawnBox, DrawnPrompts
+from sesam.artifacts.drawn_prompts import NO_PROMPTS, BackgroundPoint, Box, DrawnBox, DrawnPrompts
 from sesam.datasets.annotations.common import Annotation, Drawn, LabelSpec
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.geometry.strokes import draw_stroke
@@ -36,26 +36,35 @@ class Shape(NamedTuple):
     pixels: Callable[[tuple[int, int]], np.ndarray] | None = None  # of an image's size, (H, W) bool; or ValueError
     holes: tuple[np.ndarray, ...] = ()  # outlines (N, 2) that are cut out of a polygon
     region: str | int | None = None  # shapes of one region say several things of the same pixels
+    where: str = ""  # in its file, as "annotation 7", for messages
 
-    def mask(self, size: tuple[int, int], thickness: int, radius: int) -> np.ndarray:
-        """Its pixels in an image of `size` (H, W), bool. ValueError if it is a mask of another size."""
+    def draw(self, size: tuple[int, int], thickness: int, radius: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """A window of an image of `size` (H, W) that holds it, and its pixels there, bool.
+
+        ValueError if it is a mask of another size.
+        """
+        whole = slice(0, size[0]), slice(0, size[1])
         if self.pixels is not None:
             mask = self.pixels(size)
             if mask.shape != size:
                 raise ValueError(f"a mask of {mask.shape[1]}x{mask.shape[0]} pixels")
-            return mask
+            return whole, mask
         if self.kind == "polygon":
-            mask = _fill(self.points, size)
+            window = _window(self.points, size, margin=1)
+            mask = _fill(self.points, size, window)
             for hole in self.holes:
-                mask &= ~_fill(hole, size)
-            return mask
+                mask &= ~_fill(hole, size, window)
+            return window, mask
         pixels = np.floor(_clip(self.points, size)).astype(np.int32)
-        if self.kind == "line" and len(pixels) > 1:
-            return draw_stroke(size, pixels, thickness)
-        drawn = np.zeros(size, np.uint8)
-        for point in pixels.tolist():
+        window = rows, columns = _window(pixels, size, margin=max(thickness, radius) + 1)
+        pixels -= np.array([columns.start, rows.start], np.int32)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if self.kind == "line" and len(pixels) > 1 and height * width:
+            return window, draw_stroke((height, width), pixels, thickness)
+        drawn = np.zeros((height, width), np.uint8)
+        for point in pixels.tolist() if height * width else ():
             cv2.circle(drawn, point, radius, 1, cv2.FILLED)
-        return drawn > 0
+        return window, drawn > 0
 
     def box(self, size: tuple[int, int]) -> Box | None:
         """The upright box around its points, in an image of `size` (H, W); None if that is outside, or it has none."""
@@ -69,13 +78,23 @@ class Shape(NamedTuple):
         return (left, top, right, bottom) if left < right and top < bottom else None
 
 
+def _window(points: np.ndarray, size: tuple[int, int], margin: int) -> tuple[slice, slice]:
+    """The part of an image of `size` (H, W) around points (N, 2) x, y, with a margin in pixels."""
+    if not len(points):
+        return slice(0, 0), slice(0, 0)
+    edges, points = np.array(size[::-1]), _clip(points, size)
+    left, top = (np.floor(points.min(0)).astype(int) - margin).clip(0, edges).tolist()
+    right, bottom = (np.ceil(points.max(0)).astype(int) + margin).clip(0, edges).tolist()
+    return slice(top, bottom), slice(left, right)
+
+
 def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.nan_to_num(points).clip(-MAX_PIXELS_OUTSIDE, np.array(size[::-1]) + MAX_PIXELS_OUTSIDE)
 
 
-def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixels inside an outline (N, 2), bool (H, W)."""
-    filled = np.zeros(size, bool)
+def _fill(outline: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
+    """The pixels inside an outline (N, 2) in an image of `size` (H, W), those of the window, bool."""
+    filled = np.zeros([part.stop - part.start for part in window], bool)
     if len(outline := clip_outline(outline, size)) < 3:
         return filled
     # a long outline in parts with its first point each: what lies in an even number of them is outside, as in the whole
@@ -83,7 +102,7 @@ def _fill(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     for start, end in pairwise([0, *ends.tolist(), len(outline) - 1]):
         part = np.concatenate([outline[: start > 0], outline[start : end + 1]])
         if len(part) >= 3:
-            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0] > 0
+            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0][window] > 0
     return filled
 
 
@@ -108,7 +127,7 @@ def _lengths(points: np.ndarray) -> np.ndarray:
 
 
 def _fill_ellipse(numbers: tuple[float, ...], size: tuple[int, int]) -> np.ndarray:
-    return _fill(ellipse_outline(*numbers), size)
+    return _fill(ellipse_outline(*numbers), size, (slice(0, size[0]), slice(0, size[1])))
 
 
 def _composed(name: str | int) -> str | int:
@@ -131,24 +150,41 @@ class Drawing(Annotation):
     size: tuple[int, int] | None  # (H, W) as the file has it; None: it has none
     shapes: tuple[Shape, ...]
     unread: tuple[str, ...] = ()  # kinds of shapes in it that are not read
-    own_name: str | None = None  # of the file, which may be the image's where the name inside is not
+    own_name: str | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)  # what else is left out on purpose, and how many
 
     @property
     def only_prompts(self) -> bool:
-        """Whether it labels no pixel, so that another annotation of the image may."""
         return bool(self.shapes) and all(shape.kind in ("box", "background point") for shape in self.shapes)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was drawn, also nothing that is not read."""
         return not (self.shapes or self.unread or any(self.skipped.values()))
 
     def draw(self, spec: LabelSpec) -> Drawn:
+        self._check_numbers(spec)
+        class_ids = _class_ids(spec)
+        shapes = [x if x.name in class_ids else x._replace(name=_composed(x.name)) for x in self.shapes]
+        known = [(shape, class_ids[shape.name]) for shape in shapes if shape.name in class_ids]
+        classified = {shape.region for shape, class_id in known if class_id != IGNORE_INDEX} - {None}
+        canvas = _Canvas(spec, self.skipped)
+        for shape, class_id in known:
+            if class_id == IGNORE_INDEX and shape.region in classified:
+                continue  # an attribute of what another shape gives a class
+            try:
+                canvas.add(shape, class_id)
+            except ValueError as problem:
+                where = f" ({shape.where})" if shape.where else ""
+                raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}{where}") from None
+        unknown = sorted({shape.name for shape in shapes if shape.name not in class_ids}, key=repr)
+        if self.unread and not unknown:
+            raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
+        return Drawn(canvas.labels, unknown, len(shapes), canvas.count_left_out(), prompts=canvas.prompts)
+
+    def _check_numbers(self, spec: LabelSpec) -> None:
+        """DataIssue: another size, coordinates that are not pixels, or longer outlines than can be drawn."""
         if self.size is not None:
             self.check_size(self.size, spec)
-        labels = np.full(spec.size, IGNORE_INDEX, np.uint8)
-        left_out = Counter(self.skipped)
         outlines = [shape.points for shape in self.shapes if shape.kind in ("polygon", "box") and len(shape.points)]
         if outlines and max(np.abs(points).max() for points in outlines) <= 1:
             raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has coordinates from 0 to 1; expected pixels")
@@ -156,40 +192,51 @@ class Drawing(Annotation):
         if length > MAX_DRAWN:
             text = f"{self.path} has outlines of {length:.0f} pixels; at most {MAX_DRAWN} are drawn"
             raise DataIssue(IssueKind.UNREADABLE, text)
-        class_ids = _class_ids(spec)
-        boxes, background = list[DrawnBox](), list[BackgroundPoint]()
-        drawn_numbers = set[int]()
-        top_number = np.zeros(spec.size, np.int32)  # of the shape on top of each pixel, from 1
-        shapes = [x if x.name in class_ids else x._replace(name=_composed(x.name)) for x in self.shapes]
-        classified = {x.region for x in shapes if class_ids.get(x.name, IGNORE_INDEX) != IGNORE_INDEX} - {None}
-        for number, shape in enumerate(shapes, 1):
-            if shape.name not in class_ids:
-                continue
-            class_id = class_ids[shape.name]
-            if class_id == IGNORE_INDEX and shape.region in classified:
-                continue  # an attribute of what another shape gives a class
-            left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
-            if shape.kind == "box":
-                box = shape.box(spec.size)
-                left_out["boxes without a pixel"] += box is None
-                boxes += [DrawnBox(class_id, box)] if box and class_id != IGNORE_INDEX else []
-                continue
-            try:
-                mask = shape.mask(spec.size, spec.thickness, 0 if shape.kind == "background point" else spec.radius)
-            except ValueError as problem:
-                raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
-            left_out[f"{shape.kind}s without a pixel"] += not mask.any()
-            if shape.kind != "background point":
-                labels[mask], top_number[mask] = class_id, number
-                drawn_numbers |= {number} if mask.any() else set()
-            elif class_id != IGNORE_INDEX:
-                background += [BackgroundPoint(class_id, (x, y)) for y, x in np.argwhere(mask).tolist()]
-        left_out["shapes that later ones cover wholly"] = len(drawn_numbers.difference(np.unique(top_number).tolist()))
-        unknown = sorted({repr(shape.name) for shape in shapes if shape.name not in class_ids})
-        if self.unread and not unknown:
-            raise DataIssue(IssueKind.SHAPES, f"{self.path}: {', '.join(self.unread)}")
-        prompts = DrawnPrompts(tuple(boxes), tuple(background))
-        return Drawn(labels, unknown, len(self.shapes), left_out, prompts=prompts)
+
+
+class _Canvas:
+    """Labels (H, W) uint8 and prompts of an image while shapes are added to it. skipped: what was left out before."""
+
+    def __init__(self, spec: LabelSpec, skipped: Mapping[str, int]) -> None:
+        self.spec = spec
+        self.labels = np.full(spec.size, IGNORE_INDEX, np.uint8)
+        self.prompts = NO_PROMPTS
+        self._left_out = Counter(skipped)
+        self._top = np.zeros(spec.size, np.int32)  # of each pixel, the number of the shape that labels it, from 1
+        self._num_drawn = 0
+
+    def add(self, shape: Shape, class_id: int) -> None:
+        """Draw a shape over the earlier ones; ValueError if it is a mask of another size."""
+        self._left_out["shapes that dataset.map gives no class"] += class_id == IGNORE_INDEX
+        add = {"box": self._add_box, "background point": self._add_background}.get(shape.kind, self._draw)
+        if not add(shape, class_id):
+            self._left_out[f"{'boxe' if shape.kind == 'box' else shape.kind}s without a pixel"] += 1
+
+    def _add_box(self, shape: Shape, class_id: int) -> bool:
+        """Whether it has a pixel, as the others."""
+        box = shape.box(self.spec.size)
+        if box and class_id != IGNORE_INDEX:
+            self.prompts += DrawnPrompts(boxes=(DrawnBox(class_id, box),))
+        return box is not None
+
+    def _add_background(self, shape: Shape, class_id: int) -> bool:
+        (rows, columns), mask = shape.draw(self.spec.size, self.spec.thickness, radius=0)
+        points = np.add(np.argwhere(mask), (rows.start, columns.start)).tolist()
+        if class_id != IGNORE_INDEX:
+            self.prompts += DrawnPrompts(background_points=tuple(BackgroundPoint(class_id, (x, y)) for y, x in points))
+        return bool(points)
+
+    def _draw(self, shape: Shape, class_id: int) -> bool:
+        window, mask = shape.draw(self.spec.size, self.spec.thickness, self.spec.radius)
+        has_pixel = bool(mask.any())
+        self._num_drawn += has_pixel
+        self.labels[window][mask], self._top[window][mask] = class_id, self._num_drawn
+        return has_pixel
+
+    def count_left_out(self) -> Counter[str]:
+        """How many shapes leave no pixel, by kind."""
+        covered = self._num_drawn - np.count_nonzero(np.bincount(self._top.ravel())[1:])
+        return self._left_out + Counter({"shapes that later ones cover wholly": covered})
 
 
 def box_corners(

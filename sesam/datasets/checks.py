@@ -14,10 +14,10 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.image_io import Palette, read_image, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
-from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, summarize_names
+from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, unknown_values
 from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap, read_values
 from sesam.datasets.layouts import ImagePair
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names
 from sesam.geometry.regions import connected_regions
 from sesam.labels import IGNORE_INDEX
 from sesam.params import ComponentParams, Params
@@ -56,7 +56,7 @@ def check_pair(
             return CheckResult(record, [])
         ids = _check_label(pair, read[0], record, label_map)
     except DataIssue as problem:
-        return CheckResult(record, [problem.args])
+        return CheckResult(record, [Issue(*problem.args)])
     write_label(folder / f"{pair.id}.png", ids, palette)
     load = None
     if pair.id in counted:
@@ -70,10 +70,10 @@ def _try_read(read: Callable[[Path], Read], path: Path, issues: list[Issue]) -> 
         return read(path)
     except SesamError as problem:
         if path.exists():
-            issues.append((IssueKind.UNREADABLE, str(problem)))
+            issues.append(Issue(IssueKind.UNREADABLE, str(problem)))
         else:
             others = sorted(other.name for other in path.parent.glob(f"{escape(path.stem)}.*"))
-            issues.append((IssueKind.MISSING, f"{path}{f' (there is {others[0]})' if others else ''}"))
+            issues.append(Issue(IssueKind.MISSING, f"{path}{f' (there is {others[0]})' if others else ''}"))
         return None
 
 
@@ -94,7 +94,7 @@ def _check_label(pair: ImagePair, label: np.ndarray, record: ImageRecord, label_
         raise DataIssue(IssueKind.SIZES, f"{pair.label} is {size}, {pair.image} {record.width}x{record.height} pixels")
     ids, unknown = label_map.class_ids(label)
     if unknown:
-        raise DataIssue(IssueKind.VALUES, f"{pair.label}: {', '.join(unknown)}")
+        raise unknown_values(pair.label, unknown)
     return ids
 
 
@@ -104,7 +104,7 @@ def find_duplicates(records: dict[str, list[ImageRecord]]) -> tuple[list[Issue],
     for k, split in enumerate(SPLITS):
         for record in records[split]:
             by_digest[record.sha256][k].append(record.image)
-    leaked = [(IssueKind.LEAKED, f"{train[0]} and {val[0]}") for train, val in by_digest.values() if train and val]
+    leaked = [Issue(IssueKind.LEAKED, f"{train[0]} and {val[0]}") for train, val in by_digest.values() if train and val]
     return leaked, [" and ".join(train) for train, _ in by_digest.values() if len(train) > 1]
 
 

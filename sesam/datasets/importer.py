@@ -11,15 +11,16 @@ import numpy as np
 
 from sesam.artifacts.manifest import SPLITS, Manifest, UnusedImage
 from sesam.datasets.checks import CheckResult, check_pair, collect_warnings, find_duplicates, symlinked_dirs
-from sesam.datasets.data_issues import IssueKind, draft_map, report_issues, summarize_names
+from sesam.datasets.data_issues import Issue, IssueKind, report_issues
 from sesam.datasets.label_maps import (
     check_not_binary,
     class_names_and_palette,
+    describe_unknown,
     find_palette_conflicts,
     label_map_for,
 )
 from sesam.datasets.layouts import ImagePair, describe_unread_files, find_pairs
-from sesam.errors import SesamError
+from sesam.errors import SesamError, summarize_names
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import FINE_TRAIN_LABELS, DatasetParams, Params
@@ -56,13 +57,10 @@ def import_dataset(
         files = [pair for split in SPLITS for pair in zip(pairs[split], results[split], strict=True)]
         colors = [(str(pair.label), result.colors) for pair, result in files]
         conflicts = find_palette_conflicts(colors, classes, palette if config.palette else None, label_map)
-        issues += [(IssueKind.PALETTES, text) for text in conflicts]
+        issues += [Issue(IssueKind.PALETTES, text) for text in conflicts]
     if issues:
-        report = report_issues(f"{config.root} (dataset.root)", issues)
-        if any(kind == IssueKind.VALUES for kind, _ in issues):
-            known = label_map.values(classes) if config.format == "folder" else None
-            report += f"\n  Known values: {label_map.describe()}.{draft_map(issues, known)}"
-        raise SesamError(report)
+        notes = describe_unknown(issues, label_map, manifest)
+        raise SesamError(report_issues(f"{config.root} (dataset.root)", issues, notes))
     _check_classes(results, manifest, config.root)
     manifest = replace(manifest, train=tuple(records["train"]), val=tuple(records["val"]))
     paths = [file for split in SPLITS for pair in pairs[split] for file in (pair.image, pair.label) if file]
@@ -143,7 +141,8 @@ def find_images(config: DatasetParams) -> tuple[dict[str, list[ImagePair]], list
     pairs["train"] = choose_subset(pairs["train"], config.subset)
     groups = (list(same) for split in SPLITS for _, same in groupby(pairs[split], key=lambda pair: pair.id))  # sorted
     if several := [same for same in groups if len(same) > 1]:
-        issues = [(IssueKind.NAMES, f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}") for same in several]
+        names = [f"{same[0].id}: {', '.join(str(pair.image) for pair in same)}" for same in several]
+        issues = [Issue(IssueKind.NAMES, text) for text in names]
         raise SesamError(report_issues(f"{root} (dataset.root)", issues))
     if bare := [pair.id for pair in pairs["val"] if pair.label is None]:
         remedy = "Add them, or set dataset.val_splits: []"
@@ -158,7 +157,9 @@ def _check_names(root: Path, pairs: Sequence[ImagePair]) -> None:
     for pair in pairs:
         folders = [path for path in PurePosixPath(pair.id).parents if path.suffix in (".png", ".json")]
         if others := [path for path in folders if str(path.with_suffix("")) in ids]:
-            issues.append((IssueKind.NAMES, f"{pair.image}: the folder {others[0]} has the name of an image's file"))
+            issues.append(
+                Issue(IssueKind.NAMES, f"{pair.image}: the folder {others[0]} has the name of an image's file")
+            )
     if issues:
         raise SesamError(report_issues(f"{root} (dataset.root)", issues))
 

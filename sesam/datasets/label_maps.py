@@ -10,6 +10,7 @@ from PIL import Image, ImageColor
 
 from sesam.artifacts.image_io import LABEL_FORMATS, Palette, full_palette, open_image
 from sesam.artifacts.manifest import Manifest
+from sesam.datasets.data_issues import Issue, IssueKind, draft_map, format_map
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 from sesam.params import DatasetParams, is_value_or_color
@@ -124,6 +125,15 @@ def label_map_for(manifest: Manifest) -> LabelMap:
     return LabelMap(table, known, manifest.format == "camvid", coded | ids | names, of_map)
 
 
+def describe_unknown(
+    issues: Sequence[Issue], label_map: LabelMap, manifest: Manifest, may_map_values: bool = True
+) -> list[str]:
+    """Notes to values and names of no class: the known values, and a draft of dataset.map."""
+    has_values = any(issue.kind == IssueKind.VALUES for issue in issues)
+    known = label_map.values(manifest.classes) if may_map_values and manifest.format == "folder" else None
+    return [f"Known values: {label_map.describe()}."] * has_values + draft_map(issues, manifest.map, known)
+
+
 def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
     """A label file's values and colors: (H, W) uint8, or (H, W, 3) uint8 where labels may be colored.
 
@@ -198,8 +208,8 @@ def check_not_binary(where: str, classes: Sequence[str], occurring: np.ndarray) 
     """SesamError for labels of two classes that are 0 and 255 alone. occurring: (256,) bool, the class ids in them."""
     if len(classes) == 2 and occurring[0] and not occurring[1] and occurring[IGNORE_INDEX]:
         raise SesamError(
-            f"{where}: all labels are 0 or 255, and 255 is no class, so {classes[1]} does not occur. Save binary masks "
-            "with the values 0 and 1."
+            f"{where}: all labels are 0 or 255, and 255 is no class, so {classes[1]} does not occur. If 255 is that "
+            f"class, set {format_map({'0': classes[0], '255': classes[1]})}"
         )
 
 

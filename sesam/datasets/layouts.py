@@ -231,7 +231,7 @@ def _files(folder: Path, end: str, suffixes: tuple[str, ...], nested: bool) -> l
     paths = [path for path in list_files(folder) if path.suffix.lower() in suffixes and path.stem.endswith(end)]
     if not paths:
         rest = describe_unread_files(folder, suffixes)
-        hint = f" It has {rest}." if rest else ""
+        hint = f" Or convert {rest}." if rest else ""
         raise SesamError(f"{folder} has no file *{end}{' or '.join(suffixes)}. Add them.{hint}")
     names = [path.relative_to(folder).with_suffix("").as_posix() if nested else path.stem for path in paths]
     names = [normalize("NFC", name) for name in names]  # a Mac stores names decomposed

@@ -13,6 +13,7 @@ from segment_anything.modeling.image_encoder import ImageEncoderViT
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from sesam.artifacts.archives import check_weights
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Dtype, Runtime
@@ -175,6 +176,7 @@ def load_meta_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
     """A Sam with the weights of a state dict; SesamError if they do not fit."""
     sam = build()
     try:
+        check_weights(checkpoint)
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except Exception as problem:  # of any kind, because PyTorch parses the file
         reason = str(problem).partition("\n")[0] or type(problem).__name__

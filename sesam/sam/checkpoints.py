@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
-
 from sesam.artifacts.atomic_io import sha256
+from sesam.artifacts.downloads import fetch
 from sesam.errors import SesamError
 from sesam.params import SamParams
 from sesam.sam.registry import get_model
@@ -28,9 +27,8 @@ def download(model_name: str) -> Path:
             f"sam.model {model_name} has no weights to download. Set sam.checkpoint to the model.safetensors in its "
             "folder, and sam.sha256."
         )
-    folder, file = pooch.os_cache("sesam"), model.url.rsplit("/", 1)[1]
     try:
-        return Path(pooch.retrieve(model.url, f"sha256:{model.sha256}", fname=file, path=folder, progressbar=True))
+        return fetch(model.url, model.sha256, model.url.rsplit("/", 1)[1])
     except (OSError, ValueError) as problem:  # no network; other bytes than the published ones
         raise SesamError(
             f"{model.url} cannot be downloaded ({problem}). Download it elsewhere, and set sam.checkpoint and "

@@ -8,20 +8,20 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import pooch
 import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
 from torch import Tensor, nn
 
+from sesam.artifacts.archives import check_weights
 from sesam.artifacts.atomic_io import find_corruption, sha256
+from sesam.artifacts.downloads import fetch
 from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
 
 PACKAGE = "package:"  # a prefix of network.pretrained: weights in an installed package
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin")
-TIMEOUT = 30  # seconds without an answer of a server
 MODEL_URLS = {"open-mmlab": get_external_models, "torchvision": get_torchvision_models}  # by scheme
 HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
@@ -119,10 +119,8 @@ def _download(source: str, expected_sha256: str | None) -> Path:
     or if it is a ZIP archive, as newer files of torch.save, and the checksums in it are right.
     """
     url = _url(source)
-    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
-    known = f"sha256:{expected_sha256}" if expected_sha256 else None
-    try:  # without fname its name is made of the whole address
-        path = Path(pooch.retrieve(url, known, path=pooch.os_cache("sesam"), downloader=downloader))
+    try:
+        path = fetch(url, expected_sha256)
         digest = sha256(path)
     except (OSError, ValueError) as problem:  # no network; other bytes than the expected ones
         raise SesamError(
@@ -160,6 +158,7 @@ def _load_state(source: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name; SesamError if it cannot be loaded or has none."""
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
     try:
+        check_weights(Path(source))
         state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
     except Exception as problem:  # of any kind, because the file may hold anything
         raise SesamError(f"network.pretrained: {source} cannot be loaded ({problem}). Check the path. {HINT}") from None

@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import nn
 from torch.nn.functional import pad
 
+from sesam.artifacts.archives import check_weights
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
 from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
@@ -171,6 +172,7 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     try:
         if damage := find_corruption(content):
             raise ValueError(damage)
+        check_weights(folder / WEIGHTS_FILE)
         content.seek(0)
         weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
         with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount

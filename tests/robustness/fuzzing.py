@@ -37,9 +37,19 @@ from PIL import Image
 from sesam.artifacts import component_records as records
 from sesam.artifacts.archives import pack
 from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.drawn_prompts import (
+    BackgroundPoint,
+    DrawnBox,
+    DrawnPrompts,
+    read_drawn_prompts,
+    write_drawn_prompts,
+)
 from sesam.artifacts.image_io import read_image, read_label
-from sesam.artifacts.manifest import ImageRecord, Manifest
-from sesam.artifacts.metrics_schema import read_label_metrics, read_network_metrics
+from sesam.artifacts.manifest import ImageRecord, Manifest, UnusedImage, load_unused, save_unused
+from sesam.artifacts.metrics_schema import read_annotation_counts, read_label_metrics, read_network_metrics
+from sesam.artifacts.ranking import top_ranked
+from sesam.artifacts.sources import load_sources
+from sesam.cli.tile import read_tile_index
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.png import LabelPng
@@ -50,9 +60,11 @@ from sesam.datasets.label_maps import label_map_for, read_values
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
 from sesam.geometry.rle import mask_to_rle
-from sesam.labels import IGNORE_INDEX
+from sesam.geometry.tiling import tile_starts
+from sesam.labels import IGNORE_INDEX, fill_boxes
 from sesam.merging import merge_labels
 from sesam.params import load_params
+from sesam.paths import RANKING, pseudo_label_dir
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
@@ -60,6 +72,7 @@ from sesam.reporting.card_data import CardData
 from sesam.reporting.charts import as_html, charts
 from sesam.reporting.croissant import croissant
 from sesam.reporting.label_quality import LabelQuality, label_metrics
+from sesam.reporting.report_images import Layer, ReportImage, data_url, read_report_images, write_report_images
 from sesam.reporting.tables import summary
 from sesam.sam.cache import EmbeddingCache
 from sesam.sam.inference import component_prompts
@@ -187,6 +200,57 @@ def masks(path: Path, original: bytes) -> None:
     select_candidate(component, offered, weak_masks_by_class(WEAK), PARAMS.selection)
 
 
+def drawn_prompts(path: Path, original: bytes) -> None:
+    drawn = read_drawn_prompts(path.parents[1], ITEM, len(NAMES))
+    boxes = [(entry.class_id, entry.box) for entry in drawn.boxes]
+    assert set(np.unique(fill_boxes(WEAK, boxes))) <= {0, 1, 2, IGNORE_INDEX}
+    empty = np.full_like(WEAK, IGNORE_INDEX)
+    for prompt in component_prompts(image_prompts(WEAK, empty, np.zeros_like(WEAK), PARAMS, ("r1", "a"), drawn)):
+        assert prompt.box is None or (prompt.box[0] < prompt.box[2] and prompt.box[1] < prompt.box[3])
+
+
+def masked(path: Path, original: bytes) -> None:
+    """A folder of masks, SOURCE/FOLDER/7.png, or its labelmap.txt."""
+    spec = LabelSpec(SHAPE, NAMES, label_map_for(MANIFEST), 3, 1)
+    source = path.parent if path.suffix == ".txt" else path.parents[1]
+    names = ImageNames([replace(ITEM, id="7")])
+    read_all(find_annotations(source, "folder", names, NAMES).values(), spec)
+
+
+def unused(path: Path, original: bytes) -> None:
+    ImageNames([ITEM], unused=load_unused(path.parent)).match("images/7.png")
+
+
+def sources(path: Path, original: bytes) -> None:
+    values = load_sources(path.parents[1], ITEM)
+    assert values.shape == SHAPE and set(np.unique(values)) <= {0, 1, 2, 3}
+
+
+def ranking(path: Path, original: bytes) -> None:
+    manifest = replace(MANIFEST, train=(ITEM, replace(ITEM, id="c")))
+    assert [record.id for record in top_ranked("r1", manifest, 2)] in (["a/b", "c"], ["c", "a/b"])
+
+
+def annotation_counts(path: Path, original: bytes) -> None:
+    counts = read_annotation_counts(path)
+    assert all(count >= 0 for count in counts.values())
+    assert readme(CardData(replace(MANIFEST, train=(ITEM,)), "r1", PARAMS, LABEL_METRICS, "", "", counts))
+
+
+def report_images(path: Path, original: bytes) -> None:
+    for shown in read_report_images(path):
+        assert all(one.picture.startswith("data:image/") for one in shown.layers)
+
+
+def tile_index(path: Path, original: bytes) -> None:
+    index = read_tile_index(path)
+    for size in index.sizes.values():
+        for side in size:
+            *_, last = tile_starts(side, index.tile_size, index.overlap)
+            assert last + index.tile_size >= side and last >= 0
+        assert not index.has_tiles(size, set())
+
+
 def selected(path: Path, original: bytes) -> None:
     components = [records.Component(n, 1, mask_to_rle(LABELS == 1)) for n in (1, 2)]
     masks = records.read_selected(path, ITEM, len(NAMES), components)
@@ -292,12 +356,29 @@ def targets(folder: Path) -> list[Target]:
     photo = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(photo).save(jpeg, "JPEG")
+    drawings = DrawnPrompts((DrawnBox(1, (2, 3, 20, 24)), DrawnBox(2, (0, 0, 1, 1))), (BackgroundPoint(0, (31, 23)),))
+    write_drawn_prompts(folder / "drawn", ITEM, drawings)
+    save_unused([UnusedImage("7", "x/7.png"), UnusedImage("a/b", "y/a/b.png")], folder / "unused")
+    picture = data_url(photo)
+    write_report_images(folder / "report.json", [ReportImage("a/b", [Layer("image", "image", picture)], ["kept"])])
+    masks_of_classes = {"binary/left/7.png": LABELS == 1, "binary/right/7.png": LABELS == 2}
+    for name, values in masks_of_classes.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(png(values.astype(np.uint8) * 255))
+    colors = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)[LABELS]
+    labelmap = b"# label:color_rgb:parts:actions\nbackground:0,0,0::\nleft:250,50,83::\nright:51,221,255::\n"
+    (folder / "cvat/SegmentationClass").mkdir(parents=True)
+    (folder / "cvat/SegmentationClass/7.png").write_bytes(png(colors))
+    (folder / "cvat/labelmap.txt").write_bytes(labelmap)
+    others = [io.BytesIO() for _ in range(3)]
+    for file, form in zip(others, ("TIFF", "WEBP", "BMP"), strict=True):
+        Image.fromarray(photo).save(file, form)
     presets = [load_preset(path) for path in sorted((ROOT / "presets").glob("*.yaml"))]
     found = [{"number": n, "class": 1, "candidate": 0, "score": 0.5, "rle": rle, "outcome": "kept"} for n in (1, 2)]
     offered = [{"number": 1, "candidates": [{"predicted_iou": 0.5, "rle": rle}] * 3}]
     from tests.unit.test_annotation_readers import YAML, yolo
 
-    for path, text in (("labels/data.yaml", YAML), ("yolo/7.txt", yolo())):
+    for path, text in (("labels/data.yaml", YAML), ("yolo/7.txt", yolo()), ("names/7.txt", yolo())):
         (folder / path).parent.mkdir()
         (folder / path).write_text(text)
     regions = [
@@ -307,11 +388,23 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("label", "label.png", (png(LABELS), png(LABELS, "P")), label, 2),
         Target("image", "photo.png", (png(photo), jpeg.getvalue(), png(LABELS)), image, 2),
+        Target("other image", "photo.tif", tuple(file.getvalue() for file in others), image),
         Target("annotation", "drawn.png", (png(WEAK), png(np.dstack([WEAK] * 3))), annotated),
         Target("strokes", "strokes.xml", (xml,), annotated),
         Target("clicks", "clicks.json", (of_json({"a": [{"x": 1, "y": 2, "cls": 0}], "b": []}),), clicks),
         *(Target(f"of {name}", name, (content,), exported) for name, content in exports()),
         Target("YOLO's classes", "yolo/data.yaml", (YAML.encode(), b"names: [left, right]"), exported),
+        Target("YOLO's names", "names/classes.txt", (b"left\nright\n",), exported),
+        Target("binary masks", "binary/left/7.png", (png((LABELS == 1).astype(np.uint8) * 255),), masked),
+        Target("colored masks", "cvat/SegmentationClass/7.png", (png(colors),), masked),
+        Target("labelmap", "cvat/labelmap.txt", (labelmap,), masked),
+        Target("unused images", "unused/unused.json", ((folder / "unused/unused.json").read_bytes(),), unused),
+        Target("drawn prompts", "drawn/a/b.json", ((folder / "drawn/a/b.json").read_bytes(),), drawn_prompts, 2),
+        Target("sources", "sources/a/b.png", (png(np.minimum(LABELS, 3), "P"),), sources),
+        Target("ranking", f"{pseudo_label_dir('r1')}/{RANKING}", (b"id,priority\n./c,0.5\na/b,0.25\n",), ranking),
+        Target("annotation counts", "counts.json", (of_json({"shapes": 3, "boxes": 1}),), annotation_counts),
+        Target("report", "report.json", ((folder / "report.json").read_bytes(),), report_images),
+        Target("tiles", "tiles.json", (of_json({"tile": 8, "overlap": 4, "sizes": {"a": [16, 20]}}),), tile_index),
         Target("images", "manifest/train.json", ((folder / "manifest/train.json").read_bytes(),), manifest_file, 2),
         Target("classes", "classes/classes.json", ((folder / "classes/classes.json").read_bytes(),), manifest_file),
         Target("prompts", "prompts.json", ((folder / "points.json").read_bytes(),

@@ -51,6 +51,31 @@ def test_unfinished_folders_and_previous_ones_are_no_links(tmp_path: Path, monke
     assert (tmp_path / "outside/precious").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        ("link", lambda path: path.symlink_to("missing")),
+        ("link", lambda path: path.symlink_to("precious")),
+        ("file", lambda path: path.touch()),
+    ],
+    ids=["dangling", "to a file", "file"],
+)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_what_is_no_folder_is_not_replaced(write, kind, make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("precious").touch()
+    make(Path("masks"))
+    with pytest.raises(SesamError, match=f"masks is a {kind}.*Replace it with a folder"):
+        write(Path("masks"))
+    assert {path.name for path in tmp_path.iterdir()} == {"masks", "precious"}
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(SesamError, match=r"a\.json is a folder; a file would be written there\. Remove it"):
+        write_text(tmp_path / "a.json", "{}")
+
+
 def test_a_repository_behind_a_link_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Home folders and scratch disks often are."""
     (tmp_path / "disk").mkdir()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_factories import image_names
+from dataset_factories import image_names, whole_mask
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,9 +113,9 @@ def test_polygons_lines_and_points_are_drawn_exactly(name: str, with_hole: bool,
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=3, max_size=8), st.integers(1, 12))
 def test_a_hole_is_what_a_polygon_of_it_would_fill(outline: list, side: int) -> None:
     points, hole = np.array(outline, float), np.array([[20, 10], [20 + side, 10], [20 + side, 22], [20, 22]], float)
-    filled = [Shape("a", "polygon", one).mask(SHAPE, 1, 1) for one in (points, hole)]
+    filled = [whole_mask(Shape("a", "polygon", one), SHAPE) for one in (points, hole)]
     assert filled[1].sum() == side * 12
-    cut = Shape("a", "polygon", points, holes=(hole, hole[:2])).mask(SHAPE, 1, 1)  # two points are not a hole
+    cut = whole_mask(Shape("a", "polygon", points, holes=(hole, hole[:2])), SHAPE)  # two points are not a hole
     assert np.array_equal(cut, filled[0] & ~filled[1])
 
 
@@ -152,12 +152,12 @@ def test_all_forms_of_via(tmp_path: Path) -> None:
     drawing = find(write(tmp_path / "via.json", project))["7"]
     box, circle = drawing.shapes
     assert (box.name, box.kind) == ("left", "box") and box.points.tolist() == [[5, 30], [15, 30], [15, 38], [5, 38]]
-    assert circle.name == "right" and abs(circle.mask((40, 60), 1, 1).sum() - math.pi * 6.5**2) < 6
+    assert circle.name == "right" and abs(whole_mask(circle, (40, 60)).sum() - math.pi * 6.5**2) < 6
     assert read_annotation(drawing, SPEC).left_out["regions without a label"] == 1
-    first["regions"][2]["region_attributes"]["Class"] = {"left": True, "right": True}
-    *_, one, two = find(write(tmp_path / "via.json", project))["7"].shapes
-    assert (one.name, two.name) == ("left", "right") and np.array_equal(one.points, two.points)
-    assert np.isclose((one.points - 20).sum(axis=1).max(), 8 * math.sqrt(2))  # it points to the right and down
+    first["regions"][2]["region_attributes"]["Class"] = {"left": False, "right": True}
+    *_, turned = find(write(tmp_path / "via.json", project))["7"].shapes
+    assert turned.name == "right"
+    assert np.isclose((turned.points - 20).sum(axis=1).max(), 8 * math.sqrt(2))  # it points to the right and down
 
 
 def test_what_is_not_clear_in_via_is_refused(tmp_path: Path) -> None:
@@ -175,8 +175,15 @@ def test_what_is_not_clear_in_via_is_refused(tmp_path: Path) -> None:
     region = document["_via_img_metadata"]["train/7.png1234"]["regions"][0]
     region["region_attributes"] = {"kind": "left", "quality": "good"}
     refused(write(tmp_path / "via.json", document), "region attributes kind, quality may be the class")
-    region["region_attributes"] = {"kind": 3}
-    refused(write(tmp_path / "via.json", document), "class 3; expected a name")
+    for chosen, message in (
+        (3, "class 3; expected a name"),
+        ({"left": True, "dot": True, "right": False}, "region 1: it has the classes left, dot. Keep one"),
+        ({"left": "false"}, "expected a name"),
+    ):
+        region["region_attributes"] = {"kind": chosen}
+        refused(write(tmp_path / "via.json", document), message)
+    refused(changed(name="rect", x=9, y=9, width=-3, height=4), r"train/7\.png, region 1: a box that ends before")
+    refused(write(tmp_path / "via.json", {"attribute": {}, "metadata": {}, "view": {}}), "VIA 3's project")
 
 
 def test_all_forms_of_geojson(tmp_path: Path) -> None:
@@ -191,11 +198,12 @@ def test_all_forms_of_geojson(tmp_path: Path) -> None:
     features[1]["properties"] = {"objectType": "annotation", "name": "left"}  # QuPath's name of the object
     features[2]["properties"] = None
     features[3]["geometry"] = {"type": "MultiLineString", "coordinates": [LINE, LINE]}
+    features.append({"type": "Feature", "geometry": None, "properties": {"class": "left"}})
     drawing = find(write(tmp_path / "7.geojson", features))["7"]
     assert [(shape.name, shape.kind) for shape in drawing.shapes] == [
         ("left: inner", "polygon"), ("dot", "line"), ("dot", "line"), ("dot", "point"),
     ]  # fmt: skip
-    assert drawing.skipped == {"regions without a label": 2}
+    assert drawing.skipped == {"regions without a label": 2, "features without a geometry": 1}
 
 
 @pytest.mark.parametrize(
@@ -205,9 +213,9 @@ def test_all_forms_of_geojson(tmp_path: Path) -> None:
         (lambda x: x["features"][1].update(crs={}), "map coordinates"),
         (lambda x: x.pop("features"), "lacks 'features'"),
         (lambda x: x.update(features=3), "not a list"),
-        (lambda x: x["features"].append(None), "features|valid dictionary"),
+        (lambda x: x["features"].append(None), "feature 6: expected a mapping, got None"),
         (lambda x: x["features"][0]["geometry"].update(type="GeometryCollection"), "GeometryCollection"),
-        (lambda x: x["features"][0].update(geometry=None), "geometry"),
+        (lambda x: x["features"][2].update(geometry={"type": "Point"}), "feature 3: geometry.Point.coordinates"),
         (lambda x: x["features"][0]["geometry"].update(coordinates=[]), "at least 1 item"),
         (lambda x: x["features"][0]["geometry"].update(coordinates=[[[1]]]), "at least 2 items"),
         (lambda x: x["features"][4]["geometry"].update(coordinates=[1, math.inf]), "finite|less than"),
@@ -257,7 +265,7 @@ def test_boxes_of_voc(tmp_path: Path) -> None:
         ("<xmin>6", "<xmin>16", "left with a bndbox that ends before it begins"),
         ("bndbox>", "robndbox>", "without name or bndbox"),
         ("<width>60", "<width>61", "61x40"),
-        ("<width>60", "<width>x", "invalid literal"),
+        ("<width>60", "<width>60.5", "60.5 is not a whole number"),
         (">left<", ">unicorn<", "unicorn"),
     ],
 )
@@ -326,17 +334,22 @@ def test_yolo_of_another_split(tmp_path: Path) -> None:
         ("2 .1 .1 .2 .2", r"line 2: class 2 is not in .*data.yaml"),
         ("-1 .1 .1 .2 .2", "class -1 is not in"),
         ("0.5 .1 .1 .2 .2", "class 0.5 is not in"),
-        ("nan .1 .1 .2 .2", "nan is not a coordinate"),
+        ("nan .1 .1 .2 .2", "class nan; expected its number"),
         ("0 nan .1 .2 .2", "nan is not"),
         ("0 inf .1 .2 .2", "inf is not"),
-        ("0 .1 .1 .2 .x", "line 2: could not convert"),
+        ("0 .1 .1 .2 .x", "line 2: .x is not a coordinate"),
         ("0 6 8 20 12", "line 2: coordinates that are not from 0 to 1"),
         ("0 .1 .1 -.2 .2", "not from 0 to 1"),
+        ("0,.1,.1,.2,.2", "line 2: commas or semicolons; expected blanks"),
+        ("0 0,1 0,1 0,2 0,2", "expected blanks between numbers, and points in them"),
+        ("left .1 .1 .2 .2", "line 2: class left; expected its number"),
     ],
 )
 def test_faulty_yolo(line: str, message: str, tmp_path: Path) -> None:
     write(tmp_path / "data.yaml", YAML)
     refused(write(tmp_path / "labels/7.txt", f"0 .1 .1 .2 .2\n{line}").parent, rf"7\.txt.*{message}")
+    if "," in line or "left" in line:  # in all lines
+        refused(write(tmp_path / "labels/7.txt", line).parent, "line 1: ")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import edit_params
-from dataset_factories import image_names, make_label_map
+from dataset_factories import image_names, make_label_map, whole_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -510,7 +511,7 @@ def test_no_shape_is_lost_in_silence(tmp_path_factory, tool: str, shapes: list) 
     boxes = [DrawnBox(CLASSES.index(name), box) for name, box in drawn_boxes if box]
     assert list(drawn.prompts.boxes) == boxes
     filled = [shape for shape in annotation.shapes if shape.kind != "box"]
-    masks = [(shape.name, shape.mask(size, SPEC.thickness, SPEC.radius)) for shape in filled]
+    masks = [(shape.name, whole_mask(shape, size, SPEC.thickness, SPEC.radius)) for shape in filled]
     assert empty == sum(not mask.any() for _, mask in masks) + len(drawn_boxes) - len(boxes)
     expected = np.full(size, 255, np.uint8)
     for name, mask in masks:
@@ -609,6 +610,31 @@ UPLOAD = "/data/upload/1/0a1b2c3d-7.png"  # Label Studio puts files into a folde
 )
 def test_names_match_image_ids(name: str, ids: str, matching: str | None) -> None:
     assert image_names(*ids.split()).match(name, is_url=True) == matching
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("IMG_1.JPG", "only in upper and lower case, .*: IMG_1.JPG: img_1"),
+        ("city/leaf%201.jpg", "blanks, - or _: city/leaf%201.jpg: city/leaf 1"),
+        ("img 1 .jpg", "blanks, - or _: img 1 .jpg: img_1"),
+        ("photos/City/Leaf 1.png", "case, .*: photos/City/Leaf 1.png: city/leaf 1"),
+        ("/data/upload/1/0a1b2c3d-IMG_1.jpg", "case, .*: /data/upload/1/0a1b2c3d-IMG_1.jpg: img_1"),
+        ("leaf 1.png", "without the image's folder: leaf 1.png: city/leaf 1"),
+        ("/data/upload/1/0a1b2c3d-leaf_1.png", "without the image's folder: .*: city/leaf 1"),
+        ("0a1b2c3d-a_b.png", "names of several images: 0a1b2c3d-a_b.png: a b or a_b"),
+        ("images/val/both.png", None),
+        ("images/val/IMG_1.JPG", None),
+        ("Both.png", None),  # the validation image
+        ("7.png", None),  # also that
+        ("unicorn.png", None),
+    ],
+)
+def test_names_of_no_image_are_explained(name: str, told: str | None) -> None:
+    names = image_names("img_1", "city/leaf 1", "a b", "a_b", "both", "city/7", val=["Both", "7"])
+    assert names.match(name, is_url="upload" in name) is None
+    issues = [f"{kind.value[0]}: {text}" for kind, text, _ in names.explain([name]).values()]
+    assert len(issues) == (told is not None) and all(re.search(told or "", text) for text in issues)
 
 
 def spoiled(document: Any, path: tuple = ()) -> Iterator[Any]:

@@ -26,14 +26,13 @@ from sesam.simulation import simulate_weak_label
 NOTEBOOK = ROOT / "examples/one_image.ipynb"
 
 
-@pytest.mark.parametrize("prompt_type", ["points", "mask"])
 def test_pseudo_label_equals_the_stages_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params, scene: Scene, prompt_type: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params, scene: Scene
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
     round_params = {"r1": {"teacher": "baseline", "fill_confident": True}}
-    edit_params(tmp_path, rounds=round_params, runtime__num_workers=1, sampling__prompt_type=prompt_type)
+    edit_params(tmp_path, rounds=round_params, runtime__num_workers=1)
     Image.fromarray(scene.image).save("image.png")
     record = ImageRecord("street/7", "image.png", *scene.labels.shape, sha256(Path("image.png")))
     Manifest("scenes", CLASSES, PALETTE, (record,), ()).save(Path("data/dataset"))

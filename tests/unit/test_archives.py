@@ -1,7 +1,5 @@
 """Files packed in archives: equal files make equal archives, and are read from them as they were."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -11,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sesam.artifacts import archives
-from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import atomic_directory, read_bytes, read_json, write_text
-from sesam.artifacts.dvc_outputs import find_damaged_objects
 from sesam.errors import SesamError
 
 NAMES = [f"{kind}/street {k % 3}/{k}.json" for kind in ("labels", "confidence") for k in range(600)]
@@ -120,32 +116,3 @@ def test_an_interrupted_packed_folder_resumes(tmp_path: Path, monkeypatch: pytes
     run()
     assert read_bytes(path / "1.json") == b"one"
     assert [child.name for child in tmp_path.iterdir()] == ["artifact"]
-
-
-def test_a_damaged_object_in_dvcs_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DVC takes it as whole, so that to delete the file alone would bring the damage back."""
-    monkeypatch.chdir(tmp_path)
-
-    def add(content: bytes, suffix: str = "", stored: bytes | None = None) -> tuple[str, Path]:
-        md5 = hashlib.md5(content).hexdigest() + suffix
-        path = Path("lab/files/md5", md5[:2], md5[2:])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if stored is None else stored)
-        return md5, path
-
-    whole, _ = add(b"a")
-    cut, damaged = add(b"bcd", stored=b"b")
-    listing = [{"md5": whole, "relpath": "x/a.png"}, {"md5": cut, "relpath": "x/b.png"}]
-    folder, _ = add(json.dumps(listing).encode(), ".dir")
-    Path("dvc.lock").write_text(f"stages: {{weak: {{outs: [{{path: data/weak, md5: {folder}}}]}}}}")
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_text("[core]\n    analytics = false\n[cache]\n    dir = ../lab\n")
-    Path("data/weak/x").mkdir(parents=True)
-    for name in "ab":
-        Path(f"data/weak/x/{name}.png").write_bytes(b"b")
-    assert path_to_delete(Path("data/weak/x/b.png")) == f"it and {damaged}"
-    assert path_to_delete(Path("data/weak/x/a.png")) == "it"
-    assert find_damaged_objects(Path("data/weak")) == [damaged]
-    for lock in ("stages: {a: {outs: [{path: data/weak, md5: ../../x}]}}", "stages: 3", "]", "stages: {a: {}}"):
-        Path("dvc.lock").write_text(lock)
-        assert find_damaged_objects(Path("data/weak")) == []

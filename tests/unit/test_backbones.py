@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -19,11 +20,11 @@ from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError
 
+from sesam.artifacts import downloads
 from sesam.artifacts.atomic_io import sha256
 from sesam.errors import SesamError
 from sesam.params import NetworkParams
 from sesam.presets import load_preset
-from sesam.segmentation import backbones
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.network import convert_sync_batchnorm, load_network, network_config, predict, save_network
 from sesam.segmentation.training import optimizer_config
@@ -131,7 +132,10 @@ def test_a_file_of_weights_has_the_digest_in_the_params(tmp_path: Path) -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers with `files`; /half/… breaks off, /cut/… ends early, /moved/… redirects, /hang/… never answers."""
+    """Answers with `files`; /half/… breaks off, /cut/… ends early, /moved/… redirects, /hang/… never answers.
+
+    /drip/… sends a byte now and then, /headers/… of its headers.
+    """
 
     files: ClassVar[dict[str, bytes]] = {}
     hang = Event()
@@ -142,13 +146,26 @@ class Server(BaseHTTPRequestHandler):
         if kind == "hang":
             self.hang.wait(20)
             return
+        if kind == "headers":
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + bytes(1000))
+            return
         self.send_response(302 if kind == "moved" else 200)
         if kind == "moved":
             self.send_header("Location", f"/whole/{name}")
         elif kind != "cut":  # without a length, the end of the connection is the end of the file
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if kind in ("half", "cut") else content)
+        if kind == "drip":
+            self.drip(content)
+        else:
+            self.wfile.write(content[: len(content) // 2] if kind in ("half", "cut") else content)
+
+    def drip(self, content: bytes) -> None:
+        with suppress(OSError):
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if self.hang.wait(0.05):
+                    return
 
     def log_message(self, *_: object) -> None: ...
 
@@ -164,7 +181,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Server.files |= {f"old-{digest[:8]}.pth": Server.files["old.pth"], "old-abcdef01.pth": Server.files["old.pth"]}
     for variable in ("XDG_CACHE_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
-    monkeypatch.setattr(backbones, "TIMEOUT", 0.5, raising=False)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -185,10 +202,13 @@ def downloaded(url: str, expected_sha256: str | None = None) -> bool:
     return torch.equal(backbone.conv.data, expected)
 
 
-def test_weights_from_an_address_are_whole_and_of_that_address(address: str) -> None:
-    for kind in ("half", "cut", "hang"):
+def test_weights_from_an_address_are_whole_and_of_that_address(address: str, tmp_path: Path) -> None:
+    for kind in ("half", "cut", "hang", "headers"):
         with pytest.raises(SesamError, match=r"network\.pretrained: http.*(cannot be downloaded|cannot be verified)"):
             load_pretrained(Backbone(), f"{address}/{kind}/a/w.pth")
+    with pytest.raises(SesamError, match=r"/drip/a/w\.pth cannot be downloaded \(it sent fewer than 65536 bytes in"):
+        load_pretrained(Backbone(), f"{address}/drip/a/w.pth")
+    assert not list(tmp_path.rglob("*.*"))
     assert downloaded(f"{address}/whole/a/w.pth") and downloaded(f"{address}/whole/b/w.pth")
     assert downloaded(f"{address}/moved/a/w.pth")
 

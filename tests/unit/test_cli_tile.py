@@ -146,8 +146,9 @@ def test_tiles_that_cannot_be_merged_are_reported(tmp_path: Path) -> None:
         path.unlink()
     write_label(tiles / "one/000000-000000.png", np.zeros((2, 2), np.uint8), PALETTE)
     check("fit several of them. Make the labels again, or rename one and split again")
-    (tiles / "tiles.json").write_text("[]")
-    check(r"tiles\.json is not what `sesam tile split` wrote")
+    for wrong in ([], index | {"overlap": index["tile"]}):
+        write_json(tiles / "tiles.json", wrong)
+        check(r"tiles\.json is not what `sesam tile split` wrote")
     assert not (tmp_path / "merged/one.png").exists()
 
 

@@ -472,7 +472,7 @@ def test_issues_of_annotations_are_reported_together(workspace) -> None:
     prepare.main()
     message = error_of(weak_labels, "scribbles (weak_labels.path) has 4 issues; nothing was written")
     assert "images without annotation: 1" in message and f"    {names[3]}" in message
-    assert "labels with values that are not a class: 1" in message and f"{names[0]}.xml: 'unicorn'" in message
+    assert "names that are not a class: 1" in message and f"{names[0]}.xml: 'unicorn'" in message
     assert "unreadable files: 1" in message and f"{names[1]}.xml cannot be read as ScribbleSup's XML" in message
     assert "labels that differ from their image in size: 1" in message and f"{names[2]}.png is 5x5" in message
     assert not Path("data/weak").exists()
@@ -504,7 +504,7 @@ def test_invalid_xml_is_reported(workspace, spoil: tuple[str, str], reason: str)
     [
         ("points.json", '{"2007_000032": [{"x": 1, "y": 2}]}', "2007_000032: clicks in points.json that are not {x, "),
         ("points.JSON", '{"2007_000032": [{"x": null, "y": 2, "cls": 1}]}', "clicks in points.JSON that are not {x, y"),
-        ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (0: "),
+        ("points.json", '["2007_000032"]', "points.json cannot be read as Label Studio's JSON (task number 1: "),
         ("points.json", "3", "points.json is of an unknown format, which is not read. Export one of"),
         ("points.json", "[", "points.json cannot be read (Expecting value"),
         ("points.json", "{}", "points.json is of an unknown format"),
@@ -530,6 +530,14 @@ def test_names_of_no_image_stand_beside_images_without_annotation(workspace) -> 
     error_of(weak_labels, "images without annotation: 1", "Annotations of no training image: 1 (2_mask)")
 
 
+def test_names_in_another_case_are_told(workspace) -> None:
+    """Also if no name is an image's."""
+    save(Path("mine/ade_TRAIN_00000001.png"), halves(0, 1))
+    workspace("ade20k", weak_labels__path="mine")
+    prepare.main()
+    error_of(weak_labels, "case, blanks, - or _: 1. Rename", "ade_TRAIN_00000001: ADE_train_00000001")
+
+
 def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     root = Path("raw")
     for k in range(13):
@@ -553,7 +561,7 @@ def test_all_issues_are_counted_and_nothing_is_written(workspace) -> None:
     assert "unreadable files: 3" in message and "raw/labels/train/12.png" in message
     assert "labels that differ from their image in size: 1" in message and f"train/09.png is 20x{HEIGHT}" in message
     assert "labels with values that are not a class: 2" in message and "raw/labels/val/a.png: 7" in message
-    assert "dataset.map: {0: null, 1: null, 7: null, '#000102': null}" in message, "to be pasted as it is"
+    assert 'dataset.map: {0: null, 1: null, 7: null, "#000102": null}' in message, "to be pasted as it is"
     assert "images in train and in val: 1" in message and "raw/images/train/11.png and raw/images/val/b" in message
     assert "data/issues.txt lists all" in message and len(Path("data/issues.txt").read_text().splitlines()) == 15
     assert [path.name for path in Path("data").rglob("*.*")] == ["issues.txt"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sesam.artifacts import image_io
 from sesam.artifacts.image_io import ORIENTATION, read_image, read_label
 from sesam.datasets.layouts import find_pairs
 from sesam.errors import SesamError
@@ -93,8 +94,8 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return pack(">I", len(data)) + name + data + pack(">I", zlib.crc32(name + data))
 
 
-def png_of(size: tuple[int, int], *idat: bytes) -> bytes:
-    header = chunk(b"IHDR", pack(">IIBBBBB", *size[::-1], 8, 0, 0, 0, 0))
+def png_of(size: tuple[int, int], *idat: bytes, interlaced: bool = False) -> bytes:
+    header = chunk(b"IHDR", pack(">IIBBBBB", *size[::-1], 8, 0, 0, 0, interlaced))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(b"IDAT", data) for data in idat) + chunk(b"IEND", b"")
 
 
@@ -118,6 +119,47 @@ def test_pngs_whose_rows_are_not_the_header_s_are_refused(tmp_path: Path) -> Non
             read_label(path)
 
 
+# first column and row of each pass, and the steps to the next
+PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_no_row_of_a_png_may_lack(interlaced: bool, tmp_path: Path) -> None:
+    """Also of narrow ones, and whatever values they have."""
+    path, rng = tmp_path / "a.png", np.random.default_rng(0)
+    for height, width in product((1, 2, 3, 8, 9), (1, 2, 3, 5, 8)):
+        for label in (rng.integers(0, 5, (height, width)).astype(np.uint8), np.full((height, width), 165, np.uint8)):
+            passes = [label[y::down, x::right] for x, y, right, down in PASSES] if interlaced else [label]
+            rows = [b"\0" + row.tobytes() for one in passes if one.size for row in one]
+            path.write_bytes(png_of(label.shape, zlib.compress(b"".join(rows)), interlaced=interlaced))
+            assert np.array_equal(read_label(path), label)
+            path.write_bytes(png_of(label.shape, zlib.compress(b"".join(rows[:-1])), interlaced=interlaced))
+            with pytest.raises(SesamError, match=r"a\.png cannot be read as an image"):
+                read_label(path)
+
+
+def test_a_palette_png_has_its_palette(tmp_path: Path) -> None:
+    png(tmp_path / "a.png", 8, 3)
+    with pytest.raises(SesamError, match="it lacks its palette"):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_image_takes_no_more_memory_than_its_file_suggests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    monkeypatch.setattr(image_io, "MAX_EMPTY_MEMORY", 1 << 20)
+    for mode, image_format, side in (("L", "PNG", 510), ("RGB", "PNG", 290), ("RGB", "WEBP", 190)):
+        Image.new(mode, (side, side)).save(path, image_format, lossless=True)
+        assert read_image(path).shape == (side, side, 3)
+        Image.new(mode, (2 * side, 2 * side)).save(path, image_format, lossless=True)
+        with pytest.raises(SesamError, match="one color"):
+            read_image(path)
+        if mode == "L":
+            assert read_label(path).shape == (2 * side, 2 * side)
+    Image.new("L", (1, image_io.MAX_SIDE + 1)).save(path, "PNG")
+    with pytest.raises(SesamError, match="1x1048577 pixels"):
+        read_label(path)
+
+
 JPEGS = {
     "baseline": {},
     "progressive": {"progressive": True},
@@ -132,7 +174,8 @@ def test_jpegs_that_end_before_their_pixels_are_refused(options: dict, tmp_path:
     """A progressive one ends with its last scan."""
     path = tmp_path / "a.jpg"
     for mode, size in product(("RGB", "L", "CMYK"), ((1, 1), (8, 8), (17, 31), (400, 300), (13_000, 20))):
-        noise = Image.effect_noise((-(-size[0] // 4), -(-size[1] // 4)), 90).resize(size).convert("RGB").convert(mode)
+        small = np.random.default_rng(0).normal(128, 90, (-(-size[1] // 4), -(-size[0] // 4))).clip(0, 255)
+        noise = Image.fromarray(small.astype(np.uint8)).resize(size).convert("RGB").convert(mode)
         file = io.BytesIO()
         noise.save(file, "JPEG", **options)
         content = file.getvalue()
@@ -149,6 +192,42 @@ def test_jpegs_that_end_before_their_pixels_are_refused(options: dict, tmp_path:
                 read_image(path)
 
 
+def test_unusual_headers_are_refused(tmp_path: Path) -> None:
+    """What Pillow does not know, a TIFF whose second page has no entries, and a JPEG of endless scans."""
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan, frame = content.rindex(b"\xff\xda"), content.index(b"\xff\xc2")
+    Image.new("L", (6, 4)).save(file := io.BytesIO(), "TIFF")
+    tiff = bytearray(file.getvalue())
+    entries = int.from_bytes(tiff[4:8], "little")
+    end = entries + 2 + 12 * int.from_bytes(tiff[entries : entries + 2], "little")
+    tiff[end : end + 4] = pack("<I", len(tiff))
+    for damaged, reason in (
+        (content[: frame + 4] + b"\x0c" + content[frame + 5 :], "is a JPEG with an unusual or damaged header"),
+        (content[:-2] + 64 * content[scan:-2] + b"\xff\xd9", "more than 64 scans"),
+        (bytes(tiff) + bytes(6), "cannot be read as an image"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        with pytest.raises(SesamError, match=reason):
+            read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("seed", [10, 15, 29, 47])
+def test_a_scan_that_refines_others_is_not_completed(seed: int, tmp_path: Path) -> None:
+    """Any bits behind a progressive JPEG's cut look like its own: these were decoded in silence."""
+    path, noise = tmp_path / "a.jpg", np.random.default_rng(seed).integers(0, 256, (12, 16), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((64, 48)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    frame, scan = content.index(b"\xff\xc2"), content.rindex(b"\xff\xda")
+    taller = content[: frame + 5] + pack(">H", 48 + 64) + content[frame + 7 :]
+    for damaged in (content[: scan + (len(content) - scan) // 2] + b"\xff\xd9", taller):
+        path.write_bytes(damaged)
+        with pytest.raises(SesamError, match=r"a\.jpg cannot be read as an image"):
+            read_image(path)
+
+
 def test_arithmetic_jpegs_are_refused(tmp_path: Path) -> None:
     """Their decoder reads on behind the end, as their standard has it."""
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
@@ -156,3 +235,19 @@ def test_arithmetic_jpegs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content.replace(b"\xff\xc0", b"\xff\xc9", 1))
     with pytest.raises(SesamError, match=r"coded arithmetically .*save it as an ordinary JPEG"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_files_of_which_pillow_expects_more() -> None:
+    """A PNG without pixels, and a TIFF whose second page has nothing."""
+    png, tiff = io.BytesIO(), io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "PNG")
+    Image.new("L", (8, 8)).save(tiff, "TIFF")
+    content = png.getvalue()
+    start, end = content.index(b"IDAT") - 4, content.index(b"IEND") - 4
+    first = int.from_bytes(tiff.getvalue()[4:8], "little")
+    pages = bytearray(tiff.getvalue())
+    following = first + 2 + 12 * int.from_bytes(pages[first : first + 2], "little")
+    pages[following : following + 4] = len(pages).to_bytes(4, "little")
+    for damaged in (content[:start] + content[end:], bytes(pages) + bytes(6)):
+        with pytest.raises(SesamError, match=r"cannot be read as an image .*Replace it with an intact copy"):
+            read_image(Path("x.png"), damaged)

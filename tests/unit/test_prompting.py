@@ -1,23 +1,28 @@
 """Steps 0 to 2: augmentation, instances, sampling."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import edit_params
 from dataset_factories import connected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.morphology import skeletonize
 
-from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts
+from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompts, write_drawn_prompts
+from sesam.artifacts.manifest import Manifest
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
 from sesam.prompting import add_confident, image_prompts, sample_points, split_instances
 from sesam.sam.inference import component_prompts
+from stages import prepare, prompts, teacher_predictions, weak_labels
 
 MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
@@ -141,6 +146,23 @@ def test_prompts_depend_only_on_params_seed_round_image_and_component(params) ->
         ((40, 35, 59, 39), None),
         ((5, 5, 25, 30), None),
     ]
+
+
+def test_background_points_that_prompt_nothing_are_told(folder_dataset: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(folder_dataset)
+    edit_params(folder_dataset, runtime__num_workers=1, dataset__classes=["left", "right", "none"])
+    monkeypatch.setattr(sys, "argv", ["prompts", "r1"])
+    for stage in (prepare, weak_labels, teacher_predictions):
+        stage.main()
+    record = Manifest.load().train[1]
+    points = tuple(BackgroundPoint(k, (3, 3)) for k in (0, 2, 2))
+    write_drawn_prompts(Path("data/weak"), record, DrawnPrompts(background_points=points))
+    capsys.readouterr()
+    prompts.main()
+    assert "without a component, which prompt nothing: 2, in images: 1 (1)." in capsys.readouterr().err
+    edit_params(folder_dataset, sam__enabled=False)
+    prompts.main()
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_boxes_and_background_points_prompt(params) -> None:

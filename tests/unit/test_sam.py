@@ -114,8 +114,10 @@ def predict(predictor: SamPredictor, prompt: Prompt) -> tuple[np.ndarray, np.nda
     return masks, quality
 
 
-@pytest.mark.parametrize("kind", ["points", "box", "mask", "background"])
-@pytest.mark.parametrize("size", [(120, 200), (90, 64)])
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("points", (120, 200)), ("points", (90, 64)), ("box", (90, 64)), ("mask", (90, 64)), ("background", (90, 64))],
+)
 def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int]) -> None:
     image, predictor = photo(size), SamPredictor(sam)
     predictor.set_image(image)

@@ -38,7 +38,10 @@ XML = {
     "infinity": (cvat(BOX.format("inf")), "inf is not a coordinate"),
     "huge": (cvat(BOX.format("1e9")), "1e9 is not a coordinate"),
     "underscore": (cvat(BOX.format("1_0")), "1_0 is not a coordinate"),
-    "negative box": (cvat(BOX.format("-5")), "a box that ends before it begins"),
+    "negative box": (cvat(BOX.format(5) + BOX.format("-5")), r"a\.png, shape 2: a box that ends before it begins"),
+    "no label": (cvat(BOX.format(5).replace("label", "name")), r"a\.png, shape 1: it lacks 'label'"),
+    "cut": (cvat("")[:-9], "CVAT for images 1.1 .it ends too early"),
+    "other root": ("<dataset/>", "unknown format"),
     "negative ellipse": (cvat('<ellipse label="a" cx="9" cy="9" rx="-4" ry="3"/>'), "negative radius"),
     "regrouped": (cvat('<polygon label="a" points="1,2,3,4;5,6,7,8"/>'), "points are not pairs"),
     "three": (cvat('<polygon label="a" points="1,2,3;4,5,6"/>'), "points are not pairs"),
@@ -63,7 +66,22 @@ COCO = {
     "odd": (coco(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "odd number of coordinates"),
     "boolean": (coco(segmentation=[[True, 2, 3, 4, 5, 6]]), "valid number"),
     "text": (coco(segmentation=[["1", 2, 3, 4, 5, 6]]), "valid number"),
-    "negative box": (coco(bbox=[5, 5, -3, 4]), "a box that ends before it begins"),
+    "negative box": (coco(bbox=[5, 5, -3, 4]), "annotation number 1: a box that ends before it begins"),
+    "negative box of an id": (coco(id=7, bbox=[5, 5, 3, -4]), "annotation 7: a box that ends before it begins"),
+    "flat box": (
+        coco(id=7, segmentation=[5, 5, 3, 4]),
+        "annotation 7: segmentation.polygons: 4 numbers are not a polygon",
+    ),
+    "points": (coco(segmentation=[[5, 5], [20, 5], [20, 9]]), "points are not a polygon"),
+    "results": ([coco()["annotations"][0]], "COCO's annotations without images and categories"),
+    "no mapping": (coco() | {"images": [3]}, "images.0: expected a mapping, got 3"),
+    "flat text": (coco(segmentation=[1, 2, 3, 4, 5, "6"]), "valid number"),
+    "size of runs": (coco(segmentation={"size": [4], "counts": "0"}), "segmentation.run lengths.size"),
+    "runs": (coco(id=7, segmentation={"size": [40, 60], "counts": [3]}), r"do not fit .*\(annotation 7\)"),
+    "image as text": (coco(image_id="1", bbox=[5, 5, 3, 4]), r"no image has the id '1' \(text is not a number\)"),
+    "no category": (coco(category_id=2, bbox=[5, 5, 3, 4]), "no category has the id 2"),
+    "no annotations": (coco() | {"annotations": 3}, "annotations: Input should be a valid list"),
+    "infinite id": (json.dumps(coco()).replace('"image_id": 1', '"image_id": 1e999'), "image_id"),
     "boolean image": (coco(image_id=True, bbox=[5, 5, 3, 4]), "image_id"),
     "share of a class": (coco(category_id=0.9, bbox=[5, 5, 3, 4]), "category_id"),
     "boolean run": (coco(segmentation={"size": [40, 60], "counts": [2399, True]}), "counts"),
@@ -78,13 +96,27 @@ def test_coco(content: Any, message: str, tmp_path: Path) -> None:
         read(tmp_path / "a.json", content)
 
 
+def test_whole_numbers_with_a_point_and_flat_polygons_of_coco(tmp_path: Path) -> None:
+    document = coco(segmentation=[[5, 5, 15, 5, 15, 25]])
+    labels = read(tmp_path / "a.json", document)
+    flat = coco(image_id=1.0, category_id=1.0, segmentation=[5, 5, 15, 5, 15, 25])
+    flat["images"][0] |= {"id": 1.0, "width": 60.0, "height": 40.0}
+    flat["categories"][0] |= {"id": 1.0}
+    assert (labels == 0).any() and np.array_equal(read(tmp_path / "a.json", flat), labels)
+    (tmp_path / "a.json").write_text(json.dumps(coco(segmentation=[])))
+    (annotation,) = find_annotations(tmp_path, "folder", image_names("a")).values()
+    assert +read_annotation(annotation, SPEC).left_out == {"annotations without a segmentation or box": 1}
+
+
 @pytest.mark.parametrize("value", [True, "1", 0.9, 1.0, None, 10**9])
 @pytest.mark.parametrize("key", ["x", "y", "cls"])
 def test_clicks(key: str, value: Any, tmp_path: Path) -> None:
     click = {"x": 9, "y": 9, "cls": 1}
     assert (read(tmp_path / "a.json", {"a": [click]}, "voc") == 1).any()
-    with pytest.raises(DataIssue, match="is not a whole number"):
-        read(tmp_path / "a.json", {"a": [click | {key: value}]}, "voc")
+    with pytest.raises(DataIssue, match=r"click 2: .* is not a whole number"):
+        read(tmp_path / "a.json", {"a": [click, click | {key: value}]}, "voc")
+    with pytest.raises(DataIssue, match=r"click 1: \[1, 2\]"):
+        read(tmp_path / "a.json", {"a": [[1, 2]]}, "voc")
 
 
 @pytest.mark.parametrize("text", ["1_0", "0.9", "nan", "１", ""])
@@ -113,12 +145,59 @@ def label_studio(**changes: Any) -> list[dict[str, Any]]:
 def test_turned_images_and_two_labels_of_label_studio(tmp_path: Path) -> None:
     assert (read(tmp_path / "a.json", label_studio(image_rotation=0)) == 0).any()
     for changed, message in (
-        ({"image_rotation": 90}, "turned by 90 degrees"),
+        ({"image_rotation": 90, "id": "x1"}, "task number 1: region x1: its image was turned by 90 degrees"),
         ({"image_rotation": -90}, "turned by -90 degrees"),
         ({"value": {"ellipselabels": ["a", "b"]}}, "an? ellipse with the labels a, b"),
     ):
         with pytest.raises(SesamError, match=message):
             read(tmp_path / "a.json", label_studio(**changed))
+
+
+def test_forms_of_label_studio(tmp_path: Path) -> None:
+    """A project's tasks, one task, JSON lines, an annotation in a storage, and the tasks of old versions."""
+    (task,) = label_studio()
+    (annotation,), others = task["annotations"], {"data": task["data"]}
+    for content in (
+        task,
+        json.dumps(task) + "\n\n" + json.dumps({"data": {"image": "b.png"}, "annotations": []}),
+        annotation | {"task": others},
+        [others | {"completions": [annotation]}],
+    ):
+        assert (read(tmp_path / "a.json", content) == 0).any()
+    (tmp_path / "a.json").rename(tmp_path / "a.jsonl")
+    assert "a" in find_annotations(tmp_path / "a.jsonl", "folder", image_names("a"))
+    for content, message in (
+        (others | {"predictions": [annotation]}, "predictions, and no submitted annotation. Submit them"),
+        ([{"id": 3} | others], "task 3: it has no annotations"),
+        ([3], "task number 1: expected a mapping, got 3"),
+        ([others | {"annotations": [{"result": [3]}]}], "task number 1: region number 1: expected a mapping"),
+        ([others | {"annotations": [{"result": [annotation["result"][0] | {"type": "bitmask"}]}]}], "bitmask"),
+        ([{"image": "a.png", "id": 3}], "keys id, image; expected Label Studio's tasks.*not as JSON-MIN"),
+        (json.dumps(task) + "\n{", "line 2: Expecting"),
+        ("", "Expecting value"),
+    ):
+        with pytest.raises((SesamError, DataIssue), match=message):
+            read(tmp_path / "a.json", content)
+
+
+def test_faulty_shapes_of_labelme(tmp_path: Path) -> None:
+    def document(**changed: Any) -> dict[str, Any]:
+        shape = {"label": "a", "points": [[3, 4], [20, 30]], "shape_type": "rectangle"}
+        return labelme(b"") | {"shapes": [shape, shape | changed]}
+
+    for changed, message in (
+        ({"points": [[3, 4]]}, "shape 2: a rectangle of 1 points; expected 2. Draw it again"),
+        ({"shape_type": "circle"}, None),
+        ({"shape_type": "circle", "points": []}, "shape 2: a circle of 0 points"),
+        ({"shape_type": "mask"}, "shape 2: a mask without its pixels"),
+        ({"label": None}, "shape 2: label: expected a class name, got None"),
+        ({"label": 3}, "'3'; classes are a, b"),
+    ):
+        if message is None:
+            read(tmp_path / "a.json", document(**changed))
+        else:
+            with pytest.raises((SesamError, DataIssue), match=message):
+                read(tmp_path / "a.json", document(**changed))
 
 
 def labelme(content: bytes) -> dict[str, Any]:
@@ -135,6 +214,10 @@ def test_masks_of_labelme(tmp_path: Path) -> None:
         return file.getvalue()
 
     intact, palette = png(Image.fromarray(values)), Image.fromarray(values)
+    outside = labelme(intact)
+    outside["shapes"][0]["points"] = [[30, 4]]
+    with pytest.raises(DataIssue, match=r"out of its image of 60x40 pixels: from 30, 4 to 70, 34 \(shape 1\)"):
+        read(tmp_path / "a.json", outside)
     assert np.array_equal(read(tmp_path / "a.json", labelme(intact))[4:34, 3:43] == 0, values > 0)
     assert np.array_equal(
         read(tmp_path / "a.json", labelme(png(Image.fromarray(values > 0))))[4:34, 3:43] == 0, values > 0

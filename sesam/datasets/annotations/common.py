@@ -1,25 +1,43 @@
 """What the formats of annotations share: a file, the annotation of an image, regions to write, ids, checked numbers."""
 
+import math
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sesam.artifacts.atomic_io import parse_json, read_bytes
 from sesam.artifacts.drawn_prompts import NO_PROMPTS, DrawnPrompts
 from sesam.artifacts.manifest import ImageRecord
 from sesam.datasets.data_issues import DataIssue, IssueKind
 from sesam.datasets.label_maps import NO_COLORS, Colors, LabelMap
-from sesam.errors import SesamError
+from sesam.errors import SesamError, describe_validation_error
 from sesam.geometry.regions import Region
 
-Pixels = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+
+def _as_int(value: Any) -> Any:
+    """640.0 as 640, for some tools write whole numbers so; everything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+AsInt = BeforeValidator(_as_int)
+Pixels = Annotated[int, Field(strict=True, ge=1, le=1 << 16), AsInt]
+FAULTS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)  # of a file that is not what its reader expects
 MAX_NUMBER = 1e7
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Point = tuple[Number, Number]  # x, y
@@ -43,22 +61,55 @@ class AnnotationFile:
         """The value of JSON, or the root of XML, None if it is not XML; SesamError if it is not JSON."""
         content = read_bytes(self.path)
         try:
-            return parse_json(content) if file_kind(self.path) == ".json" else ElementTree.fromstring(content)
+            return _parse_json(content) if file_kind(self.path) == ".json" else ElementTree.fromstring(content)
         except (ElementTree.ParseError, LookupError):  # LookupError: an unknown encoding
             return None
         except (ValueError, RecursionError) as problem:
-            raise SesamError(f"{self.path} cannot be read ({problem}). Export it again.") from None
+            raise SesamError(f"{self.path} cannot be read ({problem}). Correct it, or export it again.") from None
+
+
+def _parse_json(content: bytes) -> Any:
+    """The value of JSON, or the list of those in its lines (JSONL)."""
+    try:
+        return parse_json(content)
+    except JSONDecodeError as problem:
+        if problem.msg != "Extra data":
+            raise
+    values = []
+    for number, line in enumerate(content.splitlines(), 1):
+        with located(f"line {number}"):
+            values += [parse_json(line)] if line.strip() else []
+    return values
 
 
 def file_kind(path: Path) -> str:
-    """The suffix in lower case, .json of .geojson."""
+    """The suffix in lower case, .json of .geojson and .jsonl."""
     suffix = path.suffix.lower()
-    return ".json" if suffix == ".geojson" else suffix
+    return ".json" if suffix in (".geojson", ".jsonl") else suffix
+
+
+def describe_fault(problem: Exception) -> str:
+    """What is wrong, of an error of FAULTS."""
+    if isinstance(problem, ValidationError):
+        return describe_validation_error(problem)[0].removeprefix("(whole file): ")
+    return f"it lacks {problem}" if isinstance(problem, KeyError) else str(problem)
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Faults become ValueErrors that begin with where in the file they are, as "annotation 7"."""
+    try:
+        yield
+    except FAULTS as problem:
+        raise ValueError(f"{where}: {describe_fault(problem)}") from None
 
 
 def parse_number(text: str) -> float:
     """A number in a text; ValueError unless it is finite and as small as a coordinate."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if "_" in text or not text.isascii() or not abs(number) <= MAX_NUMBER:
         raise ValueError(f"{text:.20} is not a coordinate")
     return number
@@ -66,7 +117,7 @@ def parse_number(text: str) -> float:
 
 def parse_whole(text: str) -> int:
     """A whole number in a text; ValueError if it is none."""
-    if "_" in text or not text.isascii():
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
         raise ValueError(f"{text:.20} is not a whole number")
     return int(text)
 
@@ -89,7 +140,7 @@ class Drawn:
     """
 
     labels: np.ndarray
-    unknown: list[str]
+    unknown: Sequence[str | int]
     shapes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     colors: Colors = NO_COLORS
@@ -101,6 +152,21 @@ class Annotation:
     """What annotators made of one image, in a file."""
 
     path: Path
+
+    @property
+    def only_prompts(self) -> bool:
+        """Whether it labels no pixel, so that another annotation of the image may."""
+        return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was drawn, also nothing that is not read."""
+        return False
+
+    @property
+    def own_name(self) -> str | None:
+        """The name of a file of one image, which may be the image's where the name inside is not."""
+        return None
 
     def draw(self, spec: LabelSpec) -> Drawn:
         """The annotation as labels; DataIssue: unreadable, or of another size."""
@@ -144,5 +210,6 @@ def runs_to_mask(counts: Sequence[int], height: int, width: int) -> np.ndarray:
 def slices(left: int, top: int, width: int, height: int, size: tuple[int, int]) -> tuple[slice, slice]:
     """The slices of a window in an image of `size` (H, W); ValueError if it reaches out of the image."""
     if min(left, top, width, height) < 0 or left + width > size[1] or top + height > size[0]:
-        raise ValueError("a mask that reaches out of its image")
+        ends = f"from {left}, {top} to {left + width}, {top + height}"
+        raise ValueError(f"a mask that reaches out of its image of {size[1]}x{size[0]} pixels: {ends}")
     return slice(top, top + height), slice(left, left + width)

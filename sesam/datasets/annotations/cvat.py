@@ -3,15 +3,17 @@
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from sesam.artifacts.atomic_io import atomic_path
+from sesam.artifacts.atomic_io import atomic_path, read_bytes
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse
 from sesam.datasets.annotations.common import (
     AnnotationFile,
     ImageRegions,
+    located,
     parse_number,
     parse_whole,
     runs_to_mask,
@@ -27,6 +29,8 @@ READ = (*KINDS, "box", "ellipse", "mask", "tag")
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The shapes of each <image>, by z_order; ValueError, KeyError or TypeError if it is not CVAT's."""
     root: ElementTree.Element | None = file.document
+    if root is None and b"<annotations" in read_bytes(file.path)[:1000]:
+        raise ValueError("it ends too early, or is damaged")
     if root is None or root.tag != "annotations":
         return None
     if root.find("track") is not None:
@@ -36,12 +40,16 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         size = parse_whole(image.attrib["height"]), parse_whole(image.attrib["width"])
         if not all(1 <= side <= 1 << 16 for side in size):
             raise ValueError(f"an image of {size[1]}x{size[0]} pixels")
-        elements = sorted(image, key=lambda element: parse_whole(element.get("z_order", "0")))
-        shapes = tuple(shape for element in elements if (shape := _shape(element)) is not None)
-        unread = tuple(sorted({element.tag for element in elements} - set(READ)))
         subset = image.get("subset", "default")  # of a project; two of its images may have one name
         name = image.attrib["name"] if subset == "default" else f"{subset}/{image.attrib['name']}"
-        drawings.append((name, Drawing(file.path, size, shapes, unread)))
+        shapes = list[tuple[int, Shape]]()
+        for number, element in enumerate(image, 1):
+            with located(where := f"{name}, shape {number}"):
+                if (shape := _shape(element)) is not None:
+                    shapes.append((parse_whole(element.get("z_order", "0")), shape._replace(where=where)))
+        on_top_last = tuple(shape for _, shape in sorted(shapes, key=itemgetter(0)))
+        unread = tuple(sorted({element.tag for element in image} - set(READ)))
+        drawings.append((name, Drawing(file.path, size, on_top_last, unread)))
     return drawings
 
 

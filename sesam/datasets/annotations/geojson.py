@@ -1,12 +1,13 @@
 """GeoJSON in pixels, as QuPath exports it, a file per image."""
 
+from collections import Counter
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import AnnotationFile, Entry, Number
+from sesam.datasets.annotations.common import AnnotationFile, Entry, Number, located
 from sesam.errors import SesamError
 
 NAME, SUFFIX = "GeoJSON", ".json"
@@ -23,14 +24,17 @@ class _Geometry(Entry, Generic[Type, Coordinates]):
     coordinates: Coordinates
 
 
+_KnownGeometry = Annotated[
+    _Geometry[Literal["Point"], Position]
+    | _Geometry[Literal["MultiPoint", "LineString"], Line]
+    | _Geometry[Literal["MultiLineString", "Polygon"], Lines]
+    | _Geometry[Literal["MultiPolygon"], Polygons],
+    Field(discriminator="type"),
+]
+
+
 class _Feature(Entry):
-    geometry: Annotated[
-        _Geometry[Literal["Point"], Position]
-        | _Geometry[Literal["MultiPoint", "LineString"], Line]
-        | _Geometry[Literal["MultiLineString", "Polygon"], Lines]
-        | _Geometry[Literal["MultiPolygon"], Polygons],
-        Field(discriminator="type"),
-    ]
+    geometry: _KnownGeometry | None
     properties: dict[str, Any] | None = None
 
 
@@ -42,12 +46,17 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
         if isinstance(entry, dict) and entry.get("crs") is not None:
             crs = f"crs {entry['crs']!r:.100}"
             raise SesamError(f"{file.path} is GeoJSON in map coordinates ({crs}), which is not read. Export pixels.")
-    shapes, unlabeled = list[Shape](), 0
-    for feature in TypeAdapter(list[_Feature]).validate_python(features):
-        name = _class_name(feature.properties or {})
-        unlabeled += not name
-        shapes += _shapes(name, feature.geometry.type, feature.geometry.coordinates) if name else []
-    return [(file.name, Drawing(file.path, None, tuple(shapes), skipped={"regions without a label": unlabeled}))]
+    shapes, skipped = list[Shape](), Counter[str]()
+    for number, entry in enumerate(features, 1):
+        with located(f"feature {number}"):
+            feature = _Feature.model_validate(entry)
+            if feature.geometry is None:  # GeoJSON allows it
+                skipped["features without a geometry"] += 1
+            elif name := _class_name(feature.properties or {}):
+                shapes += _shapes(name, feature.geometry.type, feature.geometry.coordinates)
+            else:
+                skipped["regions without a label"] += 1
+    return [(file.name, Drawing(file.path, None, tuple(shapes), skipped=skipped))]
 
 
 def _features(document: Any) -> list[Any] | None:
@@ -68,7 +77,7 @@ def _class_name(properties: dict[str, Any]) -> str:
     if isinstance(value, dict):  # QuPath's class, or classes within each other
         value = value.get("name") or ": ".join(value.get("names") or [])
     if not isinstance(value, str):
-        raise ValueError(f"a feature has the class {value!r:.60}; expected a name")
+        raise ValueError(f"it has the class {value!r:.60}; expected a name")
     return value
 
 

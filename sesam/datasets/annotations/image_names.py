@@ -2,13 +2,14 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote
 
 from sesam.artifacts.manifest import ImageRecord, UnusedImage
+from sesam.datasets.data_issues import Issue, IssueKind
 
 SPLIT_ALIASES = {
     "train": "train",
@@ -39,6 +40,7 @@ class ImageNames:
     ) -> None:
         self.by_last: dict[str, list[_Image]] = defaultdict(list)
         self.by_upload: dict[str, list[_Image]] = defaultdict(list)
+        self.by_loose: dict[str, list[_Image]] = defaultdict(list)
         self.digests = {record.sha256 for record in (*train, *val)}
         self.train_ids = {record.id for record in train}
         self.val_ids = {record.id for record in val}
@@ -49,6 +51,8 @@ class ImageNames:
                 self.by_last[image.id_parts[-1]].append(image)
                 self.by_upload[_as_uploaded(image.id_parts[-1])].append(image)
                 self.split_folders |= set(image.parents[-1:])
+                id_parts, parents = tuple(map(_loosely, image.id_parts)), tuple(map(_loosely, image.parents))
+                self.by_loose[id_parts[-1]].append(image._replace(id_parts=id_parts, parents=parents))
 
     def match(self, name: str, otherwise: str | None = None, is_url: bool = False) -> str | None:
         """The id of the training image that a name means: its path's longest agreement; None if it is not one.
@@ -56,25 +60,62 @@ class ImageNames:
         Folders in the name may be fewer than the image's file has, but the id's are all in it. otherwise: another name,
         tried if the first means no image of any split. is_url: of Label Studio.
         """
-        spellings = list(_spellings(name, is_url))
-        for path in spellings + ([] if otherwise is None else [_split(otherwise)]):
-            images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
-            if found := self._best(path, images):
-                return found.image_id if found.is_train else None
-        *_, uploaded = spellings[-1]
-        if UPLOADED.match(uploaded):  # other formats that Label Studio exports have it too
-            stem = PurePosixPath(UPLOADED.sub("", uploaded)).stem
-            # an upload keeps no folder, so that only an id without folders is certain
-            images = [image for image in self.by_upload.get(stem, ()) if len(image.id_parts) == 1]
-            if len({image.image_id for image in images}) == 1 and any(image.is_train for image in images):
-                return images[0].image_id
+        spellings = [*_spellings(name, is_url)] + ([] if otherwise is None else [_split(otherwise)])
+        if found := self._find(spellings):
+            return found.image_id if found.is_train else None
+        # an upload keeps no folder, so that only an id without folders is certain
+        images = [image for image in self._uploads(name, is_url) if len(image.id_parts) == 1]
+        is_certain = len({image.image_id for image in images}) == 1 and any(image.is_train for image in images)
+        return images[0].image_id if is_certain else None
+
+    def explain(self, names: Sequence[str]) -> dict[str, Issue]:
+        """Issues, by name, of names of which none means a training image, but may have been meant to."""
+        issues = dict[str, Issue]()
+        for name in names:
+            spellings = [*_spellings(name, is_url=True)]
+            known = self._find(spellings)
+            if known is not None and not known.is_train:
+                continue
+            if found := self.candidates(name):
+                kind = IssueKind.FOLDERS if any("/" in k for k in found) else IssueKind.NAMES
+                issues[name] = Issue(kind, f"{name}: {' or '.join(found)}")
+            elif similar := self._find_similar(spellings):
+                issues[name] = Issue(IssueKind.SPELLING, f"{name}: {similar}")
+        return issues
+
+    def _find_similar(self, spellings: Sequence[tuple[str, ...]]) -> str | None:
+        """The id of the training image that one of these paths means `_loosely`, also without an upload's prefix."""
+        *folders, last = spellings[-1]
+        for *above, end in (*spellings, (*folders, UPLOADED.sub("", last))):
+            images = [image for part in _last_parts(end) for image in self.by_loose.get(_loosely(part), ())]
+            found = self._best((*map(_loosely, above), end), images)
+            if found is not None and found.is_train:
+                return found.image_id
         return None
 
     def candidates(self, name: str) -> list[str]:
-        """The ids of training images in folders that a name without these may mean."""
+        """The ids of images, one of them at least a training image, that a name or an upload of it may mean.
+
+        Names have no folders, or too few. Uploads have neither folders nor blanks.
+        """
         path = _split(name)
-        images = [image for last in _last_parts(path[-1]) for image in self.by_last.get(last, ())]
-        return [image.image_id for image in images if image.is_train and image.id_parts[-len(path) : -1] == path[:-1]]
+        images = [image for image in self._of_file(path[-1]) if image.id_parts[-len(path) : -1] == path[:-1]]
+        images += self._uploads(name, is_url=True)
+        is_trained = any(image.is_train for image in images)
+        return list(dict.fromkeys(image.image_id for image in images)) if is_trained else []
+
+    def _of_file(self, name: str) -> list[_Image]:
+        return [image for last in _last_parts(name) for image in self.by_last.get(last, ())]
+
+    def _uploads(self, name: str, is_url: bool) -> list[_Image]:
+        """The images that an upload may be of; other formats that Label Studio exports have its names too."""
+        *_, (*_, uploaded) = _spellings(name, is_url)
+        stem = PurePosixPath(UPLOADED.sub("", uploaded)).stem
+        return list(self.by_upload.get(stem, ())) if UPLOADED.match(uploaded) else []
+
+    def _find(self, spellings: Iterable[tuple[str, ...]]) -> _Image | None:
+        """The image of any split that the first of these paths means."""
+        return next((found for path in spellings if (found := self._best(path, self._of_file(path[-1])))), None)
 
     def _best(self, path: tuple[str, ...], images: list[_Image]) -> _Image | None:
         ranked = []
@@ -133,6 +174,11 @@ def _last_parts(name: str) -> Iterator[str]:
     """What of a file name may be the last part of an id: all, without its suffix, Cityscapes' without its ending."""
     stem = SUFFIX.sub("", name)
     yield from dict.fromkeys((name, stem, stem.removesuffix("_leftImg8bit")))
+
+
+def _loosely(name: str) -> str:
+    """A name in lower case, with _ in the place of blanks and -, and none of these at its ends."""
+    return re.sub(r"[\s_-]+", "_", normalize("NFC", name).casefold()).strip("_")
 
 
 def _as_uploaded(stem: str) -> str:

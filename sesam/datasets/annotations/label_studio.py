@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners, ellipse
-from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point
+from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, Number, Pixels, Point, located
 from sesam.datasets.layouts import IMAGE_SUFFIXES
 from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_counts
@@ -47,18 +47,20 @@ class _Result(Entry):
 
 
 class _Annotation(Entry):
-    result: list[_Result]
+    result: list[Any]
     was_cancelled: bool = False
     ground_truth: bool = False
 
 
 class _Task(Entry):
     data: dict[str, Any]
-    annotations: list[_Annotation]
+    annotations: list[_Annotation] = Field([], validation_alias=AliasChoices("annotations", "completions"))
 
 
+ANNOTATED = {"annotations", "completions", "predictions"}  # keys of a task; Label Studio 0 had completions
 NAMES = TypeAdapter(list[str])
 TOOLS = ("brush", "polygon", "keypoint", "rectangle", "ellipse")  # with labels of their own, or beside <Labels>
+UNREAD = ("bitmask", "vector", "videorectangle")  # regions too; with labels of their own they end so
 USUAL_KEYS = ("image", "img", "url")
 
 
@@ -67,22 +69,50 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
 
     ValidationError or ValueError if it is not Label Studio's, SesamError if it is its JSON-MIN.
     """
-    if not isinstance(file.document, list):
+    if (tasks := _tasks(file.document)) is None:
         return None
-    if file.document and all(isinstance(task, dict) and not {"data", "result"} & task.keys() for task in file.document):
-        raise SesamError(f"{file.path} may be Label Studio's JSON-MIN, which is not read. Export the project as JSON.")
+    keys = [task.keys() for task in tasks if isinstance(task, dict)]
+    if keys and len(keys) == len(tasks) and not any({"data", "result"} & x for x in keys):
+        found = f"{file.path} is a list of mappings with the keys {', '.join(sorted(keys[0])[:8])}"
+        raise SesamError(f"{found}; expected Label Studio's tasks. Export the project as JSON, not as JSON-MIN.")
     drawings = []
-    for task in TypeAdapter(list[_Task]).validate_python(file.document):
-        done = [annotation for annotation in task.annotations if not annotation.was_cancelled]
-        if done := [annotation for annotation in done if annotation.ground_truth] or done:
-            drawings += _drawings(file.path, task.data, done[-1].result)
+    for number, entry in enumerate(tasks, 1):
+        with located(_where("task", entry.get("id") if isinstance(entry, dict) else None, number)):
+            task = _Task.model_validate(entry)
+            if not ANNOTATED & entry.keys():
+                raise ValueError("it has no annotations")
+            done = [annotation for annotation in task.annotations if not annotation.was_cancelled]
+            if done := [annotation for annotation in done if annotation.ground_truth] or done:
+                drawings += _drawings(file.path, task.data, done[-1].result)
+    if not drawings and any(task.get("predictions") for task in tasks):
+        text = "has predictions, and no submitted annotation. Submit them in Label Studio, and export JSON again."
+        raise SesamError(f"{file.path} {text}")
     return drawings
 
 
-def _drawings(path: Path, data: dict[str, Any], results: list[_Result]) -> list[tuple[str, Drawing]]:
+def _tasks(document: Any) -> list[Any] | None:
+    """The tasks of a project, of one task, or of an annotation as it is synced to a storage; None if it has none."""
+    if not isinstance(document, dict):
+        return document if isinstance(document, list) else None
+    if "result" in document and isinstance(document.get("task"), dict):
+        return [document["task"] | {"annotations": [document]}]
+    return [document] if "data" in document and ANNOTATED & document.keys() else None
+
+
+def _where(kind: str, known: Any, number: int) -> str:
+    """A task or region by its id, else by its number in the list."""
+    return f"{kind} {known!s:.60}" if isinstance(known, int | str) and known != "" else f"{kind} number {number}"
+
+
+def _drawings(path: Path, data: dict[str, Any], entries: list[Any]) -> list[tuple[str, Drawing]]:
     """What is drawn in each picture of a task, by the picture's name."""
     pictures = {key: value for key, value in data.items() if _is_picture(value)}
-    results = [x for x in results if x.type.endswith("labels") or x.type in TOOLS]  # others are about the whole task
+    results = []
+    for number, entry in enumerate(entries, 1):
+        with located(f"region number {number}"):
+            results.append(_Result.model_validate(entry))
+    # others are about the whole task
+    results = [x for x in results if x.type.endswith("labels") or x.type in (*TOOLS, *UNREAD)]
     if not results:  # submitted without a region
         names = [value for value in pictures.values() if isinstance(value, str)]
         return [(name, Drawing(path, None, ())) for name in names[:1] if len(pictures) == 1]
@@ -123,54 +153,56 @@ def _picture(result: _Result, targets: set[str], pictures: dict[str, Any], data:
 def _drawing(path: Path, name: str, results: list[_Result]) -> Drawing:
     shapes, unread, sizes, skipped = [], set(), set(), Counter[str]()
     labels = {x.id: NAMES.validate_python(x.value.get("labels", [])) for x in results if x.type == "labels"}
-    for result in results:
+    for number, result in enumerate(results, 1):
         tool = result.type.removesuffix("labels")
         if result.original_width is not None and result.original_height is not None:
             sizes.add((result.original_height, result.original_width))
         if tool not in TOOLS:
-            unread |= {result.type} if tool and tool != result.type else set()
+            unread |= {result.type} if tool else set()
             continue
-        if result.original_width is None or result.original_height is None:
-            raise ValueError(f"{result.type} without original_width and original_height")
-        if result.image_rotation % 360:
-            raise ValueError(f"a region of {name}, which was turned by {result.image_rotation:g} degrees. Turn it back")
-        own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
-        if not (names := NAMES.validate_python(own)):
+        with located(where := _where("region", result.id, number)):
+            own = result.value.get(result.type, []) if tool != result.type else labels.get(result.id, [])
+            shape = _shape(result, tool, NAMES.validate_python(own))
+        is_positive = result.is_positive and result.value.get("is_positive", True)
+        if shape is None:
             skipped["regions without a label"] += 1
-        elif len(set(names)) > 1:
-            raise ValueError(f"a {tool} with the labels {', '.join(names)}. Keep one of them")
+        elif is_positive or tool == "keypoint":
+            kind = shape.kind if is_positive else "background point"
+            shapes.append(shape._replace(kind=kind, region=result.id, where=where))
         else:
-            size = result.original_height, result.original_width
-            made = [shape for k in names for shape in _shapes(tool, k, _Value.model_validate(result.value), size)]
-            found = [shape._replace(region=result.id) for shape in made]
-            if result.is_positive and result.value.get("is_positive", True):
-                shapes += found
-            elif tool == "keypoint":
-                shapes += [shape._replace(kind="background point") for shape in found]
-            else:
-                skipped[f"negative {tool}s"] += 1
+            skipped[f"negative {tool}s"] += 1
     if len(sizes) > 1:
         raise ValueError(f"two sizes of the image {name}")
     known = sizes.pop() if sizes else None
     return Drawing(path, known, tuple(shapes), tuple(sorted(unread)), skipped=skipped)
 
 
-def _shapes(tool: str, name: str, value: _Value, size: tuple[int, int]) -> list[Shape]:
-    scale = np.array(size[::-1]) / 100  # its numbers are percent
+def _shape(result: _Result, tool: str, names: list[str]) -> Shape | None:
+    """None if no name was chosen; ValueError for several, and where a number is missing."""
+    if result.original_width is None or result.original_height is None:
+        raise ValueError(f"{result.type} without original_width and original_height")
+    if result.image_rotation % 360:
+        raise ValueError(f"its image was turned by {result.image_rotation:g} degrees. Turn it back")
+    if len(set(names)) > 1:
+        raise ValueError(f"a {tool} with the labels {', '.join(names)}. Keep one of them")
+    if not names:
+        return None
+    name, value = names[0], _Value.model_validate(result.value)
+    scale = np.array([result.original_width, result.original_height]) / 100  # its numbers are percent
     if tool == "brush" and value.rle is not None:
-        return [Shape(name, "mask", pixels=partial(decode_brush, bytes(value.rle)))]
+        return Shape(name, "mask", pixels=partial(decode_brush, bytes(value.rle)))
     if tool == "polygon" and value.points is not None:
-        return [Shape(name, "polygon", np.reshape(value.points, (-1, 2)) * scale)]
+        return Shape(name, "polygon", np.reshape(value.points, (-1, 2)) * scale)
     if value.x is not None and value.y is not None:
         x, y = value.x * scale[0], value.y * scale[1]
         if tool == "keypoint":
-            return [Shape(name, "point", np.array([[x, y]]))]
+            return Shape(name, "point", np.array([[x, y]]))
         if tool == "rectangle" and value.width is not None and value.height is not None:
             right, bottom = x + value.width * scale[0], y + value.height * scale[1]
-            return [Shape(name, "box", box_corners(x, y, right, bottom, value.rotation, about_corner=True))]
+            return Shape(name, "box", box_corners(x, y, right, bottom, value.rotation, about_corner=True))
         if tool == "ellipse" and value.radius_x is not None and value.radius_y is not None:
             radii = value.radius_x * scale[0], value.radius_y * scale[1]
-            return [ellipse(name, x, y, *radii, value.rotation)]
+            return ellipse(name, x, y, *radii, value.rotation)
     raise ValueError(f"{tool} without its numbers")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sesam.artifacts.atomic_io import write_json
 from sesam.artifacts.image_io import LABEL_FORMATS, open_image
@@ -23,24 +23,41 @@ from sesam.datasets.annotation_shapes import (
     clip_outline,
     ellipse_outline,
 )
-from sesam.datasets.annotations.common import AnnotationFile, Entry, ImageRegions, LabeledRegion, Pixels, Point, slices
+from sesam.datasets.annotations.common import (
+    AnnotationFile,
+    Entry,
+    ImageRegions,
+    LabeledRegion,
+    Pixels,
+    Point,
+    located,
+    slices,
+)
 from sesam.errors import SesamError
 
 NAME, SUFFIX = "labelme's JSON", ".json"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "oriented_rectangle": "box", "rotation": "box"}
+NUM_POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2, 1)}  # X-AnyLabeling gives all corners
 IGNORED = "__ignore__"  # labelme's own name of what is not a class
 KINDS |= {"line": "line", "linestrip": "line", "point": "point", "points": "point"}
 
 
+def _class_name(label: Any) -> Any:
+    """A number is a name, as in dataset.map."""
+    if type(label) is not int and not isinstance(label, str):
+        raise ValueError("expected a class name")
+    return str(label)
+
+
 class _Shape(Entry):
-    label: str
+    label: Annotated[str, BeforeValidator(_class_name)]
     points: list[Point]
     shape_type: str | None = None  # labelme 3 had polygons alone
     mask: str | None = None
 
 
 class _Document(Entry):
-    shapes: list[_Shape]
+    shapes: list[Any]
     image_path: str = Field(alias="imagePath")
     image_height: Pixels | None = Field(None, alias="imageHeight")
     image_width: Pixels | None = Field(None, alias="imageWidth")
@@ -53,27 +70,39 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     document = _Document.model_validate(file.document)
     height, width = document.image_height, document.image_width
     size = (height, width) if height and width else None
-    shapes, unread, ignored = [], set(), 0
-    for shape in document.shapes:
-        points, shape_type = np.array(shape.points, float).reshape(-1, 2), shape.shape_type or "polygon"
-        if shape.label == IGNORED:
-            ignored += 1
-        elif (kind := KINDS.get(shape_type)) is not None:
-            pixels = partial(_polygon, points) if kind == "polygon" else None
-            shapes.append(Shape(shape.label, kind, points, pixels))
-        elif shape_type == "rectangle" and len(points) in (2, 4):  # X-AnyLabeling gives all corners
-            shapes.append(Shape(shape.label, "box", box_corners(*points.min(0), *points.max(0))))
-        elif shape_type == "circle" and len(points) == 2:
-            shapes.append(_circle(shape.label, points[0], float(np.linalg.norm(points[1] - points[0]))))
-        elif shape_type == "mask" and shape.mask is not None and len(points):
-            shapes.append(Shape(shape.label, "mask", pixels=partial(_mask, shape.mask, points[0])))
-        else:
-            unread.add(shape_type)
+    shapes, unread, ignored = list[Shape](), set[str](), 0
+    for number, entry in enumerate(document.shapes, 1):
+        with located(where := f"shape {number}"):
+            shape = _Shape.model_validate(entry)
+            if shape.label == IGNORED:
+                ignored += 1
+            elif (read_shape := _read_shape(shape)) is not None:
+                shapes.append(read_shape._replace(where=where))
+            else:
+                unread.add(shape.shape_type or "")
     # beside the file, if it is a name alone
     photograph = os.path.normpath(file.path.parent / document.image_path.replace("\\", "/"))
     skipped = {f"shapes called {IGNORED}": ignored}
     drawing = Drawing(file.path, size, tuple(shapes), tuple(sorted(unread)), file.path.stem, skipped)
     return [(photograph, drawing)]
+
+
+def _read_shape(shape: _Shape) -> Shape | None:
+    """None if its kind is not read; ValueError if it lacks points or a mask."""
+    name, kind, points = shape.label, shape.shape_type or "polygon", np.array(shape.points, float).reshape(-1, 2)
+    if kind in KINDS:
+        return Shape(name, KINDS[kind], points, partial(_polygon, points) if kind == "polygon" else None)
+    if kind not in NUM_POINTS:
+        return None
+    if len(points) not in NUM_POINTS[kind]:
+        raise ValueError(f"a {kind} of {len(points)} points; expected {NUM_POINTS[kind][0]}. Draw it again")
+    if kind == "rectangle":
+        return Shape(name, "box", box_corners(*points.min(0), *points.max(0)))
+    if kind == "circle":
+        return _circle(name, points[0], float(np.linalg.norm(points[1] - points[0])))
+    if shape.mask is None:
+        raise ValueError("a mask without its pixels. Draw it again")
+    return Shape(name, "mask", pixels=partial(_mask, shape.mask, points[0]))
 
 
 def _polygon(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.datasets.annotation_shapes import Drawing
@@ -25,12 +24,21 @@ from sesam.datasets.annotations import (
     whats_the_point,
     yolo,
 )
-from sesam.datasets.annotations.common import Annotation, AnnotationFile, Drawn, LabelSpec, file_kind
+from sesam.datasets.annotations.common import (
+    FAULTS,
+    Annotation,
+    AnnotationFile,
+    Drawn,
+    LabelSpec,
+    describe_fault,
+    file_kind,
+)
 from sesam.datasets.annotations.image_names import ImageNames, split_of
 from sesam.datasets.annotations.mask_folders import read_mask_folder
-from sesam.datasets.data_issues import MAX_NAMES_SHOWN, DataIssue, IssueKind
+from sesam.datasets.data_issues import DataIssue, IssueKind, unknown_values
+from sesam.datasets.label_maps import MAX_UNKNOWN
 from sesam.datasets.layouts import IMAGE_SUFFIXES, TILES_INDEX, list_files
-from sesam.errors import SesamError, describe_validation_error
+from sesam.errors import MAX_NAMES_SHOWN, SesamError
 from sesam.labels import IGNORE_INDEX
 
 
@@ -65,9 +73,9 @@ READERS: tuple[Reader, ...] = (
     cvat,
     voc_boxes,
     geojson,
+    coco,
     label_studio,
     labelme,
-    coco,
     via,
     scribblesup,
     whats_the_point,
@@ -91,37 +99,59 @@ def find_annotations(
     SesamError if an image has two, or a file is unreadable.
     """
     if not source.is_dir() and file_kind(source) not in (".json", ".xml"):
-        hint = " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else ""
+        hint = (
+            " Unpack it." if source.suffix.lower() in (".zip", ".gz", ".tar", ".7z", ".rar") else " Correct the path."
+        )
         expected = "a folder of PNG, XML, JSON or YOLO's text files, or an XML or JSON file"
         raise SesamError(f"weak_labels.path: {source} is not {expected}.{hint}")
-    annotations: dict[str, Annotation] = {}
-    of_own = set[str]()  # images annotated by formats with a file for each
-    called: dict[str, str] = {}  # what the file that annotates an image calls it
-    for image_id, name, annotation in _read_all(source, dataset_format, names, classes):
-        has_own = isinstance(annotation, Drawing) and annotation.own_name is not None
-        if image_id in names.train_ids and image_id in annotations:
-            both = annotations[image_id], annotation
-            empty = [isinstance(x, Drawing) and x.is_empty for x in both]  # as of who had other images of a project
-            is_copy = has_own and image_id in of_own  # a file with the name of the image that it was copied from
-            may_both = any(empty) or any(isinstance(x, Drawing) and x.only_prompts for x in both)
-            if both[0].path == annotation.path or is_copy or not may_both:
-                raise SesamError(_both_annotate(image_id, (both[0].path, called[image_id]), (annotation.path, name)))
-            if empty[1]:
-                continue
-            annotation = annotation if empty[0] else WithPrompts(annotation.path, both)
-        annotations[image_id], called[image_id] = annotation, name
-        of_own |= {image_id} if has_own else set()
-    return annotations
+    entries: dict[str, _Entry] = {}
+    for image_id, entry in _read_all(source, dataset_format, names, classes):
+        other = entries.get(image_id) if image_id in names.train_ids else None
+        entries[image_id] = entry if other is None else _combine(image_id, other, entry)
+    return {image_id: entry.annotation for image_id, entry in entries.items()}
+
+
+class _Entry(NamedTuple):
+    """An annotation of an image. name: the image's in its file. is_own: its file is of this image alone."""
+
+    name: str
+    annotation: Annotation
+    is_own: bool
+
+    def __str__(self) -> str:
+        return f"{self.annotation.path} ({self.name})"
+
+
+def _combine(image_id: str, first: _Entry, second: _Entry) -> _Entry:
+    """Of two entries the one with shapes, or both if one only prompts; SesamError if both label the image."""
+    parts = first.annotation, second.annotation
+    is_twice = parts[0].path == parts[1].path
+    is_copy = first.is_own and second.is_own  # a file with the name of the image that it was copied from
+    if is_twice or is_copy or not any(part.is_empty or part.only_prompts for part in parts):
+        raise SesamError(_both_annotate(image_id, first, second))
+    if parts[1].is_empty:  # as of who had other images of a project
+        return first
+    annotation = parts[1] if parts[0].is_empty else WithPrompts(parts[1].path, parts)
+    return _Entry(second.name, annotation, first.is_own or second.is_own)
+
+
+def _both_annotate(image_id: str, first: _Entry, second: _Entry) -> str:
+    one, other = first.annotation.path, second.annotation.path
+    if one == other:
+        return f"{one} annotates {image_id} twice, as {first.name} and as {second.name}. Keep one of the two entries."
+    text = f"{first} and {second} both annotate {image_id}. Keep one, and photographs elsewhere."
+    is_mask = file_kind(one) == file_kind(other) == png.SUFFIX and one.parent != other.parent
+    return text + " A folder of masks of one class must have its name." * is_mask
 
 
 def _read_all(
     source: Path, dataset_format: str, names: ImageNames, classes: Sequence[str]
-) -> Iterator[tuple[str, str, Annotation]]:
-    """Each annotation with its image's id, and the name that its file gives the image."""
+) -> Iterator[tuple[str, _Entry]]:
+    """Each annotation with its image's id."""
     own_folders = {k.split("/")[0] for k in names.train_ids if "/" in k}  # of images, which may be called as classes
     no_folders = [k for k in classes if k not in own_folders]
     if source.is_dir() and (masks := read_mask_folder(source, no_folders)) is not None:
-        yield from ((names.match(name) or name, name, annotation) for name, annotation in masks)
+        yield from ((names.match(name) or name, _Entry(name, annotation, False)) for name, annotation in masks)
         return
     for path in list_files(source) if source.is_dir() else [source]:
         is_polygons = dataset_format == "cityscapes" and path.stem.endswith("_polygons")
@@ -141,16 +171,7 @@ def _read_all(
                 if dataset_format == "folder":  # 0.jpg.png may be the label of 0.jpg
                     named = name if name.lower().endswith(IMAGE_SUFFIXES) else None
                     image_id = names.match(f"{name}.png", named) or name
-            yield image_id, name, annotation
-
-
-def _both_annotate(image_id: str, *entries: tuple[Path, str]) -> str:
-    (first, one), (second, other) = entries
-    if first == second:
-        return f"{first} annotates {image_id} twice, as {one} and as {other}. Keep one of the two entries."
-    text = f"{first} ({one}) and {second} ({other}) both annotate {image_id}. Keep one, and photographs elsewhere."
-    is_mask = file_kind(first) == file_kind(second) == png.SUFFIX and first.parent != second.parent
-    return text + " A folder of masks of one class must have its name." * is_mask
+            yield image_id, _Entry(name, annotation, annotation.own_name is not None)
 
 
 def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
@@ -158,15 +179,20 @@ def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
     drawn = annotation.draw(spec)
     if not drawn.unknown:
         return drawn
-    if not isinstance(annotation, Drawing):
-        raise DataIssue(IssueKind.VALUES, f"{annotation.path}: {', '.join(drawn.unknown)}")
+    if isinstance(annotation, png.LabelPng):
+        raise unknown_values(annotation.path, [str(value) for value in drawn.unknown])
     known = ", ".join(spec.classes[:MAX_NAMES_SHOWN]) + ", …" * (len(spec.classes) > MAX_NAMES_SHOWN)
-    hints = [f"{name}{_closest(name, spec.classes)}" for name in drawn.unknown]
-    raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}")
+    hints = [f"{name!r}{_closest(str(name), spec.classes)}" for name in drawn.unknown[:MAX_UNKNOWN]]
+    hints += [f"and {len(drawn.unknown) - MAX_UNKNOWN} more"] * (len(drawn.unknown) > MAX_UNKNOWN)
+    # others have to be renamed: no YAML can hold them, or they would be values
+    names = [name for name in drawn.unknown if isinstance(name, str) and name.isprintable() and not name.isdecimal()]
+    spelled = {k.casefold(): k for k in spec.classes}
+    draft = {name: spelled.get(name.strip().casefold()) for name in names[:MAX_UNKNOWN]}
+    raise DataIssue(IssueKind.CLASSES, f"{annotation.path}: {', '.join(hints)}; classes are {known}", draft)
 
 
 def _closest(name: str, classes: Sequence[str]) -> str:
-    close = get_close_matches(name.strip("'\" ").lower(), [k.lower() for k in classes], 1)
+    close = get_close_matches(name.strip().lower(), [k.lower() for k in classes], 1)
     return f" (did you mean {next(k for k in classes if k.lower() == close[0])}?)" if close else ""
 
 
@@ -185,11 +211,9 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
             if (annotations := reader.read(file)) is not None:
                 return reader, annotations
             continue
-        except ValidationError as problem:
-            reason = describe_validation_error(problem)[0]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Export it again.")
+        except FAULTS as problem:
+            reason = describe_fault(problem)
+        raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Correct it, or export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
         raise SesamError(

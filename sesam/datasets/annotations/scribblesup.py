@@ -33,9 +33,10 @@ class Scribbles(Annotation):
         return Drawing(self.path, size, strokes).draw(spec)
 
 
-def read(file: AnnotationFile) -> list[tuple[str, Scribbles]]:
+def read(file: AnnotationFile) -> list[tuple[str, Scribbles]] | None:
     """The image that the file is named by. Also of invalid XML: it is reported with the issues of other images."""
-    return [(file.name, Scribbles(file.path))]
+    is_other = file.document is not None and file.document.tag != "annotation"
+    return None if is_other else [(file.name, Scribbles(file.path))]
 
 
 def _stroke(element: ElementTree.Element) -> Shape:

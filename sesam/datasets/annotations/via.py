@@ -1,13 +1,13 @@
 """VGG Image Annotator's JSON (VIA 1 and 2): a project, or its annotations alone."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from sesam.datasets.annotation_shapes import Drawing, Kind, Shape, box_corners, ellipse
-from sesam.datasets.annotations.common import AnnotationFile, Entry, Number
+from sesam.datasets.annotations.common import AnnotationFile, Entry, Number, located
+from sesam.errors import SesamError
 
 NAME, SUFFIX = "VGG Image Annotator's JSON", ".json"
 KINDS: dict[str, Kind] = {"polygon": "polygon", "polyline": "line", "point": "point", "rect": "box"}
@@ -50,13 +50,15 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The regions of each image; ValidationError or ValueError if it is not VIA's, or has no clear class."""
     if not isinstance(file.document, dict):
         return None
+    if {"attribute", "metadata", "view"} <= file.document.keys():
+        raise SesamError(f"{file.path} is VIA 3's project, which is not read. Draw with VIA 2.")
     entries = file.document.get("_via_img_metadata", file.document)
     is_project = entries is not file.document
     if not (is_project or any(isinstance(entry, dict) and "regions" in entry for entry in entries.values())):
         return None
     images = TypeAdapter(dict[str, _Image]).validate_python(entries).values()
     attribute = _class_attribute({key for image in images for region in image.regions for key in region.attributes})
-    return [(image.filename, _drawing(file, image.regions, attribute)) for image in images]
+    return [(image.filename, _drawing(file, image, attribute)) for image in images]
 
 
 def _class_attribute(names: set[str]) -> str:
@@ -67,25 +69,30 @@ def _class_attribute(names: set[str]) -> str:
     return next(iter([*usual, *names]), "")
 
 
-def _drawing(file: AnnotationFile, regions: Sequence[_Region], attribute: str) -> Drawing:
+def _drawing(file: AnnotationFile, image: _Image, attribute: str) -> Drawing:
     shapes, unread, unlabeled = list[Shape](), set[str](), 0
-    for region in regions:
-        names = _names(region.attributes.get(attribute))
-        unlabeled += not names
-        if kind := KINDS.get(region.geometry.name):
-            shapes += [_shape(name, kind, region.geometry) for name in names]
-        else:
-            unread.add(region.geometry.name)
+    for number, region in enumerate(image.regions, 1):
+        with located(f"{image.filename}, region {number}"):
+            name, kind = _class_name(region.attributes.get(attribute)), KINDS.get(region.geometry.name)
+            unlabeled += not name
+            if kind is None:
+                unread.add(region.geometry.name)
+            elif name:
+                shapes.append(_shape(name, kind, region.geometry))
     skipped = {"regions without a label": unlabeled}
     return Drawing(file.path, None, tuple(shapes), tuple(sorted(unread)), skipped=skipped)
 
 
-def _names(value: Any) -> list[str]:
-    """The class names in an attribute's value, of which a checkbox has {name: true}."""
-    names = [name for name, is_chosen in value.items() if is_chosen] if isinstance(value, dict) else [value or ""]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"a region has the class {value!r:.60}; expected a name")
-    return [name for name in names if name]
+def _class_name(value: Any) -> str:
+    """The class in an attribute's value, of which a checkbox has {name: true}; empty if there is none."""
+    if isinstance(value, dict) and all(isinstance(is_chosen, bool) for is_chosen in value.values()):
+        chosen = [name for name, is_chosen in value.items() if is_chosen]
+        if len(chosen) > 1:
+            raise ValueError(f"it has the classes {', '.join(chosen)}. Keep one of them")
+        return "".join(chosen)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"it has the class {value!r:.60}; expected a name")
+    return value or ""
 
 
 def _shape(name: str, kind: Kind, shape: _Geometry) -> Shape:

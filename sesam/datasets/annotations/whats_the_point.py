@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 
 from sesam.datasets.annotation_shapes import Drawing, Shape
-from sesam.datasets.annotations.common import MAX_NUMBER, Annotation, AnnotationFile, Drawn, LabelSpec
+from sesam.datasets.annotations.common import (
+    FAULTS,
+    MAX_NUMBER,
+    Annotation,
+    AnnotationFile,
+    Drawn,
+    LabelSpec,
+    describe_fault,
+    located,
+)
 from sesam.datasets.data_issues import DataIssue, IssueKind
 
 NAME, SUFFIX = "What's the Point", ".json"
@@ -20,12 +29,19 @@ class Clicks(Annotation):
 
     def draw(self, spec: LabelSpec) -> Drawn:
         try:
-            clicks = [tuple(_whole(click[key]) for key in ("cls", "x", "y")) for click in self.clicks]
-            shapes = tuple(Shape(k, "point", np.array([point], float)) for k, *point in clicks)
-        except (KeyError, TypeError, ValueError, OverflowError) as problem:
-            text = f"clicks in {self.path} that are not {{x, y, cls}} of numbers ({type(problem).__name__}: {problem})"
+            shapes = tuple(_shape(number, click) for number, click in enumerate(self.clicks, 1))
+        except FAULTS as problem:
+            text = f"clicks in {self.path} that are not {{x, y, cls}} of numbers ({describe_fault(problem)})"
             raise DataIssue(IssueKind.UNREADABLE, text) from None
         return Drawing(self.path, spec.size, shapes).draw(spec)
+
+
+def _shape(number: int, click: Any) -> Shape:
+    with located(f"click {number}"):
+        if not isinstance(click, dict):
+            raise ValueError(f"{click!r:.60}")
+        class_id, *point = (_whole(click[key]) for key in ("cls", "x", "y"))
+        return Shape(class_id, "point", np.array([point], float))
 
 
 def _whole(value: Any) -> int:

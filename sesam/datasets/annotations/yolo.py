@@ -10,7 +10,7 @@ import numpy as np
 
 from sesam.artifacts.atomic_io import read_bytes
 from sesam.datasets.annotation_shapes import Drawing, Shape, box_corners
-from sesam.datasets.annotations.common import AnnotationFile, Drawn, LabelSpec, parse_number
+from sesam.datasets.annotations.common import AnnotationFile, Drawn, LabelSpec, located, parse_number
 from sesam.errors import SesamError
 from sesam.yaml_io import read_yaml
 
@@ -38,12 +38,11 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]]:
     names = read_class_names(named_in, named_in.stat().st_mtime_ns)
     shapes = []
     for number, row in enumerate(rows, 1):
-        try:
-            shapes += [_shape(row, names)] if row else []
-        except ValueError as problem:
-            raise ValueError(f"line {number}: {problem}") from None
-        except KeyError:
-            raise ValueError(f"line {number}: class {row[0]:.20} is not in {named_in}") from None
+        with located(f"line {number}"):
+            try:
+                shapes += [_shape(row, names)] if row else []
+            except KeyError:
+                raise ValueError(f"class {row[0]:.20} is not in {named_in}") from None
     # labels/val/7.txt, val/labels/7.txt and obj_val_data/7.txt are of images/val/7.png or val/images/7.png
     name = re.sub(r"/obj_(\w+)_data/", r"/\1/", f"/{file.name}".replace("/labels/", "/"))[1:]
     quads = sum(len(row) == 9 for row in rows)
@@ -64,17 +63,18 @@ def lacks_class_names(path: Path, source: Path) -> bool:
 
 
 def read_rows(path: Path) -> list[list[str]] | None:
-    """The columns of each line; None if no line has five numbers or more, for then it is another text."""
-    rows = [line.split() for line in read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()]
-    return rows if not any(rows) or any(len(row) >= 5 and all(map(_is_number, row)) for row in rows) else None
+    """The columns of each line; None if no line is a box or a polygon, for then it is another text."""
+    lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
+    return [line.split() for line in lines] if not any(map(str.split, lines)) or any(map(_is_row, lines)) else None
 
 
-def _is_number(text: str) -> bool:
+def _is_row(line: str) -> bool:
+    """Whether it has four numbers or more after a class, also with what `_shape` refuses: commas, a class's name."""
+    _, *texts = re.split(r"[\s,;]+", line.strip())
     try:
-        float(text)
+        return len([float(text) for text in texts]) >= 4
     except ValueError:
         return False
-    return True
 
 
 @lru_cache(maxsize=16)
@@ -98,6 +98,10 @@ def read_class_names(path: Path, changed: int) -> Mapping[float, str]:
 
 
 def _shape(row: list[str], names: Mapping[float, str]) -> Shape:
+    if any(mark in text for text in row for mark in ",;"):
+        raise ValueError("commas or semicolons; expected blanks between numbers, and points in them")
+    if re.match(r"[^\W\d]", row[0]):
+        raise ValueError(f"class {row[0]:.60}; expected its number")
     number, *values = map(parse_number, row)
     if len(values) < 4 or len(values) % 2:
         raise ValueError(f"{len(row)} columns, which are not class and x y pairs")
