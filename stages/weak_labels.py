@@ -18,7 +18,7 @@ from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.invariants import check_complete, check_labels
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.artifacts.supervision import save_supervision
-from sesam.datasets.annotation_importer import import_annotations, warn_unread_files
+from sesam.datasets.annotation_importer import import_all, import_annotations, warn_unread_files
 from sesam.datasets.annotation_kinds import may_be_unannotated
 from sesam.datasets.annotations.registry import is_annotated
 from sesam.errors import SesamError, run_main
@@ -42,7 +42,7 @@ def simulate_all(manifest: Manifest, folder: Path, params: Params) -> dict[str, 
     """Write a weak label of each training image from its fine label; the images' kinds."""
     config = params.weak_labels
     unlabeled = [record for record in manifest.train if not record.has_fine_label]
-    if refused := [record.id for record in unlabeled if not may_be_unannotated(record, config)]:
+    if refused := [record.id for record in unlabeled if not may_be_unannotated(record, config, {})]:
         raise SesamError(
             f"{len(refused)} training images have no fine labels to simulate weak labels from (example: {refused[0]}). "
             "Add them, use the images as unlabeled (weak_labels.unannotated: use), leave them out (dataset.exclude), "
@@ -58,18 +58,16 @@ def simulate_all(manifest: Manifest, folder: Path, params: Params) -> dict[str, 
 
 
 def main() -> None:
-    params, manifest = load_params(), Manifest.load()
-    source, shapes = Path(params.weak_labels.path), Counter[str]()
+    params, manifest, shapes = load_params(), Manifest.load(), Counter[str]()
     with atomic_directory(WEAK_LABELS) as folder:
         if params.weak_labels.path == FINE_TRAIN_LABELS:
             kinds = simulate_all(manifest, folder, params)
         else:
-            kinds = import_annotations(manifest, source, folder, params, shapes)
+            kinds = import_all(manifest, folder, params, shapes)
+        warn_unread_files(CORRECTIONS, manifest)
         if is_annotated(CORRECTIONS):
-            corrected = import_annotations(manifest, CORRECTIONS, folder, params, shapes, as_corrections=True)
+            corrected = import_annotations(manifest, CORRECTIONS, folder, params, shapes)
             kinds |= {image_id: kind for image_id, kind in corrected.items() if kinds[image_id] == "none"}
-        else:
-            warn_unread_files(CORRECTIONS, manifest)
         check_complete(folder, manifest.train)
         save_supervision(kinds)
         write_json(METRICS / "annotations.json", dict(sorted(shapes.items())))

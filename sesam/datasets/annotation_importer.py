@@ -63,15 +63,15 @@ class Written(NamedTuple):
 
 
 def convert_annotation(
-    job: tuple[ImageRecord, Annotation],
     folder: Path,
+    manifest: Manifest,
     spec: LabelSpec,
-    palette: Palette,
     as_corrections: bool,
     default_kind: Kind,
+    job: tuple[ImageRecord, Annotation],
 ) -> Issue | Written:
     """Write an annotation as the weak label in `folder`, or into it; what it holds, or its issue."""
-    record, annotation = job
+    (record, annotation), num_classes = job, len(manifest.classes)
     try:
         drawn = read_annotation(annotation, spec._replace(size=(record.height, record.width)))
     except DataIssue as problem:
@@ -79,10 +79,10 @@ def convert_annotation(
         return issue._replace(text=f"{record.id}: {issue.text}")
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
-        label, pixels = drop_unchanged(label, load_exported(record, len(palette)))
-        label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, len(palette)))
-    check_labels(label, record, len(palette))
-    write_label(folder / f"{record.id}.png", label, palette)
+        label, pixels = drop_unchanged(label, load_exported(record, num_classes))
+        label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, num_classes))
+    check_labels(label, record, num_classes)
+    write_label(folder / f"{record.id}.png", label, manifest.palette)
     write_drawn_prompts(folder, record, drawn.prompts)
     values = np.bincount(label.ravel(), minlength=256) > 0
     values[[entry.class_id for entry in drawn.prompts.boxes]] = True
@@ -98,78 +98,85 @@ def write_unannotated(record: ImageRecord, folder: Path, palette: Palette, liste
     return "fine" if (label != IGNORE_INDEX).any() else "none"
 
 
+def import_all(manifest: Manifest, folder: Path, params: Params, counts: Counter[str]) -> dict[str, Kind]:
+    """Write the weak labels of all training images, also of those without annotation; see `import_annotations`."""
+    source = Path(params.weak_labels.path)
+    warn_unread_files(source, manifest)
+    listed = read_kinds(source, manifest.train)
+    kinds = import_annotations(manifest, source, folder, params, counts, listed)
+    rest = [record for record in manifest.train if record.id not in kinds]
+    work = partial(write_unannotated, folder=folder, palette=manifest.palette, listed=listed)
+    written = map_images(work, rest, params.runtime, "weak_labels") if rest else []
+    return kinds | dict(zip([record.id for record in rest], written, strict=True)) | listed
+
+
 def import_annotations(
     manifest: Manifest,
     source: Path,
     folder: Path,
     params: Params,
     counts: Counter[str],
-    as_corrections: bool = False,
+    listed: Mapping[str, Kind] | None = None,
 ) -> dict[str, Kind]:
-    """Write the annotations at `source` as weak labels of all training images; SesamError with every issue.
+    """Write the annotations at `source` as weak labels of training images; SesamError with every issue.
 
-    Returns the kind of each image. Adds to `counts` how many shapes were drawn, and how many left no pixel, by kind.
+    Returns the kind of each annotated image; `counts` gets how many shapes were drawn or left no pixel, by kind.
 
-    as_corrections: they correct pseudo-labels, so PNGs have class ids, and are written into weak labels in `folder`.
+    listed: kinds that `read_kinds` found. None: the annotations correct pseudo-labels, so PNGs have class ids, and are
+    written into weak labels in `folder`.
     """
+    as_corrections, listed = listed is None, listed or {}
+    title = f"{source}{' (weak_labels.path)' * (not as_corrections)}"
     names = ImageNames(manifest.train, manifest.val, load_unused())
-    warn_unread_files(source, manifest)
-    annotations = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
+    found = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
+    annotations = {name: annotation for name, annotation in found.items() if listed.get(name) != "none"}
     others = sorted(annotations.keys() - names.train_ids)
-    listed = {} if as_corrections else read_kinds(source, names)
-    annotations = {k: annotation for k, annotation in annotations.items() if listed.get(k) != "none"}
     explained = names.explain(others)
-    if not annotations or (len(others) == len(annotations) and not explained and not as_corrections):
+    if not found or (len(others) == len(found) and not explained and not as_corrections):
         raise SesamError(_no_annotation(source, others, min(names.train_ids)))
     jobs = [(record, annotations[record.id]) for record in manifest.train if record.id in annotations]
+    ids = [record.id for record, _ in jobs]
+    config = params.weak_labels
     label_map = _label_map_of_corrections(manifest) if as_corrections else label_map_for(manifest)
-    widths = params.weak_labels.scribble.thickness, params.weak_labels.point.radius
-    spec = LabelSpec((0, 0), manifest.classes, label_map, *widths)
-    work = partial(
-        convert_annotation,
-        folder=folder,
-        spec=spec,
-        palette=manifest.palette,
-        as_corrections=as_corrections,
-        default_kind=params.weak_labels.kind,
-    )
+    spec = LabelSpec((0, 0), manifest.classes, label_map, config.scribble.thickness, config.point.radius)
+    work = partial(convert_annotation, folder, manifest, spec, as_corrections, config.kind)
     results = map_images(work, jobs, params.runtime, "corrections" if as_corrections else "weak_labels")
-    written = [result for result in results if isinstance(result, Written)]
-    issues = [result for result in results if isinstance(result, Issue)]
-    issues += explained.values()
-    unannotated = [record for record in manifest.train if record.id not in annotations and not as_corrections]
-    named = {image_id for name in explained for image_id in names.candidates(name)}
-    missing = [
-        record.id
-        for record in unannotated
-        if record.id not in named
-        and not (listed.get(record.id) == "none" or may_be_unannotated(record, params.weak_labels))
-    ]
-    issues += [Issue(IssueKind.NOT_ANNOTATED, k) for k in missing]
-    if (as_corrections or manifest.format == "folder") and len(written) == len(jobs):
-        files = [(str(job[1].path), one.drawn.colors) for job, one in zip(jobs, written, strict=True)]
-        conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
-        issues += [Issue(IssueKind.PALETTES, text) for text in conflicts]
+    named = annotations.keys() | {image_id for name in explained for image_id in names.candidates(name)}
+    needed = [] if as_corrections else [x for x in manifest.train if not may_be_unannotated(x, config, listed)]
+    missing = [record.id for record in needed if record.id not in named]
+    written, issues = ([x for x in results if isinstance(x, Written)], [x for x in results if isinstance(x, Issue)])
+    issues += [*explained.values(), *(Issue(IssueKind.NOT_ANNOTATED, k) for k in missing)]
+    if as_corrections or manifest.format == "folder":
+        issues += _palette_issues(jobs, written, manifest, label_map)
     if issues:
         lost = [k for k in others if k not in explained] if missing or explained else []
         notes = [f"Annotations of no training image: {summarize_names(lost)}."] if lost else []
-        notes += describe_unknown(issues, label_map, manifest, may_map_values=not as_corrections)
+        notes += describe_unknown(issues, label_map, manifest, not as_corrections)
         notes += draft_exclude(missing, params.dataset.exclude)
-        raise SesamError(report_issues(f"{source}{' (weak_labels.path)' * (not as_corrections)}", issues, notes))
-    ids = [record.id for record, _ in jobs]
+        raise SesamError(report_issues(title, issues, notes))
     counts += _count_shapes(source, ids, written)
-    kinds: dict[str, Kind] = {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
-    work_left = partial(write_unannotated, folder=folder, palette=manifest.palette, listed=listed)
-    others_kinds = map_images(work_left, unannotated, params.runtime, "weak_labels") if unannotated else []
-    kinds |= zip([record.id for record in unannotated], others_kinds, strict=True)
     if as_corrections:
-        pixels = sum((result.pixels for result in written), Counter[str]())
-        each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
-        print(f"{source}: pixels {each}; what is unchanged or deleted corrects nothing")
-        warn(f"{source}: corrections that match no training image", others)
+        _print_corrections(source, written, others)
     else:
-        _check_values(f"{source} (weak_labels.path)", manifest, ids, written)
-    return kinds | listed
+        _check_values(title, manifest, ids, written)
+    return {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
+
+
+def _print_corrections(source: Path, written: Sequence[Written], others: Sequence[str]) -> None:
+    pixels = sum((result.pixels for result in written), Counter[str]())
+    each = ", ".join(f"{pixels[kind]} {kind}" for kind in ("changed or new", "unchanged", "deleted"))
+    print(f"{source}: pixels {each}; what is unchanged or deleted corrects nothing")
+    warn(f"{source}: corrections that match no training image", others)
+
+
+def _palette_issues(
+    jobs: Sequence[tuple[ImageRecord, Annotation]], written: Sequence[Written], manifest: Manifest, label_map: LabelMap
+) -> list[Issue]:
+    if len(written) < len(jobs):
+        return []  # others come first
+    files = [(str(annotation.path), one.drawn.colors) for (_, annotation), one in zip(jobs, written, strict=True)]
+    conflicts = find_palette_conflicts(files, manifest.classes, manifest.palette, label_map)
+    return [Issue(IssueKind.PALETTES, text) for text in conflicts]
 
 
 def _label_map_of_corrections(manifest: Manifest) -> LabelMap:

@@ -1,6 +1,7 @@
 """Which kind of annotation each training image has: told by what was drawn in it, or by a list."""
 
 import csv
+from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from sesam.artifacts.atomic_io import read_bytes
 from sesam.artifacts.manifest import ImageRecord
 from sesam.datasets.annotation_shapes import Drawing
 from sesam.datasets.annotations.common import Annotation, Drawn
-from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.registry import WithPrompts
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
@@ -19,9 +19,10 @@ FULLY_LABELED = 0.95  # share of an image's pixels: fine masks leave borders, an
 _BY_SHAPE: dict[str, Kind] = {"polygon": "coarse", "line": "scribble", "point": "point"}  # the costliest first
 
 
-def may_be_unannotated(record: ImageRecord, config: WeakLabelParams) -> bool:
-    """Whether a training image needs no annotation: each of images/unlabeled, others where params.yaml says so."""
-    return config.unannotated == "use" or "images/unlabeled/" in Path(record.image).as_posix()
+def may_be_unannotated(record: ImageRecord, config: WeakLabelParams, listed: Mapping[str, Kind]) -> bool:
+    """Whether an image needs no annotation: each of images/unlabeled, others where params.yaml or a list says so."""
+    is_unlabeled = "images/unlabeled/" in Path(record.image).as_posix()
+    return config.unannotated == "use" or is_unlabeled or listed.get(record.id) == "none"
 
 
 def kind_of(annotation: Annotation, drawn: Drawn, default: Kind) -> Kind:
@@ -41,9 +42,12 @@ def _shape_kinds(annotation: Annotation) -> set[str]:
     return {shape.kind for shape in annotation.shapes} if isinstance(annotation, Drawing) else set()
 
 
-def read_kinds(source: Path, names: ImageNames) -> dict[str, Kind]:
-    """The kinds that kinds.csv in the folder `source` gives images, by id; none without it. SesamError for others."""
-    path, kinds = source / KINDS_FILE, dict[str, Kind]()
+def read_kinds(source: Path, records: Iterable[ImageRecord]) -> dict[str, Kind]:
+    """The kinds that kinds.csv in the folder `source` gives training images, by id; none without that file.
+
+    SesamError for a line that is not an image's id and a kind.
+    """
+    path, ids, kinds = source / KINDS_FILE, {record.id for record in records}, dict[str, Kind]()
     if not path.is_file():
         return kinds
     try:
@@ -53,9 +57,8 @@ def read_kinds(source: Path, names: ImageNames) -> dict[str, Kind]:
     for number, row in enumerate(rows, 1):
         if row in ([], ["image", "kind"]):
             continue
-        image_id = names.match(row[0])
-        if len(row) != 2 or row[1] not in KINDS or image_id is None or kinds.get(image_id, row[1]) != row[1]:
-            expected = f"a training image and one of {', '.join(KINDS)}, each image once"
+        if len(row) != 2 or row[0] not in ids or row[1] not in KINDS or kinds.get(row[0], row[1]) != row[1]:
+            expected = f"the id of a training image and one of {', '.join(KINDS)}, each image once"
             raise SesamError(f"{path}, line {number}: {','.join(row):.80}; expected {expected}. Correct the line.")
-        kinds[image_id] = row[1]
+        kinds[row[0]] = row[1]
     return kinds

@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import chdir
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -49,7 +50,9 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, UnusedImage, load_un
 from sesam.artifacts.metrics_schema import read_annotation_counts, read_label_metrics, read_network_metrics
 from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import load_sources
+from sesam.artifacts.supervision import load_supervision
 from sesam.cli.tile import read_tile_index
+from sesam.datasets.annotation_kinds import KINDS_FILE, read_kinds
 from sesam.datasets.annotations.common import Annotation, LabelSpec
 from sesam.datasets.annotations.image_names import ImageNames
 from sesam.datasets.annotations.png import LabelPng
@@ -63,7 +66,7 @@ from sesam.geometry.rle import mask_to_rle
 from sesam.geometry.tiling import tile_starts
 from sesam.labels import IGNORE_INDEX, fill_boxes
 from sesam.merging import merge_labels
-from sesam.params import load_params
+from sesam.params import KINDS, load_params
 from sesam.paths import RANKING, pseudo_label_dir
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
@@ -223,7 +226,17 @@ def unused(path: Path, original: bytes) -> None:
 
 def sources(path: Path, original: bytes) -> None:
     values = load_sources(path.parents[1], ITEM)
-    assert values.shape == SHAPE and set(np.unique(values)) <= {0, 1, 2, 3}
+    assert values.shape == SHAPE and set(np.unique(values)) <= {0, 1, 2, 3, 4}
+
+
+def supervision(path: Path, original: bytes) -> None:
+    if path.suffix == ".csv":
+        kinds = read_kinds(path.parent, [ITEM])
+        assert set(kinds) <= {ITEM.id} and set(kinds.values()) <= set(KINDS)
+        return
+    with chdir(path.parents[1]):
+        kinds = load_supervision([ITEM])
+    assert set(kinds) == {ITEM.id} and set(kinds.values()) <= set(KINDS)
 
 
 def ranking(path: Path, original: bytes) -> None:
@@ -321,7 +334,8 @@ def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
     """A network's metrics as `evaluate` writes them, and a round's as `evaluate_labels` does."""
     matrix = confusion_matrix(LABELS, WEAK, len(NAMES))
     outcomes = Counter({(1, records.Outcome.KEPT): 2, (2, records.Outcome.LOW_COVERAGE): 1})
-    quality = LabelQuality(np.stack([matrix] * 4), outcomes, Counter(correct=3), np.array([1, 2, 3, 4]), [], [])
+    images, sources = Counter(fine=1, none=2), Counter({("fine", 4): 9, ("none", 2): 5})
+    quality = LabelQuality(np.stack([matrix] * 4), outcomes, Counter(correct=3), images, sources, [], [])
     return network_metrics(matrix, NAMES, [[10, 1.5], [20, 0.5]]), label_metrics(quality, NAMES)
 
 
@@ -401,6 +415,8 @@ def targets(folder: Path) -> list[Target]:
         Target("unused images", "unused/unused.json", ((folder / "unused/unused.json").read_bytes(),), unused),
         Target("drawn prompts", "drawn/a/b.json", ((folder / "drawn/a/b.json").read_bytes(),), drawn_prompts, 2),
         Target("sources", "sources/a/b.png", (png(np.minimum(LABELS, 3), "P"),), sources),
+        Target("kinds", "data/supervision.json", (of_json({ITEM.id: "scribble"}),), supervision),
+        Target("list of kinds", f"kinds/{KINDS_FILE}", (f"image,kind\n{ITEM.id},fine\n".encode(),), supervision),
         Target("ranking", f"{pseudo_label_dir('r1')}/{RANKING}", (b"id,priority\n./c,0.5\na/b,0.25\n",), ranking),
         Target("annotation counts", "counts.json", (of_json({"shapes": 3, "boxes": 1}),), annotation_counts),
         Target("report", "report.json", ((folder / "report.json").read_bytes(),), report_images),
