@@ -18,7 +18,8 @@ from sesam.errors import SesamError, limit_reached
 from sesam.regular_files import open_regular
 
 FILES_PER_ARCHIVE = 1000
-_HEADER = struct.Struct("<26xHH")  # of a member; ends with the lengths of the name and the extra field that follow
+# of a member: its CRC-32 and size; the lengths of the name and of the extra field that follow
+_HEADER = struct.Struct("<14xI4xIHH")
 
 
 def pack(folder: Path, into: Path) -> None:
@@ -76,7 +77,8 @@ def _first_name(path: Path) -> str:
         with open_regular(path) as file:
             header = file.read(_HEADER.size)
             if header.startswith(b"PK\3\4") and len(header) == _HEADER.size:
-                return file.read(_HEADER.unpack(header)[0]).decode()
+                _, _, name_length, _ = _HEADER.unpack(header)
+                return file.read(name_length).decode()
     except (OSError, ValueError) as problem:
         raise _damaged(path, problem) from None
     if not header.startswith(b"PK\5\6"):
@@ -122,13 +124,12 @@ def _read(path: Path, member: ZipInfo) -> bytes:
     try:
         with open_regular(path) as file:
             file.seek(member.header_offset)
-            header = file.read(_HEADER.size)
-            if len(header) == _HEADER.size:
-                file.seek(sum(_HEADER.unpack(header)), 1)
+            crc, size, *lengths = _HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
+            file.seek(sum(lengths), 1)
             content = file.read(member.file_size)
     except OSError as problem:
         raise _damaged(path, problem) from None
-    if zlib.crc32(content) != member.CRC:
+    if not zlib.crc32(content) == member.CRC == crc or member.file_size != size:  # it stands in the index, too
         raise _damaged(path, "checksum mismatch")
     return content
 

@@ -85,6 +85,18 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     assert read_bytes(intact / "2.json") == b"of 2.json"
 
 
+def test_an_index_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
+    """Zeros in the index at the end: an empty file has the checksum 0."""
+    archive = pack_files(tmp_path, {"a.json": b"{}", "b.json": b"[1, 2]"}) / "files-0000.zip"
+    content = bytearray(archive.read_bytes())
+    last = content.rindex(b"PK\1\2")
+    content[last + 16 : last + 28] = bytes(12)  # CRC-32, sizes
+    archive.write_bytes(content)
+    assert read_bytes(archive.parent / "a.json") == b"{}"
+    with pytest.raises(SesamError, match="checksum mismatch"):
+        read_bytes(archive.parent / "b.json")
+
+
 def test_what_to_delete_is_reported_for_invalid_json(tmp_path: Path) -> None:
     pack_files(tmp_path, ["a.json"])
     for folder, advice in (("loose", "Delete it"), ("packed", "Delete .*packed")):
