@@ -235,7 +235,7 @@ class _Canvas:
 
     def count_left_out(self) -> Counter[str]:
         """How many shapes leave no pixel, by kind."""
-        covered = self._num_drawn - np.count_nonzero(np.bincount(self._top.ravel())[1:])
+        covered = self._num_drawn - int(np.count_nonzero(np.bincount(self._top.ravel())[1:]))
         return self._left_out + Counter({"shapes that later ones cover wholly": covered})
 
 

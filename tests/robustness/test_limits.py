@@ -310,13 +310,13 @@ def test_an_outline_in_parts_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(0)
     for count in (3, 5, 40):
         outline = rng.uniform(-20, 80, (count, 2)).round(rng.integers(3))
-        whole = annotation_shapes._fill(outline, (50, 60))
+        whole = annotation_shapes._fill(outline, (50, 60), np.s_[0:50, 0:60])
         with monkeypatch.context() as patched:
             patched.setattr(annotation_shapes, "PART", 7)
-            assert np.array_equal(annotation_shapes._fill(outline, (50, 60)), whole)
+            assert np.array_equal(annotation_shapes._fill(outline, (50, 60), np.s_[0:50, 0:60]), whole)
 
 
 def test_a_corner_far_outside_keeps_the_edges_in_the_image() -> None:
     """A triangle whose right corner is a million pixels away: its edges are nearly level."""
-    mask = annotation_shapes._fill(np.array([[0, 10], [1e6, 20], [0, 30.0]]), (40, 60))
+    mask = annotation_shapes._fill(np.array([[0, 10], [1e6, 20], [0, 30.0]]), (40, 60), np.s_[0:40, 0:60])
     assert mask[11:29].all() and not mask[:9].any() and not mask[31:].any()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -140,8 +140,15 @@ def _both_annotate(image_id: str, first: _Entry, second: _Entry) -> str:
     if one == other:
         return f"{one} annotates {image_id} twice, as {first.name} and as {second.name}. Keep one of the two entries."
     text = f"{first} and {second} both annotate {image_id}. Keep one, and photographs elsewhere."
+    if first.is_own and second.is_own and (wrong := [e for e in (first, second) if not _is_named(e)]):
+        text += f" Or correct the image's name in {wrong[0].annotation.path}."
     is_mask = file_kind(one) == file_kind(other) == png.SUFFIX and one.parent != other.parent
     return text + " A folder of masks of one class must have its name." * is_mask
+
+
+def _is_named(entry: _Entry) -> bool:
+    """Whether a file of one image has the image's name, as a copied one has not."""
+    return entry.annotation.path.stem == PurePosixPath(entry.name.replace("\\", "/")).stem
 
 
 def _read_all(
