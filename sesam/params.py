@@ -357,7 +357,7 @@ class StudentParams(ScheduleOverride):
     loss_weights: LossWeights = LossWeights()
     sam_sample_prob: Ratio = Field(1.0, description="probability that a sample uses its SAM pixels")
     unannotated_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.5, description="fraction of the samples from images without annotation, where a teacher labels them"
+        0.0, description="fraction of the samples from images without annotation, where a teacher labels them"
     )
 
 
