@@ -98,7 +98,7 @@ PUBLISHED, IGNORE = ("cityscapes", "ade20k", "voc", "camvid"), {"dataset__ignore
         ({"rounds__r1__teacher": "r2"}, "rounds.r1.teacher is r2, which is not an earlier round"),
         ({"schedule__scale_range": [2, 1]}, "schedule.scale_range: the lower end comes first: [1, 2]"),
         ({"student__scale_range": [2, 1]}, "student.scale_range: the lower end comes first: [1, 2]"),
-        ({"student__loss_weights": {"weak": 0.0, "sam": 0.0, "confident": 0.0}}, "all loss weights are 0"),
+        ({"student__loss_weights": {"weak": 0.0, "fine": 0.0, "sam": 0.0, "confident": 0.0}}, "all loss weights are 0"),
         ({"weak_labels__path": "./data/weak/"}, "weak_labels.path: weak labels are written to data/weak"),
         ({"weak_labels__path": "data/weak/r1"}, "weak_labels.path: weak labels are written to data/weak"),
         *(({"dataset__format": name, **IGNORE}, "ignore_values; set them to null") for name in PUBLISHED),

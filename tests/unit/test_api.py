@@ -16,6 +16,7 @@ from sesam.artifacts.atomic_io import sha256
 from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.artifacts.sources import load_pseudo_label
+from sesam.artifacts.supervision import save_supervision
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import Scene
 from sesam.errors import SesamError
@@ -36,6 +37,7 @@ def test_pseudo_label_equals_the_stages_result(
     Image.fromarray(scene.image).save("image.png")
     record = ImageRecord("street/7", "image.png", *scene.labels.shape, sha256(Path("image.png")))
     Manifest("scenes", CLASSES, PALETTE, (record,), ()).save(Path("data/dataset"))
+    save_supervision({record.id: "scribble"})
     weak = simulate_weak_label(scene.labels, params.weak_labels)
     write_label(WEAK_LABELS / f"{record.id}.png", weak, PALETTE)
     confidence = np.random.default_rng(0).integers(230, 256, weak.shape).astype(np.uint8)

@@ -113,7 +113,7 @@ def test_unknown_values_are_reported_with_their_file(merged: Path) -> None:
         ("rounds/r1/teacher_predictions/labels", 9, "0 to 1, and 255.*", partial(load_predictions, "r1")),
         ("fine/train", 9, "0 to 1, and 255 for none", partial(load_fine_label, "train")),
         ("pseudo_labels/r1/labels", 9, "0 to 1, and 255 for none", partial(load_pseudo_label, "r1")),
-        ("pseudo_labels/r1/sources", 255, "0 to 3", partial(load_pseudo_label, "r1")),
+        ("pseudo_labels/r1/sources", 255, "0 to 4", partial(load_pseudo_label, "r1")),
     ):
         path = Path(f"data/{part}/1.png")
         before = read_label(path)
