@@ -188,7 +188,7 @@ def _label_map_of_corrections(manifest: Manifest) -> LabelMap:
 
 def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
     """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
-    absent = np.logical_not([result.values for result in written])
+    absent = np.logical_not([result.values for result in written]).reshape(-1, 256)
     if absent[:, :IGNORE_INDEX].all():
         raise SesamError(
             f"{source} labels no pixel of any training image, so nothing could be learned. "

@@ -123,6 +123,12 @@ def test_a_wrong_list_is_refused(lab: Path, row: str) -> None:
         run()
 
 
+def test_a_list_that_leaves_no_annotation_is_refused(lab: Path) -> None:
+    Path("drawn/kinds.csv").write_text("".join(f"{k},none\n" for k in range(8)))
+    with pytest.raises(SesamError, match="labels no pixel of any training image"):
+        run()
+
+
 def test_images_without_annotation_are_refused_by_default(lab: Path) -> None:
     edit_params(lab, weak_labels__unannotated="refuse")
     with pytest.raises(SesamError, match=r"images without annotation: 2.*weak_labels\.unannotated: use") as problem:
