@@ -189,7 +189,7 @@ def read_annotation(annotation: Annotation, spec: LabelSpec) -> Drawn:
     if isinstance(annotation, png.LabelPng):
         raise unknown_values(annotation.path, [str(value) for value in drawn.unknown])
     known = ", ".join(spec.classes[:MAX_NAMES_SHOWN]) + ", …" * (len(spec.classes) > MAX_NAMES_SHOWN)
-    hints = [f"{name!r}{_closest(str(name), spec.classes)}" for name in drawn.unknown[:MAX_UNKNOWN]]
+    hints = [f"{name!r:.80}{_closest(str(name)[:80], spec.classes)}" for name in drawn.unknown[:MAX_UNKNOWN]]
     hints += [f"and {len(drawn.unknown) - MAX_UNKNOWN} more"] * (len(drawn.unknown) > MAX_UNKNOWN)
     # others have to be renamed: no YAML can hold them, or they would be values
     names = [name for name in drawn.unknown if isinstance(name, str) and name.isprintable() and not name.isdecimal()]
@@ -219,7 +219,7 @@ def _read_file(file: AnnotationFile) -> tuple[Reader | None, Sequence[tuple[str,
                 return reader, annotations
             continue
         except FAULTS as problem:
-            reason = describe_fault(problem)
+            reason = f"{describe_fault(problem):.500}"
         raise SesamError(f"{file.path} cannot be read as {reader.NAME} ({reason}). Correct it, or export it again.")
     if readers:
         names = ", ".join(reader.NAME for reader in readers)
