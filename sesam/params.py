@@ -338,7 +338,7 @@ class ScheduleOverride(Group):
 
 
 class LossWeights(Group):
-    """λ of the three-source loss."""
+    """λ of the three-source loss, and of fine labels."""
 
     weak: NonNegative = Field(1.0, description="weight of annotators' pixels")
     fine: NonNegative = Field(1.0, description="weight of fine masks' pixels")

@@ -3,7 +3,8 @@
 The kind `fine` gives an image its fine label, `none` no label; data/supervision.json has the kind of each image.
 
 A simulated label never holds a pixel of another class, and every region of at least `weak_labels.min_area` pixels gets
-one. With another `weak_labels.path` annotators' labels are converted to class ids, and fine labels are not read.
+one. With another `weak_labels.path` annotators' labels are converted to class ids; images without any take their fine
+label, or stay unlabeled.
 Corrections in data/corrections are written over either. metrics/annotations.json counts annotators' shapes.
 """
 

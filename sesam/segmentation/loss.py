@@ -1,4 +1,4 @@
-"""Method, step 6: one loss over three sources of labels."""
+"""Method, step 6: one loss over three sources of labels, and fine labels as a fourth."""
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
