@@ -1,6 +1,7 @@
 """Backbones of timm, and pretrained weights from elsewhere."""
 
 import hashlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -51,6 +52,15 @@ def test_timm_backbone(name: str, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     classes, _ = predict(load_network(tmp_path, cpu), np.zeros((40, 60, 3), np.uint8), cpu)
     assert classes.shape == (40, 60)
+
+
+def test_what_mmseg_imports_later() -> None:
+    """sesam.segmentation leaves out what no network here needs until it is called."""
+    code = "import sys, sesam.segmentation, mmseg.utils; print('sympy' in sys.modules, mmseg.utils.tokenize('a').shape)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "False torch.Size([1, 77])\n", done.stderr
 
 
 def test_a_look_at_a_timm_model_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
