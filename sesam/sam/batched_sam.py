@@ -8,9 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import ImageEncoderViT
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from sesam.artifacts.archives import check_weights
@@ -20,6 +17,7 @@ from sesam.params import Dtype, Runtime
 from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
 from sesam.sam.encoder import ViTEncoder
 from sesam.sam.sam_model import MaskPredictions, Prompt
+from sesam.sam.segment_anything_parts import ImageEncoderViT, ResizeLongestSide, Sam
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
 # decoded at once; not a param, because another number may round a mask's edge differently

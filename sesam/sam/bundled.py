@@ -6,10 +6,9 @@ photographs and drawn scenes. Its model card is bundled_sam.md.
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
+
+from sesam.sam.segment_anything_parts import LayerNorm2d, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 IMAGE_SIZE = 320  # pixels, longest side
 STRIDE = 8
@@ -120,14 +119,19 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups
     return [*padding, convolution, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU6(inplace=True)]
 
 
+def _normalized(inputs: int, outputs: int, size: int, dilation: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2 * dilation, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
 class _Block(nn.Module):
     """A residual bottleneck."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            Conv2dNormActivation(width, width // 2, 1),
-            Conv2dNormActivation(width // 2, width // 2, 3, dilation=dilation),
+            _normalized(width, width // 2, 1),
+            _normalized(width // 2, width // 2, 3, dilation),
             nn.Conv2d(width // 2, width, 1, bias=False),
             nn.BatchNorm2d(width),
         )

@@ -8,9 +8,9 @@ grid with image content is upscaled.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import Sam
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
+
+from sesam.sam.segment_anything_parts import DecoderAttention, Sam
 
 MASK_LOGIT = 8.0  # of a mask prompt inside the mask; its negative outside
 
@@ -91,7 +91,9 @@ class Decoder:
         p, h, w, _ = image.shape
         return logits.view(p, h, w, 2, 2, 2, 2, 3).permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(p, 3, 4 * h, 4 * w)
 
-    def _projection(self, to_image: Attention, to_tokens: Attention | None = None) -> tuple[Tensor, Tensor]:
+    def _projection(
+        self, to_image: DecoderAttention, to_tokens: DecoderAttention | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The attention layers' projections of the image's tokens as one matrix, and its offset at each position.
 
         `to_image` takes keys (with the position embedding) and values, `to_tokens` queries (with it).
@@ -108,20 +110,20 @@ def upsample2x(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     return y.unflatten(-1, (2, 2, -1)).add_(layer.bias)
 
 
-def _attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(layer: DecoderAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """segment-anything's Attention after its projections of q, k and v (P, tokens, heads * d)."""
     q, k, v = (_heads(layer, x) for x in (q, k, v))
     return layer.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def _attend_few(layer: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend_few(layer: DecoderAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`_attend` for many queries and few keys: queries are columns, so that every step runs along them."""
     q, k, v = (_heads(layer, x).mT for x in (q, k, v))
     scores = (k.mT @ q * q.shape[2] ** -0.5).softmax(dim=2)  # (P, heads, keys, queries)
     return layer.out_proj((v @ scores).flatten(1, 2).mT)
 
 
-def _heads(layer: Attention, x: Tensor) -> Tensor:
+def _heads(layer: DecoderAttention, x: Tensor) -> Tensor:
     """(P, tokens, heads * d) to (P, heads, tokens, d)."""
     return x.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2)
 

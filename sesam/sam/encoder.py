@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sesam.sam.segment_anything_parts import Block, EncoderAttention, ImageEncoderViT
 
 # scores computed at once: on a CPU as many as its cache holds, on a GPU half a gigabyte
 MAX_SCORES_PER_CALL = {"cpu": 1 << 22, "cuda": 1 << 27}
@@ -88,7 +89,7 @@ class ViTEncoder(nn.Module):
 class BlockwiseAttention(nn.Module):
     """The attention layer `attn` before its projection, the bias added to a block of scores at a time."""
 
-    def __init__(self, attn: Attention) -> None:
+    def __init__(self, attn: EncoderAttention) -> None:
         super().__init__()
         self.attn, self.project, self.side = attn, attn.qkv, (len(attn.rel_pos_h) + 1) // 2
 
@@ -112,7 +113,7 @@ class FoldedBiasAttention(nn.Module):
     """
 
     @torch.no_grad()
-    def __init__(self, attn: Attention) -> None:
+    def __init__(self, attn: EncoderAttention) -> None:
         super().__init__()
         weight, bias, device = attn.qkv.weight, attn.qkv.bias, attn.qkv.weight.device
         channels, self.heads, side = weight.shape[1], attn.num_heads, (len(attn.rel_pos_h) + 1) // 2

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from sesam.errors import SesamError
@@ -22,6 +21,7 @@ from sesam.params import Runtime, SamParams
 from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
 from sesam.sam.decoder import downsample_mask, mask_prompt
 from sesam.sam.sam_model import MaskPredictions, Prompt
+from sesam.sam.segment_anything_parts import ResizeLongestSide
 from sesam.sam.upscaling import rows_to_counts
 
 

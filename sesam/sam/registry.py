@@ -32,10 +32,9 @@ class Model:
 
 
 def _load_sam(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> SamModel:
-    from segment_anything import sam_model_registry
-
     from sesam.sam.batched_sam import BatchedSam, load_meta_sam
     from sesam.sam.bundled import build_bundled_sam
+    from sesam.sam.segment_anything_parts import sam_model_registry
 
     build = build_bundled_sam if sam.model == "bundled" else sam_model_registry[sam.model]
     return BatchedSam(load_meta_sam(build, weights), device, sam.dtype, runtime)

@@ -21,6 +21,7 @@ from mmseg.registry import MODELS
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 from torch.nn.functional import pad
+from torch.overrides import TorchFunctionMode
 
 from sesam.artifacts.archives import check_weights
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
@@ -175,7 +176,7 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         check_weights(folder / WEIGHTS_FILE)
         content.seek(0)
         weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
-        with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
+        with torch.device("meta"), _WithoutInit():  # without memory: a crafted network.json could ask for any amount
             expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
         if expected != {key: value.shape for key, value in weights.items()}:
             raise ValueError(f"{WEIGHTS_FILE} is of another network than {ARCHITECTURE_FILE} describes")
@@ -189,6 +190,13 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Leave weights as they are: on the meta device random values import torch._dynamo, in two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _is_plain(value: torch.Tensor) -> bool:

@@ -66,7 +66,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
         model = _initial_network(task, params, manifest, seed)
         optimize_for(device, model, params.network.dtype)
-        runner = Runner(
+        runner = _Runner(
             model=model,
             train_dataloader=_dataloader(TrainingDataset(task, manifest, seed), params, device),
             custom_hooks=hooks,
@@ -96,6 +96,11 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         shutil.rmtree(task.work_dir)
         atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
+
+
+class _Runner(Runner):
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        """Collect no versions of compilers for a log that is not written; it takes two seconds."""
 
 
 def _check(task: TrainingTask, params: Params, device: torch.device, manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ LAYERS = [
     {"simulation", "prompting", "selection", "merging"},
     {"execution", "artifacts"},
     {"geometry"},
-    {"params", "presets", "paths", "errors", "seeds", "labels", "scores", "regular_files", "yaml_io"},
+    {"params", "presets", "paths", "errors", "seeds", "labels", "scores", "regular_files", "yaml_io", "late_imports"},
 ]
 INDEPENDENT = {"segmentation", "sam", "datasets"}  # do not import each other
 OUTSIDE = {"demo", "__init__", "__main__"}  # the drawn scenes, and entry points

@@ -336,7 +336,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
         weights.add(float(options["model"].decode_head.conv_seg.weight[0, 0]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "Runner", stop)
+    monkeypatch.setattr(training, "_Runner", stop)
     seeds, weights = set(), set()
     for round_name in (None, "r1", "r2"):
         with pytest.raises(KeyboardInterrupt):
