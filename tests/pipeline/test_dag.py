@@ -306,6 +306,8 @@ for step in config.train_pipeline:
         step.crop_size = (64, 64)
     if step.type == "RandomResize":
         step.scale = (128, 64)
+    if step.type == "Pad":
+        step.size = (64, 64)
 config.train_cfg.max_iters = 2
 config.default_hooks.logger.interval = 1
 """
