@@ -6,13 +6,14 @@ from threading import Thread
 from typing import Any
 
 import pooch
-from tqdm import tqdm
+
+from sesam.execution.progress import ProgressBar
 
 TIMEOUT = 30  # seconds without CHUNK bytes: requests' own timeout begins again with each byte
 CHUNK = 1 << 16
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(ProgressBar):
     def __bool__(self) -> bool:  # pooch asks whether there is a bar; tqdm answers whether it has a total
         return True
 
@@ -28,7 +29,7 @@ def fetch(url: str, known_sha256: str | None, name: str | None = None) -> Path:
 
 def _download(url: str, output: Any, pup: Any) -> None:
     """pooch's own download to a file; TimeoutError if fewer than CHUNK bytes arrive in TIMEOUT seconds."""
-    bar = _Bar(unit="B", unit_scale=True, ncols=79)
+    bar = _Bar(unit="B", unit_scale=True)
     download = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK, timeout=TIMEOUT)
     done: Future[None] = Future()
 

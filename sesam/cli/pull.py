@@ -16,11 +16,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from sesam.artifacts import dvc_outputs
 from sesam.artifacts.atomic_io import reraise_disk_errors
 from sesam.errors import MAX_SHOWN, SesamError
+from sesam.execution.progress import ProgressBar
 from sesam.reporting.git import git
 
 REPOSITORY_FILES = ("dvc.yaml",)
@@ -217,7 +216,7 @@ def check_objects(objects: Mapping[str, Path]) -> None:
     """
     paths = {file: path for path, file in objects.items()}  # several may have the same content
     problems = []
-    for file, path in tqdm(paths.items(), "check", unit="file", leave=False, dynamic_ncols=True, mininterval=0.5):
+    for file, path in ProgressBar(paths.items(), "check", unit="file"):
         try:
             md5 = dvc_outputs.file_md5(file)
         except OSError as problem:

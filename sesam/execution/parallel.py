@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from tqdm import tqdm
-
 from sesam.errors import Item, Result, SesamError, raise_errors, try_item
 from sesam.execution import ray_backend
+from sesam.execution.progress import ProgressBar
 from sesam.execution.workers import map_in_processes
 from sesam.params import Runtime
 
@@ -52,5 +51,5 @@ def collect_results(outcomes: Iterator[Any], total: int, title: str, collect: Ca
 def track(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
     """The items, with a progress bar, and one closing line: what, how many, how long."""
     started = time.monotonic()
-    yield from tqdm(items, title, total, unit="image", leave=False, dynamic_ncols=True, mininterval=0.5)
+    yield from ProgressBar(items, title, total, unit="image")
     print(f"{title}: {total} images in {time.monotonic() - started:.1f} s", flush=True)

@@ -11,10 +11,10 @@ from dvclive import Live
 from mmengine.dist import all_reduce_dict, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tqdm import tqdm
 
 from sesam.artifacts.atomic_io import atomic_path
 from sesam.errors import SesamError
+from sesam.execution.progress import ProgressBar
 from sesam.paths import training_log_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.data import TrainingTask
@@ -30,7 +30,7 @@ class LoggingHook(Hook):
     Checkpoints contain the log; a resumed training writes it again.
     """
 
-    def __init__(self, task: TrainingTask, seed: int, bar: "tqdm[Any]") -> None:
+    def __init__(self, task: TrainingTask, seed: int, bar: ProgressBar) -> None:
         self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[tuple[int, dict[str, float]]] = []  # iterations done, and their metrics
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row

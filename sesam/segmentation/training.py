@@ -14,7 +14,6 @@ from mmengine.runner import Runner
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from sesam.artifacts import atomic_io
 from sesam.artifacts.fingerprint import stage_fingerprint
@@ -22,6 +21,7 @@ from sesam.artifacts.manifest import Manifest
 from sesam.errors import SesamError
 from sesam.execution.device import resolve_device
 from sesam.execution.launch import is_worker_process, launch, process_group
+from sesam.execution.progress import ProgressBar
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
 from sesam.params import Dtype, Params, Schedule
 from sesam.paths import network_dir
@@ -60,7 +60,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         _resume_or_restart(task)
     barrier()
     started = time.monotonic()
-    bar = tqdm(total=task.schedule.max_iters, desc=task.name, unit="it", leave=False, disable=not is_main)
+    bar = ProgressBar(total=task.schedule.max_iters, desc=task.name, unit="it", disable=not is_main)
     with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]

@@ -41,6 +41,7 @@ NEVER_LISTED = {
     "sesam/execution/launch.py": "starts processes on GPUs",
     "sesam/execution/parallel.py": "chooses the backend, draws progress bars",
     "sesam/execution/batches.py": "reads, computes and writes at the same time",
+    "sesam/execution/progress.py": "progress bars",
     "sesam/execution/ray_backend.py": "worker processes on Ray",
     "sesam/execution/workers.py": "worker processes",
     "sesam/sam/cache.py": "keeps embeddings",
