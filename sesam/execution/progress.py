@@ -16,7 +16,7 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
         options: dict[str, Any] = {"leave": False, "dynamic_ncols": True, "mininterval": 0.5}
         if not sys.stderr.isatty():
             options |= {"dynamic_ncols": False, "mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1}
-        super().__init__(*args, **options | kwargs)  # type: ignore[call-overload]
+        super().__init__(*args, **options | kwargs)
 
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:

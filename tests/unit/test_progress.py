@@ -27,7 +27,7 @@ def test_a_log_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, io.StringIO()) == ""  # it took less than half a minute
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
     lines = shown(monkeypatch, io.StringIO()).strip().splitlines()
-    assert 1 <= len(lines) <= 5
+    assert 1 <= len(lines) < 20
     assert all(line.startswith("embed: ") and "image/s" in line and "<" in line for line in lines)
 
 
