@@ -23,13 +23,13 @@ LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 9, 20, 40)
 STRATEGIES = ("random", "confident", "center")
-ANNOTATIONS = {  # of a budget; the mixes are shares of the images, for the rest of which SCRIBBLE holds
+ANNOTATIONS = {  # of a budget; a mix is of its images, scribbled but for this fraction
     "fine": FINE,
     **{kind: (f"weak_labels.kind={kind}",) for kind in KINDS},
     "fine-scribble": (SCRIBBLE, "weak_labels.mix.fine=0.2"),
     "coarse-scribble": (SCRIBBLE, "weak_labels.mix.coarse=0.5"),
 }
-TITLES = {"fine-scribble": "fine 20 %, scribble 80 %", "coarse-scribble": "coarse 50 %, scribble 50 %"}
+TITLES = {"fine-scribble": "fine : scribble = 1 : 4", "coarse-scribble": "coarse : scribble = 1 : 1"}  # of the mixes
 PERCENTS = (5, 10, 25, 50, 100)  # of the images, in a budget
 BUDGETS = {  # row names by annotation and percentage; all images of one kind are rows of `supervision`
     name: {n: name if n == 100 and name not in TITLES else f"budget-{name}-{n}" for n in PERCENTS}

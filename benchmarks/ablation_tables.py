@@ -170,7 +170,7 @@ def hours_of(figures: Figures, params: Params) -> float | None:
 
 def budget_table(found: Found, params: Params) -> list[str]:
     """Hours and scores of each annotation and share of the images that was run, and which have few seeds."""
-    head = ["annotation", "share", "images", "hours", "seeds", "labels: mIoU", "r1: val mIoU"]
+    head = ["annotation", "images", "hours", "seeds", "labels: mIoU", "r1: val mIoU", "row"]
     lines, few = [], []
     for annotation, names in BUDGETS.items():
         for percent, name in names.items():
@@ -178,10 +178,10 @@ def budget_table(found: Found, params: Params) -> list[str]:
                 continue
             title, hours, seeds = TITLES.get(annotation, annotation), hours_of(figures, params), len(figures["seed"])
             images = ", ".join(f"{count} {kind}" for kind, count in images_of(figures).items())
-            cells = [images, "–" if hours is None else f"{hours:.3g}", f"{seeds}"]
+            cells = [f"{percent} %: {images}", "–" if hours is None else f"{hours:.3g}", f"{seeds}"]
             scores = [spread(figures[score]) for score in ("r1 mIoU", "r1")]
-            lines.append([title, f"{percent} %", *cells, *scores])
-            few += [f"{title}, {percent} % ({seeds})"] * (seeds < ENOUGH_SEEDS)
+            lines.append([title, *cells, *scores, f"`{name}`"])
+            few += [f"`{name}` ({seeds})"] * (seeds < ENOUGH_SEEDS)
     noted = ["", f"Fewer than three seeds, hollow in the chart: {'; '.join(few)}."] if few else []
     return [*_markdown(head, lines), *noted]
 
@@ -189,25 +189,27 @@ def budget_table(found: Found, params: Params) -> list[str]:
 def draw_budgets(found: Found, params: Params, out: Path) -> list[str]:
     """Validation mIoU over hours, a line per annotation; nothing if no hours are known."""
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    for k, (annotation, names) in enumerate(BUDGETS.items()):
+    for color, (annotation, names) in zip(COLORS, BUDGETS.items(), strict=True):
         runs = [(hours_of(found[name], params), found[name]["r1"]) for name in names.values() if found[name]]
         points = [(hours, [score or 0.0 for score in scores]) for hours, scores in runs if hours]
         if not points:
             continue
         x = [hours for hours, _ in points]
-        y, bars = [float(np.mean(scores)) for _, scores in points], [deviation(scores) for _, scores in points]
-        color, line = COLORS[k], "--" if annotation in TITLES else "-"
-        title = TITLES.get(annotation, annotation)
-        axes.errorbar(x, y, bars, color=color, linestyle=line, marker="o", capsize=3, label=title)
+        y, bars = (
+            [float(np.mean(scores)) for _, scores in points],
+            [deviation(scores) or np.nan for _, scores in points],
+        )
+        line, title = "--" if annotation in TITLES else "-", TITLES.get(annotation, annotation)
+        axes.errorbar(x, y, bars, color=color, linestyle=line, marker="o", markersize=5, capsize=3, label=title)
         few = [n for n, (_, scores) in enumerate(points) if len(scores) < ENOUGH_SEEDS]
-        axes.scatter([x[n] for n in few], [y[n] for n in few], edgecolors=color, facecolors="white", zorder=3)
+        axes.scatter([x[n] for n in few], [y[n] for n in few], 25, edgecolors=color, facecolors="white", zorder=3)
     if not axes.lines:
         plt.close(figure)
         return []
     axes.set(xscale="log", xlabel="hours of annotation", ylabel="validation mIoU of the student")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, out, "budgets", "mIoU over hours of annotation")
 
 
