@@ -225,9 +225,9 @@ ABOUT = {
     "Other SAMs": "Scribbles.",
     "Training": "Scribbles; the first row is the default, one round.",
     "Labels": "Scribbles; no network is trained on these labels.",
-    "Budgets": "Students of 5 to 100 % of the images, annotated; the others are left out. All train for as many "
-    "iterations. A larger share holds the images of the smaller one; of a mix, a few of them change their kind. Every "
-    "seed has the same images, so the spread does not say what others would give. `fine`: full supervision.",
+    "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
+    "`annotation_minutes`; `fine` is full supervision, without SAM. A larger share holds the images of a smaller one; "
+    "in a mix a few of them change their kind. All seeds have the same images: the spread is not that of their choice.",
 }
 COMPARED = {"Steps": ("scribble",), "Training": ("scribble",), "Budgets": ("fine", *KINDS)}  # rows of other tables
 ENOUGH_SEEDS = 3
