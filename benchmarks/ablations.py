@@ -39,6 +39,8 @@ def check_params(params: Params) -> None:
         raise SesamError(
             f"params.yaml: the ablations compare simulated weak labels: weak_labels.path must be {FINE_TRAIN_LABELS}."
         )
+    if any(params.weak_labels.mix.shares.values()):
+        raise SesamError("params.yaml: the rows say what annotators draw: the fractions of weak_labels.mix must be 0.")
     made = {f"data/raw/{name}" for name in params.demo}
     paths = {"dataset.root": params.dataset.root, "sam.checkpoint": params.sam.checkpoint}
     for key, path in paths.items():

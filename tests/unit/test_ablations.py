@@ -24,11 +24,11 @@ from benchmarks.ablation_rows import (
     training,
 )
 from benchmarks.ablation_tables import class_table, gain_table, hours_of, score_table, spread, write_page
-from benchmarks.ablations import rows_by_word
+from benchmarks.ablations import check_params, rows_by_word
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.layouts import ImagePair
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.params import MixParams, WeakLabelParams, load_params
 from sesam.presets import load_preset
 
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
@@ -99,6 +99,13 @@ def test_shares_of_listed_images_are_refused() -> None:
     listed = PARAMS.model_copy(update={"dataset": PARAMS.dataset.model_copy(update={"subset": ["0001"]})})
     with pytest.raises(SesamError, match=r"dataset\.subset lists images.*dataset\.exclude"):
         budgets(listed)
+
+
+def test_a_mix_under_the_rows_is_refused(repository: Path) -> None:
+    mixed = PARAMS.model_copy(update={"weak_labels": WeakLabelParams(mix=MixParams(none=0.5))})
+    check_params(PARAMS)
+    with pytest.raises(SesamError, match=r"weak_labels\.mix must be 0"):
+        check_params(mixed)
 
 
 def test_a_word_chooses_the_rows_of_a_table() -> None:
