@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from benchmarks.ablation_rows import Row
+from benchmarks.ablation_rows import LABELS_ALONE, STUDENT_ALONE, Row
 from sesam.artifacts.atomic_io import json_digest, write_json
 from sesam.errors import SesamError
 
@@ -35,7 +35,8 @@ class Result:
     """One experiment. digest: of its code and params. commit: the last that changed this code.
 
     base: digest of the params without the row's changes and the seed. figures: mIoU per network; "rN precision" and
-    the like of each round's labels, "rN IoU road" per class; "max_iters" of a student.
+    the like of each round's labels, "rN IoU road" per class; "max_iters" of a student; "images fine" and the like, the
+    training images by kind.
     """
 
     seed: int
@@ -127,13 +128,15 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
     }
-    for name in ("baseline", *params["rounds"]) if row.target is None else ():
+    for name in {LABELS_ALONE: (), STUDENT_ALONE: ("r1",)}.get(row.target or "", ("baseline", *params["rounds"])):
         figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
     for name in params["rounds"]:
         metrics = read(commit, f"metrics/labels/{name}.json")
         scores = metrics["scores"]["pseudo_labels"]
         figures |= {f"{name} {measure}": scores[measure] for measure in ("precision", "recall", "mIoU")}
         figures |= {f"{name} IoU {k}": scores["IoU"] for k, scores in metrics["class_scores"]["pseudo_labels"].items()}
+        images = metrics.get("images", {})  # experiments of older code have none
+        figures |= {f"images {kind}": count for kind, count in images.items()}
     return figures
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sesam.artifacts.atomic_io import sha256
+from sesam.errors import SesamError
 from sesam.params import Params
 from sesam.sam.registry import MODELS
 
@@ -14,12 +15,26 @@ KINDS = ("coarse", "scribble", "point")
 SCRIBBLE = "weak_labels.kind=scribble"
 SECOND_ROUND = "+rounds.r2={teacher: r1, fill_confident: false}"
 SHORT_BASELINE = "+baseline.max_iters=10"  # where the baseline is no part of the row
+FINE = ("weak_labels.kind=fine", "sam.enabled=false", SHORT_BASELINE)
 LABELS_ALONE = "evaluate_labels@r1"  # the stage to stop at where no network need be trained
+STUDENT_ALONE = "evaluate@r1"  # where the baseline is only trained if it is the teacher
 TEACHER = "rounds.r1.teacher=baseline"  # of the weak labels; it prompts
 LABELING = "rounds.r1.fill_confident=true"  # and labels
 TAUS = ((0.1, 0.9), (0.3, 0.7), (0.5, 0.5), (0.7, 0.3))  # the paper's
 POINTS = (1, 3, 5, 9, 20, 40)
 STRATEGIES = ("random", "confident", "center")
+ANNOTATIONS = {  # of a budget; a mix is of its images, scribbled but for this fraction
+    "fine": FINE,
+    **{kind: (f"weak_labels.kind={kind}",) for kind in KINDS},
+    "fine-scribble": (SCRIBBLE, "weak_labels.mix.fine=0.2"),
+    "coarse-scribble": (SCRIBBLE, "weak_labels.mix.coarse=0.5"),
+}
+TITLES = {"fine-scribble": "fine : scribble = 1 : 4", "coarse-scribble": "coarse : scribble = 1 : 1"}  # of the mixes
+PERCENTS = (5, 10, 25, 50, 100)  # of the images, in a budget
+BUDGETS = {  # row names by annotation and percentage; all images of one kind are rows of `supervision`
+    name: {n: name if n == 100 and name not in TITLES else f"budget-{name}-{n}" for n in PERCENTS}
+    for name in ANNOTATIONS
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,7 @@ class Row:
 
 def supervision(params: Params) -> list[Row]:
     """What annotators draw, and what the pipeline makes of it."""
-    fine = ("weak_labels.kind=fine", "sam.enabled=false", SHORT_BASELINE)
-    rows = [Row("fine", "fine labels", fine)]
+    rows = [Row("fine", "fine labels", FINE)]
     minutes = params.annotation_minutes
     for kind in KINDS:
         weak = f"weak_labels.kind={kind}"
@@ -50,7 +64,36 @@ def supervision(params: Params) -> list[Row]:
         if minutes.fine and (each := getattr(minutes, kind)):
             ratio = each / minutes.fine
             title = f"fine labels of the {ratio:.1%} of the images that the hours of {kind} pay for"
-            rows.append(Row(f"fine-for-{kind}", title, (*fine, f"dataset.subset={ratio:.4f}")))
+            rows.append(Row(f"fine-for-{kind}", title, (*FINE, subset(params, ratio))))
+    return rows
+
+
+def subset(params: Params, ratio: float) -> str:
+    """The change that trains on a share of the images; a larger share holds the smaller one."""
+    whole = params.dataset.subset
+    if isinstance(whole, list):
+        raise SesamError(
+            "params.yaml: dataset.subset lists images; the ablations train on shares of them, by a fraction. Set it to "
+            "null or a fraction, and leave images out by dataset.exclude."
+        )
+    return f"dataset.subset={ratio * (whole or 1):.6g}"
+
+
+def budgets(params: Params) -> list[Row]:
+    """The rows of BUDGETS that `supervision` does not have.
+
+    Images outside the budget are left out, rather than of the kind none: they would be prompted and labeled by a
+    teacher's predictions, and the curves are to show what annotation is worth, not what unlabeled images are.
+    """
+    rows = []
+    for annotation, names in BUDGETS.items():
+        for percent, name in names.items():
+            changes = ANNOTATIONS[annotation]
+            if percent < 100:
+                changes = (*changes, subset(params, percent / 100))
+            if name != annotation:
+                title = f"{TITLES.get(annotation, annotation)}, {percent} % of the images"
+                rows.append(Row(name, title, changes, STUDENT_ALONE))
     return rows
 
 

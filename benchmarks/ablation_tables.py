@@ -9,13 +9,16 @@ import matplotlib
 import numpy as np
 
 from benchmarks.ablation_results import Figures, Results
-from benchmarks.ablation_rows import KINDS, POINTS, SHORT_BASELINE, TAUS, Row
+from benchmarks.ablation_rows import BUDGETS, KINDS, POINTS, SHORT_BASELINE, TAUS, TITLES, Row
+from sesam.params import KINDS as ALL_KINDS
 from sesam.params import Params
 from sesam.presets import PRESETS, load_preset
+from sesam.reporting.tables import annotation_hours
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 Found = Mapping[str, Figures]  # by row
 
@@ -153,6 +156,63 @@ def draw_hours(found: Found, params: Params, out: Path) -> list[str]:
     return _save(figure, out, "hours", "mIoU over annotation hours")
 
 
+def images_of(figures: Figures) -> dict[str, int]:
+    """A row's training images by kind; empty if it ran before they were counted."""
+    names = {kind: f"images {kind}" for kind in ALL_KINDS}
+    return {kind: int(figures[name][0] or 0) for kind, name in names.items() if name in figures}
+
+
+def hours_of(figures: Figures, params: Params) -> float | None:
+    """The hours that a row's annotation takes; None if its images or their minutes are unknown."""
+    images = images_of(figures)
+    return annotation_hours(images, params.annotation_minutes)[0] if images else None
+
+
+def budget_table(found: Found, params: Params) -> list[str]:
+    """Hours and scores of each annotation and share of the images that was run, and which have few seeds."""
+    head = ["annotation", "images", "hours", "seeds", "labels: mIoU", "r1: val mIoU", "row"]
+    lines, few = [], []
+    for annotation, names in BUDGETS.items():
+        for percent, name in names.items():
+            if not (figures := found[name]):
+                continue
+            title, hours, seeds = TITLES.get(annotation, annotation), hours_of(figures, params), len(figures["seed"])
+            images = ", ".join(f"{count} {kind}" for kind, count in images_of(figures).items())
+            cells = [f"{percent} %: {images}", "–" if hours is None else f"{hours:.3g}", f"{seeds}"]
+            scores = [spread(figures[score]) for score in ("r1 mIoU", "r1")]
+            lines.append([title, *cells, *scores, f"`{name}`"])
+            few += [f"`{name}` ({seeds})"] * (seeds < ENOUGH_SEEDS)
+    noted = ["", f"Fewer than three seeds, hollow in the chart: {'; '.join(few)}."] if few else []
+    return [*_markdown(head, lines), *noted]
+
+
+def draw_budgets(found: Found, params: Params, out: Path) -> list[str]:
+    """Validation mIoU over hours, a line per annotation; nothing if no hours are known."""
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    for color, (annotation, names) in zip(COLORS, BUDGETS.items(), strict=True):
+        runs = [(hours_of(found[name], params), found[name]["r1"]) for name in names.values() if found[name]]
+        points = [(hours, [score or 0.0 for score in scores]) for hours, scores in runs if hours]
+        if not points:
+            continue
+        x = [hours for hours, _ in points]
+        y, bars = (
+            [float(np.mean(scores)) for _, scores in points],
+            [deviation(scores) or np.nan for _, scores in points],
+        )
+        line, title = "--" if annotation in TITLES else "-", TITLES.get(annotation, annotation)
+        axes.errorbar(x, y, bars, color=color, linestyle=line, marker="o", markersize=5, capsize=3, label=title)
+        few = [n for n, (_, scores) in enumerate(points) if len(scores) < ENOUGH_SEEDS]
+        axes.scatter([x[n] for n in few], [y[n] for n in few], 25, edgecolors=color, facecolors="white", zorder=3)
+    if not axes.lines:
+        plt.close(figure)
+        return []
+    axes.set(xscale="log", xlabel="hours of annotation", ylabel="validation mIoU of the student")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, handlelength=3.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return _save(figure, out, "budgets", "mIoU over hours of annotation")
+
+
 NETWORKS = {
     "Supervision": ("baseline", "r1"),
     "Steps": ("r1",),
@@ -165,7 +225,13 @@ ABOUT = {
     "Other SAMs": "Scribbles.",
     "Training": "Scribbles; the first row is the default, one round.",
     "Labels": "Scribbles; no network is trained on these labels.",
+    "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
+    "`annotation_minutes`; `fine` is full supervision, without SAM. A larger share holds the images of a smaller one; "
+    "in a mix a few of them change their kind. All seeds have the same images: the spread is not that of their choice.",
 }
+COMPARED = {"Steps": ("scribble",), "Training": ("scribble",), "Budgets": ("fine", *KINDS)}  # rows of other tables
+ENOUGH_SEEDS = 3
+COLORS = ("black", "C0", "C1", "C2", "C3", "C4")  # of BUDGETS
 
 
 def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results, out: Path) -> None:
@@ -181,7 +247,7 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
     lines = [f"# Ablations: {out.stem}", "", about, ""]
     found: dict[str, Figures] = {}
     for title, group in groups.items():
-        compared = [rows["scribble"], *group] if title in ("Steps", "Training") else group
+        compared = [*(rows[name] for name in COMPARED.get(title, ())), *group]
         version = results.version_of(group)
         found |= {name: results.figures(row, version) for name, row in rows.items() if row in compared}
         shown = [row for row in compared if found[row.name]]
@@ -193,6 +259,9 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
         seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         plural = "" if seeds == "1" else "s"
         lines += [f"Commit `{version[0]}`, {run['max_iters'][0]} iterations, {seeds} seed{plural} a row.", ""]
+        if title == "Budgets":
+            lines += [*budget_table(found, params), "", *draw_budgets(found, params, out)]
+            continue
         labels_of = "r1" if title == "Steps" else None
         lines += [*score_table(shown, found, NETWORKS.get(title, ()), labels_of), ""]
         if title == "Supervision":

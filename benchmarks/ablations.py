@@ -2,6 +2,7 @@
 
     make ablations                              # everything: hours on a CPU
     make ablations ROWS="fine scribble" SEEDS="0 1"
+    make ablations ROWS=budgets                 # a table's rows: mIoU over hours of annotation
     python -m benchmarks.ablations --jobs 2     # two experiments side by side, each on half of the cores
     python -m benchmarks.ablations --rows sam-sam2 --weights sam2=/models/sam2.1-hiera-large/model.safetensors
     python -m benchmarks.ablations --out docs/results/idd.md       # another data set, after `sesam init idd`
@@ -16,11 +17,12 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.ablation_results import RESULTS, Results, git
-from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from benchmarks.ablation_tables import write_page
+from benchmarks.ablation_rows import Row, budgets, labels, other_sams, steps, supervision, training
+from benchmarks.ablation_tables import COMPARED, write_page
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
 from sesam.sam.registry import MODELS
@@ -37,11 +39,8 @@ def check_params(params: Params) -> None:
         raise SesamError(
             f"params.yaml: the ablations compare simulated weak labels: weak_labels.path must be {FINE_TRAIN_LABELS}."
         )
-    if params.dataset.subset is not None and params.annotation_minutes.fine:
-        raise SesamError(
-            "params.yaml: the ablations compare with fine labels of a share of all images, by annotation_minutes: "
-            "dataset.subset must be null."
-        )
+    if any(params.weak_labels.mix.shares.values()):
+        raise SesamError("params.yaml: the rows say what annotators draw: the fractions of weak_labels.mix must be 0.")
     made = {f"data/raw/{name}" for name in params.demo}
     paths = {"dataset.root": params.dataset.root, "sam.checkpoint": params.sam.checkpoint}
     for key, path in paths.items():
@@ -111,10 +110,17 @@ def weights_file(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def rows_by_word(groups: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """What --rows takes: a row by its name, or all that a table compares by its title in small letters."""
+    rows = {row.name: row for group in groups.values() for row in group}
+    tables = {title: [*(rows[name] for name in COMPARED.get(title, ())), *group] for title, group in groups.items()}
+    return {title.lower(): table for title, table in tables.items()} | {name: [row] for name, row in rows.items()}
+
+
 def main() -> None:
     params = load_params()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="these alone; all but other SAMs, if not given")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="or tables; default: not budgets, nor other SAMs")
     parser.add_argument(
         "--weights", nargs="+", type=weights_file, default=[], metavar="MODEL=FILE", help="of other SAMs"
     )
@@ -125,15 +131,15 @@ def main() -> None:
     options = parser.parse_args()
     groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
     usual = [row for rows in groups.values() for row in rows]
-    groups["Other SAMs"] = other_sams(dict(options.weights))
-    known = {row.name: row for rows in groups.values() for row in rows}
+    groups |= {"Budgets": budgets(params), "Other SAMs": other_sams(dict(options.weights))}
+    known = rows_by_word(groups)
     if unknown := set(options.rows or ()) - known.keys():
         parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")
     check_params(params)
     results = Results.load(options.out.with_suffix(".json"))
     if not options.write_only:
-        chosen = usual if options.rows is None else [known[name] for name in options.rows]
-        run_missing(chosen, options.seeds, options.jobs, results)
+        chosen = usual if options.rows is None else [row for word in options.rows for row in known[word]]
+        run_missing([*dict.fromkeys(chosen)], options.seeds, options.jobs, results)
     write_page(params, groups, results, options.out)
 
 

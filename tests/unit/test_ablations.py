@@ -1,25 +1,40 @@
 """The ablations: every row changes params to valid ones, and the tables hold what was run, one version per table."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, write_params
 from dvc.utils.hydra import apply_overrides
+from PIL import Image
 
-from benchmarks import ablation_results
+from benchmarks import ablation_results, ablation_tables
 from benchmarks.ablation_results import RESULTS, Figures, Result, Results, git
-from benchmarks.ablation_rows import Row, labels, other_sams, steps, supervision, training
-from benchmarks.ablation_tables import class_table, gain_table, score_table, spread, write_page
+from benchmarks.ablation_rows import (
+    BUDGETS,
+    STUDENT_ALONE,
+    Row,
+    budgets,
+    labels,
+    other_sams,
+    steps,
+    supervision,
+    training,
+)
+from benchmarks.ablation_tables import class_table, gain_table, hours_of, score_table, spread, write_page
+from benchmarks.ablations import check_params, rows_by_word
+from sesam.datasets.importer import choose_subset
+from sesam.datasets.layouts import ImagePair
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.params import MixParams, WeakLabelParams, load_params
 from sesam.presets import load_preset
 
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SAM2 = {"sam2": ROOT / "params.yaml"}  # any file
 OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2"))]
-ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *OTHERS]
+ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *budgets(PARAMS), *OTHERS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -63,6 +78,79 @@ def test_gains_are_of_the_same_seeds_and_iterations() -> None:
     assert gain_table(found)[2:] == ["| scribble | – | 13.5 ± 4.9 | 8.5 ± 4.9 |"]
 
 
+@pytest.mark.parametrize(
+    ("preset", "count", "expected"), [("demo", 96, [5, 10, 24, 48]), ("idd", 1403, [20, 40, 100, 200])]
+)
+def test_budgets_are_nested_shares_of_the_images_of_params(preset: str, count: int, expected: list[int]) -> None:
+    pairs = [ImagePair(f"{k:04}", Path(), None) for k in range(count)]
+    rows = {row.name: row for row in budgets(load_preset(ROOT / f"presets/{preset}.yaml"))}
+
+    def chosen(name: str) -> set[str]:
+        share = float(rows[name].changes[-1].removeprefix("dataset.subset="))
+        return {pair.id for pair in choose_subset(pairs, share)}
+
+    images = [chosen(f"budget-point-{n}") for n in (5, 10, 25, 50)]
+    assert [len(ids) for ids in images] == expected
+    assert all(fewer < more for fewer, more in pairwise(images))
+    assert images == [chosen(f"budget-fine-scribble-{n}") for n in (5, 10, 25, 50)]
+
+
+def test_shares_of_listed_images_are_refused() -> None:
+    listed = PARAMS.model_copy(update={"dataset": PARAMS.dataset.model_copy(update={"subset": ["0001"]})})
+    with pytest.raises(SesamError, match=r"dataset\.subset lists images.*dataset\.exclude"):
+        budgets(listed)
+
+
+def test_a_mix_under_the_rows_is_refused(repository: Path) -> None:
+    mixed = PARAMS.model_copy(update={"weak_labels": WeakLabelParams(mix=MixParams(none=0.5))})
+    check_params(PARAMS)
+    with pytest.raises(SesamError, match=r"weak_labels\.mix must be 0"):
+        check_params(mixed)
+
+
+def test_a_word_chooses_the_rows_of_a_table() -> None:
+    rows = rows_by_word({"Supervision": supervision(PARAMS), "Steps": steps(), "Budgets": budgets(PARAMS)})
+    names = {row.name for row in rows["budgets"]}
+    assert names == {name for by_share in BUDGETS.values() for name in by_share.values()} and len(names) == 30
+    assert [row.name for row in rows["budget-fine-5"]] == ["budget-fine-5"]
+    assert rows["steps"][0].name == "scribble"
+
+
+def test_hours_of_a_budget() -> None:
+    figures: Figures = {"images fine": [9.0], "images scribble": [39.0], "r1": [0.5]}
+    assert hours_of(figures, PARAMS) == pytest.approx((9 * 90 + 39 * 2.2) / 60, abs=1e-4)  # 14.93
+    assert hours_of({"images none": [5.0], "images point": [6.0]}, PARAMS) == 0.1
+    assert hours_of({"r1": [0.5]}, PARAMS) is hours_of(figures, load_preset(ROOT / "presets/idd.yaml")) is None
+
+
+def test_page_of_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def result(seed: int, mean: float, **images: int) -> dict[str, object]:
+        labels = {f"r1 {score}": 0.8 for score in ("precision", "recall", "mIoU")}
+        figures = {"r1": mean, "max_iters": 20, **labels, **{f"images {kind}": n for kind, n in images.items()}}
+        return {"seed": seed, "commit": "abc", "base": "b", "digest": "d", "figures": figures}
+
+    file = tmp_path / "demo.json"
+    mixed = {"budget-fine-scribble-50": [result(0, 0.6, fine=9, scribble=39)]}
+    fine = {"budget-fine-5": [result(k, 0.3 + k / 10, fine=5) for k in range(3)]}
+    file.write_text(json.dumps(mixed | fine | {"fine": [result(k, 0.7, fine=96) for k in range(3)]}))
+    results = Results.load(file)
+    monkeypatch.setattr(results, "collect", lambda rows: None)
+    monkeypatch.setattr(ablation_tables, "draw_hours", lambda *_: [])
+    drawn, save = [], ablation_tables._save
+    monkeypatch.setattr(ablation_tables, "_save", lambda figure, *to: drawn.append(figure) or save(figure, *to))
+    write_page(PARAMS, {"Supervision": supervision(PARAMS), "Budgets": budgets(PARAMS)}, results, tmp_path / "demo.md")
+    page = (tmp_path / "demo.md").read_text()
+    page = page[page.index("## Budgets") :]
+    assert "| fine | 5 %: 5 fine | 7.5 | 3 | 0.800 ± 0.000 | 0.400 ± 0.100 | `budget-fine-5` |" in page
+    assert "| fine | 100 %: 96 fine | 144 | 3 | 0.800 ± 0.000 | 0.700 ± 0.000 | `fine` |" in page
+    assert "| fine : scribble = 1 : 4 | 50 %: 9 fine, 39 scribble | 14.9 | 1 | 0.800 | 0.600 |" in page
+    assert "Fewer than three seeds, hollow in the chart: `budget-fine-scribble-50` (1)." in page
+    assert "1 to 3 seeds a row" in page and "(demo_budgets.png)" in page
+    assert Image.open(tmp_path / "demo_budgets.png").size[0] > 500
+    curves = {curve.get_label(): list(curve[0].get_xdata()) for curve in drawn[0].axes[0].containers}
+    assert curves == {"fine": [7.5, 144], "fine : scribble = 1 : 4": [14.93]}
+
+
 def test_class_table_is_of_the_last_round() -> None:
     figures = {f"{r} mIoU": [0.5] for r in ("r1", "r2")}
     figures |= {"r1 IoU car": [0.1], "r1 IoU sky": [0.2], "r2 IoU car": [0.3], "r2 IoU sky": [None]}
@@ -104,7 +192,7 @@ def experiment(name: str, params: str, mean: float) -> None:
     """What `dvc exp run -n NAME` leaves behind."""
     base = git("rev-parse", "HEAD")
     Path("params.yaml").write_text(params)
-    merged = {"scores": {"pseudo_labels": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}}
+    merged = {"scores": {"pseudo_labels": {"precision": 0.9, "recall": 0.8, "mIoU": 0.7}}, "images": {"scribble": 4}}
     content = {
         "labels/r1": merged | {"class_scores": {"pseudo_labels": {"road": {"IoU": 0.7}}}},
         "networks/baseline": {"mIoU": 0.1},
@@ -135,13 +223,21 @@ def test_current_experiments_are_not_run_again(repository: Path) -> None:
     results = collected()
     assert results.is_current(ROW, 0) and not results.is_current(ROW, 1)  # the second was another row's
     labels = {"r1 precision": [0.9], "r1 recall": [0.8], "r1 mIoU": [0.7], "r1 IoU road": [0.7]}
-    expected = {"max_iters": [9], "baseline": [0.1], "r1": [0.5], **labels, "seed": [0]}
+    expected = {"max_iters": [9], "baseline": [0.1], "r1": [0.5], **labels, "images scribble": [4], "seed": [0]}
     assert results.figures(ROW, results.version_of([ROW])) == expected
     for name in ("summarize", "report"):  # these decide no result
         Path(f"stages/{name}.py").write_text("2")
     commit("presentation")
     git("update-ref", "-d", git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/row-s0"))
     assert collected().is_current(ROW, 0)  # as in another clone
+
+
+def test_a_row_that_stops_at_its_student_has_no_baseline(repository: Path) -> None:
+    experiment("row-s0", f"seed: 0\nn: 2\n{REST}", 0.5)
+    results = Results.load()
+    results.collect([Row("row", "Row", ROW.changes, STUDENT_ALONE)])
+    figures = results.by_row["row"][0].figures
+    assert figures["r1"] == 0.5 and "baseline" not in figures
 
 
 def test_a_table_has_one_version(repository: Path) -> None:
@@ -178,6 +274,7 @@ def test_the_committed_pages_are_in_step_with_their_figures(tmp_path: Path, monk
     for name in ("demo", "idd"):
         params = load_preset(Path(f"presets/{name}.yaml"))
         groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
+        groups["Budgets"] = budgets(params)
         results = Results.load(RESULTS.with_stem(name))
         monkeypatch.setattr(results, "collect", lambda rows: None)
         monkeypatch.setattr(results, "save", lambda: None)
