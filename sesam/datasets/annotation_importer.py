@@ -25,6 +25,7 @@ from sesam.datasets.exported_labels import drop_unchanged, load_exported
 from sesam.datasets.label_maps import (
     LabelMap,
     check_not_binary,
+    check_not_everywhere,
     describe_unknown,
     find_palette_conflicts,
     label_map_for,
@@ -158,7 +159,7 @@ def import_annotations(
     if as_corrections:
         _print_corrections(source, written, others)
     else:
-        _check_values(title, manifest, ids, written)
+        _check_values(title, manifest, ids, written, "fine" if "fine" in listed.values() else config.kind)
     return {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
 
 
@@ -186,8 +187,8 @@ def _label_map_of_corrections(manifest: Manifest) -> LabelMap:
     return label_map_for(written_here)._replace(names=label_map_for(manifest).names)
 
 
-def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written]) -> None:
-    """Warnings of what the weak labels do not have; SesamError if nothing could be learned from them."""
+def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: Sequence[Written], kind: Kind) -> None:
+    """Warnings of what the weak labels do not have; SesamError if nothing could be learned, or values mislead."""
     absent = np.logical_not([result.values for result in written]).reshape(-1, 256)
     if absent[:, :IGNORE_INDEX].all():
         raise SesamError(
@@ -196,6 +197,8 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
         )
     if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
+        if kind in ("scribble", "point", "box") and not manifest.map and {x.kind for x in written} == {"fine"}:
+            check_not_everywhere(source, manifest.classes, kind)
     warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     warn(
         "images labeled everywhere, taken as fine masks; 255 is unlabeled, other values by dataset.map",

@@ -213,6 +213,16 @@ def check_not_binary(where: str, classes: Sequence[str], occurring: np.ndarray) 
         )
 
 
+def check_not_everywhere(where: str, classes: Sequence[str], kind: str) -> None:
+    """SesamError that annotators' PNGs leave no pixel of any image unlabeled, though dataset.map does not say so."""
+    values = {str(k): name for k, name in enumerate(classes)}
+    raise SesamError(
+        f"{where}: every image is labeled everywhere, but weak_labels.kind is {kind}; 255 is unlabeled.\n"
+        f"  If 0 is unlabeled here, set {format_map(values | {'0': None})}\n"
+        f"  If these are fine masks, set {format_map(values)}"
+    )
+
+
 def class_names_and_palette(config: DatasetParams) -> tuple[list[str], list[tuple[int, int, int]]]:
     """Class names and RGB colors: mmsegmentation's, CamVid's, or those that params.yaml gives a folder."""
     if config.classes is not None:

@@ -451,7 +451,7 @@ def test_a_custom_folder(workspace, capsys) -> None:
     for right, edge in ((1, 0), (255, 255)):
         for k in range(3):
             save(Path(f"mine/{k}.png"), halves(1, right, edge=edge))
-        annotated(workspace, "folder", "mine")
+        annotated(workspace, "folder", "mine", dataset__map={0: "background", 1: "object"})
         assert (weak("1") == halves(1, right, edge=edge)).all()
         assert ("255 is unlabeled, other values by dataset.map: 3 (0, 1, 2)" in capsys.readouterr().err) == (edge == 0)
     shutil.rmtree("raw/labels/train")

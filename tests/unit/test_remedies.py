@@ -113,6 +113,16 @@ def paste_map(**answers: str) -> Callable[[str], None]:
     return remedy
 
 
+def paste_line(start: str) -> Callable[[str], None]:
+    """Paste the draft of dataset.map on the line that begins so."""
+
+    def remedy(message: str) -> None:
+        (line,) = (line for line in message.splitlines() if line.strip().startswith(start))
+        change(dataset__map=pasted(line, "dataset.map"))
+
+    return remedy
+
+
 class Case(NamedTuple):
     """fault: makes it. steps: what each message holds, and how it is followed. expected: each weak label then."""
 
@@ -429,6 +439,13 @@ CASES = {
             ("each value means in all labels", paste_map(v1="right")),  # in the fine labels
         ), coded(1, 0, 0),
     ),
+    "0 where nobody drew": case(
+        lambda: (change(dataset__classes=["nobody", "left"]), pngs(coded(1, 1, 0))), "255 is unlabeled",
+        paste_line("If 0 is unlabeled"),
+    )._replace(expected=coded(1, 1)),
+    "fine masks called scribbles": case(
+        lambda: pngs(coded(1, 0, 0)), "255 is unlabeled", paste_line("If these are fine masks")
+    )._replace(expected=coded(1, 0, 0)),
     "strokes from 1 on": case(lambda: pngs(coded(1, 2)), "Correct the labels", lambda _: pngs(LABEL)),
     "a link to a folder above": case(
         do(put_annotations(GOOD), lambda: Path("ann/here").symlink_to("..")), "Link the folder with the files alone",
