@@ -218,7 +218,8 @@ def check_not_everywhere(where: str, classes: Sequence[str], kind: str) -> None:
     values = {str(k): name for k, name in enumerate(classes)}
     raise SesamError(
         f"{where}: every image is labeled everywhere, but weak_labels.kind is {kind}; 255 is unlabeled.\n"
-        f"  If 0 is unlabeled here, set {format_map(values | {'0': None})}\n"
+        "  If 0 is unlabeled in these labels alone, save it as 255.\n"
+        f"  If 0 is unlabeled in all labels, set {format_map(values | {'0': None})}\n"
         f"  If these are fine masks, set {format_map(values)}"
     )
 

@@ -441,7 +441,7 @@ CASES = {
     ),
     "0 where nobody drew": case(
         lambda: (change(dataset__classes=["nobody", "left"]), pngs(coded(1, 1, 0))), "255 is unlabeled",
-        paste_line("If 0 is unlabeled"),
+        paste_line("If 0 is unlabeled in all"),
     )._replace(expected=coded(1, 1)),
     "fine masks called scribbles": case(
         lambda: pngs(coded(1, 0, 0)), "255 is unlabeled", paste_line("If these are fine masks")
