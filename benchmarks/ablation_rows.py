@@ -97,6 +97,21 @@ def budgets(params: Params) -> list[Row]:
     return rows
 
 
+def mixed(params: Params) -> list[Row]:
+    """A few fine masks among scribbles, and images without annotation, which a teacher labels."""
+    taught, rows = (SCRIBBLE, TEACHER, LABELING), []
+    for ratio in (0, 0.25, 0.5):
+        title = f"a quarter scribbled; {ratio:.0%} of the samples from the others, unlabeled"
+        changes = (*taught, "weak_labels.mix.none=0.75", f"student.unannotated_ratio={ratio:g}")
+        rows.append(Row(f"unlabeled-{ratio:g}", title, changes, STUDENT_ALONE))
+    few, added = "a twentieth with fine masks, no others", "a twentieth with fine masks, the others scribbled"
+    return [
+        *rows,
+        Row("few-fine", few, (*FINE, subset(params, 0.05)), STUDENT_ALONE),
+        Row("fine-and-scribble", added, (*taught, "weak_labels.mix.fine=0.05"), STUDENT_ALONE),
+    ]
+
+
 def steps() -> list[Row]:
     """One step of the first round changed, its student trained."""
     changes = {

@@ -216,6 +216,7 @@ def draw_budgets(found: Found, params: Params, out: Path) -> list[str]:
 NETWORKS = {
     "Supervision": ("baseline", "r1"),
     "Steps": ("r1",),
+    "Mixed": ("r1",),
     "Other SAMs": ("r1",),
     "Training": ("r1", "r2", "r3"),
 }
@@ -224,12 +225,18 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles.",
     "Training": "Scribbles; the first row is the default, one round.",
+    "Mixed": "The first row has all images scribbled. Labels are scored over all of a row's images.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
     "`annotation_minutes`; `fine` is full supervision, without SAM. A larger share holds the images of a smaller one; "
     "in a mix a few of them change their kind. All seeds have the same images: the spread is not that of their choice.",
 }
-COMPARED = {"Steps": ("scribble",), "Training": ("scribble",), "Budgets": ("fine", *KINDS)}  # rows of other tables
+COMPARED = {  # rows of other tables
+    "Steps": ("scribble",),
+    "Training": ("scribble",),
+    "Budgets": ("fine", *KINDS),
+    "Mixed": ("baseline-labels",),
+}
 ENOUGH_SEEDS = 3
 COLORS = ("black", "C0", "C1", "C2", "C3", "C4")  # of BUDGETS
 

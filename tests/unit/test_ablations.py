@@ -18,6 +18,7 @@ from benchmarks.ablation_rows import (
     Row,
     budgets,
     labels,
+    mixed,
     other_sams,
     steps,
     supervision,
@@ -34,7 +35,7 @@ from sesam.presets import load_preset
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SAM2 = {"sam2": ROOT / "params.yaml"}  # any file
 OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2"))]
-ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *budgets(PARAMS), *OTHERS]
+ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *budgets(PARAMS), *mixed(PARAMS), *OTHERS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
