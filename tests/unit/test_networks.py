@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from pydantic import ValidationError
 
+from sesam.artifacts.atomic_io import read_json, write_json
 from sesam.errors import SesamError
 from sesam.params import Architecture, DatasetParams, NetworkParams, Params, Schedule
 from sesam.segmentation.loss import ThreeSourceEncoderDecoder, three_source_loss
@@ -213,3 +214,14 @@ def test_a_trained_network_needs_the_committed_config(change: str, here: None) -
     with pytest.raises(SesamError, match=message):
         load_network(Path("trained"), CPU)
     assert not Path("ran").exists()
+
+
+def test_a_trained_network_says_its_configs_digest(here: None) -> None:
+    network, path = Architecture(config="erfnet_fcn_4xb4-160k_cityscapes-512x1024"), Path("trained/network.json")
+    save_network(Path("trained"), network, *THREE, build(network_config(network, 3)))
+    load_network(Path("trained"), CPU)
+    saved = read_json(path)
+    assert saved["network"].pop("config_sha256") == read_config(network)[2]
+    write_json(path, saved)
+    with pytest.raises(SesamError, match=r"network\.json does not describe a network .*has no config_sha256"):
+        load_network(Path("trained"), CPU)
