@@ -20,7 +20,7 @@ from sesam.params import Architecture, DatasetParams, NetworkParams, Params, Sch
 from sesam.segmentation.loss import ThreeSourceEncoderDecoder, three_source_loss
 from sesam.segmentation.network import load_network, network_config, save_network
 from sesam.segmentation.training import optimizer_config
-from sesam.segmentation.zoo import build, read_config
+from sesam.segmentation.zoo import build, build_without_memory, read_config
 from tools.networks import try_network
 
 CPU = torch.device("cpu")
@@ -82,6 +82,13 @@ def test_a_config_of_this_repository_trains_and_predicts(here: None) -> None:
     own_config(f"model = {model!r}\noptim_wrapper = {optimizer!r}\n")
     torch.manual_seed(0)
     try_network(NetworkParams(config=OWN, config_sha256=digest_of(OWN), pretrained=None), Path("trained"))
+
+
+@pytest.mark.parametrize("name", [SEGFORMER, SWIN, "setr_vit-l_mla_8xb2-160k_ade20k-512x512"])
+def test_a_look_at_a_network_takes_no_memory(name: str) -> None:
+    """A pulled network.json may name the largest; the transformers compute their rates of stochastic depth."""
+    model = build_without_memory(network_config(Architecture(config=name), 3))
+    assert all(value.is_meta for value in model.state_dict().values())
 
 
 def test_what_is_ours_in_a_config(here: None) -> None:
