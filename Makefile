@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test reference ablations fault-injection fuzzing clean
+.PHONY: demo test reference networks ablations fault-injection fuzzing clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -19,6 +19,10 @@ test: $(VENV)/ready
 # docs/reference/params.md and cli.md, after a change of the schema or the parser
 reference: $(VENV)/ready
 	python -m tools.reference
+
+# docs/reference/networks.md, by training a network of every family of mmsegmentation, in five minutes of one core
+networks: $(VENV)/ready
+	python -m tools.networks
 
 # ROWS and SEEDS choose: make ablations ROWS="fine scribble" SEEDS="0 1"
 ablations: $(VENV)/ready

@@ -148,7 +148,7 @@ def train_theirs(iterations: int, precision: str) -> float:
         {"type": "PhotoMetricDistortion"},
         {"type": "PackSegInputs"},
     ]
-    optimizer = optimizer_config(schedule, "float32")
+    optimizer = optimizer_config(schedule, params.network)
     if precision != "float32":
         optimizer |= {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
     config = {

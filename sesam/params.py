@@ -39,6 +39,7 @@ Factor = Annotated[float, Field(gt=0, le=16)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+ConfigName = Annotated[str, Field(pattern=r"^(\w[\w.+-]*/)*\w[\w.+-]*$")]  # a name, or a relative path without ..
 
 
 def _to_hex(value: object) -> object:
@@ -265,8 +266,12 @@ class WeakLabelParams(Group):
 
 
 class Architecture(Group):
-    """DeepLabV3+. A trained network's folder holds it too."""
+    """DeepLabV3+, or a config of mmsegmentation. A trained network's folder holds it too."""
 
+    config: ConfigName | None = Field(
+        None, description="a config of mmsegmentation by name, or a file.py here; null: DeepLabV3+, by the keys below"
+    )
+    config_sha256: Sha256 | None = Field(None, description="digest of a config of your own; DVC sees changes by it")
     backbone: str = Field("resnet101", description="resnet18, 34, 50, 101 (mmsegmentation's V1c), or a timm model")
     base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
     head_channels: Channels = Field(512, description="channels of the ASPP head")
@@ -307,7 +312,7 @@ def _check_range(value: tuple[float, float] | None) -> tuple[float, float] | Non
 BatchSize = Annotated[int, Field(ge=2, le=4096)]
 CropSize = Annotated[tuple[Pixels, Pixels], Field(strict=False)]
 ScaleRange = Annotated[tuple[Factor, Factor], Field(strict=False)]
-Optimizer = Literal["sgd", "adamw"]
+Optimizer = Literal["sgd", "adamw", "config"]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -316,7 +321,9 @@ class Schedule(Group):
     batch_size: BatchSize = Field(8, description="crops per iteration, over all GPUs")
     crop_size: CropSize = Field((512, 512), description="height, width in pixels")
     scale_range: ScaleRange = Field((0.5, 2.0), description="random resize, lower and upper factor")
-    optimizer: Optimizer = Field("sgd", description="sgd (published) or adamw (short schedules)")
+    optimizer: Optimizer = Field(
+        "sgd", description="sgd (published), adamw (short schedules), config: network.config's"
+    )
     lr: LearningRate = Field(0.01, description="learning rate")
     backbone_lr_mult: Multiplier = Field(1.0, description="learning rate of the backbone, relative to lr")
 
@@ -473,6 +480,9 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
+        for schedule in (self.schedule_of("baseline"), self.schedule_of("student")):
+            if schedule.optimizer == "config" and (self.network.config is None or schedule.backbone_lr_mult != 1):
+                raise ValueError("optimizer config needs network.config, and backbone_lr_mult 1: it has its own rates")
         simulated = self.weak_labels.path == FINE_TRAIN_LABELS
         if not simulated and any(self.weak_labels.mix.shares.values()):
             raise ValueError(f"weak_labels.mix is simulated; with it weak_labels.path must be {FINE_TRAIN_LABELS}")

@@ -13,7 +13,7 @@ from sesam.errors import SesamError
 MAX_BYTES = {  # by suffix; an uncompressed image of the most pixels that are read has 0.7 GB
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".json", ".geojson", ".xml"), 1 << 30),
     **dict.fromkeys((".txt", ".csv", ".tsv", ".names"), 1 << 28),
-    **dict.fromkeys((".yaml", ".yml"), 1 << 18),  # PyYAML takes a second for 10 kB of brackets
+    **dict.fromkeys((".yaml", ".yml", ".py"), 1 << 18),  # PyYAML takes a second for 10 kB of brackets
 }
 MAX_BYTES_OF_OTHERS = 1 << 32  # the weights of the largest SAM have 2.6 GB
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from sesam.artifacts.atomic_io import write_text
 from sesam.artifacts.dvc_outputs import FOLDERS
 from sesam.errors import SesamError, run_main
+from sesam.git import git
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
-from sesam.reporting.git import git
 
 CHECKED = Path("data/checked.txt")
 INPUTS = {Path("data/raw"), Path("data/corrections")}  # may be links

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sesam.artifacts.atomic_io import read_bytes, write_text
 from sesam.errors import SesamError
+from sesam.git import git
 from sesam.presets import PRESETS, load_preset, render_params
-from sesam.reporting.git import git
 
 PARAMS = Path("params.yaml")
 REPOSITORY_FILES = ("dvc.yaml", str(PRESETS))

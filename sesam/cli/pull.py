@@ -20,7 +20,7 @@ from sesam.artifacts import dvc_outputs
 from sesam.artifacts.atomic_io import reraise_disk_errors
 from sesam.errors import MAX_SHOWN, SesamError
 from sesam.execution.progress import ProgressBar
-from sesam.reporting.git import git
+from sesam.git import git
 
 REPOSITORY_FILES = ("dvc.yaml",)
 PUSH_AGAIN = "Whoever has a good copy can remove the object from the remote and run `dvc push`."

@@ -1,6 +1,5 @@
 """What git knows of a run: the commit of its code, and the params of the last commit."""
 
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -8,18 +7,11 @@ from typing import Any
 
 import yaml
 
+from sesam.git import git
 from sesam.yaml_io import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 CODE = ("sesam", "stages", "dvc.yaml", "constraints.txt")
-
-
-def git(*command: str, cwd: Path) -> str:
-    """A git command's output; "" where git fails or is not installed."""
-    try:
-        return subprocess.run(("git", *command), cwd=cwd, capture_output=True, check=True, encoding="utf-8").stdout
-    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
-        return ""
 
 
 def code_version(root: Path = ROOT) -> str:

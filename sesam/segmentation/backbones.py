@@ -107,7 +107,7 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
         missing = str(problem).splitlines()[1:]
     if missing:
         raise SesamError(
-            f"network.pretrained: {source} does not fit network.backbone at this depth and width "
+            f"network.pretrained: {source} does not fit network.backbone at this depth and width, or network.config "
             f"({len(missing)} weights, first: {missing[0].strip()}). {HINT}"
         )
 

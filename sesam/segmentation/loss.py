@@ -1,11 +1,16 @@
 """Method, step 6: one loss over three sources of labels, and fine labels as a fourth."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from mmengine.dist import all_reduce, get_world_size
-from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import CascadeEncoderDecoder, EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_NAMES, WEAK
@@ -39,7 +44,7 @@ def three_source_loss(
 
 
 @MODELS.register_module()
-class ThreeSourceSegmentor(EncoderDecoder):
+class ThreeSourceEncoderDecoder(EncoderDecoder):
     """mmseg's EncoderDecoder trained with the three-source loss, λ from `train_cfg.source_weights`.
 
     `gt_sem_seg` of a sample is (2, H, W) uint8: class ids, sources. All heads have the same loss, each with the
@@ -49,12 +54,45 @@ class ThreeSourceSegmentor(EncoderDecoder):
     def loss(self, inputs: torch.Tensor, data_samples: list[SegDataSample]) -> dict[str, torch.Tensor]:
         labels, sources = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).unbind(1)
         weights = torch.tensor(self.train_cfg["source_weights"], device=inputs.device)
-        features = self.extract_feat(inputs)
         losses = {}
-        heads = {"auxiliary": self.auxiliary_head} if self.with_auxiliary_head else {}
-        for name, head in (heads | {"main": self.decode_head}).items():
-            logits = resize(head(features), labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
-            loss, means = three_source_loss(logits, labels, sources, weights)
-            losses[f"loss_{name}"] = head.loss_decode.loss_weight * loss
-        # mmengine minimizes the sum of the entries with "loss" in their name; the main head's means are only logged
+        for name, head, output in self._outputs(self.extract_feat(inputs)):
+            for number, (logits, head_weight) in enumerate(_weighted_logits(head, output)):
+                logits = resize(logits, labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
+                loss, means = three_source_loss(logits, labels, sources, weights)
+                losses[f"loss_{name}{number or ''}"] = head_weight * loss
+        # mmengine minimizes the sum of the entries with "loss" in their name; the last head's means are only logged
         return losses | dict(zip(SOURCES, means.detach(), strict=True))
+
+    def _outputs(self, features: Sequence[torch.Tensor]) -> Iterator[tuple[str, BaseDecodeHead, Any]]:
+        """Each head with its name and its output; the one that predicts is the last."""
+        if self.with_auxiliary_head:
+            several = isinstance(self.auxiliary_head, nn.ModuleList)
+            for number, head in enumerate(self.auxiliary_head if several else [self.auxiliary_head]):
+                yield f"auxiliary{number or ''}", head, head(features)
+        yield from self._main_outputs(features)
+
+    def _main_outputs(self, features: Sequence[torch.Tensor]) -> Iterator[tuple[str, BaseDecodeHead, Any]]:
+        yield "main", self.decode_head, self.decode_head(features)
+
+
+def _weighted_logits(head: BaseDecodeHead, output: Any) -> Iterator[tuple[torch.Tensor, float]]:
+    """A head's logits of the classes and their weights in the loss: of several, each of its losses weighs one.
+
+    What else a head returns, as PIDNet's edges and EncNet's classes of the image, is not trained.
+    """
+    outputs = output if isinstance(output, list | tuple) else [output]
+    loss: Any = getattr(head, "kernel_generate_head", head).loss_decode  # K-Net's head has none of its own
+    losses: Sequence[Any] = [*loss] if isinstance(loss, nn.ModuleList) else [loss]
+    for number, logits in enumerate(x for x in outputs if x.ndim == 4 and x.shape[1] == head.out_channels):
+        yield logits, losses[min(number, len(losses) - 1)].loss_weight
+
+
+@MODELS.register_module()
+class ThreeSourceCascadeEncoderDecoder(ThreeSourceEncoderDecoder, CascadeEncoderDecoder):
+    """mmseg's CascadeEncoderDecoder, each of whose heads refines the output of the one before."""
+
+    def _main_outputs(self, features: Sequence[torch.Tensor]) -> Iterator[tuple[str, BaseDecodeHead, Any]]:
+        output: Any = None
+        for number, head in enumerate(self.decode_head):
+            output = head(features, output) if number else head(features)
+            yield f"main{number}", head, output

@@ -1,8 +1,9 @@
 """DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width: building, saving, loading, prediction.
 
 A trained network is a folder: network.json, its architecture as in params.yaml, and model.pth, its weights. Neither
-names a type to build: a pulled file is input, and `network_config` alone decides what is built. mmsegmentation.json is
-for mmsegmentation's own `init_model`; nothing here reads it.
+names a type to build: a pulled file is input, and `network_config` alone decides what is built, with network.config
+from the installed or committed config of that name and digest. mmsegmentation.json, or .py, is for mmsegmentation's own
+`init_model`; nothing here reads it.
 """
 
 import ctypes
@@ -17,19 +18,19 @@ import torch
 from mmengine.dist import get_world_size
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
 from torch.nn.functional import pad
-from torch.overrides import TorchFunctionMode
 
 from sesam.artifacts.archives import check_weights
-from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json
+from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json, write_text
 from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, Group
 from sesam.segmentation.backbones import backbone_spec
+from sesam.segmentation.zoo import build, build_without_memory, read_config, zoo_config
 
 ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE = "network.json", "model.pth", "mmsegmentation.json"
 
@@ -42,7 +43,9 @@ class SavedNetwork(Group):
     palette: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
 
     @model_validator(mode="after")
-    def _a_color_each(self) -> Self:
+    def _a_digest_and_colors(self) -> Self:
+        if self.network.config is not None and self.network.config_sha256 is None:
+            raise ValueError(f"config {self.network.config} has no config_sha256")
         if len(self.palette) != len(self.classes):
             raise ValueError(f"{len(self.palette)} colors for {len(self.classes)} classes")
         return self
@@ -54,6 +57,8 @@ def network_config(network: Architecture, num_classes: int) -> dict[str, Any]:
     Backbone resnet101, base_channels 64, head_channels 512, output_stride 8 is deeplabv3plus_r101-d8 of
     mmsegmentation's model zoo, with plain batch normalization (on several GPUs `convert_sync_batchnorm` changes it).
     """
+    if network.config is not None:
+        return zoo_config(network, num_classes)
     backbone, channels, mean, std = backbone_spec(network)
     last, stride_8, loss_weight = len(channels) - 1, network.output_stride == 8, network.aux_loss_weight
     preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": mean, "std": std, "bgr_to_rgb": True}
@@ -102,9 +107,10 @@ class ShiftedDepthwise(nn.Module):
 
 
 def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """The dilated depthwise convolutions of the model's ASPP, by name."""
+    """The dilated depthwise convolutions of the model's ASPP, 3x3 and without bias, by name."""
     convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    aspp = {name: conv for name, conv in convs.items() if name.startswith("decode_head.")}
+    aspp = {name: conv for name, conv in convs.items() if name.startswith("decode_head.") and conv.bias is None}
+    aspp = {name: conv for name, conv in aspp.items() if conv.kernel_size == (3, 3) and conv.stride == (1, 1)}
     return {name: conv for name, conv in aspp.items() if conv.groups > 1 and conv.dilation[0] > 1}
 
 
@@ -139,16 +145,25 @@ def save_network(
 ) -> None:
     """Write a trained network's architecture, weights and classes, also in mmsegmentation's form."""
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items()}
+    if network.config is not None:  # ANN has one tensor by two names, and `load_network` wants the bytes of both
+        state = {key: value.clone() for key, value in state.items()}
     dataset_meta = {"classes": list(classes), "palette": [list(color) for color in palette]}
     content = BytesIO()  # torch.save to a path would put its name into the file and miss a full disk
     torch.save({"state_dict": state, "meta": {"dataset_meta": dataset_meta}}, content)
     with atomic_path(folder / WEIGHTS_FILE) as unfinished:
         unfinished.write_bytes(content.getvalue())
-    architecture = {key: getattr(network, key) for key in Architecture.model_fields}
+    if network.config is None:
+        fields = Architecture.model_fields.keys() - {"config", "config_sha256"}
+        architecture = network.model_dump(include=fields)
+    else:
+        architecture = {"config": network.config, "config_sha256": read_config(network)[2]}
     write_json(folder / ARCHITECTURE_FILE, {"network": architecture, **dataset_meta})
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
     config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
-    write_json(folder / CONFIG_FILE, config)
+    if network.config is None:
+        write_json(folder / CONFIG_FILE, config)
+    else:  # some of mmsegmentation's networks take tuples alone, which JSON has not
+        write_text(folder / Path(CONFIG_FILE).with_suffix(".py"), "".join(f"{k} = {v!r}\n" for k, v in config.items()))
 
 
 def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
@@ -176,13 +191,12 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         check_weights(folder / WEIGHTS_FILE)
         content.seek(0)
         weights = torch.load(content, map_location="cpu", weights_only=True)["state_dict"]
-        with torch.device("meta"), _WithoutInit():  # without memory: a crafted network.json could ask for any amount
-            expected = {key: value.shape for key, value in MODELS.build(config).state_dict().items()}
+        expected = {key: value.shape for key, value in build_without_memory(config).state_dict().items()}
         if expected != {key: value.shape for key, value in weights.items()}:
             raise ValueError(f"{WEIGHTS_FILE} is of another network than {ARCHITECTURE_FILE} describes")
         if any(not _is_plain(value) for value in weights.values()) or _bytes_of(weights) > content.getbuffer().nbytes:
             raise ValueError(f"{WEIGHTS_FILE} has tensors that are larger than the file")
-        model = MODELS.build(config)
+        model = build(config)
         model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
@@ -190,13 +204,6 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # in which convolutions are faster on a CPU
     return model.to(device).eval()
-
-
-class _WithoutInit(TorchFunctionMode):
-    """Leave weights as they are: on the meta device random values import torch._dynamo, in two seconds."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _is_plain(value: torch.Tensor) -> bool:
@@ -218,10 +225,11 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
     """
     try:
         bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
-        inputs = model.data_preprocessor({"inputs": [bgr]})["inputs"]
-        with torch.autocast(device.type, enabled=False):
-            logits = model.encode_decode(inputs, [{"img_shape": image.shape[:2]}])
-            confidence, classes = logits[0].softmax(0).max(0)
+        inputs = model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
+        with torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # SegNeXt's head draws random values
+            logits = model.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])
+            confidence, classes = logits[0, :, : image.shape[0], : image.shape[1]].softmax(0).max(0)
         return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()
     except torch.OutOfMemoryError:
         height, width = image.shape[:2]

@@ -12,7 +12,6 @@ from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_proces
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from mmseg.models.segmentors import EncoderDecoder
-from mmseg.registry import MODELS
 from torch.utils.data import DataLoader
 
 from sesam.artifacts import atomic_io
@@ -23,7 +22,7 @@ from sesam.execution.device import resolve_device
 from sesam.execution.launch import is_worker_process, launch, process_group
 from sesam.execution.progress import ProgressBar
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
-from sesam.params import Dtype, Params, Schedule
+from sesam.params import NetworkParams, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
@@ -31,10 +30,11 @@ from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingT
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
+from sesam.segmentation.zoo import build, read_config
 
 OPTIMIZERS = {
-    "sgd": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4},
-    "adamw": {"type": "AdamW", "weight_decay": 0.01, "fused": True},
+    "sgd": {"optimizer": {"type": "SGD", "momentum": 0.9, "weight_decay": 5e-4}},
+    "adamw": {"optimizer": {"type": "AdamW", "weight_decay": 0.01, "fused": True}},
 }
 WARMUP_ITERS = 20  # iterations, at most a tenth of the schedule
 
@@ -64,7 +64,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
         hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
-        model = _initial_network(task, params, manifest, seed)
+        model = initial_network(task, params, manifest, seed)
         optimize_for(device, model, params.network.dtype)
         runner = _Runner(
             model=model,
@@ -131,19 +131,21 @@ def _resume_or_restart(task: TrainingTask) -> None:
         checkpoint.unlink()
 
 
-def _initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed: int) -> EncoderDecoder:
+def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed: int) -> EncoderDecoder:
     """The network with the three-source loss and its weights before training."""
     config = network_config(params.network, len(manifest.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
-    preprocessor = config["data_preprocessor"] | {"size": list(task.schedule.crop_size)}  # pads smaller images
+    divisor = config["data_preprocessor"].get("test_cfg", {}).get("size_divisor", 1)
+    size = [-(-side // divisor) * divisor for side in task.schedule.crop_size]
+    preprocessor = config["data_preprocessor"] | {"size": size}  # pads smaller images
     trainable = {
-        "type": "ThreeSourceSegmentor",
+        "type": f"ThreeSource{config['type']}",
         "train_cfg": {"source_weights": weights},
         "data_preprocessor": preprocessor,
     }
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights logs every layer
     torch.manual_seed(seed % 2**63)
-    model = MODELS.build(config | trainable)
+    model = build(config | trainable)
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
     if task.init is not None:
         try:
@@ -162,15 +164,22 @@ def _initial_network(task: TrainingTask, params: Params, manifest: Manifest, see
     return model
 
 
-def optimizer_config(schedule: Schedule, dtype: Dtype) -> dict[str, Any]:
-    """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast."""
-    config: dict[str, Any] = {"optimizer": OPTIMIZERS[schedule.optimizer] | {"lr": schedule.lr}}
+def optimizer_config(schedule: Schedule, network: NetworkParams) -> dict[str, Any]:
+    """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast.
+
+    Optimizer `config` is that of network.config, with its rates and decays of single layers; SesamError if it has none.
+    """
+    own = read_config(network)[1] if schedule.optimizer == "config" else OPTIMIZERS[schedule.optimizer]
+    if "optimizer" not in own:
+        raise SesamError(f"network.config {network.config} has no optimizer. Set schedule.optimizer to adamw or sgd.")
+    config = {key: own[key] for key in ("optimizer", "paramwise_cfg", "constructor", "clip_grad") if key in own}
+    config["optimizer"] = config["optimizer"] | {"lr": schedule.lr}
     if schedule.backbone_lr_mult != 1:
         config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_lr_mult}}}
-    if dtype == "float32":
+    if network.dtype == "float32":
         return config
     # bfloat16 has the range of float32, so nothing needs scaling
-    return config | {"type": "AmpOptimWrapper", "dtype": dtype, "loss_scale": {"enabled": False}}
+    return config | {"type": "AmpOptimWrapper", "dtype": network.dtype, "loss_scale": {"enabled": False}}
 
 
 def _dataloader(dataset: TrainingDataset, params: Params, device: torch.device) -> DataLoader[Any]:
@@ -203,11 +212,12 @@ def _runner_options(task: TrainingTask, params: Params, device: torch.device) ->
     options: dict[str, Any] = {}
     if get_world_size() > 1:
         wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
+        wrapper |= {"find_unused_parameters": params.network.config is not None}
         options = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return options | {
         "work_dir": str(task.work_dir / "mmengine"),
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
-        "optim_wrapper": optimizer_config(task.schedule, params.network.dtype),
+        "optim_wrapper": optimizer_config(task.schedule, params.network),
         "param_scheduler": _scheduler_configs(task.schedule),
         "default_hooks": dict.fromkeys(("logger", "checkpoint", "timer", "runtime_info", "sampler_seed")),
         "load_from": str(checkpoint) if checkpoint.exists() else None,

@@ -1,5 +1,6 @@
 """Files crafted to run a program, to reach other files or to exhaust memory are refused without effect."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -29,7 +30,7 @@ from sesam.datasets.annotations.registry import find_annotations, read_annotatio
 from sesam.datasets.annotations.scribblesup import Scribbles
 from sesam.datasets.data_issues import DataIssue
 from sesam.errors import SesamError
-from sesam.params import load_params
+from sesam.params import Architecture, load_params
 from sesam.presets import load_preset
 from sesam.sam.batched_sam import load_meta_sam
 from sesam.sam.bundled import build_bundled_sam
@@ -37,6 +38,7 @@ from sesam.sam.cache import EmbeddingCache
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.evaluation import loss_curve
 from sesam.segmentation.network import load_network, network_config, save_network
+from sesam.segmentation.zoo import read_config
 from tests.robustness.fuzzing import FuzzingError, watch
 
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
@@ -169,7 +171,53 @@ def load_watched(load: Callable[[], object]) -> None:
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY x0 "x">' + "".join(f'<!ENTITY x{k + 1} "{f"&x{k};" * 10}">' for k in range(9)) + "]>"
+
+
+def network_of_a_config(**network: object) -> None:
+    """A trained network's weights beside a network.json that says it is of a config."""
+    folder = trained()
+    value = read_json(folder / "network.json") | {"network": network}
+    (folder / "network.json").write_text(json.dumps(value))
+    load_watched(lambda: load_network(folder, CPU))
+
+
+def network_of_a_file(text: str, name: str = "mine.py", tracked: bool = True) -> None:
+    """Of a config in the folder, with the digest that it has if it is read as a config."""
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(text)
+    values: dict = {}
+    exec(text.replace("touch ran", "true"), values)
+    parts = {"model": values.get("model"), "optim_wrapper": {}}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    if tracked:
+        for command in (["init", "-q"], ["add", "-f", name]):
+            subprocess.run(["git", *command], check=True)
+    network_of_a_config(config=name, config_sha256=digest)
+
+
+def link_to_a_config() -> None:
+    Path("mine.py").symlink_to("/etc/passwd")
+    network_of_a_config(config="mine.py", config_sha256="0" * 64)
+
+
+ZOO, MASKS = "segformer_mit-b0_8xb2-160k_ade20k-512x512", "mask2former_r50_8xb2-90k_cityscapes-512x1024"
+ZOO_SHA256, MASKS_SHA256 = (read_config(Architecture(config=name))[2] for name in (ZOO, MASKS))
+PROGRAM = "model = {'type': 'os.system', 'command': 'touch ran'}"
 CRAFTED = {
+    "a program as a config": lambda: network_of_a_config(config={"type": "os.system", "command": "touch ran"}),
+    "a config and what to import": lambda: network_of_a_config(config=ZOO, custom_imports={"imports": ["antigravity"]}),
+    "a config without digest": lambda: network_of_a_config(config=ZOO),
+    "a config of another digest": lambda: network_of_a_config(config=ZOO, config_sha256="0" * 64),
+    "weights of another network than the config's": lambda: network_of_a_config(config=ZOO, config_sha256=ZOO_SHA256),
+    "a config outside": lambda: network_of_a_config(config="../../mine.py", config_sha256="0" * 64),
+    "a config anywhere": lambda: network_of_a_config(config="/etc/mine.py", config_sha256="0" * 64),
+    "a config from the web": lambda: network_of_a_config(config="https://a.b/mine.py", config_sha256="0" * 64),
+    "a config behind a link": link_to_a_config,
+    "a config that came with the network": lambda: network_of_a_file(PROGRAM, "trained/mine.py", tracked=False),
+    "a tracked config of a program": lambda: network_of_a_file(PROGRAM),
+    "a tracked program as a config": lambda: network_of_a_file("import os\nos.system('touch ran')\nmodel = None"),
+    "a network of masks": lambda: network_of_a_config(config=MASKS, config_sha256=MASKS_SHA256),
     "a program as a network": lambda: network_json({"model": {"type": "os.system", "command": "touch ran"}}),
     "a program as a backbone": lambda: network_json({"network": {"backbone": {"type": "os.system"}}}),
     "imports of a network's config": lambda: network_json({"custom_imports": {"imports": ["antigravity"]}}),

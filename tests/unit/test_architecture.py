@@ -17,7 +17,8 @@ LAYERS = [
     {"simulation", "prompting", "selection", "merging"},
     {"execution", "artifacts"},
     {"geometry"},
-    {"params", "presets", "paths", "errors", "seeds", "labels", "scores", "regular_files", "yaml_io", "late_imports"},
+    {"params", "presets", "paths", "errors", "seeds", "labels", "scores", "git"}
+    | {"regular_files", "yaml_io", "late_imports"},
 ]
 INDEPENDENT = {"segmentation", "sam", "datasets"}  # do not import each other
 OUTSIDE = {"demo", "__init__", "__main__"}  # the drawn scenes, and entry points

@@ -252,9 +252,9 @@ def test_weights_from_an_address_have_a_checksum(address: str) -> None:
 
 def test_backbone_lr_mult() -> None:
     schedule = load_preset(ROOT / "presets/demo.yaml").schedule
-    assert "paramwise_cfg" not in optimizer_config(schedule, "float32")
+    assert "paramwise_cfg" not in optimizer_config(schedule, LITE)
     model = MODELS.build(network_config(LITE, 3))
-    slower = optimizer_config(schedule.model_copy(update={"backbone_lr_mult": 0.1}), "float32")
+    slower = optimizer_config(schedule.model_copy(update={"backbone_lr_mult": 0.1}), LITE)
     wrapper = build_optim_wrapper(model, slower | {"type": "OptimWrapper"})
     rates = {id(weight): group["lr"] for group in wrapper.param_groups for weight in group["params"]}
     for name, weight in model.named_parameters():

@@ -19,6 +19,7 @@ NEVER_LISTED = {
     "sesam/segmentation/__init__.py": "imports mmsegmentation without its messages",
     "sesam/errors.py": "messages",
     "sesam/late_imports.py": "imports less",
+    "sesam/git.py": "runs git",
     "sesam/sam/segment_anything_parts.py": "imports segment_anything",
     "sesam/paths.py": "paths of artifacts, as in dvc.yaml",
     "sesam/params.py": "validates params.yaml, which has every value",
@@ -49,7 +50,6 @@ NEVER_LISTED = {
 }
 # Modules that a stage imports without an effect on its result
 NOT_ITS_RESULT = {
-    "check_inputs": {"sesam/reporting/git.py": "whether git has a commit"},
     "prepare": {
         "sesam/sam/registry.py": "size of an embedding, only printed",
         "sesam/geometry/regions.py": "number of components, only printed",

@@ -14,8 +14,8 @@ from sesam.presets import load_preset
 
 PATHS = ("README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md"))))
 GENERATED = [
-    f"docs/{p}.md"
-    for p in ("reference/params", "reference/cli", *(f"results/{n}" for n in ("demo", "idd", "label-rules")))
+    *(f"docs/reference/{p}.md" for p in ("params", "cli", "networks")),
+    *(f"docs/results/{p}.md" for p in ("demo", "idd", "label-rules")),
 ]
 PAGES = {path: (ROOT / path).read_text() for path in PATHS if path not in GENERATED}
 WALKTHROUGH = ("docs/getting-started.md", "docs/how-to/experiments.md", "docs/how-to/share.md")  # run by test_dag.py

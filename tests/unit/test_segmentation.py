@@ -278,6 +278,17 @@ def test_training_gives_the_same_bytes_with_any_workers_and_interruptions(
     assert [path.read_bytes() for path in outputs] == uninterrupted
 
 
+def test_a_network_of_the_zoo_is_trained(manifest: Manifest, params: Params) -> None:
+    own = {"config": "segformer_mit-b0_8xb2-160k_ade20k-512x512"}
+    short = updated(updated(params, "network", **own), "schedule", max_iters=2, optimizer="config", lr=1e-3)
+    train(task(short), short)
+    classes, _ = predict(load_network(Path("models/r1"), CPU, CLASSES), load_image(manifest.train[0]), CPU)
+    assert classes.shape == (manifest.train[0].height, manifest.train[0].width) and classes.max() < 3
+    assert read_json(Path("models/r1/network.json"))["network"].keys() == {"config", "config_sha256"}
+    Path("models/r1").rename("models/teacher")
+    train(replace(task(short), init=Path("models/teacher")), short)
+
+
 @pytest.mark.parametrize("damage", ("flipped", "cut"))
 def test_a_damaged_checkpoint_is_dropped(
     manifest: Manifest, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -360,7 +371,7 @@ def test_a_student_starts_from_its_teacher(
     assert all(torch.equal(started[key], value) for key, value in teacher.state_dict().items())
     wide = updated(params, "network", base_channels=2 * params.network.base_channels)
     with pytest.raises(SesamError, match=r"Set student\.init to pretrained"):
-        training._initial_network(student, wide, manifest, 0)
+        training.initial_network(student, wide, manifest, 0)
 
 
 @pytest.mark.parametrize(
@@ -398,8 +409,8 @@ def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_bfloat16_takes_mmengines_wrapper_and_needs_a_gpu(manifest: Manifest, params: Params):
-    assert "type" not in training.optimizer_config(params.schedule, "float32")
-    config = training.optimizer_config(params.schedule, "bfloat16")
+    assert "type" not in training.optimizer_config(params.schedule, NETWORK)
+    config = training.optimizer_config(params.schedule, NETWORK.model_copy(update={"dtype": "bfloat16"}))
     assert (config["type"], config["dtype"]) == ("AmpOptimWrapper", "bfloat16")
     with pytest.raises(SesamError, match=r"network\.dtype bfloat16 needs a GPU"):
         train(task(params), updated(params, "network", dtype="bfloat16"))
