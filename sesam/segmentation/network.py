@@ -221,7 +221,7 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
     All that scores or labels images does it here, always in float32, so that labels have the quality that was scored.
 
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
-    floor(255 * softmax maximum). SesamError if it does not fit on the GPU.
+    floor(255 * softmax maximum). SesamError if it does not fit on the GPU, or is too small for the network.
     """
     try:
         bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
@@ -236,4 +236,10 @@ def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> t
         raise SesamError(
             f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
             "with `sesam tile split`, or into smaller ones (--tile-size), or take another GPU."
+        ) from None
+    except RuntimeError as problem:
+        height, width = image.shape[:2]
+        reason = str(problem).partition("\n")[0]
+        raise SesamError(
+            f"The network cannot predict an image of {width}x{height} pixels ({reason}). Some need larger ones."
         ) from None

@@ -3,7 +3,8 @@
 import shutil
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -75,16 +76,8 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         if get_world_size() == 1:
             model.to(device)  # mmengine takes a GPU whenever there is one
         try:
-            with translate_dataloader_errors(params.runtime.num_workers):
+            with _explain_errors(task, params):
                 runner.train()
-        except SesamError as problem:  # from a worker: the message is the last line of a traceback
-            raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
-        except torch.OutOfMemoryError as problem:
-            reason = str(problem).partition("\n")[0].partition(". ")[0]
-            raise SesamError(
-                f"The GPU's memory does not hold the training of {task.name} ({reason}). Lower schedule.batch_size or "
-                "schedule.crop_size, or set network.output_stride: 16 or network.dtype: bfloat16."
-            ) from None
         finally:  # end the reading processes now: the garbage collector would wait five seconds for each
             runner.train_loop.dataloader_iterator = None
     if is_main:
@@ -96,6 +89,29 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         shutil.rmtree(task.work_dir)
         atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
+
+
+@contextmanager
+def _explain_errors(task: TrainingTask, params: Params) -> Iterator[None]:
+    try:
+        with translate_dataloader_errors(params.runtime.num_workers):
+            yield
+    except SesamError as problem:  # from a worker: the message is the last line of a traceback
+        raise SesamError(str(problem).rsplit("SesamError: ", 1)[-1].strip()) from None
+    except torch.OutOfMemoryError as problem:
+        reason = str(problem).partition("\n")[0].partition(". ")[0]
+        raise SesamError(
+            f"The GPU's memory does not hold the training of {task.name} ({reason}). Lower schedule.batch_size or "
+            "schedule.crop_size, or set network.output_stride: 16 or network.dtype: bfloat16."
+        ) from None
+    except RuntimeError as problem:
+        if params.network.config is None:
+            raise
+        height, width = task.schedule.crop_size
+        raise SesamError(
+            f"network.config {params.network.config} failed on crops of {width}x{height} pixels "
+            f"({str(problem).partition(chr(10))[0]}). Some networks need larger ones: schedule.crop_size."
+        ) from None
 
 
 class _Runner(Runner):

@@ -289,6 +289,15 @@ def test_a_network_of_the_zoo_is_trained(manifest: Manifest, params: Params) -> 
     train(replace(task(short), init=Path("models/teacher")), short)
 
 
+def test_a_network_that_needs_larger_images_says_so(manifest: Manifest, params: Params) -> None:
+    own = updated(params, "network", config="mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024")
+    with pytest.raises(SesamError, match=r"failed on crops of 40x32 pixels .* larger ones: schedule\.crop_size"):
+        train(task(own), own)
+    network = MODELS.build(network_config(own.network, 3)).eval()
+    with pytest.raises(SesamError, match="cannot predict an image of 40x30 pixels"):
+        predict(network, np.zeros((30, 40, 3), np.uint8), CPU)
+
+
 @pytest.mark.parametrize("damage", ("flipped", "cut"))
 def test_a_damaged_checkpoint_is_dropped(
     manifest: Manifest, params: Params, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
