@@ -128,8 +128,8 @@ def test_interrupted_training_resumes(
     torch.save({f"_{k}": value for k, value in enumerate(EfficientNetLite0().state_dict().values())}, backbone)
     monkeypatch.setattr(train.score, "draw_labeled", lambda count: [])
     monkeypatch.setattr(train.score, "score", lambda sam_model, pairs: {})
-    monkeypatch.setattr(train, "SAVE_EVERY", 2)
-    options = f"--steps 4 --shared-steps 2 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
+    monkeypatch.setattr(train, "SAVE_EVERY", 1)
+    options = f"--steps 3 --shared-steps 1 --images 1 --prompts 2 --scenes 1 --workers 0 --backbone {backbone}".split()
 
     def run(name: str, *more: str) -> dict[str, torch.Tensor]:
         monkeypatch.setattr(sys, "argv", ["train", str(photographs), "--out", str(tmp_path / name), *options, *more])
@@ -140,7 +140,7 @@ def test_interrupted_training_resumes(
     compute_loss = train.compute_loss
 
     def interrupt(sam, batch, step, shared):
-        if step == 3:
+        if step == 2:
             raise KeyboardInterrupt
         return compute_loss(sam, batch, step, shared)
 
