@@ -62,7 +62,8 @@ def try_network(network: NetworkParams, folder: Path, side: int = SIDE) -> None:
     save_network(folder, network, CLASSES, PALETTE, model)
     image = np.random.default_rng(0).integers(0, 256, (side - 14, side + 6, 3), np.uint8)
     classes, confidence = predict(load_network(folder, CPU, CLASSES), image, CPU)
-    theirs = init_model(str(folder / "mmsegmentation.py"), str(folder / "model.pth"), device="cpu")
+    (config_file,) = folder.glob("mmsegmentation.*")
+    theirs = init_model(str(config_file), str(folder / "model.pth"), device="cpu")
     torch.manual_seed(0)  # as predict does
     logits = inference_model(theirs, np.ascontiguousarray(image[..., ::-1])).seg_logits.data
     expected = logits.argmax(0).numpy(), np.floor(255 * logits.softmax(0).amax(0).numpy())

@@ -7,6 +7,7 @@ from the installed or committed config of that name and digest. mmsegmentation.j
 """
 
 import ctypes
+import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import product
@@ -159,11 +160,24 @@ def save_network(
         architecture = {"config": network.config, "config_sha256": read_config(network)[2]}
     write_json(folder / ARCHITECTURE_FILE, {"network": architecture, **dataset_meta})
     pipeline = [{"type": "LoadImageFromFile"}, {"type": "PackSegInputs"}]
-    config = {"default_scope": "mmseg", "model": network_config(network, len(classes)), "test_pipeline": pipeline}
-    if network.config is None:
+    config: dict[str, Any] = {
+        "default_scope": "mmseg",
+        "model": network_config(network, len(classes)),
+        "test_pipeline": pipeline,
+    }
+    if network.config is None or _builds_from_json(config["model"]):
         write_json(folder / CONFIG_FILE, config)
-    else:  # some of mmsegmentation's networks take tuples alone, which JSON has not
+    else:
         write_text(folder / Path(CONFIG_FILE).with_suffix(".py"), "".join(f"{k} = {v!r}\n" for k, v in config.items()))
+
+
+def _builds_from_json(model: dict[str, Any]) -> bool:
+    """Whether mmseg can build a model whose tuples are lists: a few of its networks ask for tuples."""
+    try:
+        build_without_memory(json.loads(json.dumps(model)))
+    except Exception:  # each of its types raises its own
+        return False
+    return True
 
 
 def load_network(folder: Path, device: torch.device, classes: Sequence[str] | None = None) -> EncoderDecoder:
