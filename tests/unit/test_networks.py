@@ -11,6 +11,7 @@ from conftest import sh
 from dataset_factories import THREE
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
+from mmseg.apis import init_model
 from mmseg.structures import SegDataSample
 from pydantic import ValidationError
 
@@ -71,6 +72,14 @@ def test_a_family_trains_and_predicts(name: str, here: None) -> None:
     """`python -m tools.networks` does it with all families."""
     torch.manual_seed(0)
     try_network(NetworkParams(config=name, pretrained=None), Path())
+    assert Path("mmsegmentation.json").exists()
+
+
+def test_a_network_that_asks_for_tuples_has_a_config_in_python(here: None) -> None:
+    network = Architecture(config="mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024")
+    save_network(Path("trained"), network, *THREE, build(network_config(network, 3)))
+    init_model("trained/mmsegmentation.py", "trained/model.pth", device="cpu")
+    assert not Path("trained/mmsegmentation.json").exists()
 
 
 def test_a_config_of_this_repository_trains_and_predicts(here: None) -> None:
