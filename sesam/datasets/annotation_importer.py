@@ -197,8 +197,8 @@ def _check_values(source: str, manifest: Manifest, ids: Sequence[str], written: 
         )
     if manifest.format == "folder" and not any(x.drawn.shapes or x.drawn.colors.values for x in written):
         check_not_binary(source, manifest.classes, np.any(~absent, axis=0))
-        if kind in ("scribble", "point", "box") and not manifest.map and {x.kind for x in written} == {"fine"}:
-            check_not_everywhere(source, manifest.classes, kind)
+        if not manifest.map:  # which says what each value is
+            check_not_everywhere(source, manifest.classes, kind, {x.kind for x in written})
     warn("images without any label of annotators", compress(ids, np.all(absent[:, :IGNORE_INDEX], axis=1)))
     warn(
         "images labeled everywhere, taken as fine masks; 255 is unlabeled, other values by dataset.map",

@@ -213,8 +213,10 @@ def check_not_binary(where: str, classes: Sequence[str], occurring: np.ndarray) 
         )
 
 
-def check_not_everywhere(where: str, classes: Sequence[str], kind: str) -> None:
-    """SesamError that annotators' PNGs leave no pixel of any image unlabeled, though dataset.map does not say so."""
+def check_not_everywhere(where: str, classes: Sequence[str], kind: str, kinds: set[str]) -> None:
+    """SesamError for annotators' PNGs that are all fine masks, though `kind` says otherwise. kinds: as they look."""
+    if kind not in ("scribble", "point", "box") or kinds != {"fine"}:
+        return
     values = {str(k): name for k, name in enumerate(classes)}
     raise SesamError(
         f"{where}: every image is labeled everywhere, but weak_labels.kind is {kind}; 255 is unlabeled.\n"
