@@ -126,9 +126,17 @@ def convert_sync_batchnorm(model: EncoderDecoder) -> None:
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
 
 
+def _suits_channels_last(model: nn.Module) -> bool:
+    """Whether oneDNN's gradients are right in that format: those of strided 1x1 convolutions with fewer channels than
+    its vectors hold overwrite other memory (uxlfoundation/oneDNN #6035).
+    """
+    strided = (module for module in model.modules() if isinstance(module, nn.Conv2d) and max(module.stride) > 1)
+    return not any(conv.kernel_size == (1, 1) and conv.in_channels < 16 for conv in strided)
+
+
 def optimize_for(device: torch.device, model: EncoderDecoder, dtype: Dtype) -> None:
     """For training: change the memory format and the layers to those that the device needs or is fastest with."""
-    if device.type == "cpu" or dtype != "float32":
+    if _suits_channels_last(model) if device.type == "cpu" else dtype != "float32":
         model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time

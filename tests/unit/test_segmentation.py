@@ -604,6 +604,15 @@ def test_pretrained(tmp_path: Path):
         load_pretrained(backbone(8), str(path))
 
 
+@pytest.mark.parametrize(("base_channels", "memory_format"), [(4, torch.contiguous_format), (16, torch.channels_last)])
+def test_the_memory_format_of_training(base_channels: int, memory_format: torch.memory_format):
+    """In channels_last the gradients of the narrow network overwrite other memory, on CPUs without AVX-512."""
+    model = network.build(network_config(NETWORK.model_copy(update={"base_channels": base_channels}), 3))
+    network.optimize_for(CPU, model, "float32")
+    weights = [conv.weight for conv in model.modules() if isinstance(conv, torch.nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=memory_format) for weight in weights)
+
+
 def test_device(params: Params, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runtime = params.runtime.model_copy(update={"device": "auto"})
