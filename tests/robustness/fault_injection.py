@@ -39,6 +39,7 @@ import sesam.sam.inference
 import sesam.segmentation.hooks
 from sesam.artifacts.atomic_io import TMP_PREFIX, sha256
 from sesam.artifacts.manifest import ImageRecord
+from sesam.execution.progress import ProgressBar
 from sesam.presets import load_preset, render_params
 
 ROOT = Path(__file__).parents[2]
@@ -398,7 +399,7 @@ def main() -> None:
         if options.cases is not None and options.cases < len(cases):
             cases = rng.sample(cases, options.cases)
         started, failures = time.monotonic(), 0
-        for case in cases:
+        for case in ProgressBar(cases, desc="faults", unit="case"):
             try:
                 try_case(case, rng)
             except NotSurvivedError as problem:
