@@ -403,6 +403,36 @@ class SelectionParams(Group):
     min_coverage: Ratio = Field(0.7, description="τ2: least |M∩W|/|W|; without weak labels, |M∩C|/|C|")
 
 
+class EvaluationParams(Group):
+    """How a network predicts an image: a teacher, an evaluation, `sesam segment`. As in mmsegmentation's test_cfg."""
+
+    mode: Literal["whole", "slide"] = Field("whole", description="whole images, or slide: the mean of windows' logits")
+    crop_size: CropSize | None = Field(None, description="of slide: height, width of the windows in pixels")
+    stride: CropSize | None = Field(None, description="of slide: pixels from window to window, down and across")
+    flip: bool = Field(False, description="true: the mean of the probabilities of the image and its mirror image")
+    scales: Annotated[tuple[Factor, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
+        (1.0,), description="the mean of the probabilities at these sizes, relative to the image's"
+    )
+
+    @model_validator(mode="after")
+    def _windows_of_slide(self) -> EvaluationParams:
+        given = self.crop_size is not None, self.stride is not None
+        if given != (self.mode == "slide",) * 2:
+            raise ValueError("mode slide needs crop_size and stride, and mode whole has neither")
+        if self.crop_size and self.stride and any(s > c for s, c in zip(self.stride, self.crop_size, strict=True)):
+            raise ValueError("stride is at most crop_size: windows would leave pixels out")
+        return self
+
+    def describe(self) -> str:
+        """In words: "whole, mirrored too, at scales 0.5, 1"."""
+        words = "whole"
+        if self.crop_size and self.stride:
+            (height, width), (down, across) = self.crop_size, self.stride
+            words = f"in windows of {height} × {width} pixels, {down} and {across} apart"
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        return words + ", mirrored too" * self.flip + (f", at scales {scales}" if self.scales != (1.0,) else "")
+
+
 class RoundParams(Group):
     teacher: RoundTeacher = Field(NO_TEACHER, description="none; baseline (of the weak labels); or an earlier round")
     fill_confident: bool = Field(False, description="true: the teacher's confident predictions also label pixels")
@@ -464,6 +494,7 @@ class Params(Group):
     rounds: Annotated[dict[Annotated[str, Field(pattern=r"^r\d+$")], RoundParams], Field(min_length=1)] = {
         "r1": RoundParams(teacher=BASELINE, fill_confident=True)
     }
+    evaluation: EvaluationParams = EvaluationParams()
     annotation_minutes: AnnotationMinutes = AnnotationMinutes()
     report: ReportParams = ReportParams()
     runtime: Runtime = Runtime()

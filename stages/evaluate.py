@@ -25,8 +25,8 @@ def main() -> None:
     params.check_round(name, BASELINE)
     shown = [] if name == BASELINE else top_ranked(name, manifest, MAX_REPORT_IMAGES)
     with atomic_directory(METRICS / "report_predictions" / name) as folder:
-        matrix = evaluate_network(network_dir(name), manifest, shown, folder, params.runtime, f"evaluate {name}")
-    scores = network_metrics(matrix, manifest.classes, loss_curve(training_log_dir(name)))
+        matrix = evaluate_network(network_dir(name), manifest, shown, folder, params, f"evaluate {name}")
+    scores = network_metrics(matrix, manifest.classes, loss_curve(training_log_dir(name)), params.evaluation)
     write_json(METRICS / "networks" / f"{name}.json", scores)
     print(f"evaluate {name}: " + (f"validation mIoU {scores['mIoU']}" if manifest.val else "no validation images"))
 

@@ -26,7 +26,7 @@ def main() -> None:
         from sesam.segmentation.inference import predict_images  # imports torch, which takes longer than all below
 
         with atomic_directory(out, stage_fingerprint("teacher_predictions", round_name), packed=True) as folder:
-            predict_images(network_dir(teacher), manifest, folder, params.runtime, title)
+            predict_images(network_dir(teacher), manifest, folder, params, title)
         return
     with atomic_directory(out, packed=True) as folder:
         for record in track(manifest.train, len(manifest.train), f"{title}: no teacher"):

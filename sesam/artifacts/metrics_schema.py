@@ -39,6 +39,7 @@ class _NetworkMetrics(TypedDict):
     class_iou: dict[str, Score]
     confusion_matrix: Matrix
     loss: list[LossStep]
+    evaluation: Annotated[str, Field(max_length=1000)]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))

@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from sesam.artifacts.atomic_io import atomic_path, read_bytes, read_json, sha256, write_json
 from sesam.artifacts.image_io import SOURCE_DIGEST, Palette, full_palette, open_image, read_image, write_label
 from sesam.cli.tile import add_tile_size
 from sesam.datasets.layouts import describe_unread_files, list_images
-from sesam.errors import SesamError, try_item
+from sesam.errors import SesamError, describe_validation_error, try_item
 from sesam.execution.parallel import collect_results
 from sesam.geometry.tiling import check_overlap, stitch_tiles
+from sesam.params import EvaluationParams
 
 MADE_BY = "made_by.json"
 
@@ -33,10 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="a trained network, as models/r1")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for labels/ and overlays/")
     add_tile_size(parser)
+    parser.add_argument("--mode", choices=("whole", "slide"), default="whole", help="as evaluation.mode in params.yaml")
+    for name, of in (("--crop-size", "evaluation.crop_size"), ("--stride", "evaluation.stride")):
+        parser.add_argument(name, type=int, nargs=2, metavar=("H", "W"), help=f"as {of}")
+    parser.add_argument("--flip", action="store_true", help="as evaluation.flip")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S", help="as evaluation.scales")
+
+
+def read_evaluation(options: argparse.Namespace) -> EvaluationParams:
+    """The options that evaluation has in params.yaml; SesamError if they do not go together."""
+    names = EvaluationParams.model_fields
+    try:
+        return EvaluationParams.model_validate({name: getattr(options, name) for name in names})
+    except ValidationError as problem:
+        raise SesamError(f"sesam segment: {describe_validation_error(problem)[0]}.") from None
 
 
 def run(options: argparse.Namespace) -> None:
     check_overlap(options.tile_size, options.overlap)
+    evaluation = read_evaluation(options)
     outputs = options.out / "labels", options.out / "overlays"  # may be among the images
     for folder in (*outputs, *outputs[0].parents):
         if folder.exists() and not folder.is_dir():
@@ -51,12 +68,12 @@ def run(options: argparse.Namespace) -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(options.model, device)
-    tiling = {"tile": str(options.tile_size), "overlap": str(options.overlap)}
-    _record_network(options.out, {"network": sha256(options.model / WEIGHTS_FILE)} | tiling)
+    made_by = {"tile": str(options.tile_size), "overlap": str(options.overlap), "evaluation": evaluation.describe()}
+    _record_network(options.out, {"network": sha256(options.model / WEIGHTS_FILE)} | made_by)
 
     def predict_labels(image: np.ndarray) -> np.ndarray:
         shape, tiles = image.shape[:2], (options.tile_size, options.overlap)
-        return stitch_tiles(shape, *tiles, lambda where: predict(model, image[where], device)[0])
+        return stitch_tiles(shape, *tiles, lambda where: predict(model, image[where], device, evaluation)[0])
 
     label = partial(label_image, out=options.out, predict=predict_labels, palette=model.dataset_meta["palette"])
     outcomes, labeled = (try_item(label, image) for image in images.items()), list[bool]()
@@ -71,7 +88,7 @@ def _record_network(out: Path, made_by: dict[str, str]) -> None:
     """Write OUT/made_by.json; SesamError if OUT has labels of another network or of unknown origin."""
     path, labels = out / MADE_BY, out / "labels"
     if path.exists() and read_json(path) != made_by:
-        raise SesamError(f"{out} has labels of another network, or of other tiles. Name another folder (--out).")
+        raise SesamError(f"{out} has labels of another network, tiles or evaluation. Name another folder (--out).")
     if not path.exists() and any(labels.rglob("*.png")):
         raise SesamError(f"{labels} has labels of unknown origin: {path} does not exist. Name another folder (--out).")
     write_json(path, made_by)

@@ -13,14 +13,14 @@ from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label
 from sesam.errors import SesamError
 from sesam.execution.batches import run_batches
-from sesam.params import MAX_REPORT_IMAGES, Runtime
+from sesam.params import MAX_REPORT_IMAGES, EvaluationParams, Params
 from sesam.regular_files import open_regular
 from sesam.scores import class_iou, confusion_matrix, network_scores, round_values
 from sesam.segmentation.inference import make_predict_steps
 
 
 def evaluate_network(
-    network: Path, manifest: Manifest, shown: Sequence[ImageRecord], folder: Path, runtime: Runtime, title: str
+    network: Path, manifest: Manifest, shown: Sequence[ImageRecord], folder: Path, params: Params, title: str
 ) -> np.ndarray:
     """Confusion matrix, (K, K + 1) int64, of a network over the validation images.
 
@@ -32,8 +32,8 @@ def evaluate_network(
     items = [(record, "val", k < MAX_REPORT_IMAGES) for k, record in enumerate(manifest.val)]
     items += [(record, "train", True) for record in shown]
     write = partial(_write, num_classes=len(manifest.classes), palette=manifest.palette, folder=folder)
-    make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
-    run_batches([[item] for item in items], make_steps, runtime, title, partial(np.add, total, out=total))
+    make_steps = partial(make_predict_steps, network, manifest.classes, write, params.runtime, params.evaluation)
+    run_batches([[item] for item in items], make_steps, params.runtime, title, partial(np.add, total, out=total))
     return total
 
 
@@ -55,10 +55,13 @@ def _write(
     return 0
 
 
-def network_metrics(matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]]) -> dict[str, Any]:
-    """A network's scores, IoU per class, confusion matrix, and loss over steps, ready for JSON."""
+def network_metrics(
+    matrix: np.ndarray, classes: Sequence[str], loss: list[list[float]], evaluation: EvaluationParams
+) -> dict[str, Any]:
+    """A network's scores, IoU per class, confusion matrix, loss over steps, and how it predicted, ready for JSON."""
     class_ious = dict(zip(classes, round_values(class_iou(matrix)), strict=True))
-    return network_scores(matrix) | {"class_iou": class_ious, "confusion_matrix": matrix.tolist(), "loss": loss}
+    scores = network_scores(matrix) | {"class_iou": class_ious, "confusion_matrix": matrix.tolist(), "loss": loss}
+    return scores | {"evaluation": evaluation.describe()}
 
 
 def loss_curve(log: Path) -> list[list[float]]:

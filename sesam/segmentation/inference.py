@@ -11,14 +11,14 @@ from sesam.artifacts.image_io import Palette, write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image
 from sesam.execution.batches import BatchSteps, run_batches
 from sesam.execution.device import resolve_device
-from sesam.params import Runtime
+from sesam.params import EvaluationParams, Params, Runtime
 from sesam.segmentation.network import load_network, predict
 
 Item = tuple[Any, ...]  # an ImageRecord, then what `write` needs to know about it
 
 
 def make_predict_steps(
-    network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime
+    network: Path, classes: Sequence[str], write: Callable[..., Any], runtime: Runtime, evaluation: EvaluationParams
 ) -> BatchSteps:
     """For `run_batches`: call write(item, *predict(image)) for each item.
 
@@ -29,7 +29,7 @@ def make_predict_steps(
     model = load_network(network, device, classes)
 
     def predict_each(loaded: list[tuple[Item, np.ndarray]]) -> list[tuple[Item, np.ndarray, np.ndarray]]:
-        return [(item, *predict(model, image, device)) for item, image in loaded]
+        return [(item, *predict(model, image, device, evaluation)) for item, image in loaded]
 
     return BatchSteps(_read, predict_each, write, device)
 
@@ -38,7 +38,7 @@ def _read(item: Item) -> tuple[Item, np.ndarray]:
     return item, load_image(item[0])
 
 
-def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Runtime, title: str) -> None:
+def predict_images(network: Path, manifest: Manifest, folder: Path, params: Params, title: str) -> None:
     """Write predicted classes and confidence of the training images that `folder` lacks."""
     pending = [
         record
@@ -46,8 +46,8 @@ def predict_images(network: Path, manifest: Manifest, folder: Path, runtime: Run
         if not all((folder / kind / f"{record.id}.png").exists() for kind in ("labels", "confidence"))
     ]
     write = partial(_write, folder=folder, palette=manifest.palette)
-    make_steps = partial(make_predict_steps, network, manifest.classes, write, runtime)
-    run_batches([[(record,)] for record in pending], make_steps, runtime, title)
+    make_steps = partial(make_predict_steps, network, manifest.classes, write, params.runtime, params.evaluation)
+    run_batches([[(record,)] for record in pending], make_steps, params.runtime, title)
 
 
 def _write(

@@ -9,16 +9,20 @@ from the installed or committed config of that name and digest. mmsegmentation.j
 import ctypes
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from io import BytesIO
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import cv2
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
 from mmseg.models.backbones import TIMMBackbone
 from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from pydantic import Field, ValidationError, model_validator
 from torch import nn
@@ -29,11 +33,12 @@ from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, 
 from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
-from sesam.params import Architecture, Byte, Dtype, Group
+from sesam.params import Architecture, Byte, Dtype, EvaluationParams, Group
 from sesam.segmentation.backbones import backbone_spec
 from sesam.segmentation.zoo import build, build_without_memory, read_config, zoo_config
 
 ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE = "network.json", "model.pth", "mmsegmentation.json"
+WHOLE = EvaluationParams()  # images as they are
 
 
 class SavedNetwork(Group):
@@ -237,31 +242,54 @@ def _bytes_of(weights: Mapping[str, torch.Tensor]) -> int:
 
 
 @torch.inference_mode()
-def predict(model: EncoderDecoder, image: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and confidence of a whole image at its own size.
+def predict(
+    model: EncoderDecoder, image: np.ndarray, device: torch.device, evaluation: EvaluationParams = WHOLE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and confidence of an image at its own size.
 
     All that scores or labels images does it here, always in float32, so that labels have the quality that was scored.
 
     image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
     floor(255 * softmax maximum). SesamError if it does not fit on the GPU, or is too small for the network.
     """
+    height, width = image.shape[:2]
+    model.test_cfg = ConfigDict(evaluation.model_dump(include={"mode", "crop_size", "stride"}))
+    views = list(product(evaluation.scales, (False, True)[: 1 + evaluation.flip]))
     try:
-        bgr = torch.from_numpy(image).to(device).permute(2, 0, 1).flip(0)
-        inputs = model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
         with torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # SegNeXt's head draws random values
-            logits = model.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])
-            confidence, classes = logits[0, :, : image.shape[0], : image.shape[1]].softmax(0).max(0)
+            total = reduce(torch.add, (_probabilities(model, image, device, *view) for view in views))
+            confidence, classes = (total / len(views)).max(0)
         return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()
     except torch.OutOfMemoryError:
-        height, width = image.shape[:2]
         raise SesamError(
-            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Cut such images "
-            "with `sesam tile split`, or into smaller ones (--tile-size), or take another GPU."
+            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Predict in windows "
+            "(evaluation.mode slide), cut such images with `sesam tile split`, or take another GPU."
         ) from None
-    except RuntimeError as problem:
-        height, width = image.shape[:2]
-        reason = str(problem).partition("\n")[0]
+    except (RuntimeError, AssertionError) as problem:  # timm asserts that patches fit
+        reason, divisor = (
+            str(problem).partition("\n")[0],
+            (model.data_preprocessor.test_cfg or {}).get("size_divisor", 1),
+        )
+        windows = f", or an evaluation.crop_size of multiples of {divisor}" if evaluation.mode == "slide" else ""
         raise SesamError(
-            f"The network cannot predict an image of {width}x{height} pixels ({reason}). Some need larger ones."
+            f"The network cannot predict an image of {width}x{height} pixels ({reason}). "
+            f"Some need larger ones{windows}."
         ) from None
+
+
+def _probabilities(
+    model: EncoderDecoder, image: np.ndarray, device: torch.device, scale: float, mirror: bool
+) -> torch.Tensor:
+    """(K, H, W) float32: the softmax for an image, predicted at another scale or mirrored, as mmseg's SegTTAModel."""
+    size = [max(1, round(scale * side)) for side in image.shape[:2]]
+    view = image if scale == 1 else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    bgr = torch.from_numpy(view).to(device).permute(2, 0, 1).flip([0, 2] if mirror else [0])
+    inputs = model.data_preprocessor({"inputs": [bgr], "data_samples": [SegDataSample()]})["inputs"]
+    shape = {"img_shape": inputs.shape[2:], "ori_shape": inputs.shape[2:]}
+    logits = model.inference(inputs, [shape])[:, :, : size[0], : size[1]]
+    if mirror:
+        logits = logits.flip(3)
+    if scale != 1:
+        logits = resize(logits, image.shape[:2], mode="bilinear", align_corners=model.align_corners, warning=False)
+    return logits[0].softmax(0)

@@ -172,6 +172,7 @@ def test_a_second_repro_only_checks_the_inputs(workspace: Path) -> None:
             "select_masks@r1",
             {"prompts@r1", "sam_masks@r1", "embed", "train_baseline"},
         ),
+        ({"evaluation__flip": True}, "teacher_predictions@r2", {"train_baseline", "embed"}),
         ({"weak_labels__mix__none": 0.5}, "weak_labels", {"prepare", "embed"}),
         ({"weak_labels__path": "data/fine/train"}, "prepare", {"demo_data@demo"}),  # it may need more fine labels
     ],

@@ -336,7 +336,7 @@ def sample_metrics() -> tuple[dict[str, Any], dict[str, Any]]:
     outcomes = Counter({(1, records.Outcome.KEPT): 2, (2, records.Outcome.LOW_COVERAGE): 1})
     images, sources = Counter(fine=1, none=2), Counter({("fine", 4): 9, ("none", 2): 5})
     quality = LabelQuality(np.stack([matrix] * 4), outcomes, Counter(correct=3), images, sources, [], [])
-    return network_metrics(matrix, NAMES, [[10, 1.5], [20, 0.5]]), label_metrics(quality, NAMES)
+    return network_metrics(matrix, NAMES, [[10, 1.5], [20, 0.5]], PARAMS.evaluation), label_metrics(quality, NAMES)
 
 
 NETWORK_METRICS, LABEL_METRICS = sample_metrics()

@@ -80,8 +80,11 @@ def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys
     label.unlink()
     main(command)
     assert "2 images were labeled already" in capsys.readouterr().out and label.read_bytes() == before
-    with pytest.raises(SesamError, match="in/out has labels of another network, or of other tiles"):
-        main((*command[:-1], "8"))
+    for other in ((*command[:-1], "8"), (*command, "--flip")):
+        with pytest.raises(SesamError, match="in/out has labels of another network, tiles or evaluation"):
+            main(other)
+    with pytest.raises(SesamError, match=r"sesam segment: .*mode slide needs crop_size and stride"):
+        main((*command, "--mode", "slide", "--stride", "16", "16"))
 
 
 @pytest.mark.parametrize("size", [(40, 50), (50, 40)])

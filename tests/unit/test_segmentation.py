@@ -26,6 +26,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
 from PIL import Image
+from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from sesam.artifacts import fingerprint
@@ -37,7 +38,7 @@ from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import batches
 from sesam.execution.device import resolve_device
-from sesam.params import LossWeights, Params
+from sesam.params import EvaluationParams, LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
@@ -485,20 +486,67 @@ def test_a_training_too_large_for_the_gpu(manifest: Manifest, params: Params, mo
         train(task(params), params)
 
 
-def test_mmsegmentation_loads_it_by_itself_and_predicts_the_same(tmp_path: Path):
+@pytest.mark.parametrize(
+    "evaluation", [EvaluationParams(), EvaluationParams(mode="slide", crop_size=(32, 40), stride=(20, 30))]
+)
+def test_mmsegmentation_loads_it_by_itself_and_predicts_the_same(tmp_path: Path, evaluation: EvaluationParams):
     random_network(tmp_path)
     theirs = init_model(str(tmp_path / "mmsegmentation.json"), str(tmp_path / "model.pth"), device="cpu")
     assert theirs.dataset_meta == {"classes": list(CLASSES), "palette": [list(color) for color in PALETTE]}
     assert theirs.decode_head.loss_decode.avg_non_ignore
     image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    theirs.test_cfg.update(evaluation.model_dump(include={"mode", "crop_size", "stride"}))
     expected = inference_model(theirs, np.ascontiguousarray(image[..., ::-1]))
     ours = load_network(tmp_path, CPU)
     assert ours.dataset_meta == theirs.dataset_meta
-    classes, confidence = predict(ours, image, CPU)
+    classes, confidence = predict(ours, image, CPU, evaluation)
     maximum = expected.seg_logits.data.softmax(0).amax(0).numpy()
     assert classes.dtype == confidence.dtype == np.uint8
     assert (classes == expected.pred_sem_seg.data[0].numpy()).all() and len(np.unique(classes)) > 1
     assert (confidence == np.floor(255 * maximum)).all() and len(np.unique(confidence)) > 1
+
+
+def test_a_mirrored_image_is_predicted_mirrored(tmp_path: Path):
+    random_network(tmp_path)
+    model, image = load_network(tmp_path, CPU), np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+
+    def is_mirrored(evaluation: EvaluationParams) -> bool:
+        pairs = (predict(model, np.ascontiguousarray(x), CPU, evaluation) for x in (image, image[:, ::-1]))
+        return all(np.array_equal(a, b[:, ::-1]) for a, b in zip(*pairs, strict=True))
+
+    assert is_mirrored(EvaluationParams(flip=True, scales=(0.5, 1.0))) and not is_mirrored(EvaluationParams())
+
+
+def test_scales_average_probabilities(monkeypatch: pytest.MonkeyPatch):
+    """With a network that tells black from white by the size of its input alone."""
+    model, sizes = MODELS.build(network_config(NETWORK, 2)).eval(), []
+
+    def encode_decode(inputs: torch.Tensor, _: object) -> torch.Tensor:
+        sizes.append(tuple(inputs.shape[2:]))
+        logits = torch.zeros(1, 2, *inputs.shape[2:])
+        logits[:, 1] = {40: 2.0, 20: -1.0}[inputs.shape[2]]
+        return logits
+
+    monkeypatch.setattr(model, "encode_decode", encode_decode)
+    evaluation = EvaluationParams(scales=(1.0, 0.5))
+    classes, confidence = predict(model, np.zeros((40, 61, 3), np.uint8), CPU, evaluation)
+    assert sizes == [(40, 61), (20, 30)]
+    mean = (torch.tensor([2.0, -1.0]).sigmoid().mean()).item()
+    assert (classes == 1).all() and (confidence == int(255 * mean)).all() and classes.shape == (40, 61)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"mode": "slide"}, "mode slide needs crop_size and stride"),
+        ({"crop_size": (8, 8), "stride": (4, 4)}, "mode whole has neither"),
+        ({"mode": "slide", "crop_size": (8, 8), "stride": (4, 9)}, "windows would leave pixels out"),
+        ({"scales": ()}, "at least 1 item"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(keys: dict, message: str):
+    with pytest.raises(ValidationError, match=message):
+        EvaluationParams(**keys)
 
 
 def test_segment_labels_with_the_arithmetic_that_was_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
