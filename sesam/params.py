@@ -319,6 +319,8 @@ LearningRate = Annotated[float, Field(gt=0, le=10)]
 class Schedule(Group):
     max_iters: Positive = Field(40_000, description="training iterations")
     batch_size: BatchSize = Field(8, description="crops per iteration, over all GPUs")
+    accumulate: Positive = Field(1, description="parts of a batch, computed one after the other: less memory")
+    checkpoint_activations: bool = Field(False, description="true: recompute the backbone's; less memory, slower")
     crop_size: CropSize = Field((512, 512), description="height, width in pixels")
     scale_range: ScaleRange = Field((0.5, 2.0), description="random resize, lower and upper factor")
     optimizer: Optimizer = Field(
@@ -335,6 +337,8 @@ class ScheduleOverride(Group):
 
     max_iters: Positive | None = None
     batch_size: BatchSize | None = None
+    accumulate: Positive | None = None
+    checkpoint_activations: bool | None = None
     crop_size: CropSize | None = None
     scale_range: ScaleRange | None = None
     optimizer: Optimizer | None = None

@@ -2,7 +2,9 @@
 
 import math
 import sqlite3
+import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from sesam.segmentation.loss import SOURCES
 
 LOG_INTERVAL = 10  # iterations
 CHECKPOINT_SECONDS = 120
+ANNOUNCED_SECONDS = 300
 
 
 class LoggingHook(Hook):
@@ -34,9 +37,11 @@ class LoggingHook(Hook):
         self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[tuple[int, dict[str, float]]] = []  # iterations done, and their metrics
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
+        self.first, self.started, self.ended, self.waited = 0, 0.0, 0.0, 0.0  # iteration; seconds
 
     def before_train(self, runner: Runner) -> None:
-        self.bar.initial = self.bar.n = runner.iter
+        self.bar.initial = self.bar.n = self.first = runner.iter
+        self.started = self.ended = time.monotonic()
         if not is_main_process():
             return
         try:
@@ -47,6 +52,7 @@ class LoggingHook(Hook):
             self._write(*row)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        self.waited += time.monotonic() - self.ended
         process = (get_rank(),) if get_rank() else ()
         torch.manual_seed(seed_of(self.seed, "iteration", batch_idx, *process) % 2**63)
 
@@ -54,6 +60,7 @@ class LoggingHook(Hook):
         for name, value in outputs.items():  # on the device: reading them would make a GPU wait for the next batch
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.bar.update()
+        self.ended = time.monotonic()
         if (batch_idx + 1) % LOG_INTERVAL:
             return
         self._check(batch_idx)
@@ -67,6 +74,15 @@ class LoggingHook(Hook):
         self.sums = {}
         if is_main_process():
             self._write(batch_idx + 1, row)
+            if batch_idx + 1 == self.first + LOG_INTERVAL:
+                self._announce()
+
+    def _announce(self) -> None:
+        """What the training will take, for who would rather stop it now."""
+        left = (self.ended - self.started) / LOG_INTERVAL * (self.task.schedule.max_iters - self.bar.n)
+        if left > ANNOUNCED_SECONDS:
+            end = datetime.now() + timedelta(seconds=left)
+            self.bar.write(f"{self.task.name}: {self.describe_speed()}; done about {end:%b %d, %H:%M}", sys.stderr)
 
     def _check(self, last: int) -> None:
         """SesamError if a loss since the last row, up to iteration index `last`, was not finite."""
@@ -76,6 +92,15 @@ class LoggingHook(Hook):
                 f"{self.task.name} has diverged: the losses of iterations {first + 1} to {last + 1} add up to {loss}. "
                 f"Lower {self.task.group}.lr, or schedule.lr for both networks; it was {self.task.schedule.lr:g}."
             )
+
+    def describe_speed(self) -> str:
+        """Images a second, the share of the time in which no batch was ready, and the memory of a GPU."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        images = (self.bar.n - self.first) * self.task.schedule.batch_size
+        text = f"{images / seconds:.3g} images/s, {self.waited / seconds:.0%} of the time waiting for data"
+        if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+            text += f", {peak / 2**30:.1f} GiB of GPU memory"
+        return text
 
     def after_train(self, runner: Runner) -> None:
         self._check(runner.iter - 1)

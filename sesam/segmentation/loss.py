@@ -20,8 +20,19 @@ from sesam.labels import IGNORE_INDEX
 SOURCES = {SOURCE_NAMES[source]: source for source in (WEAK, SAM, CONFIDENT, FINE)}
 
 
+def count_pixels(labels: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    """The labeled pixels of each of SOURCES in a batch, over all processes: (4,) int64. Both (B, H, W) integer."""
+    pixels = torch.stack([((sources == source) & (labels != IGNORE_INDEX)).sum() for source in SOURCES.values()])
+    all_reduce(pixels)
+    return pixels
+
+
 def three_source_loss(
-    logits: torch.Tensor, labels: torch.Tensor, sources: torch.Tensor, weights: torch.Tensor
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    sources: torch.Tensor,
+    weights: torch.Tensor,
+    pixels: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Σ over sources s of λ_s · Σ cross-entropy over the n_s pixels of s / max(n_s, n_weak).
 
@@ -29,18 +40,25 @@ def three_source_loss(
     beside coarse polygons, SAM's pixels are few, and mostly edges. n_weak is 0 for fine labels.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabeled; sources (B, H, W) integer;
-    weights (4,) float, λ in the order of SOURCES. Returns the loss () and the mean of each source (4,), 0 without
-    labeled pixels. In a distributed training each process has its share of the batch: the mean over the processes is
-    the loss of the whole batch, and that of the gradients its gradient.
+    weights (4,) float, λ in the order of SOURCES; pixels: `count_pixels` of the batch, if this is a part of it. Returns
+    the loss () and the mean of each source (4,), 0 without labeled pixels. In a distributed training each process has
+    its share of the batch: the mean over the processes is the loss of the whole batch, and that of the gradients its
+    gradient. The sum over parts is the same.
     """
     entropy = cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE_INDEX, reduction="none")
     masks = [(sources == source) & (labels != IGNORE_INDEX) for source in SOURCES.values()]
-    sums, pixels = torch.stack([(entropy * mask).sum() for mask in masks]), torch.stack([mask.sum() for mask in masks])
-    all_reduce(pixels)
+    sums = torch.stack([(entropy * mask).sum() for mask in masks])
+    pixels = count_pixels(labels, sources) if pixels is None else pixels
     means = sums * get_world_size() / pixels.clamp(min=1)
     least = pixels[0] * pixels.new_tensor([source != FINE for source in SOURCES.values()])  # pixels[0]: weakly labeled
     ratio = pixels / torch.maximum(pixels, least).clamp(min=1)
     return (weights * ratio * means).sum(), means
+
+
+def stack_labels(data_samples: Sequence[SegDataSample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The labels and the sources of a batch, both (B, H, W)."""
+    labels, sources = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).unbind(1)
+    return labels, sources
 
 
 @MODELS.register_module()
@@ -51,14 +69,17 @@ class ThreeSourceEncoderDecoder(EncoderDecoder):
     weight in the network's config.
     """
 
+    batch_pixels: torch.Tensor | None = None  # of a whole batch, while its parts are computed
+
     def loss(self, inputs: torch.Tensor, data_samples: list[SegDataSample]) -> dict[str, torch.Tensor]:
-        labels, sources = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).unbind(1)
+        labels, sources = stack_labels(data_samples)
+        pixels = count_pixels(labels, sources) if self.batch_pixels is None else self.batch_pixels
         weights = torch.tensor(self.train_cfg["source_weights"], device=inputs.device)
         losses = {}
         for name, head, output in self._outputs(self.extract_feat(inputs)):
             for number, (logits, head_weight) in enumerate(_weighted_logits(head, output)):
                 logits = resize(logits, labels.shape[1:], mode="bilinear", align_corners=head.align_corners)
-                loss, means = three_source_loss(logits, labels, sources, weights)
+                loss, means = three_source_loss(logits, labels, sources, weights, pixels)
                 losses[f"loss_{name}{number or ''}"] = head_weight * loss
         # mmengine minimizes the sum of the entries with "loss" in their name; the last head's means are only logged
         return losses | dict(zip(SOURCES, means.detach(), strict=True))

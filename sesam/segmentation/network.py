@@ -154,6 +154,21 @@ def optimize_for(device: torch.device, model: EncoderDecoder, dtype: Dtype) -> N
         convert_sync_batchnorm(model)
 
 
+def checkpoint_activations(model: EncoderDecoder) -> None:
+    """Have the backbone recompute its activations instead of keeping them; SesamError if it offers no such thing."""
+    blocks = [module for module in model.backbone.modules() if hasattr(module, "with_cp")]
+    for block in blocks:
+        block.with_cp = True
+    enable = getattr(getattr(model.backbone, "timm_model", None), "set_grad_checkpointing", None)
+    if enable is not None:
+        enable(True)
+    elif not blocks:
+        raise SesamError(
+            f"schedule.checkpoint_activations: the backbone {type(model.backbone).__name__} cannot recompute its "
+            "activations. Set it to false; schedule.accumulate lowers memory too."
+        )
+
+
 def save_network(
     folder: Path, network: Architecture, classes: Sequence[str], palette: Palette, model: nn.Module
 ) -> None:

@@ -11,7 +11,6 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_process
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
 from mmseg.models.segmentors import EncoderDecoder
 from torch.utils.data import DataLoader
 
@@ -30,7 +29,15 @@ from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.loss import SOURCES
-from sesam.segmentation.network import find_dilated_depthwise, load_network, network_config, optimize_for, save_network
+from sesam.segmentation.network import (
+    checkpoint_activations,
+    find_dilated_depthwise,
+    load_network,
+    network_config,
+    optimize_for,
+    save_network,
+)
+from sesam.segmentation.runner import AccumulatingLoop, TrainingRunner
 from sesam.segmentation.zoo import build, read_config
 
 OPTIMIZERS = {
@@ -64,13 +71,15 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
     bar = ProgressBar(total=task.schedule.max_iters, desc=task.name, unit="it", disable=not is_main)
     with bar, warnings.catch_warnings(action="ignore"):  # mmengine's about its own set-up
         seed = seed_of(params.seed, task.name)  # so that networks differ in weights, samples and dropout
-        hooks = [LoggingHook(task, seed, bar), CheckpointHook(task.work_dir)]
+        log = LoggingHook(task, seed, bar)
         model = initial_network(task, params, manifest, seed)
         optimize_for(device, model, params.network.dtype)
-        runner = _Runner(
+        if task.schedule.checkpoint_activations:
+            checkpoint_activations(model)
+        runner = TrainingRunner(
             model=model,
             train_dataloader=_dataloader(TrainingDataset(task, manifest, seed), params, device),
-            custom_hooks=hooks,
+            custom_hooks=[log, CheckpointHook(task.work_dir)],
             **_runner_options(task, params, device),
         )
         if get_world_size() == 1:
@@ -88,7 +97,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             handler.close()
         shutil.rmtree(task.work_dir)
         atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
-        print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s", flush=True)
+        print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s, {log.describe_speed()}", flush=True)
 
 
 @contextmanager
@@ -101,8 +110,9 @@ def _explain_errors(task: TrainingTask, params: Params) -> Iterator[None]:
     except torch.OutOfMemoryError as problem:
         reason = str(problem).partition("\n")[0].partition(". ")[0]
         raise SesamError(
-            f"The GPU's memory does not hold the training of {task.name} ({reason}). Lower schedule.batch_size or "
-            "schedule.crop_size, or set network.output_stride: 16 or network.dtype: bfloat16."
+            f"The GPU's memory does not hold the training of {task.name} ({reason}). Raise "
+            "schedule.accumulate, set schedule.checkpoint_activations: true or network.dtype: bfloat16, or lower "
+            "schedule.crop_size."
         ) from None
     except RuntimeError as problem:
         if params.network.config is None:
@@ -114,24 +124,20 @@ def _explain_errors(task: TrainingTask, params: Params) -> Iterator[None]:
         ) from None
 
 
-class _Runner(Runner):
-    def _log_env(self, env_cfg: dict[str, Any]) -> None:
-        """Collect no versions of compilers for a log that is not written; it takes two seconds."""
-
-
 def _check(task: TrainingTask, params: Params, device: torch.device, manifest: Manifest) -> None:
     """SesamError if the params do not suit the device, or a label file is missing: before hours are spent."""
-    batch_size, (_, processes) = task.schedule.batch_size, get_dist_info()
+    batch_size, (_, processes), accumulate = task.schedule.batch_size, get_dist_info(), task.schedule.accumulate
     size = f"params.yaml: the {task.group}'s batch_size is {batch_size}"
-    if batch_size % processes:
+    if batch_size % (processes * accumulate):
         raise SesamError(
-            f"{size}, which {processes} processes cannot share. "
-            "Set schedule.batch_size to a multiple of runtime.training_gpus."
+            f"{size}, which {processes} processes cannot share in {accumulate} parts each. "
+            "Set schedule.batch_size to a multiple of runtime.training_gpus × schedule.accumulate."
         )
-    if device.type == "cpu" and batch_size < 2 * processes:  # batch normalization needs two values
-        raise SesamError(f"{size}; on a CPU it must be at least 2 for each of runtime.training_gpus.")
-    if device.type == "cpu" and params.network.dtype != "float32":
-        raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU. Set it to float32.")
+    if (device.type == "cpu" or accumulate > 1) and batch_size < 2 * processes * accumulate:
+        # batch normalization needs two values
+        raise SesamError(f"{size}; it must be at least 2 for each of runtime.training_gpus × schedule.accumulate.")
+    if params.network.dtype != "float32" and not (device.type == "cuda" and torch.cuda.is_bf16_supported(False)):
+        raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU that computes in it. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
     files = [folder / f"{record.id}.png" for folder in folders for record in manifest.train]
     if missing := [file for file in files if not file.exists()]:
@@ -232,13 +238,16 @@ def _runner_options(task: TrainingTask, params: Params, device: torch.device) ->
         options = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return options | {
         "work_dir": str(task.work_dir / "mmengine"),
-        "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": task.schedule.max_iters},
+        "train_cfg": {
+            "type": AccumulatingLoop,
+            "max_iters": task.schedule.max_iters,
+            "accumulate": task.schedule.accumulate,
+        },
         "optim_wrapper": optimizer_config(task.schedule, params.network),
         "param_scheduler": _scheduler_configs(task.schedule),
         "default_hooks": dict.fromkeys(("logger", "checkpoint", "timer", "runtime_info", "sampler_seed")),
         "load_from": str(checkpoint) if checkpoint.exists() else None,
         "resume": checkpoint.exists(),
-        "visualizer": {"type": "Visualizer", "vis_backends": []},
         "default_scope": "mmseg",
         "experiment_name": f"{task.name}-{time.monotonic_ns()}",
         "randomness": {"seed": 0},  # of no effect: weights, samples and iterations have their own seeds

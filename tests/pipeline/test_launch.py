@@ -177,7 +177,7 @@ def test_srun_gives_each_process_the_cores_of_the_job(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("processes", "message"), [(3, "which 3 processes cannot share"), (8, "on a CPU it must be at least 2 for each")]
+    ("processes", "message"), [(3, "which 3 processes cannot share"), (8, "it must be at least 2 for each")]
 )
 @pytest.mark.usefixtures("manifest")
 def test_a_batch_that_processes_cannot_share_is_refused(

@@ -22,9 +22,12 @@ import torch
 import yaml
 from conftest import ROOT, edit_params, sh, write_params
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.structures import PixelData
 from mmseg.apis import inference_model, init_model
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from PIL import Image
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
@@ -38,13 +41,21 @@ from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.execution import batches
 from sesam.execution.device import resolve_device
-from sesam.params import EvaluationParams, LossWeights, Params
+from sesam.params import Architecture, EvaluationParams, LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.loss import three_source_loss
-from sesam.segmentation.network import ShiftedDepthwise, load_network, network_config, predict, save_network
+from sesam.segmentation.network import (
+    ShiftedDepthwise,
+    checkpoint_activations,
+    load_network,
+    network_config,
+    predict,
+    save_network,
+)
+from sesam.segmentation.runner import train_in_parts
 from sesam.segmentation.training import train
 from stages import evaluate, teacher_predictions
 
@@ -164,6 +175,60 @@ def test_loss_of_no_labeled_pixel_is_zero_with_zero_gradient():
     loss, _ = three_source_loss(logits, nothing, torch.ones_like(nothing), torch.ones(4))
     loss.backward()
     assert loss.item() == logits.grad.abs().max() == 0
+
+
+def test_parts_of_a_batch_have_its_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
+    """Sources count by their pixels in the whole batch: here the first part has all of SAM's."""
+    config = network_config(NETWORK, 3)
+    config |= {"type": "ThreeSourceEncoderDecoder", "train_cfg": {"source_weights": [1.0] * 4}}
+    config["data_preprocessor"] |= {"size": (32, 40)}
+    model = network.build(config).eval()  # batch normalization and dropout see parts alone
+    sources = torch.ones(4, 32, 40, dtype=torch.uint8)
+    sources[0] = 2
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=torch.stack([torch.full((32, 40), k % 3, dtype=torch.uint8), maps])))
+        for k, maps in enumerate(sources)
+    ]
+    batch = {"inputs": [torch.randint(0, 256, (3, 32, 40), dtype=torch.uint8) for _ in range(4)]}
+
+    def step(accumulate: int) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.0))
+        monkeypatch.setattr(optimizer, "zero_grad", lambda: None)
+        model.zero_grad()
+        logged = train_in_parts(model, batch | {"data_samples": samples}, optimizer, accumulate)
+        return logged, [parameter.grad.clone() for parameter in model.parameters()]
+
+    (logged, gradients), (logged_in_parts, gradients_in_parts) = step(1), step(2)
+    torch.testing.assert_close(dict(logged_in_parts), dict(logged))
+    torch.testing.assert_close(gradients_in_parts, gradients, rtol=1e-3, atol=1e-5)
+    assert logged["sam"] > 0 and model.batch_pixels is None
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
+def test_recomputed_activations_have_the_same_gradients(backbone: str):
+    own = {"backbone": backbone, "base_channels": 4 if backbone == "resnet18" else None, "output_stride": 16}
+    model, images = network.build(network_config(NETWORK.model_copy(update=own), 3)).train(), torch.randn(2, 3, 32, 40)
+
+    def gradients() -> tuple[int, list[torch.Tensor]]:
+        stored: list[int] = []
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: stored.append(x.nbytes) or x, lambda x: x):
+            features = model.backbone(images)
+        features[-1].square().sum().backward()
+        return sum(stored), [parameter.grad.clone() for parameter in model.backbone.parameters()]
+
+    stored, expected = gradients()
+    checkpoint_activations(model)
+    stored_less, recomputed = gradients()
+    torch.testing.assert_close(recomputed, expected)
+    assert stored_less < 0.6 * stored
+
+
+def test_a_backbone_that_cannot_recompute_is_refused():
+    with pytest.raises(SesamError, match=r"the backbone ERFNet cannot recompute.*schedule\.accumulate"):
+        checkpoint_activations(
+            network.build(network_config(Architecture(config="erfnet_fcn_4xb4-160k_cityscapes-512x1024"), 3))
+        )
 
 
 # The samples
@@ -357,7 +422,7 @@ def test_networks_differ_in_samples_weights_and_dropout(
         weights.add(float(options["model"].decode_head.conv_seg.weight[0, 0]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_Runner", stop)
+    monkeypatch.setattr(training, "TrainingRunner", stop)
     seeds, weights = set(), set()
     for round_name in (None, "r1", "r2"):
         with pytest.raises(KeyboardInterrupt):
@@ -482,7 +547,7 @@ def test_a_training_too_large_for_the_gpu(manifest: Manifest, params: Params, mo
 
     monkeypatch.setattr(training, "DataLoader", lambda *a, **k: DataLoader(*a, **k | {"num_workers": 0}))
     monkeypatch.setattr(hooks.LoggingHook, "before_train_iter", full)
-    with pytest.raises(SesamError, match=r"student-r1 \(CUDA out of memory\)\. Lower schedule\.batch_size"):
+    with pytest.raises(SesamError, match=r"student-r1 \(CUDA out of memory\)\. Raise schedule\.accumulate"):
         train(task(params), params)
 
 
