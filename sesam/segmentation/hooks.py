@@ -41,9 +41,11 @@ class LoggingHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.bar.initial = self.bar.n = self.first = runner.iter
+        if is_main_process():
+            self._open_log()
         self.started = self.ended = time.monotonic()
-        if not is_main_process():
-            return
+
+    def _open_log(self) -> None:
         try:
             self.live = Live(str(training_log_dir(self.task.network)), dvcyaml=False, save_dvc_exp=False)
         except sqlite3.Error as problem:
