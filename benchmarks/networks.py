@@ -1,18 +1,20 @@
 """Training steps and predictions beside mmsegmentation's own, of the same network on the same scenes.
 
     python -m benchmarks.networks                        # on a CPU
+    python -m benchmarks.networks --configs segformer_mit-b0_8xb2-160k_ade20k-512x512
     python -m benchmarks.networks --preset cityscapes --size 2048 1024 --precisions bfloat16 --against float32  # a GPU
 
 Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper;
 the rate is of the last two thirds of the iterations. Prediction: the stage `predict`, called a second time, against
 `mmseg.apis.inference_model` on one image after the other, 60 at most, without its first; PNGs written by both. Each in
-a process of its own.
+a process of its own, whose peak of memory, without that of the processes that read images, is shown too.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -36,8 +38,11 @@ from sesam.presets import load_preset
 ROOT = Path(__file__).parents[1]
 
 
-def workspace(folder: Path, preset: str, images: int, size: list[int] | None, workers: int) -> None:
-    """Scenes, of (width, height), with weak labels, for `train_baseline`, with a preset's network and schedule."""
+def workspace(folder: Path, preset: str, config: str | None, images: int, size: list[int] | None, workers: int) -> None:
+    """Scenes, of (width, height), with weak labels, for `train_baseline`, with a preset's schedule and network.
+
+    config: mmsegmentation's name of another network.
+    """
     for kind in ("images", "labels"):
         for split in ("train", "val"):
             (folder / "mine" / kind / split).mkdir(parents=True)
@@ -57,7 +62,7 @@ def workspace(folder: Path, preset: str, images: int, size: list[int] | None, wo
         list(pool.map(make, range(images + 2)))
     params, other = (load_preset(ROOT / f"presets/{name}.yaml").model_dump(mode="json") for name in ("demo", preset))
     params |= {group: other[group] for group in ("network", "schedule", "runtime")}
-    params["network"] |= {"pretrained": None, "sha256": None}
+    params["network"] |= {"pretrained": None, "sha256": None, "config": config}
     params["dataset"]["root"] = "mine"
     params["rounds"] = {"r1": {"teacher": "baseline", "fill_confident": True}}
     params["runtime"]["num_workers"] = workers
@@ -81,9 +86,10 @@ def run(folder: Path, *module: str) -> str:
     return done.stdout
 
 
-def rate(folder: Path, *part: object) -> float:
-    """What a part of this benchmark measures, in a process of its own."""
-    return float(run(folder, "benchmarks.networks", "--part", *map(str, part)).split()[-1])
+def measure(folder: Path, *part: object) -> tuple[float, float]:
+    """The rate that a part of this benchmark has, and its peak of memory in GB, in a process of its own."""
+    rate, peak = run(folder, "benchmarks.networks", "--part", *map(str, part)).split()[-2:]
+    return float(rate), float(peak)
 
 
 class Clock:
@@ -225,6 +231,9 @@ PARTS: dict[str, Callable[..., float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo", help="whose network and schedule")
+    parser.add_argument(
+        "--configs", nargs="+", metavar="NAME", help="mmsegmentation's networks instead of the preset's"
+    )
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--images", type=int, default=240)
     parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of images; as drawn")
@@ -236,25 +245,31 @@ def main() -> None:
     options = parser.parse_args()
     if options.part:
         name, *arguments = options.part
-        print(PARTS[name](*[int(x) if x.isdigit() else x for x in arguments]))
+        rate = PARTS[name](*[int(x) if x.isdigit() else x for x in arguments])
+        print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        workspace(folder, options.preset, options.images, options.size, options.workers)
-        print("| | SeSAM's | mmsegmentation's | times |\n| --- | --- | --- | --- |")
-        against = f" against {options.against}" if options.against else ""
-        for precision in options.precisions:
-            for _ in range(options.times):
-                peer = rate(folder, "train_theirs", options.iterations, options.against or precision)
-                rates = [rate(folder, "train_ours", options.iterations, precision), peer]
-                print(f"| training, {precision}{against}, steps a second | {row(rates)} |", flush=True)
+    print("| | SeSAM's | mmsegmentation's | times | GB | GB |\n| --- | --- | --- | --- | --- | --- |")
+    for config in options.configs or [None]:
+        with tempfile.TemporaryDirectory() as name:
+            workspace(Path(name), options.preset, config, options.images, options.size, options.workers)
+            compare(Path(name), config or options.preset, options)
+
+
+def compare(folder: Path, network: str, options: argparse.Namespace) -> None:
+    """Print the rows of a network."""
+
+    def show(title: str, ours: tuple[float, float], theirs: tuple[float, float]) -> None:
+        rates = f"{ours[0]:.3g} | {theirs[0]:.3g} | {ours[0] / theirs[0]:.2f} | {ours[1]:.2f} | {theirs[1]:.2f}"
+        print(f"| {network}: {title} | {rates} |", flush=True)
+
+    against = f" against {options.against}" if options.against else ""
+    for precision in options.precisions:
         for _ in range(options.times):
-            rates = [rate(folder, "predict_ours"), rate(folder, "predict_theirs")]
-            print(f"| predictions, images a second | {row(rates)} |", flush=True)
-
-
-def row(rates: list[float]) -> str:
-    return f"{rates[0]:.3g} | {rates[1]:.3g} | {rates[0] / rates[1]:.2f}"
+            theirs = measure(folder, "train_theirs", options.iterations, options.against or precision)
+            ours = measure(folder, "train_ours", options.iterations, precision)
+            show(f"training, {precision}{against}, steps a second", ours, theirs)
+    for _ in range(options.times):
+        show("predictions, images a second", measure(folder, "predict_ours"), measure(folder, "predict_theirs"))
 
 
 if __name__ == "__main__":
