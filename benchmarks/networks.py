@@ -7,7 +7,7 @@
 Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper;
 the rate is of the last two thirds of the iterations. Prediction: the stage `predict`, called a second time, against
 `mmseg.apis.inference_model` on one image after the other, 60 at most, without its first; PNGs written by both. Each in
-a process of its own, whose peak of memory, without that of the processes that read images, is shown too.
+a process of its own, whose peak of memory, a GPU's where there is one, is shown too, without the reading processes'.
 """
 
 from __future__ import annotations
@@ -246,7 +246,8 @@ def main() -> None:
     if options.part:
         name, *arguments = options.part
         rate = PARTS[name](*[int(x) if x.isdigit() else x for x in arguments])
-        print(rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(rate, (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host) / 1e9)
         return
     print("| | SeSAM's | mmsegmentation's | times | GB | GB |\n| --- | --- | --- | --- | --- | --- |")
     for config in options.configs or [None]:

@@ -1,0 +1,125 @@
+"""Every open figure of docs/results/performance.md that needs a GPU, in one call of at most nine minutes.
+
+    python -m benchmarks.gpu --out gpu.md
+    python -m benchmarks.gpu --small              # the same parts, as small as they go: a trial on a CPU
+
+Each part is a benchmark of its own with the time that is left for it; one that fails or runs out of time says so and
+loses nothing of the others. The page names card, versions and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+MINUTES = 9.0
+SEGFORMER = "segformer_mit-b2_8xb2-160k_ade20k-512x512"
+WORKERS = str(max(2, (os.cpu_count() or 2) - 2))
+
+
+class Part(NamedTuple):
+    """A benchmark. share: of the time, at most; small: what replaces its options in a trial."""
+
+    title: str
+    module: str
+    options: tuple[str, ...]
+    small: tuple[str, ...]
+    share: float
+
+
+NETWORKS = ("--times", "1", "--workers", WORKERS)
+FEW = ("--times", "1", "--workers", "1", "--iterations", "6", "--images", "4")
+PARTS = [
+    Part(
+        "SAM's stages: encoder's share of the matrix rate, SamPredictor, segment-anything-fast's recipe",
+        "benchmarks.sam_engine",
+        ("--model", "vit_h", "--images", "192", "--peer-images", "3", "--workers", WORKERS, "--whole"),
+        ("--model", "bundled", "--images", "2", "--peer-images", "1", "--workers", "1", "--whole", "--prompts", "4"),
+        0.4,
+    ),
+    Part(
+        "The published network beside mmsegmentation's float32",
+        "benchmarks.networks",
+        (
+            *("--preset", "cityscapes", "--size", "2048", "1024", "--iterations", "45", "--images", "240"),
+            *("--precisions", "bfloat16", "--against", "float32", *NETWORKS),
+        ),
+        FEW,
+        0.4,
+    ),
+    Part(
+        "SegFormer-B2, crops of 512 × 512, eight a step, beside mmsegmentation's",
+        "benchmarks.networks",
+        (
+            *("--preset", "folder", "--configs", SEGFORMER, "--size", "1024", "512", "--iterations", "45"),
+            *("--images", "60", "--precisions", "bfloat16", *NETWORKS),
+        ),
+        ("--configs", "segformer_mit-b0_8xb2-160k_ade20k-512x512", *FEW),
+        0.2,
+    ),
+]
+
+
+def header() -> str:
+    """Card, versions and commit."""
+    gpu = torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if gpu else f"a CPU, {os.cpu_count()} threads (a trial)"
+    commit = subprocess.run(("git", "describe", "--always", "--dirty"), capture_output=True, text=True, check=False)
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "onedl-mmsegmentation")]
+    words = [f"One {machine}", f"{os.cpu_count()} cores", *versions, f"CUDA {torch.version.cuda}" if gpu else "no CUDA"]
+    return f"{', '.join(words)}; commit `{commit.stdout.strip()}`, {time.strftime('%Y-%m-%d')}."
+
+
+def run_part(part: Part, options: tuple[str, ...], seconds: float) -> str:
+    """A section of the page: the command and what it printed, also where it failed or its time ended."""
+    command = ("python", "-m", part.module, *options)
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            (sys.executable, *command[1:]),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        output, end = done.stdout, "" if done.returncode == 0 else f"Failed:\n{(done.stderr or done.stdout)[-2000:]}"
+    except subprocess.TimeoutExpired as late:
+        printed = late.stdout or b""
+        output = printed.decode() if isinstance(printed, bytes) else printed
+        end = f"Stopped after {seconds:.0f} seconds."
+    body = "\n\n".join(text.strip() for text in (f"`{' '.join(command)}`", output, end) if text.strip())
+    return f"## {part.title}\n\n{body}\n\n({time.monotonic() - started:.0f} s)\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of all parts (default: %(default)s)")
+    parser.add_argument("--small", action="store_true", help="a trial, on a CPU too")
+    parser.add_argument("--out", type=Path, help="a file for the page, beside the output")
+    options = parser.parse_args()
+    if not (torch.cuda.is_available() or options.small):
+        parser.error("this machine has no GPU; --small tries the parts on a CPU")
+    end, page = time.monotonic() + 60 * options.minutes, f"# GPU figures\n\n{header()}\n\n"
+    print(page, flush=True)
+    for k, part in enumerate(PARTS):
+        shares = [other.share for other in PARTS[k:]]  # what a part does not use is left to the next ones
+        seconds = max(1.0, (end - time.monotonic()) * part.share / sum(shares))
+        section = run_part(part, part.small if options.small else part.options, seconds)
+        print(section, flush=True)
+        page += f"{section}\n"
+        if options.out:
+            options.out.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
