@@ -235,14 +235,14 @@ def test_two_workers_write_the_same_bytes_as_one(workspace: Path, params_restore
 
 
 def test_an_experiment_and_back(workspace: Path) -> None:
-    masks = workspace / "data/rounds/r1/masks/files-0000.zip"
-    before = masks.read_bytes()
-    output = sh("dvc", "exp", "run", "-S", "sampling.num_points=7", "sam_masks@r1", cwd=workspace)
-    assert stages_run(output) == ["prompts r1", "sam_masks r1"]
-    assert masks.read_bytes() != before
+    prompts = workspace / "data/rounds/r1/prompts/files-0000.zip"
+    before = prompts.read_bytes()
+    output = sh("dvc", "exp", "run", "-S", "sampling.num_points=7", "prompts@r1", cwd=workspace)
+    assert stages_run(output) == ["prompts r1"]
+    assert prompts.read_bytes() != before
     sh("git", "checkout", "-q", ".", cwd=workspace)
     assert stages_run(sh("dvc", "repro", cwd=workspace)) == []
-    assert masks.read_bytes() == before
+    assert prompts.read_bytes() == before
 
 
 def test_a_colleague_pulls_and_has_nothing_to_run(workspace: Path, colleague: Path) -> None:
