@@ -64,6 +64,7 @@ def printable(name: str) -> str:
 ClassName = Annotated[str, AfterValidator(printable)]
 ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
+Head = Literal["deeplabv3plus", "upernet", "segformer", "linear"]
 Strategy = Literal["skeleton", "random", "confident", "center"]
 Kind = Literal["fine", "coarse", "scribble", "point", "box", "none"]  # what annotators gave an image
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -266,16 +267,19 @@ class WeakLabelParams(Group):
 
 
 class Architecture(Group):
-    """DeepLabV3+, or a config of mmsegmentation. A trained network's folder holds it too."""
+    """A head on a backbone, or a config of mmsegmentation. A trained network's folder holds it too."""
 
     config: ConfigName | None = Field(
-        None, description="a config of mmsegmentation by name, or a file.py here; null: DeepLabV3+, by the keys below"
+        None, description="a config of mmsegmentation by name, or a file.py here; null: by the keys below"
     )
     config_sha256: Sha256 | None = Field(None, description="digest of a config of your own; DVC sees changes by it")
     backbone: str = Field("resnet101", description="resnet18, 34, 50, 101 (mmsegmentation's V1c), or a timm model")
+    head: Head = Field("deeplabv3plus", description="deeplabv3plus, upernet, segformer or linear")
     base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
-    head_channels: Channels = Field(512, description="channels of the ASPP head")
-    output_stride: Literal[8, 16] = Field(8, description="8 (published) or 16 (cheaper, coarser)")
+    head_channels: Channels = Field(512, description="channels of the head; linear has none")
+    output_stride: Literal[8, 16] = Field(
+        8, description="deeplabv3plus and linear on convolutions: 8 (published) or 16 (cheaper, coarser)"
+    )
     aux_loss_weight: Ratio = Field(0.4, description="loss weight of the auxiliary head; 0: no such head")
 
     @model_validator(mode="after")
@@ -291,7 +295,8 @@ class NetworkParams(Architecture):
 
     dtype: Dtype = Field("float32", description="of training; bfloat16 needs a GPU")
     pretrained: str | None = Field(
-        "open-mmlab://resnet101_v1c", description="backbone weights: a file, package:NAME, a URL, or null"
+        "open-mmlab://resnet101_v1c",
+        description="backbone weights: a file, package:NAME, timm://NAME.TAG, a URL, or null",
     )
     sha256: Sha256 | None = Field(None, description="SHA-256 of the file in pretrained; DVC sees changes by it")
 
@@ -327,7 +332,7 @@ class Schedule(Group):
         "sgd", description="sgd (published), adamw (short schedules), config: network.config's"
     )
     lr: LearningRate = Field(0.01, description="learning rate")
-    backbone_lr_mult: Multiplier = Field(1.0, description="learning rate of the backbone, relative to lr")
+    backbone_lr_mult: Ratio = Field(1.0, description="learning rate of the backbone, relative to lr; 0: it is frozen")
 
     _ordered = field_validator("scale_range", mode="after")(_check_range)
 
@@ -343,7 +348,7 @@ class ScheduleOverride(Group):
     scale_range: ScaleRange | None = None
     optimizer: Optimizer | None = None
     lr: LearningRate | None = None
-    backbone_lr_mult: Multiplier | None = None
+    backbone_lr_mult: Ratio | None = None
 
     _ordered = field_validator("scale_range", mode="after")(_check_range)
 
@@ -515,7 +520,13 @@ class Params(Group):
             if settings.teacher == NO_TEACHER and self.sampling.strategy == "confident":
                 raise ValueError(f"sampling.strategy confident needs a teacher in every round; {teacher}")
             earlier.append(name)
-        for schedule in (self.schedule_of("baseline"), self.schedule_of("student")):
+        for group in ("baseline", "student"):
+            schedule = self.schedule_of(group)
+            random = self.network.pretrained is None and (group == "baseline" or self.student.init == "pretrained")
+            if schedule.backbone_lr_mult == 0 and random:
+                raise ValueError(
+                    f"{group} has backbone_lr_mult 0, so its backbone would keep random weights; set network.pretrained"
+                )
             if schedule.optimizer == "config" and (self.network.config is None or schedule.backbone_lr_mult != 1):
                 raise ValueError("optimizer config needs network.config, and backbone_lr_mult 1: it has its own rates")
         simulated = self.weak_labels.path == FINE_TRAIN_LABELS

@@ -6,6 +6,7 @@ python -m tools.networks, in five minutes of one core
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ def try_network(network: NetworkParams, folder: Path, side: int = SIDE) -> None:
 
     mmsegmentation must predict the same classes, and confidences that differ by a rounding.
     """
-    schedule = Schedule(batch_size=2, crop_size=(side, side), optimizer="config", lr=1e-3)
+    optimizer: Literal["config", "adamw"] = "adamw" if network.config is None else "config"
+    schedule = Schedule(batch_size=2, crop_size=(side, side), optimizer=optimizer, lr=1e-3)
     params = Params(dataset=DatasetParams(classes=list(CLASSES)), network=network, schedule=schedule)
     task, manifest = TrainingTask("", Path(), schedule, LossWeights()), Manifest("", CLASSES, PALETTE, (), ())
     model = initial_network(task, params, manifest, 0).train()

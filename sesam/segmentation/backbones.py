@@ -1,14 +1,16 @@
-"""The network's backbone: mmsegmentation's ResNets or any model of timm, and its pretrained weights."""
+"""The network's backbone: mmsegmentation's ResNets or a model of timm, and its pretrained weights."""
 
 import difflib
 import importlib.util
 import os
 import re
+import sys
+from contextlib import suppress
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models, get_torchvision_models
@@ -19,72 +21,131 @@ from sesam.artifacts.atomic_io import find_corruption, sha256
 from sesam.artifacts.downloads import fetch
 from sesam.errors import SesamError
 from sesam.params import RESNETS, Architecture
+from sesam.segmentation.zoo import without_memory
 
 PACKAGE = "package:"  # a prefix of network.pretrained: weights in an installed package
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin")
-MODEL_URLS = {"open-mmlab": get_external_models, "torchvision": get_torchvision_models}  # by scheme
+WEIGHTS_SUFFIXES, SAFETENSORS = (".pth", ".pt", ".bin"), ".safetensors"
+INSTALL_TIMM = "To install timm: pip install -c constraints.txt -e '.[timm]'."
+LEVELS = 4  # of a pyramid
+PYRAMID_HEADS = ("upernet", "segformer")  # they read a backbone's features as they are, of strides 4 to 32
 HINT = "network.pretrained may also be the path of a local file, or null to start from random weights."
 
 
-def backbone_spec(network: Architecture) -> tuple[dict[str, Any], list[int], list[float], list[float]]:
-    """mmseg's config of the backbone, its features' channels from stride 4 on, mean and std of RGB input in 0 to 255.
+def _timm_urls() -> dict[str, str]:
+    """The addresses of timm's weights in its hub, by the model's name and tag."""
+    try:
+        import timm
+        from huggingface_hub import hf_hub_url
+    except ImportError:
+        raise SesamError(f"network.pretrained: timm:// needs timm. {INSTALL_TIMM} {HINT}") from None
+    configs = {name: timm.get_pretrained_cfg(name) for name in timm.list_pretrained()}
+    return {
+        name: hf_hub_url(config.hf_hub_id, "model.safetensors") for name, config in configs.items() if config.hf_hub_id
+    }
 
-    SesamError if it needs timm, which is missing or has no such model.
+
+MODEL_URLS = {"open-mmlab": get_external_models, "torchvision": get_torchvision_models, "timm": _timm_urls}  # by scheme
+
+
+class Backbone(NamedTuple):
+    """A backbone as mmsegmentation builds it, and what the heads and the images must fit."""
+
+    config: dict[str, Any]
+    channels: list[int]  # of its features, from the finest on
+    strides: list[int]  # all equal: a plain transformer's
+    mean: list[float]  # of RGB input in 0 to 255
+    std: list[float]
+    size_divisor: int | None = None  # of images' sides; None: any
+
+
+def backbone_spec(network: Architecture) -> Backbone:
+    """The backbone that network.head reads: dilated for DeepLabV3+ and a linear head, if it can be.
+
+    SesamError if it needs timm, which is missing or has no such model, or if it has no features for the head.
     """
     if network.backbone not in RESNETS:
         return _timm(network)
     assert network.base_channels is not None  # by the schema of the params
-    stride_8, depth, width = network.output_stride == 8, RESNETS[network.backbone], network.base_channels
+    depth, width = RESNETS[network.backbone], network.base_channels
     config = {"type": "ResNetV1c", "depth": depth, "base_channels": width, "stem_channels": width, "num_stages": 4}
-    dilations, strides = ([1, 1, 2, 4], [1, 2, 1, 1]) if stride_8 else ([1, 1, 1, 2], [1, 2, 2, 1])
+    output_stride = 32 if network.head in PYRAMID_HEADS else network.output_stride
+    dilations, strides = {
+        8: ([1, 1, 2, 4], [1, 2, 1, 1]),
+        16: ([1, 1, 1, 2], [1, 2, 2, 1]),
+        32: ([1, 1, 1, 1], [1, 2, 2, 2]),
+    }[output_stride]
     config |= {"out_indices": [0, 1, 2, 3], "dilations": dilations, "strides": strides}
     config |= {"norm_cfg": {"type": "BN", "requires_grad": True}, "norm_eval": False}
     config |= {"style": "pytorch", "contract_dilation": True}
     last = width * (8 if depth < 50 else 32)
-    return config, [last // 8, last // 4, last // 2, last], [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    channels, reductions = [last // 8, last // 4, last // 2, last], [4, 8, min(16, output_stride), output_stride]
+    return Backbone(config, channels, reductions, [123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 
 
-def _timm(network: Architecture) -> tuple[dict[str, Any], list[int], list[float], list[float]]:
+def _timm(network: Architecture) -> Backbone:
     """A model of timm, which reports its features' channels and strides and how its input is normalized."""
     try:
         import timm
     except ImportError:
         raise SesamError(
-            f"network.backbone {network.backbone} is not one of {', '.join(RESNETS)}; for timm's models install timm: "
-            "pip install -c constraints.txt -e '.[timm]'"
+            f"network.backbone {network.backbone} is not one of {', '.join(RESNETS)}, and timm is not installed. "
+            f"{INSTALL_TIMM}"
         ) from None
     if not timm.is_model(network.backbone):
         similar = difflib.get_close_matches(network.backbone, [*RESNETS, *timm.list_models()], 3)
         hint = f"Is it {' or '.join(similar)}?" if similar else "timm.list_models() lists timm's."
         raise SesamError(f"network.backbone: neither mmsegmentation nor timm has a {network.backbone}. {hint}")
-    options: dict[str, Any] = {"features_only": True, "pretrained": False}
-    try:
-        with torch.device("meta"):  # without memory: a crafted network.json could ask for any amount
-            info = timm.create_model(network.backbone, **options).feature_info
-            options["out_indices"] = [k for k, stride in enumerate(info.reduction()) if stride >= 4]
-            options["output_stride"] = network.output_stride
-            features = timm.create_model(network.backbone, **options).feature_info
-    except Exception as problem:  # each of timm's models raises its own
-        raise SesamError(
-            f"network.backbone {network.backbone} has no features of output_stride {network.output_stride} "
-            f"({problem}). Choose a convolutional model."
-        ) from None
-    if features.reduction()[0] != 4 or len(features.channels()) < 3:
-        raise SesamError(
-            f"network.backbone {network.backbone} has features of strides {info.reduction()}; DeepLabV3+ needs one of "
-            "stride 4 and two coarser ones. Choose a convolutional model."
-        )
     pretrained = timm.get_pretrained_cfg(network.backbone)
     mean, std = ([255 * value for value in values] for values in (pretrained.mean, pretrained.std))
-    return {"type": "TIMMBackbone", "model_name": network.backbone, **options}, features.channels(), mean, std
+    dilated: dict[str, Any] = {"output_stride": network.output_stride}
+    undilated: dict[str, Any] = {"feature_cls": "getter"}
+    if pretrained.fixed_input_size:
+        undilated["dynamic_img_size"] = True
+    for options in [undilated] if network.head in PYRAMID_HEADS else [dilated, undilated]:
+        try:
+            config, channels, strides = _timm_features(network, options)
+        except Exception as problem:  # each of timm's models raises its own
+            reason = str(problem).partition("\n")[0]
+        else:
+            return Backbone(config, channels, strides, mean, std, None if options is dilated else strides[-1])
+    raise SesamError(
+        f"network.backbone {network.backbone} has no features for network.head {network.head} on images of any size "
+        f"({reason}). Choose a convolutional model, or a ViT (also DINOv2 and DINOv3) or Swin."
+    )
+
+
+def _timm_features(network: Architecture, options: dict[str, Any]) -> tuple[dict[str, Any], list[int], list[int]]:
+    """mmseg's config of a model of timm, its features' channels and strides; any exception if it has none."""
+    import timm
+
+    options = {"features_only": True, "pretrained": False} | options
+    with without_memory():  # a crafted network.json could ask for any amount
+        model = timm.create_model(network.backbone, **options)
+    if "feature_cls" in options and not hasattr(model.model, "forward_intermediates"):
+        raise ValueError("it has no forward_intermediates")
+    info = model.feature_info
+    strides: list[int] = info.reduction()
+    if len(set(strides)) == 1:  # a plain transformer's: of blocks in equal distances
+        if len(info) < LEVELS:
+            raise ValueError(f"it has {len(info)} blocks; needed are {LEVELS}")
+        indices = [len(info) * (level + 1) // LEVELS - 1 for level in range(LEVELS)]
+    elif len(indices := [k for k, stride in enumerate(strides) if stride >= 4]) < 3 or strides[indices[0]] != 4:
+        raise ValueError(f"its features have strides {strides}; needed are one of stride 4 and two coarser ones")
+    # in this order: DeepLabV3+'s mmsegmentation.json stays the same
+    options = {"features_only": True, "pretrained": False, "out_indices": indices} | options
+    return (
+        {"type": "TIMMBackbone", "model_name": network.backbone, **options},
+        info.channels(indices),
+        info.reduction(indices),
+    )
 
 
 def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | None = None) -> None:
     """Fill the backbone from a file, an installed package of weights, or an address.
 
-    source: a path, package:NAME, open-mmlab://, torchvision:// or https://. Tensors are matched by name; where no name
-    matches, as in weights of another library, by order and shape. expected_sha256: of the file. SesamError if the
-    weights cannot be loaded, have another digest or do not fit: mmengine itself would train on from random weights.
+    source: a path, package:NAME, open-mmlab://, torchvision://, timm:// or https://. Tensors are matched by name; where
+    no name matches, as in weights of another library, by order and shape. expected_sha256: of the file. SesamError if
+    the weights cannot be loaded, have another digest or do not fit: mmengine itself would train on from random weights.
     """
     if source.startswith(PACKAGE):
         source = str(_package_weights(source.removeprefix(PACKAGE)))
@@ -97,6 +158,9 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
     if expected_sha256 is not None and Path(source).is_file() and (digest := sha256(Path(source))) != expected_sha256:
         raise SesamError(f"network.pretrained: {source} has SHA-256 {digest}, network.sha256 is {expected_sha256}.")
     state, module = _load_state(source), getattr(backbone, "timm_model", backbone)
+    if isinstance(module, nn.ModuleDict) and "model" in module:  # timm's FeatureGetterNet
+        module = module["model"]
+        state = _convert(state, module)
     expected = module.state_dict()
     if not expected.keys() & state.keys():
         pairs = zip(expected.items(), state.values(), strict=False)
@@ -112,11 +176,21 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
         )
 
 
+def _convert(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Published weights as timm's model names and shapes them, with position embeddings resampled to its grid."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        with suppress(Exception):  # it expects its own names; those of another library are matched by order
+            return dict(convert(dict(state), model))
+    return state
+
+
 def _download(source: str, expected_sha256: str | None) -> Path:
     """The file at an address, downloaded once per machine; SesamError if that fails, or if nothing shows it is whole.
 
     It is whole if its SHA-256 is expected_sha256 or the one in its name, as of torch.hub's files (NAME-1a2b3c4d.pth),
-    or if it is a ZIP archive, as newer files of torch.save, and the checksums in it are right.
+    or if it is a ZIP archive, as newer files of torch.save, and the checksums in it are right, or of safetensors and as
+    long as its header says.
     """
     url = _url(source)
     try:
@@ -130,7 +204,7 @@ def _download(source: str, expected_sha256: str | None) -> Path:
     named = re.search(r"-([0-9a-f]{8,64})\.\w+$", url)
     if expected_sha256 or (named and digest.startswith(named[1])):
         return path
-    if damage := f"its SHA-256 should begin with {named[1]}" if named else find_corruption(path):
+    if damage := f"its SHA-256 should begin with {named[1]}" if named else _find_damage(path):
         path.unlink()
         raise SesamError(
             f"network.pretrained: {source} cannot be verified ({damage}): perhaps it is half a file. Run again, or, if "
@@ -139,8 +213,19 @@ def _download(source: str, expected_sha256: str | None) -> Path:
     return path
 
 
+def _find_damage(path: Path) -> str | None:
+    """What shows that a file of weights is not whole; None if it is."""
+    if path.suffix != SAFETENSORS:
+        return find_corruption(path)
+    try:
+        with import_module("safetensors").safe_open(path, "pt"):
+            return None
+    except Exception as problem:  # of any kind, because the file may hold anything
+        return str(problem)
+
+
 def _url(source: str) -> str:
-    """The http address of a model of mmengine's or torchvision's tables; SesamError for an unknown one."""
+    """The http address of a model of mmengine's, torchvision's or timm's tables; SesamError for an unknown one."""
     scheme, _, name = source.partition("://")
     if scheme in ("http", "https"):
         return source
@@ -159,7 +244,10 @@ def _load_state(source: str) -> dict[str, Tensor]:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # mmengine falls back to unpickling anything otherwise
     try:
         check_weights(Path(source))
-        state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
+        if source.endswith(SAFETENSORS):
+            state = import_module("safetensors.torch").load_file(source)
+        else:
+            state = CheckpointLoader.load_checkpoint(source, map_location="cpu", logger="silent")
     except Exception as problem:  # of any kind, because the file may hold anything
         raise SesamError(f"network.pretrained: {source} cannot be loaded ({problem}). Check the path. {HINT}") from None
     finally:

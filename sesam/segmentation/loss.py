@@ -1,7 +1,7 @@
 """Method, step 6: one loss over three sources of labels, and fine labels as a fourth."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -70,6 +70,13 @@ class ThreeSourceEncoderDecoder(EncoderDecoder):
     """
 
     batch_pixels: torch.Tensor | None = None  # of a whole batch, while its parts are computed
+
+    def train(self, mode: bool = True) -> Self:
+        """A backbone that is not trained also keeps the statistics of its normalization."""
+        super().train(mode)
+        if not any(weight.requires_grad for weight in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
 
     def loss(self, inputs: torch.Tensor, data_samples: list[SegDataSample]) -> dict[str, torch.Tensor]:
         labels, sources = stack_labels(data_samples)

@@ -1,4 +1,4 @@
-"""DeepLabV3+ (Chen et al. 2018) as mmsegmentation publishes it, in any width: building, saving, loading, prediction.
+"""The network of mmsegmentation's heads on a backbone, in any width: building, saving, loading, prediction.
 
 A trained network is a folder: network.json, its architecture as in params.yaml, and model.pth, its weights. Neither
 names a type to build: a pulled file is input, and `network_config` alone decides what is built, with network.config
@@ -34,9 +34,10 @@ from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, EvaluationParams, Group
-from sesam.segmentation.backbones import backbone_spec
+from sesam.segmentation.backbones import PYRAMID_HEADS, Backbone, backbone_spec
 from sesam.segmentation.zoo import build, build_without_memory, read_config, zoo_config
 
+NORM = {"type": "BN", "requires_grad": True}
 ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE = "network.json", "model.pth", "mmsegmentation.json"
 WHOLE = EvaluationParams()  # images as they are
 
@@ -65,29 +66,48 @@ def network_config(network: Architecture, num_classes: int) -> dict[str, Any]:
     """
     if network.config is not None:
         return zoo_config(network, num_classes)
-    backbone, channels, mean, std = backbone_spec(network)
-    last, stride_8, loss_weight = len(channels) - 1, network.output_stride == 8, network.aux_loss_weight
-    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": mean, "std": std, "bgr_to_rgb": True}
-    aspp = {"type": "DepthwiseSeparableASPPHead", "in_channels": channels[-1], "in_index": last}
-    aspp |= {"channels": network.head_channels, "dilations": [1, 12, 24, 36] if stride_8 else [1, 6, 12, 18]}
-    aspp |= {"c1_in_channels": channels[0], "c1_channels": max(1, 48 * (network.base_channels or 64) // 64)}
-    fcn = {"type": "FCNHead", "in_channels": channels[-2], "in_index": last - 1, "channels": channels[-1] // 8}
+    backbone = backbone_spec(network)
+    channels, loss_weight = backbone.channels, network.aux_loss_weight
+    preprocessor = {"type": "mmseg.SegDataPreProcessor", "mean": backbone.mean, "std": backbone.std, "bgr_to_rgb": True}
+    preprocessor |= {"pad_val": 0, "seg_pad_val": IGNORE_INDEX}
+    if backbone.size_divisor is not None:
+        preprocessor["test_cfg"] = {"size_divisor": backbone.size_divisor}
+    fcn = {"type": "FCNHead", "in_channels": channels[-2], "in_index": len(channels) - 2, "channels": channels[-1] // 8}
     fcn |= {"num_convs": 1, "concat_input": False}
+    needs_neck = len(set(backbone.strides)) == 1 and network.head != "linear"
+    neck = {"neck": {"type": "Feature2Pyramid", "embed_dim": channels[0], "norm_cfg": NORM}} if needs_neck else {}
     return {
         "type": "EncoderDecoder",
-        "data_preprocessor": preprocessor | {"pad_val": 0, "seg_pad_val": IGNORE_INDEX},
-        "backbone": backbone,
-        "decode_head": aspp | _head_options(num_classes, 1.0),
+        "data_preprocessor": preprocessor,
+        "backbone": backbone.config,
+        **neck,
+        "decode_head": _decode_head(network, backbone) | _head_options(num_classes, 1.0),
         "auxiliary_head": fcn | _head_options(num_classes, loss_weight) if loss_weight else None,
         "train_cfg": {},
         "test_cfg": {"mode": "whole"},
     }
 
 
+def _decode_head(network: Architecture, backbone: Backbone) -> dict[str, Any]:
+    """mmseg's config of network.head."""
+    channels, last = backbone.channels, len(backbone.channels) - 1
+    if network.head in PYRAMID_HEADS:
+        kind = {"upernet": "UPerHead", "segformer": "SegformerHead"}[network.head]
+        indices = list(range(len(channels)))
+        return {"type": kind, "in_channels": channels, "in_index": indices, "channels": network.head_channels}
+    if network.head == "linear":
+        fcn = {"type": "FCNHead", "in_channels": channels[-1], "in_index": last, "channels": channels[-1]}
+        return fcn | {"num_convs": 0, "concat_input": False}
+    stride_8 = network.output_stride == 8 and backbone.size_divisor is None
+    aspp = {"type": "DepthwiseSeparableASPPHead", "in_channels": channels[-1], "in_index": last}
+    aspp |= {"channels": network.head_channels, "dilations": [1, 12, 24, 36] if stride_8 else [1, 6, 12, 18]}
+    return aspp | {"c1_in_channels": channels[0], "c1_channels": max(1, 48 * (network.base_channels or 64) // 64)}
+
+
 def _head_options(num_classes: int, loss_weight: float) -> dict[str, Any]:
     loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight}
     options = {"loss_decode": loss, "num_classes": num_classes, "out_channels": num_classes, "dropout_ratio": 0.1}
-    return options | {"norm_cfg": {"type": "BN", "requires_grad": True}, "align_corners": False}
+    return options | {"norm_cfg": NORM, "align_corners": False}
 
 
 class ShiftedDepthwise(nn.Module):

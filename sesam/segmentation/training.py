@@ -11,7 +11,10 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_process
 from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmseg.models.segmentors import EncoderDecoder
+from torch import nn
 from torch.utils.data import DataLoader
 
 from sesam.artifacts import atomic_io
@@ -169,6 +172,8 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
     torch.manual_seed(seed % 2**63)
     model = build(config | trainable)
     model.init_weights()  # in any case: mmengine would do it later, over the weights that are loaded here
+    if task.schedule.backbone_lr_mult == 0:
+        model.backbone.requires_grad_(False)
     if task.init is not None:
         try:
             model.load_state_dict(load_network(task.init, torch.device("cpu")).state_dict())
@@ -186,6 +191,15 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
     return model
 
 
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class FrozenBackboneConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's optimizer, of all but the backbone's weights."""
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        children = getattr(model, "module", model).named_children()
+        return super().__call__(nn.ModuleDict({name: child for name, child in children if name != "backbone"}))
+
+
 def optimizer_config(schedule: Schedule, network: NetworkParams) -> dict[str, Any]:
     """mmengine's config of the optimizer; in bfloat16 its wrapper runs the network under autocast.
 
@@ -196,7 +210,9 @@ def optimizer_config(schedule: Schedule, network: NetworkParams) -> dict[str, An
         raise SesamError(f"network.config {network.config} has no optimizer. Set schedule.optimizer to adamw or sgd.")
     config = {key: own[key] for key in ("optimizer", "paramwise_cfg", "constructor", "clip_grad") if key in own}
     config["optimizer"] = config["optimizer"] | {"lr": schedule.lr}
-    if schedule.backbone_lr_mult != 1:
+    if schedule.backbone_lr_mult == 0:
+        config["constructor"] = FrozenBackboneConstructor.__name__
+    elif schedule.backbone_lr_mult != 1:
         config["paramwise_cfg"] = {"custom_keys": {"backbone": {"lr_mult": schedule.backbone_lr_mult}}}
     if network.dtype == "float32":
         return config

@@ -8,7 +8,8 @@ import ast
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -208,8 +209,15 @@ def build(config: Json) -> EncoderDecoder:
 
 def build_without_memory(config: Json) -> EncoderDecoder:
     """The network on the meta device: its shapes alone. A crafted network.json could ask for any amount of memory."""
-    with torch.device("meta"), _WithoutValues():
+    with without_memory():
         return build(config)
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Build networks on the meta device: shapes alone, without values."""
+    with torch.device("meta"), _WithoutValues():
+        yield
 
 
 class _WithoutValues(TorchFunctionMode):
