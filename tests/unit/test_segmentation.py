@@ -355,6 +355,37 @@ def test_a_network_of_the_zoo_is_trained(manifest: Manifest, params: Params) -> 
     train(replace(task(short), init=Path("models/teacher")), short)
 
 
+def test_a_frozen_backbone_is_not_trained(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are the statistics of its normalization; no gradients reach it, also after an interruption."""
+    before = MODELS.build(network_config(NETWORK, 3)).backbone.state_dict()
+    torch.save(before, "backbone.pth")
+    pretrained = updated(params, "network", pretrained="backbone.pth", sha256=sha256(Path("backbone.pth")))
+    frozen = updated(pretrained, "schedule", backbone_lr_mult=0.0)
+    wrappers, features = [], []
+    monkeypatch.setattr(hooks.LoggingHook, "after_train", lambda _, runner: wrappers.append(runner.optim_wrapper))
+
+    def build(*given) -> EncoderDecoder:
+        model = initial_network(*given)
+        model.backbone.register_forward_hook(lambda *given: features.extend(given[-1]))
+        models.append(model)
+        return model
+
+    initial_network, models = training.initial_network, []
+    monkeypatch.setattr(training, "initial_network", build)
+    train_until(13, frozen, monkeypatch)
+    assert train_until(None, frozen, monkeypatch) == list(range(10, 20))
+    model, heads = models[-1], {"decode_head", "auxiliary_head"}
+    assert len(features) == 4 * (13 + 10) and not any(feature.requires_grad for feature in features)
+    assert all(weight.grad is None for weight in model.backbone.parameters())
+    trained = {id(weight) for group in wrappers[-1].param_groups for weight in group["params"]}
+    assert trained == {id(weight) for head in heads for weight in getattr(model, head).parameters()}
+    after = load_network(Path("models/r1"), CPU).backbone.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert (
+        model.decode_head.training and model.decode_head.sep_bottleneck[0].depthwise_conv.bn.num_batches_tracked == 20
+    )
+
+
 def test_a_network_that_needs_larger_images_says_so(manifest: Manifest, params: Params) -> None:
     own = updated(params, "network", config="mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024")
     with pytest.raises(SesamError, match=r"failed on crops of 40x32 pixels .* larger ones: schedule\.crop_size"):
