@@ -204,6 +204,7 @@ def link_to_a_config() -> None:
 ZOO, MASKS = "segformer_mit-b0_8xb2-160k_ade20k-512x512", "mask2former_r50_8xb2-90k_cityscapes-512x1024"
 ZOO_SHA256, MASKS_SHA256 = (read_config(Architecture(config=name))[2] for name in (ZOO, MASKS))
 PROGRAM = "model = {'type': 'os.system', 'command': 'touch ran'}"
+HUGE = {"backbone": "vit_7b_patch16_dinov3", "base_channels": None, "head": "upernet", "head_channels": 4096}  # 28 GB
 CRAFTED = {
     "a program as a config": lambda: network_of_a_config(config={"type": "os.system", "command": "touch ran"}),
     "a config and what to import": lambda: network_of_a_config(config=ZOO, custom_imports={"imports": ["antigravity"]}),
@@ -223,6 +224,9 @@ CRAFTED = {
     "imports of a network's config": lambda: network_json({"custom_imports": {"imports": ["antigravity"]}}),
     "a network of a hub": lambda: network_json({"network": {"backbone": "hf-hub:a/model", "base_channels": None}}),
     "a network larger than memory": lambda: network_json({"network": {"base_channels": 4096, "head_channels": 4096}}),
+    "a transformer larger than memory": lambda: network_json({"network": HUGE}),
+    "a program as a head": lambda: network_json({"network": {"head": {"type": "os.system", "command": "touch ran"}}}),
+    "a head of mmsegmentation's by its type": lambda: network_json({"network": {"head": "Mask2FormerHead"}}),
     "a pickle as weights": lambda: weights(lambda path: path.write_bytes(pickle.dumps(Runs()))),
     "a program in the weights": lambda: weights(lambda path: torch.save({"backbone": Runs()}, path)),
     "an expression in the weights": lambda: weights(lambda path: torch.save([Evaluates()], path)),

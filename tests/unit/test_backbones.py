@@ -20,15 +20,18 @@ from dataset_factories import THREE
 from mmengine.optim import build_optim_wrapper
 from mmseg.registry import MODELS
 from pydantic import ValidationError
+from safetensors.torch import load, save, save_file
 
 from sesam.artifacts import downloads
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.errors import SesamError
-from sesam.params import NetworkParams
+from sesam.params import NetworkParams, Params
 from sesam.presets import load_preset
+from sesam.segmentation import backbones
 from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.network import convert_sync_batchnorm, load_network, network_config, predict, save_network
 from sesam.segmentation.training import optimizer_config
+from sesam.segmentation.zoo import build_without_memory
 from tools.networks import try_network
 
 LITE = load_preset(ROOT / "presets/demo.yaml").network.model_copy(
@@ -268,15 +271,23 @@ def test_backbone_lr_mult() -> None:
         assert rates[id(weight)] == pytest.approx(factor * schedule.lr)
 
 
+def test_a_frozen_backbone_needs_weights() -> None:
+    raw = load_preset(ROOT / "presets/demo.yaml").model_dump(mode="json")  # of random weights
+    for group in ("schedule", "baseline", "student"):
+        with pytest.raises(ValidationError, match=r"backbone_lr_mult 0, so .*random weights; set network\.pretrained"):
+            Params.model_validate(raw | {group: raw[group] | {"backbone_lr_mult": 0.0}})
+    Params.model_validate(raw | {"student": raw["student"] | {"backbone_lr_mult": 0.0, "init": "teacher"}})
+
+
 # Transformers and other heads
 
 NARROW = {  # arguments that timm's functions of these names take
     "resnet18": {},
-    "test_convnext": {},
     "convnext_atto": {"depths": (1, 1, 1, 1)},
     "swin_tiny_patch4_window7_224": {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)},
     "vit_small_patch14_dinov2": {"embed_dim": 24, "depth": 4, "num_heads": 2},
     "vit_small_patch16_dinov3": {"embed_dim": 24, "depth": 4, "num_heads": 2},
+    "tf_efficientnet_lite0": {},
 }
 
 
@@ -312,3 +323,92 @@ def test_a_head_on_a_backbone_trains_and_predicts(
     torch.set_num_threads(1)
     try_network(narrow(backbone, head, monkeypatch), tmp_path, side=49)
     assert read_json(tmp_path / "network.json")["network"]["head"] == head
+
+
+CONFIGS = {  # backbone and head: decode head, neck, out_indices, size_divisor
+    ("vit_small_patch14_dinov2", "linear"): ("FCNHead", None, [2, 5, 8, 11], 14),
+    ("vit_giant_patch14_reg4_dinov2", "upernet"): ("UPerHead", "Feature2Pyramid", [9, 19, 29, 39], 14),
+    ("vit_base_patch16_dinov3", "segformer"): ("SegformerHead", "Feature2Pyramid", [2, 5, 8, 11], 16),
+    ("swin_base_patch4_window7_224", "upernet"): ("UPerHead", None, [0, 1, 2, 3], 32),
+    ("convnext_base", "upernet"): ("UPerHead", None, [0, 1, 2, 3], 32),
+    ("convnext_base", "deeplabv3plus"): ("DepthwiseSeparableASPPHead", None, [0, 1, 2, 3], None),
+}
+
+
+@pytest.mark.parametrize(("backbone", "head"), CONFIGS)
+def test_what_mmsegmentation_builds(backbone: str, head: str) -> None:
+    config = network_config(LITE.model_copy(update={"backbone": backbone, "head": head}), 3)
+    decode_head, neck, out_indices, size_divisor = CONFIGS[backbone, head]
+    assert config["decode_head"]["type"] == decode_head and config.get("neck", {}).get("type") == neck
+    assert config["backbone"]["out_indices"] == out_indices
+    assert config["data_preprocessor"].get("test_cfg") == (size_divisor and {"size_divisor": size_divisor})
+    assert ("output_stride" in config["backbone"]) == (size_divisor is None)
+    assert all(value.is_meta for value in build_without_memory(config).state_dict().values())
+
+
+@pytest.mark.parametrize("head", ["linear", "segformer"])
+def test_a_resnet_is_dilated_for_a_head_of_one_map(head: str) -> None:
+    model = MODELS.build(network_config(NetworkParams(base_channels=4, backbone="resnet18", head=head), 3))
+    sizes = [x.shape[2] for x in model.backbone(torch.zeros(1, 3, 64, 64))]
+    assert sizes == ([16, 8, 8, 8] if head == "linear" else [16, 8, 4, 2])
+
+
+def test_weights_of_a_transformer_of_another_image_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm resamples position embeddings, and knows the mask token of DINOv2's own file."""
+    from timm.layers import resample_abs_pos_embed
+
+    network = narrow("vit_small_patch14_dinov2", "linear", monkeypatch)
+    state = timm.create_model("vit_small_patch14_dinov2", img_size=28).state_dict()
+    state = {key: torch.randn_like(value) for key, value in state.items()} | {"mask_token": torch.zeros(1, 24)}
+    torch.save(state, tmp_path / "dinov2.pth")
+    backbone = MODELS.build(network_config(network, 3)).backbone
+    load_pretrained(backbone, str(tmp_path / "dinov2.pth"))
+    loaded = backbone.timm_model.model.state_dict()
+    assert state["pos_embed"].shape == (1, 1 + 2 * 2, 24) and loaded["pos_embed"].shape == (1, 1 + 37 * 37, 24)
+    expected = resample_abs_pos_embed(state["pos_embed"], new_size=(37, 37), num_prefix_tokens=1)
+    assert torch.equal(loaded.pop("pos_embed"), expected)
+    assert len(loaded) > 50 and all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("backbone", sorted(NARROW.keys() - {"resnet18"}))
+def test_weights_as_timm_saves_them(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the format of its hub, with a classifier; under other names by order."""
+    network = narrow(backbone, "upernet", monkeypatch)
+    state = timm.create_model(backbone).state_dict()
+    save_file(state, path := tmp_path / "model.safetensors")
+    torch.save({f"_{key}": value for key, value in state.items()}, renamed := tmp_path / "renamed.pth")
+    for file in (path, renamed):
+        model = MODELS.build(network_config(network, 3)).backbone
+        load_pretrained(model, str(file), sha256(file))
+        loaded = model.timm_model.model.state_dict()
+        assert len(loaded) > 20 and all(torch.equal(value, state[key]) for key, value in loaded.items())
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SesamError, match=r"model\.safetensors cannot be loaded"):
+        load_pretrained(model, str(path))
+
+
+def test_weights_of_timms_hub(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files have no checksum, but a length."""
+    urls: list[str] = []
+    content = save({"conv": torch.randn(4)})
+    Server.files |= {"model.safetensors": content, "half.safetensors": content[:-1]}
+
+    def fetch(url: str, *given: str | None) -> Path:
+        urls.append(url)
+        return downloads.fetch(f"{address}/whole/{name}.safetensors", *given)
+
+    monkeypatch.setattr(backbones, "fetch", fetch)
+    source, name = "timm://vit_small_patch14_dinov2.lvd142m", "half"
+    with pytest.raises(SesamError, match=rf"{source} cannot be verified"):
+        load_pretrained(Backbone(), source)
+    name = "model"
+    load_pretrained(backbone := Backbone(), source)
+    assert torch.equal(backbone.conv.data, load(content)["conv"])
+    assert urls[0].endswith("/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors")
+    with pytest.raises(
+        SesamError, match=r"is not one of timm's models\. Similar are vit_small_patch14_dinov2\.lvd142m"
+    ):
+        load_pretrained(backbone, "timm://vit_small_patch14_dinov2")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SesamError, match=r"timm:// needs timm\. To install"):
+        load_pretrained(backbone, source)

@@ -1,6 +1,7 @@
 """The segmentation network: three-source loss, samples, training, prediction, evaluation."""
 
 import errno
+import hashlib
 import io
 import json
 import math
@@ -33,7 +34,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from sesam.artifacts import fingerprint
-from sesam.artifacts.atomic_io import read_json, sha256, write_text
+from sesam.artifacts.atomic_io import read_json, sha256, write_json, write_text
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_predictions
 from sesam.artifacts.supervision import save_supervision
@@ -715,6 +716,26 @@ def test_only_stages_without_inference_depend_on_the_report() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     params = {name: entry.get("do", entry).get("params", ()) for name, entry in stages.items()}
     assert {name for name in params if {"report", "report.num_images"} & {*params[name]}} <= {"panels", "report"}
+
+
+def test_a_network_of_before_there_were_other_heads_is_loaded(tmp_path: Path) -> None:
+    random_network(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), np.uint8)
+    expected = predict(load_network(tmp_path, CPU), image, CPU)
+    saved = read_json(tmp_path / "network.json")
+    assert saved["network"].pop("head") == "deeplabv3plus"
+    write_json(tmp_path / "network.json", saved)
+    assert all(map(np.array_equal, predict(load_network(tmp_path, CPU), image, CPU), expected))
+
+
+@pytest.mark.parametrize(
+    ("preset", "digest"),
+    [("demo", "1c53e81f9effb251"), ("cityscapes", "70badcb6587f1953"), ("idd", "146b043b688e8f44")],
+)
+def test_mmsegmentations_config_of_deeplabv3plus_has_the_same_bytes(preset: str, digest: str) -> None:
+    """As before there were other heads: of ResNets and of timm's convolutions."""
+    config = json.dumps(network_config(load_preset(ROOT / f"presets/{preset}.yaml").network, 3))
+    assert hashlib.sha256(config.encode()).hexdigest().startswith(digest)
 
 
 @pytest.mark.parametrize("colors", [[], [[0, 0, 0]] * 300])
