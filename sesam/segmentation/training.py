@@ -83,7 +83,7 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
             model=model,
             train_dataloader=_dataloader(TrainingDataset(task, manifest, seed), params, device),
             custom_hooks=[log, CheckpointHook(task.work_dir)],
-            **_runner_options(task, params, device),
+            **_runner_options(task, params, device, model),
         )
         if get_world_size() == 1:
             model.to(device)  # mmengine takes a GPU whenever there is one
@@ -244,13 +244,13 @@ def _scheduler_configs(schedule: Schedule) -> list[dict[str, Any]]:
     return [config | {"by_epoch": False} for config in ([rise, decay] if begin else [decay])]
 
 
-def _runner_options(task: TrainingTask, params: Params, device: torch.device) -> dict[str, Any]:
+def _runner_options(task: TrainingTask, params: Params, device: torch.device, model: EncoderDecoder) -> dict[str, Any]:
     """mmengine's Runner without its defaults, which log and save on their own."""
     checkpoint = task.work_dir / CheckpointHook.NAME
     options: dict[str, Any] = {}
     if get_world_size() > 1:
         wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
-        wrapper |= {"find_unused_parameters": params.network.config is not None}
+        wrapper |= {"find_unused_parameters": params.network.config is not None or model.with_neck}
         options = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return options | {
         "work_dir": str(task.work_dir / "mmengine"),

@@ -301,7 +301,7 @@ def narrow(backbone: str, head: str, monkeypatch: pytest.MonkeyPatch) -> Network
     )
 
 
-@pytest.mark.parametrize(
+HEADS = pytest.mark.parametrize(
     ("backbone", "head"),
     [
         ("swin_tiny_patch4_window7_224", "upernet"),
@@ -315,6 +315,9 @@ def narrow(backbone: str, head: str, monkeypatch: pytest.MonkeyPatch) -> Network
         ("resnet18", "linear"),
     ],
 )
+
+
+@HEADS
 def test_a_head_on_a_backbone_trains_and_predicts(
     backbone: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +326,16 @@ def test_a_head_on_a_backbone_trains_and_predicts(
     torch.set_num_threads(1)
     try_network(narrow(backbone, head, monkeypatch), tmp_path, side=49)
     assert read_json(tmp_path / "network.json")["network"]["head"] == head
+
+
+@HEADS
+def test_all_weights_are_trained(backbone: str, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several GPUs ask for it, or look for the others in each iteration, as with a neck."""
+    model = MODELS.build(network_config(narrow(backbone, head, monkeypatch), 3))
+    features = model.extract_feat(torch.randn(2, 3, *[4 * 14 if "patch14" in backbone else 64] * 2))
+    sum(head(features).sum() for head in (model.decode_head, model.auxiliary_head)).backward()
+    unused = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert all(name.startswith("neck.") for name in unused)
 
 
 CONFIGS = {  # backbone and head: decode head, neck, out_indices, size_divisor
