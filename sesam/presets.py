@@ -12,22 +12,34 @@ from sesam.params import Params, ScheduleOverride, validate_params
 from sesam.yaml_io import read_yaml
 
 PRESETS = Path("presets")
+NETWORKS = PRESETS / "networks"
 _COMMENT_COLUMN = 44
 
 
-def load_preset(path: Path, data: Path | None = None, classes: Sequence[str] | None = None) -> Params:
+def load_preset(
+    path: Path, data: Path | None = None, classes: Sequence[str] | None = None, network: Path | None = None
+) -> Params:
     """The params of presets/NAME.yaml over the defaults; SesamError if it does not fit the schema.
 
-    data and classes replace dataset.root and dataset.classes, and drop what belongs to the preset's own data.
+    data and classes replace dataset.root and dataset.classes, and drop what belongs to the preset's own data. network:
+    a file of NETWORKS, whose groups replace the preset's; keys of schedule that it lacks stay.
     """
-    raw = read_yaml(path)
-    if not isinstance(raw, dict):
-        raise SesamError(f"{path} is not a mapping of groups.")
+    raw = _read_groups(path)
+    if network is not None:
+        overlay = _read_groups(network)
+        raw |= overlay | {"schedule": raw.get("schedule", {}) | overlay.get("schedule", {})}
     if data is not None or classes is not None:
         dataset = {key: value for key, value in raw["dataset"].items() if key not in ("palette", "subset")}
         own = {"root": None if data is None else str(data), "classes": classes and list(classes)}
         raw |= {"demo": {}, "dataset": dataset | {key: value for key, value in own.items() if value is not None}}
     return validate_params(raw, path)
+
+
+def _read_groups(path: Path) -> dict[str, Any]:
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        raise SesamError(f"{path} is not a mapping of groups.")
+    return raw
 
 
 def render_params(params: Params) -> str:

@@ -11,8 +11,10 @@ from sesam.cli.main import main
 from sesam.errors import SesamError
 from sesam.params import flatten, load_params
 from sesam.presets import load_preset, render_params
+from sesam.segmentation.network import network_config
+from sesam.segmentation.zoo import build_without_memory, read_config
 
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PRESETS, NETWORKS = (sorted((ROOT / folder).glob("*.yaml")) for folder in ("presets", "presets/networks"))
 
 
 @pytest.fixture
@@ -41,6 +43,21 @@ def test_presets_are_short_and_valid(path: Path, tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml") == params
 
 
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_networks_fit_every_preset(path: Path) -> None:
+    assert yaml.safe_load(path.read_text()).keys() == {"network", "schedule"}
+    for preset in PRESETS:
+        with_network, without = load_preset(preset, network=path), load_preset(preset)
+        assert with_network.schedule.max_iters == without.schedule.max_iters
+        assert with_network.schedule.lr < without.schedule.lr and with_network.dataset == without.dataset
+    build_without_memory(network_config(with_network.network, 3))
+
+
+def test_the_weights_of_segformer_are_those_of_its_config() -> None:
+    network = load_preset(ROOT / "presets/demo.yaml", network=ROOT / "presets/networks/segformer.yaml").network
+    assert read_config(network)[0]["backbone"]["init_cfg"]["checkpoint"] == network.pretrained
+
+
 def test_experiments_can_set_every_key_and_keep_the_comments(clone: Path) -> None:
     values = flatten(yaml.safe_load((clone / "params.yaml").read_text()))
     changes = [f"{key}={'null' if value is None else value}" for key, value in values.items() if value != {}]
@@ -60,6 +77,9 @@ def test_init_for_custom_data(clone: Path) -> None:
     main(["init", "demo", "--data", "photographs", "--force"])
     params = load_params()
     assert params.demo == {} and params.dataset.root == "photographs" and params.dataset.classes
+    main(["init", "idd", "--data", "photographs", "--network", "dinov2", "--force"])
+    params = load_params()
+    assert params.network.head == "linear" and params.dataset.root == "photographs"
 
 
 def test_init_keeps_uncommitted_changes(clone: Path) -> None:
@@ -86,6 +106,7 @@ def test_init_keeps_uncommitted_changes(clone: Path) -> None:
     ("arguments", "message"),
     [
         (("idd2",), r"presets/idd2\.yaml does not exist. Presets: ade20k, camvid"),
+        (("idd", "--network", "dinov3"), r"presets/networks/dinov3\.yaml does not exist. Presets: dinov2, segformer"),
         (("idd", "--data", "nowhere"), "--data: nowhere is not a folder"),
         (("voc", "--classes", "a,b"), "voc defines its own classes"),
         (("idd", "--classes", "a"), "at least 2 items"),
