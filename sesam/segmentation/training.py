@@ -25,7 +25,7 @@ from sesam.execution.device import resolve_device
 from sesam.execution.launch import is_worker_process, launch, process_group
 from sesam.execution.progress import ProgressBar
 from sesam.execution.workers import exit_on_queue_error, translate_dataloader_errors
-from sesam.params import NetworkParams, Params, Schedule
+from sesam.params import RESNETS, NetworkParams, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
@@ -118,12 +118,14 @@ def _explain_errors(task: TrainingTask, params: Params) -> Iterator[None]:
             "schedule.crop_size."
         ) from None
     except RuntimeError as problem:
-        if params.network.config is None:
+        network = params.network
+        if network.config is None and network.backbone in RESNETS:
             raise
         height, width = task.schedule.crop_size
+        own = f"network.config {network.config}" if network.config else f"network.backbone {network.backbone}"
         raise SesamError(
-            f"network.config {params.network.config} failed on crops of {width}x{height} pixels "
-            f"({str(problem).partition(chr(10))[0]}). Some networks need larger ones: schedule.crop_size."
+            f"{own} failed on crops of {width}x{height} pixels ({str(problem).partition(chr(10))[0]}). "
+            "Some networks need larger ones: schedule.crop_size."
         ) from None
 
 

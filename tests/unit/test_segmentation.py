@@ -387,9 +387,21 @@ def test_a_frozen_backbone_is_not_trained(manifest: Manifest, params: Params, mo
     )
 
 
-def test_a_network_that_needs_larger_images_says_so(manifest: Manifest, params: Params) -> None:
-    own = updated(params, "network", config="mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024")
-    with pytest.raises(SesamError, match=r"failed on crops of 40x32 pixels .* larger ones: schedule\.crop_size"):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": "mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024"},
+        {"backbone": "inception_v3", "base_channels": None, "head": "linear"},
+    ],
+)
+def test_a_network_that_needs_larger_images_says_so(
+    manifest: Manifest, params: Params, changes: dict[str, str | None]
+) -> None:
+    own = updated(params, "network", **changes)
+    with pytest.raises(
+        SesamError,
+        match=r"^network\.(config|backbone) \S+ failed on crops of 40x32 pixels .* larger ones: schedule\.crop_size",
+    ):
         train(task(own), own)
     network = MODELS.build(network_config(own.network, 3)).eval()
     with pytest.raises(SesamError, match="cannot predict an image of 40x30 pixels"):
