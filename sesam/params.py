@@ -273,7 +273,10 @@ class Architecture(Group):
         None, description="a config of mmsegmentation by name, or a file.py here; null: by the keys below"
     )
     config_sha256: Sha256 | None = Field(None, description="digest of a config of your own; DVC sees changes by it")
-    backbone: str = Field("resnet101", description="resnet18, 34, 50, 101 (mmsegmentation's V1c), or a timm model")
+    backbone: str = Field(
+        "resnet101",
+        description="resnet18, 34, 50, 101 (mmsegmentation's V1c), or a timm model; NAME.TAG: images as TAG had them",
+    )
     head: Head = Field("deeplabv3plus", description="deeplabv3plus, upernet, segformer or linear")
     base_channels: Channels | None = Field(64, description="channels of a ResNet's first stage; null for timm")
     head_channels: Channels = Field(512, description="channels of the head; linear has none")

@@ -359,6 +359,13 @@ def test_what_mmsegmentation_builds(backbone: str, head: str) -> None:
     assert all(value.is_meta for value in build_without_memory(config).state_dict().values())
 
 
+@pytest.mark.parametrize(("tag", "mean"), [("", 127.5), (".dino", 123.675)])
+def test_images_are_normalized_as_those_of_a_tags_weights(tag: str, mean: float) -> None:
+    config = network_config(network(f"vit_base_patch16_224{tag}"), 3)
+    assert config["data_preprocessor"]["mean"][0] == pytest.approx(mean)
+    build_without_memory(config)
+
+
 @pytest.mark.parametrize("head", ["linear", "segformer"])
 def test_a_resnet_is_dilated_for_a_head_of_one_map(head: str) -> None:
     model = MODELS.build(network_config(NetworkParams(base_channels=4, backbone="resnet18", head=head), 3))
