@@ -22,12 +22,11 @@ def load_preset(
     """The params of presets/NAME.yaml over the defaults; SesamError if it does not fit the schema.
 
     data and classes replace dataset.root and dataset.classes, and drop what belongs to the preset's own data. network:
-    a file of NETWORKS, whose groups replace the preset's; keys of schedule that it lacks stay.
+    a file of NETWORKS, whose keys replace the preset's.
     """
     raw = _read_groups(path)
     if network is not None:
-        overlay = _read_groups(network)
-        raw |= overlay | {"schedule": raw.get("schedule", {}) | overlay.get("schedule", {})}
+        raw |= {group: raw.get(group, {}) | keys for group, keys in _read_groups(network).items()}
     if data is not None or classes is not None:
         dataset = {key: value for key, value in raw["dataset"].items() if key not in ("palette", "subset")}
         own = {"root": None if data is None else str(data), "classes": classes and list(classes)}

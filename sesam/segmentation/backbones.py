@@ -140,6 +140,12 @@ def _timm_features(network: Architecture, options: dict[str, Any]) -> tuple[dict
     )
 
 
+def find_timm_model(backbone: nn.Module) -> nn.Module | None:
+    """timm's model in a TIMMBackbone, also in the wrapper that takes features from any layer; None in another one."""
+    model: nn.Module | None = getattr(backbone, "timm_model", None)
+    return model["model"] if isinstance(model, nn.ModuleDict) and "model" in model else model
+
+
 def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | None = None) -> None:
     """Fill the backbone from a file, an installed package of weights, or an address.
 
@@ -157,10 +163,8 @@ def load_pretrained(backbone: nn.Module, source: str, expected_sha256: str | Non
             barrier()
     if expected_sha256 is not None and Path(source).is_file() and (digest := sha256(Path(source))) != expected_sha256:
         raise SesamError(f"network.pretrained: {source} has SHA-256 {digest}, network.sha256 is {expected_sha256}.")
-    state, module = _load_state(source), getattr(backbone, "timm_model", backbone)
-    if isinstance(module, nn.ModuleDict) and "model" in module:  # timm's FeatureGetterNet
-        module = module["model"]
-        state = _convert(state, module)
+    module = find_timm_model(backbone) or backbone
+    state = _convert(_load_state(source), module)
     expected = module.state_dict()
     if not expected.keys() & state.keys():
         pairs = zip(expected.items(), state.values(), strict=False)

@@ -34,7 +34,7 @@ from sesam.artifacts.image_io import Palette
 from sesam.errors import SesamError, describe_validation_error
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, EvaluationParams, Group
-from sesam.segmentation.backbones import PYRAMID_HEADS, Backbone, backbone_spec
+from sesam.segmentation.backbones import PYRAMID_HEADS, Backbone, backbone_spec, find_timm_model
 from sesam.segmentation.zoo import build, build_without_memory, read_config, zoo_config
 
 NORM = {"type": "BN", "requires_grad": True}
@@ -179,7 +179,7 @@ def checkpoint_activations(model: EncoderDecoder) -> None:
     blocks = [module for module in model.backbone.modules() if hasattr(module, "with_cp")]
     for block in blocks:
         block.with_cp = True
-    enable = getattr(getattr(model.backbone, "timm_model", None), "set_grad_checkpointing", None)
+    enable = getattr(find_timm_model(model.backbone), "set_grad_checkpointing", None)
     if enable is not None:
         enable(True)
     elif not blocks:

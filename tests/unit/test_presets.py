@@ -49,6 +49,7 @@ def test_networks_fit_every_preset(path: Path) -> None:
     for preset in PRESETS:
         with_network, without = load_preset(preset, network=path), load_preset(preset)
         assert with_network.schedule.max_iters == without.schedule.max_iters
+        assert with_network.network.dtype == without.network.dtype
         assert with_network.schedule.lr < without.schedule.lr and with_network.dataset == without.dataset
     build_without_memory(network_config(with_network.network, 3))
 

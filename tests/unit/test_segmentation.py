@@ -205,10 +205,18 @@ def test_parts_of_a_batch_have_its_loss_and_gradient(monkeypatch: pytest.MonkeyP
     assert logged["sam"] > 0 and model.batch_pixels is None
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
-def test_recomputed_activations_have_the_same_gradients(backbone: str):
-    own = {"backbone": backbone, "base_channels": 4 if backbone == "resnet18" else None, "output_stride": 16}
-    model, images = network.build(network_config(NETWORK.model_copy(update=own), 3)).train(), torch.randn(2, 3, 32, 40)
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("resnet18", "deeplabv3plus"),
+        ("tf_efficientnet_lite0", "deeplabv3plus"),
+        ("test_vit", "linear"),
+        ("test_convnext", "upernet"),
+    ],
+)
+def test_recomputed_activations_have_the_same_gradients(backbone: str, head: str):
+    own = {"backbone": backbone, "head": head, "base_channels": 4 if backbone == "resnet18" else None}
+    model, images = network.build(network_config(NETWORK.model_copy(update=own), 3)).train(), torch.randn(2, 3, 32, 48)
 
     def gradients() -> tuple[int, list[torch.Tensor]]:
         stored: list[int] = []
