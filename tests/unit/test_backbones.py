@@ -25,7 +25,7 @@ from safetensors.torch import load, save, save_file
 from sesam.artifacts import downloads
 from sesam.artifacts.atomic_io import read_json, sha256
 from sesam.errors import SesamError
-from sesam.params import NetworkParams, Params
+from sesam.params import EvaluationParams, NetworkParams, Params
 from sesam.presets import load_preset
 from sesam.segmentation import backbones
 from sesam.segmentation.backbones import load_pretrained
@@ -326,6 +326,19 @@ def test_a_head_on_a_backbone_trains_and_predicts(
     torch.set_num_threads(1)
     try_network(narrow(backbone, head, monkeypatch), tmp_path, side=49)
     assert read_json(tmp_path / "network.json")["network"]["head"] == head
+
+
+def test_windows_of_whole_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = narrow("vit_small_patch14_dinov2", "upernet", monkeypatch)
+    model, image, cpu = (
+        MODELS.build(network_config(network, 3)).eval(),
+        np.zeros((41, 50, 3), np.uint8),
+        torch.device("cpu"),
+    )
+    whole = EvaluationParams(mode="slide", crop_size=(28, 28), stride=(14, 14), flip=True, scales=(0.5, 1.0))
+    assert predict(model, image, cpu, whole)[0].shape == (41, 50)
+    with pytest.raises(SesamError, match=r"an evaluation\.crop_size of multiples of 14"):
+        predict(model, image, cpu, whole.model_copy(update={"crop_size": (32, 32)}))
 
 
 @HEADS
