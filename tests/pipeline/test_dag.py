@@ -66,6 +66,7 @@ def draw_photographs(root: Path) -> None:
 def set_small_params(folder: Path) -> None:
     """What docs/getting-started.md sets in params.yaml, and a run as small as possible."""
     small = yaml.safe_load((ROOT / "presets/demo.yaml").read_text())
+    small["network"]["dtype"] = "float32"
     small["schedule"] |= {"max_iters": 4, "batch_size": 2, "crop_size": [64, 64]}
     edit_params(
         folder,
