@@ -3,15 +3,16 @@
     python -m benchmarks.stage_costs                          # what `make demo` runs
     python -m benchmarks.stage_costs -S demo.demo.train=2000 -S sam.enabled=false
 
-The stages of params.yaml, with changes as of `dvc exp run -S`, one after the other, as `dvc repro` orders them but
-without DVC, in a copy of this checkout. CPU seconds include those of a stage's processes; memory is its largest's.
+The stages of params.yaml, with changes as of `dvc exp run -S`, one after the other and without DVC, in a copy of this
+checkout. CPU seconds are of a stage and all its processes; memory is the largest of one of them. On Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import os
-import re
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from dvc.repo import Repo
+from networkx import topological_sort
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -44,28 +47,35 @@ def copy_of_checkout(folder: Path, changes: list[str]) -> list[str]:
         *groups, last = keys.split(".")
         reduce(dict.__getitem__, groups, params)[last] = yaml.safe_load(value)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    dry = subprocess.run(("dvc", "repro", "--dry"), cwd=folder, check=True, capture_output=True, text=True).stdout
-    return re.findall(r"^> (python -m stages\..*)$", dry, re.MULTILINE)
+    with Repo(folder) as repo:
+        graph = repo.index.graph  # from stages to their dependencies
+        return [stage.cmd for stage in reversed(list(topological_sort(graph)))]
 
 
 def measure(command: str, folder: Path) -> Cost:
-    """Run a stage; its processes are counted because it waits for them."""
+    """Run a stage, and wait for its processes, which outlive it: the fork server and what it has forked."""
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryFile() as log:
-        started = time.perf_counter()
+        started, wall, cpu, memory = time.perf_counter(), 0.0, 0.0, 0.0
         process = subprocess.Popen(command.split(), cwd=folder, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        if status:
-            log.seek(0)
-            raise SystemExit(f"{command} failed:\n{log.read().decode()}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9)
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while True:
+                ended, status, usage = os.wait4(-1, 0)
+                cpu += usage.ru_utime + usage.ru_stime
+                memory = max(memory, usage.ru_maxrss * 1024 / 1e9)
+                if ended == process.pid:
+                    wall = time.perf_counter() - started
+                    if status:
+                        log.seek(0)
+                        raise SystemExit(f"{command} failed:\n{log.read().decode()}")
+    return Cost(wall, cpu, memory)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="of params.yaml")
     options = parser.parse_args()
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: a stage's processes become ours when it ends
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "sesam"
         commands = copy_of_checkout(folder, options.changes)
