@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,20 +83,16 @@ def run_part(part: Part, options: tuple[str, ...], seconds: float) -> str:
     """A section of the page: the command and what it printed, also where it failed or its time ended."""
     command = ("python", "-m", part.module, *options)
     environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    started = time.monotonic()
+    started, pipe = time.monotonic(), subprocess.PIPE
+    process = subprocess.Popen(
+        (sys.executable, *command[1:]), env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
     try:
-        done = subprocess.run(
-            (sys.executable, *command[1:]),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        output, end = done.stdout, "" if done.returncode == 0 else f"Failed:\n{(done.stderr or done.stdout)[-2000:]}"
-    except subprocess.TimeoutExpired as late:
-        printed = late.stdout or b""
-        output = printed.decode() if isinstance(printed, bytes) else printed
+        output, errors = process.communicate(timeout=seconds)
+        end = "" if process.returncode == 0 else f"Failed:\n{errors[-2000:]}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # benchmarks run processes of their own, which would go on
+        output, _ = process.communicate()
         end = f"Stopped after {seconds:.0f} seconds."
     body = "\n\n".join(text.strip() for text in (f"`{' '.join(command)}`", output, end) if text.strip())
     return f"## {part.title}\n\n{body}\n\n({time.monotonic() - started:.0f} s)\n"

@@ -3,7 +3,7 @@
     python -m benchmarks.stage_costs                          # what `make demo` runs
     python -m benchmarks.stage_costs -S demo.demo.train=2000 -S sam.enabled=false
 
-The stages of params.yaml, with changes as of `dvc exp run -S`, one after the other and without DVC, in a copy of this
+The stages of params.yaml, with changes as of `dvc exp run -S`, one after the other and without DVC, in a clone of this
 checkout. CPU seconds are of a stage and all its processes; memory is the largest of one of them. On Linux.
 """
 
@@ -38,8 +38,8 @@ class Cost(NamedTuple):
         return f"| {name} | {self.wall:.1f} | {self.cpu:.1f} | {cores:.2f} | {self.memory:.2f} |"
 
 
-def copy_of_checkout(folder: Path, changes: list[str]) -> list[str]:
-    """A checkout without data, with its params changed; the commands of its stages, in order."""
+def clone_checkout(folder: Path, changes: list[str]) -> list[str]:
+    """Clone what is committed, with params.yaml as it is here, then changed; the commands of its stages, in order."""
     subprocess.run(("git", "clone", "-q", str(ROOT), str(folder)), check=True)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for change in changes:
@@ -78,7 +78,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: a stage's processes become ours when it ends
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "sesam"
-        commands = copy_of_checkout(folder, options.changes)
+        commands = clone_checkout(folder, options.changes)
         costs = {}
         for command in tqdm(commands, unit="stage"):
             costs[command.removeprefix("python -m stages.")] = measure(command, folder)

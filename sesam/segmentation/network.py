@@ -161,7 +161,8 @@ def _suits_channels_last(model: nn.Module) -> bool:
 
 def optimize_for(device: torch.device, model: EncoderDecoder, dtype: Dtype) -> None:
     """For training: change the memory format and the layers to those that the device needs or is fastest with."""
-    if _suits_channels_last(model) if device.type == "cpu" else dtype != "float32":
+    is_faster = _suits_channels_last(model) if device.type == "cpu" else dtype != "float32"
+    if is_faster:
         model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time
@@ -284,8 +285,9 @@ def predict(
 
     All that scores or labels images does it here, always in float32, so that labels have the quality that was scored.
 
-    image: (H, W, 3) uint8 RGB. Returns (H, W) uint8 class ids and (H, W) uint8 confidence,
-    floor(255 * softmax maximum). SesamError if it does not fit on the GPU, or is too small for the network.
+    image: (H, W, 3) uint8 RGB; evaluation: windows, mirror image and scales. Returns (H, W) uint8 class ids and (H, W)
+    uint8 confidence, floor(255 * softmax maximum). SesamError if it does not fit on the GPU, or is too small for the
+    network.
     """
     height, width = image.shape[:2]
     model.test_cfg = ConfigDict(evaluation.model_dump(include={"mode", "crop_size", "stride"}))
@@ -302,10 +304,8 @@ def predict(
             "(evaluation.mode slide), cut such images with `sesam tile split`, or take another GPU."
         ) from None
     except (RuntimeError, AssertionError) as problem:  # timm asserts that patches fit
-        reason, divisor = (
-            str(problem).partition("\n")[0],
-            (model.data_preprocessor.test_cfg or {}).get("size_divisor", 1),
-        )
+        reason = str(problem).partition("\n")[0]
+        divisor = (model.data_preprocessor.test_cfg or {}).get("size_divisor", 1)
         windows = f", or an evaluation.crop_size of multiples of {divisor}" if evaluation.mode == "slide" else ""
         raise SesamError(
             f"The network cannot predict an image of {width}x{height} pixels ({reason}). "

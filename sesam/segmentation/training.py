@@ -141,7 +141,9 @@ def _check(task: TrainingTask, params: Params, device: torch.device, manifest: M
     if (device.type == "cpu" or accumulate > 1) and batch_size < 2 * processes * accumulate:
         # batch normalization needs two values
         raise SesamError(f"{size}; it must be at least 2 for each of runtime.training_gpus × schedule.accumulate.")
-    if params.network.dtype != "float32" and not (device.type == "cuda" and torch.cuda.is_bf16_supported(False)):
+    if params.network.dtype != "float32" and not (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         raise SesamError("params.yaml: network.dtype bfloat16 needs a GPU that computes in it. Set it to float32.")
     folders = [folder for folder in (task.labels, task.sources) if folder is not None]
     files = [folder / f"{record.id}.png" for folder in folders for record in manifest.train]
