@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
-.PHONY: demo test reference networks ablations fault-injection fuzzing clean
+.PHONY: demo test long-tests reference networks ablations fault-injection fuzzing clean
 
 demo: $(VENV)/ready
 	dvc repro
@@ -13,8 +13,12 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	ruff check .
 	ruff format --check .
-	mypy
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	mypy --num-workers 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+
+# Ray's workers, trainings in several processes, and runs that are killed again and again
+long-tests: $(VENV)/ready
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m long
 
 # docs/reference/params.md and cli.md, after a change of the schema or the parser
 reference: $(VENV)/ready

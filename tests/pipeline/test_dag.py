@@ -1,6 +1,7 @@
 """The DAG, by the commands of the docs: one run from end to end, what a change reruns, sharing, a shared cache."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT, checked_out, edit_params, sh
 from dvc.repo import Repo
+from forked_commands import forked_commands
 from networkx import ancestors
 from PIL import Image
 from unit.test_docs import WALKTHROUGH, read_commands
@@ -84,6 +86,13 @@ def run_line(line: str, folder: Path, replacements: dict[str, str]) -> None:
     """Run a line of a page in `folder`, with the words replaced that are examples."""
     command = re.sub("|".join(replacements), lambda match: replacements[match[0]], line)
     sh("bash", "-c", f"export COLUMNS=120; {re.sub('^sesam ', 'python -m sesam ', command)}", cwd=folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands_start_at_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with forked_commands(tmp_path_factory.mktemp("forked")) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +231,7 @@ def test_no_training_stage_depends_on_fine_labels() -> None:
         assert "data/dataset/train.json" in deps[name]
 
 
+@pytest.mark.long
 def test_two_workers_write_the_same_bytes_as_one(workspace: Path, params_restored: None) -> None:
     files = [path for path in sorted(workspace.glob("data/**/*")) if path.suffix in (".png", ".json", ".zip")]
     before = {path: path.read_bytes() for path in files}
@@ -286,6 +296,7 @@ def test_an_image_is_explained(workspace: Path, monkeypatch: pytest.MonkeyPatch,
         main(["explain", "nobody"])
 
 
+@pytest.mark.long
 def test_another_repository_trains_on_the_labels(workspace: Path, tmp_path: Path) -> None:
     third = tmp_path / "third"  # after `dvc import`, see the commands of the docs
     shutil.copytree(workspace / "data/pseudo_labels/r2", third / "r2")
@@ -320,6 +331,7 @@ config.default_hooks.logger.interval = 1
     assert list((third / "trained").glob("iter_2.pth"))
 
 
+@pytest.mark.long
 def test_a_round_is_removed_and_restored(workspace: Path, tmp_path: Path, params_restored: None) -> None:
     """It commits, so it comes late. The scores follow, and a colleague has nothing to run."""
     edit_params(workspace, rounds={"r1": {"teacher": "none", "fill_confident": False}})

@@ -370,6 +370,7 @@ except SesamError as problem:
 """
 
 
+@pytest.mark.long
 def test_a_reader_that_cannot_send_is_not_waited_for() -> None:
     command = [sys.executable, "-c", UNSENT]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS, check=True)

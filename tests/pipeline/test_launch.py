@@ -45,6 +45,7 @@ with process_group(torch.device("cpu")):
 """
 
 
+@pytest.mark.long
 def test_two_processes_have_the_loss_of_the_batch_and_end_on_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def ended(process: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("manifest")
 def test_two_processes_train_as_one_does_and_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"max_iters": ITERATIONS, "batch_size": 4, "crop_size": [32, 40], "lr": 0.02}

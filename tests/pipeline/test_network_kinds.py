@@ -38,9 +38,9 @@ SEGFORMER = NetworkParams(config="segformer_mit-b0_8xb2-160k_ade20k-512x512", pr
     ("backbone", "head"),
     [
         (None, "segformer"),
-        ("swin_tiny_patch4_window7_224", "upernet"),
-        ("vit_small_patch14_dinov2", "linear"),
-        ("convnext_atto", "upernet"),
+        pytest.param("swin_tiny_patch4_window7_224", "upernet", marks=pytest.mark.long),
+        pytest.param("vit_small_patch14_dinov2", "linear", marks=pytest.mark.long),
+        pytest.param("convnext_atto", "upernet", marks=pytest.mark.long),
     ],
 )
 def test_one_round(folder_dataset: Path, backbone: str | None, head: str, monkeypatch: pytest.MonkeyPatch) -> None:

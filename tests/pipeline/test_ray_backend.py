@@ -20,6 +20,7 @@ from sesam.params import Runtime
 from stages import sam_masks
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.long
 RUNTIME = Runtime(device="cpu", backend="ray", num_workers=2)
 
 

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 QUICK = ("prepare", "weak_labels", "embed", "prompts", "sam_masks", "select_masks", "merge_labels")
 
 
+@pytest.mark.long
 def test_faults_are_survived() -> None:
     """In a separate process: its stages run in forks, which do not have their parent's threads."""
     command = [sys.executable, "-m", "tests.robustness.fault_injection", "--cases", "4", "--stages", *QUICK]

@@ -213,6 +213,7 @@ def _voc_list(text: str) -> Path:
     return _written("ImageSets/Segmentation/train.txt", text).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crafted", CRAFTED.values(), ids=CRAFTED)
 def test_a_megabyte_takes_less_than_a_gigabyte(
     crafted: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

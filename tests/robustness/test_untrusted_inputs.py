@@ -284,6 +284,7 @@ def test_the_watch_detects_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             load_watched(lambda content=content: pickle.loads(content))
 
 
+@pytest.mark.long
 def test_a_few_fuzzed_files() -> None:
     """`make fuzzing` tries thousands. In a separate process, because cases run in forks."""
     command = [sys.executable, "-m", "tests.robustness.fuzzing", "--cases", "125", "--seed", "3"]

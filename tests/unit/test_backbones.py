@@ -58,6 +58,7 @@ def test_timm_backbone(name: str, tmp_path: Path) -> None:
     assert classes.shape == (40, 60)
 
 
+@pytest.mark.long
 def test_what_takes_seconds_is_imported_later(tmp_path: Path) -> None:
     """What no network here needs, until it is called: a stage starts in half of the time."""
     tiny = load_preset(ROOT / "presets/demo.yaml").network.model_copy(update={"head_channels": 8})

@@ -120,6 +120,7 @@ def test_labeled_images_are_checked(tmp_path: Path) -> None:
         read_labeled(tmp_path, [7])
 
 
+@pytest.mark.long
 def test_interrupted_training_resumes(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -310,6 +310,7 @@ def test_loss_curve(tmp_path: Path) -> None:
             loss_curve(tmp_path)
 
 
+@pytest.mark.long
 def test_workers_change_nothing(workspace: tuple[Manifest, Params]) -> None:
     manifest, params = workspace
     two_workers = params.model_copy(update={"runtime": params.runtime.model_copy(update={"num_workers": 2})})
