@@ -157,6 +157,7 @@ def test_a_checkpoint_is_hashed_once_per_stage(workspace: Path, monkeypatch: pyt
     assert hashed == [weights, weights]
 
 
+@pytest.mark.long
 def test_worker_processes_and_batches_change_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(*arguments: object, device: str) -> batches.BatchSteps:
         return make_mask_steps(*arguments)._replace(device=torch.device(device))  # "cuda": with worker processes
