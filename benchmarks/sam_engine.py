@@ -51,6 +51,7 @@ from sesam.sam import inference
 from sesam.sam.batched_sam import BatchedSam, ImagePrompt
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache
+from sesam.sam.decoder import ImageMaps
 from sesam.sam.sam_model import MaskPredictions
 from sesam.sam.upscaling import rows_to_counts
 
@@ -64,8 +65,8 @@ class Measured(BatchedSam):
 
     objects: Tensor | None = None
 
-    def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        masks, quality = super().logits(features, prompts)
+    def logits(self, maps: ImageMaps, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
+        masks, quality = super().logits(maps, prompts)
         if self.objects is not None:
             masks += self.objects[:, : masks.shape[2], : masks.shape[3]]
         return masks, quality
@@ -74,14 +75,14 @@ class Measured(BatchedSam):
 class WholeMasks(Measured):
     """Without the step `tiles`: segment-anything scales whole masks up, one prompt at a time."""
 
-    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
-        logits, quality = self.logits(features, prompts)
-        low = 4 * np.array(self.sam.prompt_encoder.image_embedding_size)
+    def _decode(self, maps: ImageMaps, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
+        logits, quality = self.logits(maps, prompts)
+        low = 4 * np.array(self.cells)
         found = []
         for k, prompt in enumerate(prompts):
             padded = torch.zeros(1, 3, *low, device=self.device)
             padded[..., : logits.shape[2], : logits.shape[3]] = logits[k]
-            resized = self.resize.get_preprocess_shape(*prompt.size, self.side)
+            resized = self.resized(prompt.size)
             masks = self.sam.postprocess_masks(padded, resized, prompt.size)[0] > self.sam.mask_threshold
             flat = masks.transpose(1, 2).flatten(1).cpu().numpy()
             edges = [np.flatnonzero(np.diff(mask, prepend=False)) for mask in flat]
@@ -191,7 +192,7 @@ def loop(precision: str, options: argparse.Namespace, items: list[ImageRecord], 
             *seconds, masks = one(item)
             times += seconds
             if k == 0:
-                _save(folder / f"{precision}.json", [mask_to_rle(mask) for three in masks for mask in three])
+                save_masks(folder / f"{precision}.json", [mask_to_rle(mask) for three in masks for mask in three])
     _, encoder, decoder = len(items) / times
     return {"encoder": encoder, "decoder": decoder, "whole": len(items) / times.sum()}
 
@@ -260,7 +261,7 @@ def recipe(options: argparse.Namespace, items: list[ImageRecord], folder: Path) 
         for k in range(0, len(items), options.batch):
             work(list(islice(ahead, len(items[k : k + options.batch]))))
         whole = len(items) / (time.perf_counter() - started)
-    _save(folder / "recipe.json", [counts_to_rle(one, tuple(options.size)) for one in first])
+    save_masks(folder / "recipe.json", [counts_to_rle(one, tuple(options.size)) for one in first])
     encoder_rate, decoder_rate = len(items) / times
     return {"encoder": encoder_rate, "decoder": decoder_rate, "whole": whole}
 
@@ -311,7 +312,7 @@ def ours(steps: set[str], options: argparse.Namespace, items: list[ImageRecord],
         rate(masks, 2 * sam_model.image_batcher.batch_size)  # compile, choose kernels
     whole = rate(masks, count)
     found = read_json(folder / "masks" / "0.json")["components"]
-    _save(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
+    save_masks(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
     image = sam_model.preprocess(read_image(Path(items[0].image)))
 
     def encode(items: Sequence[ImageRecord]) -> list[tuple[ImageRecord]]:
@@ -335,7 +336,7 @@ def _same(item: ImageRecord) -> ImageRecord:
     return item
 
 
-def _save(path: Path, masks: list[str]) -> None:
+def save_masks(path: Path, masks: list[str]) -> None:
     path.write_text(json.dumps(masks))
 
 

@@ -1,5 +1,6 @@
-"""segment-anything's Sam for many images and prompts at once."""
+"""SAM for many images and prompts at once: what all models share, and segment-anything's Sam."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby, islice
@@ -14,9 +15,9 @@ from sesam.artifacts.archives import check_weights
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Dtype, Runtime
-from sesam.sam.decoder import Decoder, downsample_mask, mask_prompt
+from sesam.sam.decoder import Decoder, ImageMaps, downsample_mask, mask_prompt, meta_parts
 from sesam.sam.encoder import ViTEncoder
-from sesam.sam.sam_model import MaskPredictions, Prompt
+from sesam.sam.sam_model import MaskPredictions, Preprocess, Prompt
 from sesam.sam.segment_anything_parts import ImageEncoderViT, ResizeLongestSide, Sam
 from sesam.sam.upscaling import Axis, iter_counts, make_axis
 
@@ -39,90 +40,159 @@ class ImagePrompt(NamedTuple):
     prompt: Prompt
 
 
-class BatchedSam:
-    """segment-anything's Sam as a `SamModel`: images and the prompts of many images in batches."""
+class BatchedModel(ABC):
+    """A `SamModel` that encodes images and decodes the prompts of many images in batches.
 
-    def __init__(self, sam: Sam, device: torch.device, dtype: Dtype = "float32", runtime: Runtime | None = None):
-        """`dtype`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
-        self.sam, self.device, self.dtype = sam.to(device).eval(), device, getattr(torch, dtype)
-        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
-        self.autocast = self.dtype != torch.float32
-        if isinstance(sam.image_encoder, ImageEncoderViT):
-            self.autocast = False  # ViTEncoder keeps its norms and residuals in float32
-            # older GPUs have no fused attention in bfloat16
-            ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-            fused = ampere and self.dtype == torch.bfloat16
-            compiled = fused and runtime is not None and runtime.compile
-            self.encoder = ViTEncoder(sam.image_encoder, self.dtype, fused, compiled).to(device).eval()
-        self.side = sam.image_encoder.img_size
-        self.decoder = Decoder(sam)
-        self.resize = ResizeLongestSide(self.side)
-        self.preprocess = partial(preprocess, side=self.side)
+    A subclass adapts a library's model. decoder: in float32. side: pixels of the model's square input. cells: rows and
+    columns of an embedding. stretched: images fill the square; otherwise their longer side does, and the rest is
+    padded.
+    """
+
+    preprocess: Preprocess
+
+    def __init__(
+        self, decoder: Decoder, side: int, stretched: bool, device: torch.device, runtime: Runtime | None
+    ) -> None:
+        self.decoder, self.side, self.stretched, self.device = decoder, side, stretched, device
+        self.cells: tuple[int, ...] = tuple(decoder.parts.position.shape[2:])
         self.image_batcher, self.prompt_batcher = make_batchers(device, runtime)
+
+    @abstractmethod
+    def to_input(self, image: Tensor) -> Tensor:
+        """A preprocessed image on the device to the encoder's input, (3, side, side) float32."""
+
+    @abstractmethod
+    def encode_inputs(self, images: Tensor) -> Tensor:
+        """Embeddings, (B, ...) float32, of (B, 3, side, side)."""
+
+    @abstractmethod
+    def to_maps(self, embeddings: Tensor) -> ImageMaps:
+        """What the decoder reads of embeddings (I, ...), float32 on the device."""
+
+    @abstractmethod
+    def encode_prompts(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The prompts' sparse (P, T, C) and dense (P, C, h, w) embeddings; without masks dense may be (1, C, h, w).
+
+        points: (P, n, 2) float32 in pixels of the model's input, and labels (P, n) int32. boxes: (P, 4). masks:
+        logits (P, 1, 4h, 4w). At least one of them.
+        """
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return self.image_batcher.map(self._encode, images)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        batch = [self.sam.preprocess(image.to(self.device, non_blocking=True).permute(2, 0, 1)) for image in images]
+        batch = [self.to_input(image.to(self.device, non_blocking=True)) for image in images]
         # always full: another shape would be compiled again, and might round differently
         batch += [torch.zeros_like(batch[0])] * (self.image_batcher.batch_size - len(batch))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
-            features = self.encoder(torch.stack(batch))[: len(images)]
-        return list(features.half().cpu())  # not only in the cache, so that the cache changes nothing
+        embeddings = self.encode_inputs(torch.stack(batch))[: len(images)]
+        return list(embeddings.half().cpu())  # not only in the cache, so that the cache changes nothing
 
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[MaskPredictions]]:
-        features = torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings])
+        maps = self.to_maps(torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings]))
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
-        decode = partial(self.prompt_batcher.map, partial(self._decode, features))
+        decode = partial(self.prompt_batcher.map, partial(self._decode, maps))
         decoded = iter(map_groups(decode, image_prompts, [x.prompt.layout for x in image_prompts]))
         return [list(islice(decoded, len(of_image))) for of_image in prompts]
 
-    def _decode(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
-        logits, quality = self.logits(features, prompts)
+    def _decode(self, maps: ImageMaps, prompts: Sequence[ImagePrompt]) -> list[MaskPredictions]:
+        logits, quality = self.logits(maps, prompts)
         counts: list[np.ndarray] = []
         sizes = [(size, len(list(same_size))) for size, same_size in groupby(x.size for x in prompts)]
         for (size, _), masks in zip(sizes, logits.split([n for _, n in sizes]), strict=True):
-            counts += iter_counts(masks.flatten(0, 1), self.sam.mask_threshold, *self._axes(size))
+            counts += iter_counts(masks.flatten(0, 1), 0.0, *self._axes(size))
         iou = quality.cpu().numpy()
         return [MaskPredictions(counts[3 * k : 3 * k + 3], iou[k]) for k in range(len(prompts))]
 
     @torch.inference_mode()
-    def logits(self, features: Tensor, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
-        """Decoder's output for prompts of one layout; features: (I, C, h, w) float32, their images'."""
+    def logits(self, maps: ImageMaps, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
+        """Decoder's output for prompts of one layout on the images of `maps`."""
         axes = [self._axes(size) for size in {x.size for x in prompts}]
         grid = (max(-(-rows.end // 4) for rows, _ in axes), max(-(-columns.end // 4) for _, columns in axes))
         image = torch.tensor([x.image for x in prompts], device=self.device)
-        return self.decoder(features, image, *self._encode_prompts(prompts), grid)
+        return self.decoder(maps, image, *self._encode_prompts(prompts), grid)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in the model's input of an image of `size`, without the padding."""
+        if self.stretched:
+            return self.side, self.side
+        return ResizeLongestSide.get_preprocess_shape(*size, self.side)
 
     def _axes(self, size: tuple[int, int]) -> list[Axis]:
         """How masks are upscaled to an image of (height, width): rows and columns."""
-        resized = self.resize.get_preprocess_shape(*size, self.side)
-        axes = zip(self.sam.prompt_encoder.image_embedding_size, resized, size, strict=True)
-        return [make_axis(4 * cells, self.side, r, s, self.device) for cells, r, s in axes]
+        if self.stretched:  # at once; otherwise by way of the model's input, which is cut
+            return [make_axis(4 * n, 4 * n, 4 * n, s, self.device) for n, s in zip(self.cells, size, strict=True)]
+        axes = zip(self.cells, self.resized(size), size, strict=True)
+        return [make_axis(4 * n, self.side, r, s, self.device) for n, r, s in axes]
 
     def _encode_prompts(self, prompts: Sequence[ImagePrompt]) -> tuple[Tensor, Tensor]:
         points, boxes, masks = None, None, None
         if prompts[0].prompt.points is not None:
-            coords = np.stack([self.resize.apply_coords(x.prompt.points, x.size) for x in prompts])
+            coords = np.stack([x.prompt.points * self._scale(x.size) for x in prompts])
             labels = torch.as_tensor(np.stack([x.prompt.point_labels for x in prompts]), device=self.device)
             points = torch.as_tensor(coords, dtype=torch.float32, device=self.device), labels
         if prompts[0].prompt.box is not None:
-            corners = np.concatenate([self.resize.apply_boxes(x.prompt.box, x.size) for x in prompts])
+            corners = np.stack([x.prompt.box * np.tile(self._scale(x.size), 2) for x in prompts])
             boxes = torch.as_tensor(corners, dtype=torch.float32, device=self.device)
         if prompts[0].prompt.mask is not None:
             inside = torch.stack([self._downsample(rle_to_mask(x.prompt.mask or "", x.size)) for x in prompts])
             masks = mask_prompt(inside).to(self.device)
+        return self.encode_prompts(points, boxes, masks)
+
+    def _scale(self, size: tuple[int, int]) -> np.ndarray:
+        """(2,): pixels of the model's input a pixel of the image, along x and y."""
+        rows, columns = self.resized(size)
+        return np.array([columns / size[1], rows / size[0]])
+
+    def _downsample(self, mask: np.ndarray) -> Tensor:
+        rows, columns = self.cells
+        return downsample_mask(mask, self.resized(mask.shape), self.side, (4 * rows, 4 * columns))
+
+
+class BatchedSam(BatchedModel):
+    """segment-anything's Sam."""
+
+    def __init__(self, sam: Sam, device: torch.device, dtype: Dtype = "float32", runtime: Runtime | None = None):
+        """`dtype`: of the encoder's matrix products; the decoder is float32. `runtime`: batch size, compile."""
+        self.sam, self.dtype = sam.to(device).eval(), getattr(torch, dtype)
+        side = sam.image_encoder.img_size
+        super().__init__(Decoder(meta_parts(sam)), side, False, device, runtime)
+        self.encoder: Callable[[Tensor], Tensor] = sam.image_encoder
+        self.autocast = self.dtype != torch.float32
+        if isinstance(sam.image_encoder, ImageEncoderViT):
+            self.autocast = False  # ViTEncoder keeps its norms and residuals in float32
+            self.encoder = vit_encoder(sam.image_encoder, self.dtype, device, runtime)
+        self.preprocess = partial(preprocess, side=side)
+
+    def to_input(self, image: Tensor) -> Tensor:
+        return self.sam.preprocess(image.permute(2, 0, 1))
+
+    def encode_inputs(self, images: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.autocast):
+            return self.encoder(images)
+
+    def to_maps(self, embeddings: Tensor) -> ImageMaps:
+        return ImageMaps(embeddings)
+
+    def encode_prompts(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.sam.prompt_encoder(points, boxes, masks)
         return sparse, dense if masks is not None else dense[:1]  # without a mask prompt it is the same for all
 
-    def _downsample(self, mask: np.ndarray) -> Tensor:
-        resized = self.resize.get_preprocess_shape(*mask.shape, self.side)
-        return downsample_mask(mask, resized, self.side, self.sam.prompt_encoder.mask_input_size)
+
+def vit_encoder(vit: ImageEncoderViT, dtype: torch.dtype, device: torch.device, runtime: Runtime | None) -> ViTEncoder:
+    """The fastest encoder that the device has for these weights."""
+    # older GPUs have no fused attention in bfloat16
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    fused = ampere and dtype == torch.bfloat16
+    compiled = fused and runtime is not None and runtime.compile
+    return ViTEncoder(vit, dtype, fused, compiled).to(device).eval()
 
 
 class OomBatcher:

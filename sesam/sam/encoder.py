@@ -45,29 +45,35 @@ class ViTEncoder(nn.Module):
         self.step = torch.compile(self.transform, dynamic=False) if compiled else self.transform
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.with_block(images, 0)[0]
+
+    def with_block(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Also what the block of this number returns, (B, S/16, S/16, D) float32."""
         if self.step != self.transform:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
 
             try:
-                return self.encode(images)
+                return self.encode(images, number)
             except TorchDynamoException as problem:
                 reason = str(problem).splitlines()[0]
                 print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
             self.step = self.transform
-        return self.encode(images)
+        return self.encode(images, number)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
         embed = self.vit.patch_embed.proj  # a convolution of patches that do not overlap: a matrix product
         side = embed.kernel_size[0]
         patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)
         grid = patches.shape[1:3]
         x = self.vit.pos_embed.flatten(1, 2).repeat(len(images), 1, 1)
         update = F.linear(patches.flatten(1, 2), embed.weight.flatten(1), embed.bias)
-        for block, attention in zip(self.vit.blocks, self.attentions, strict=True):
+        kept = (x, update)
+        for k, (block, attention) in enumerate(zip(self.vit.blocks, self.attentions, strict=True)):
             x, update = self.step(block, attention, x, update)
+            kept = (x, update) if k == number else kept
         narrow, norm, smooth, last_norm = self.vit.neck
         x = norm(narrow((x + update).unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
-        return last_norm(smooth(x.to(self.dtype)).float())
+        return last_norm(smooth(x.to(self.dtype)).float()), (kept[0] + kept[1]).unflatten(1, grid)
 
     def transform(self, block: Block, attention: Any, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
         """One block: tokens x + update to the next x and update; (B, h*w, C), x float32, update of `dtype`.

@@ -1,28 +1,26 @@
 """SAM 2.1, HQ-SAM and SAM 3's tracker from Hugging Face's transformers, an optional extra.
 
-transformers computes, resizes images and upscales masks; this module adapts it to `SamModel`. Weights are a local
-folder as published: `sam.checkpoint` is its model.safetensors.
+Its image processors and the encoders of SAM 2 and 3 compute; HQ-SAM is encoded, and all prompts are decoded, as
+segment-anything's SAM. Weights are a local folder as
+published: `sam.checkpoint` is its model.safetensors.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from itertools import islice
+from functools import partial, reduce
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from sesam.errors import SesamError
-from sesam.geometry.rle import rle_to_mask
 from sesam.params import Runtime, SamParams
-from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
-from sesam.sam.decoder import downsample_mask, mask_prompt
-from sesam.sam.sam_model import MaskPredictions, Prompt
-from sesam.sam.segment_anything_parts import ResizeLongestSide
-from sesam.sam.upscaling import rows_to_counts
+from sesam.sam.batched_sam import BatchedModel, vit_encoder
+from sesam.sam.decoder import Attention, Decoder, DecoderParts, ImageMaps, Layer, by_token, pixels_to_rows
+from sesam.sam.segment_anything_parts import ImageEncoderViT
 
 
 class Family(NamedTuple):
@@ -31,13 +29,13 @@ class Family(NamedTuple):
     model: str
     encoder: str
     processor: str
-    square: bool  # images are resized to a square; otherwise their longer side is resized, the shorter padded
+    stretched: bool  # images are resized to a square; otherwise their longer side is resized, the shorter padded
 
 
 FAMILIES = {  # by the start of sam.model
-    "sam2": Family("Sam2Model", "Sam2VisionModel", "Sam2ImageProcessor", square=True),
-    "sam_hq": Family("SamHQModel", "SamHQVisionEncoder", "SamImageProcessor", square=False),
-    "sam3_tracker": Family("Sam3TrackerModel", "Sam3VisionModel", "Sam3ImageProcessor", square=True),
+    "sam2": Family("Sam2Model", "Sam2VisionModel", "Sam2ImageProcessor", stretched=True),
+    "sam_hq": Family("SamHQModel", "SamHQVisionEncoder", "SamImageProcessor", stretched=False),
+    "sam3_tracker": Family("Sam3TrackerModel", "Sam3VisionModel", "Sam3ImageProcessor", stretched=True),
 }
 
 
@@ -46,101 +44,182 @@ def preprocess(image: np.ndarray, processor: Any) -> Tensor:
     return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
-class HuggingFaceSam:
+class HuggingFaceSam(BatchedModel):
     """A model of transformers. An embedding is all maps of an image that the decoder reads, flat, one after another.
 
-    sam.dtype is of the encoder's matrix products; the decoder is float32.
+    Those of SAM 2 and 3: two of more detail, and the encoder's last. Those of HQ-SAM: its high-quality features, which
+    its decoder makes of two of the encoder's maps, and the encoder's last.
     """
 
     def __init__(
         self, model: Any, family: Family, device: torch.device, sam: SamParams, runtime: Runtime | None
     ) -> None:
+        """sam.dtype is of the encoder's matrix products; the decoder is float32."""
         import transformers
 
-        self.model, self.family, self.device = model.to(device).eval(), family, device
-        self.dtype = getattr(torch, sam.dtype)
+        self.model, self.dtype = model.to(device).eval(), getattr(torch, sam.dtype)
         vision = model.config.vision_config
         side = getattr(vision, "image_size", None) or vision.backbone_config.image_size
-        self.side: int = side if isinstance(side, int) else side[0]
-        square = {"height": self.side, "width": self.side}
-        options = {"size": square} if family.square else {"size": {"longest_edge": self.side}, "pad_size": square}
+        side = side if isinstance(side, int) else side[0]
+        parts = decoder_parts(model)
+        decoder = Decoder(parts) if family.stretched else HqDecoder(parts, model.mask_decoder)
+        super().__init__(decoder, side, family.stretched, device, runtime)
+        if not family.stretched:
+            self.encoder = vit_encoder(hq_vit(model.vision_encoder), self.dtype, device, runtime)
+            self.first_global: int = min(vision.global_attn_indexes)
+            del model.vision_encoder
+        square = {"height": side, "width": side}
+        options = {"size": square} if family.stretched else {"size": {"longest_edge": side}, "pad_size": square}
         self.processor = getattr(transformers, family.processor)(**options)
         self.preprocess = partial(preprocess, processor=self.processor)
-        self.map_shapes = _map_shapes(model)
-        self.image_batcher, self.prompt_batcher = make_batchers(device, runtime)
+        channels, (rows, columns) = parts.tokens.shape[1], self.cells
+        detailed = [(channels // 8, 4 * rows, 4 * columns)]
+        detailed += [(channels // 4, 2 * rows, 2 * columns)] * family.stretched
+        self.map_shapes = [*detailed, (channels, rows, columns)]
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return self.image_batcher.map(self._encode, images)
+    def to_input(self, image: Tensor) -> Tensor:
+        return image
 
-    def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        # always full: another shape might round differently
-        batch = [*images, *[torch.zeros_like(images[0])] * (self.image_batcher.batch_size - len(images))]
-        pixels = torch.stack(batch).to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            maps = self.model.get_image_embeddings(pixels)
-        if isinstance(maps, tuple):  # HQ-SAM's decoder reads the last map and the first of the intermediate ones
-            maps = [maps[0], maps[1][0]]
-        return [torch.cat([x[k].flatten() for x in maps]).half().cpu() for k in range(len(images))]
+    def encode_inputs(self, images: Tensor) -> Tensor:
+        if isinstance(self.decoder, HqDecoder):
+            last, intermediate = self.encoder.with_block(images, self.first_global)
+            maps = [self.decoder.features(last, intermediate), last]
+        else:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                maps = self.model.get_image_embeddings(images)
+        return torch.cat([x.flatten(1) for x in maps], dim=1)
 
-    @torch.inference_mode()
-    def decode(
-        self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
-    ) -> list[list[MaskPredictions]]:
-        return [self._decode(*image) for image in zip(embeddings, sizes, prompts, strict=True)]
+    def to_maps(self, embeddings: Tensor) -> ImageMaps:
+        flat = embeddings.split([prod(shape) for shape in self.map_shapes], dim=1)
+        *details, last = (x.unflatten(1, shape) for x, shape in zip(flat, self.map_shapes, strict=True))
+        if self.stretched:
+            details = [by_token(details[1], 1), by_token(details[0], 2)]
+        return ImageMaps(last, details)
 
-    def _decode(self, embedding: Tensor, size: tuple[int, int], prompts: Sequence[Prompt]) -> list[MaskPredictions]:
-        flat = embedding.to(self.device, torch.float32).split([prod(shape) for shape in self.map_shapes])
-        maps = [x.view(1, *shape) for x, shape in zip(flat, self.map_shapes, strict=True)]
-        intermediate = {"image_embeddings": maps[0], "intermediate_embeddings": maps[1:]}
-        features = {"image_embeddings": maps} if self.family.square else intermediate
-        # the model takes one mask per image
-        batcher = OomBatcher("prompts", 1) if any(prompt.mask for prompt in prompts) else self.prompt_batcher
-        decode = partial(batcher.map, partial(self._predict, features, size))
-        return map_groups(decode, prompts, [prompt.layout for prompt in prompts])
-
-    def _predict(
-        self, features: dict[str, Any], size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> list[MaskPredictions]:
-        out = self.model(**features, **self._model_prompts(size, prompts), multimask_output=True)
-        scaling = () if self.family.square else ([self._resized(size)],)
-        (masks,) = self.processor.post_process_masks(out.pred_masks, [size], *scaling)
-        counts = rows_to_counts(masks.view(-1, *size).transpose(1, 2).flatten(1))
-        return [MaskPredictions(list(islice(counts, len(iou))), iou) for iou in out.iou_scores[0].float().cpu().numpy()]
-
-    def _model_prompts(self, size: tuple[int, int], prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """The model's arguments for prompts of one layout, in pixels of its input."""
-        rows, columns = self._resized(size)
-        scale = np.array([columns / size[1], rows / size[0]])
-        found: dict[str, Tensor] = {}
-        if prompts[0].mask is not None:
-            _, height, width = self.map_shapes[-1 if self.family.square else 0]
-            mask = rle_to_mask(prompts[0].mask, size)
-            small = downsample_mask(mask, (rows, columns), self.side, (4 * height, 4 * width))
-            found["input_masks"] = mask_prompt(small[None])
-        if prompts[0].points is not None:
-            coords = [x.points * scale for x in prompts if x.points is not None]
-            found["input_points"] = torch.as_tensor(np.stack(coords), dtype=torch.float32)[None]
-            found["input_labels"] = torch.as_tensor(np.stack([x.point_labels for x in prompts]))[None]
-        if prompts[0].box is not None:
-            boxes = [x.box * np.tile(scale, 2) for x in prompts if x.box is not None]
-            found["input_boxes"] = torch.as_tensor(np.stack(boxes), dtype=torch.float32)[None]
-        return {name: value.to(self.device) for name, value in found.items()}
-
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of an image in the model's input, without the padding."""
-        longest = ResizeLongestSide.get_preprocess_shape(*size, self.side)
-        return (self.side, self.side) if self.family.square else longest
+    def encode_prompts(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if points is None and boxes is None and masks is not None and self.stretched:
+            nowhere = torch.zeros(len(masks), 1, 2, device=masks.device)  # SAM 2 and 3 have no prompt without a point
+            points = nowhere, torch.full((len(masks), 1), -1, device=masks.device)
+        coords, labels = (None, None) if points is None else (x[None] for x in points)
+        sparse, dense = self.model.prompt_encoder(coords, labels, None if boxes is None else boxes[None], masks)
+        if sparse is None:
+            sparse = dense.new_zeros(1, len(dense), 0, dense.shape[1])
+        return sparse[0], dense
 
 
-def _map_shapes(model: Any) -> list[tuple[int, ...]]:
-    """The shapes of an image's maps that the decoder reads."""
-    vision, decoder = model.config.vision_config, model.mask_decoder
-    if not hasattr(decoder, "conv_s0"):
-        grid = vision.image_size // vision.patch_size
-        return [(vision.output_channels, grid, grid), (grid, grid, vision.hidden_size)]
-    channels = (decoder.conv_s0.out_channels, decoder.conv_s1.out_channels, model.hidden_dim)
-    return [(c, *size) for c, size in zip(channels, model.backbone_feature_sizes, strict=True)]
+def hq_vit(encoder: Any) -> ImageEncoderViT:
+    """HQ-SAM's encoder, which is SAM's, as segment-anything's with the same tensors."""
+    config = encoder.config
+    with torch.device("meta"):
+        vit = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.hidden_size,
+            depth=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            mlp_ratio=config.mlp_dim / config.hidden_size,
+            out_chans=config.output_channels,
+            norm_layer=partial(nn.LayerNorm, eps=config.layer_norm_eps),
+            use_rel_pos=True,
+            window_size=config.window_size,
+            global_attn_indexes=tuple(config.global_attn_indexes),
+        )
+    names = {"patch_embed.projection.": "patch_embed.proj.", "neck.conv1.": "neck.0.", "neck.layer_norm1.": "neck.1."}
+    names |= {"neck.conv2.": "neck.2.", "neck.layer_norm2.": "neck.3."}  # before those of the layers
+    names |= {"layers.": "blocks.", ".layer_norm": ".norm"}
+    state = encoder.state_dict()
+    renamed = {reduce(lambda key, pair: key.replace(*pair), names.items(), key): state[key] for key in state}
+    vit.load_state_dict(renamed, assign=True)
+    return vit
+
+
+class HqDecoder(Decoder):
+    """HQ-SAM's (Ke et al. 2023): to each of the three masks it adds one that it predicts from detailed features.
+
+    As in the authors' code. transformers 5.24 upscales the image's tokens as they were before the transformer, with
+    rows and columns exchanged.
+    """
+
+    def __init__(self, parts: DecoderParts, decoder: Any) -> None:
+        super().__init__(parts)
+        self.decoder = decoder
+
+    def features(self, last: Tensor, intermediate: Tensor) -> Tensor:
+        """(B, C/8, 4h, 4w) of the encoder's last map (B, C, h, w) and its first of intermediate ones (B, h, w, D)."""
+        hq = self.decoder
+        of_last = hq.encoder_conv2(hq.activation(hq.encoder_norm(hq.encoder_conv1(last))))
+        x = hq.compress_vit_norm(hq.compress_vit_conv1(intermediate.permute(0, 3, 1, 2)))
+        return of_last + hq.compress_vit_conv2(hq.activation(x))
+
+    def __call__(
+        self, maps: ImageMaps, image: Tensor, sparse: Tensor, dense: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        logits, quality = super().__call__(maps, image, sparse, dense, grid)
+        quality, order = quality.sort(dim=1, descending=True)  # as transformers does
+        return logits.gather(1, order[..., None, None].expand_as(logits)), quality
+
+    def masks(
+        self, image_tokens: Tensor, states: Tensor, details: Sequence[Tensor], image: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        hq, (features,) = self.decoder, details
+        # two convolutions of 3x3 see two pixels more than the grid: a token has four
+        wider = min(grid[0] + 1, image_tokens.shape[1]), min(grid[1] + 1, image_tokens.shape[2])
+        pixels = self.upscale(image_tokens[:, : wider[0], : wider[1]])
+        masks = pixels_to_rows(pixels.flatten(1, -2) @ self.kernels(states), wider)
+        x = pixels_to_rows(pixels.flatten(1, -2), wider)
+        x = hq.activation(hq.mask_norm(hq.mask_conv1(x)))
+        # the mask is the same product of kernel, convolution and features: with the kernel first it has one channel
+        kernel = hq.hq_mask_mlp(states[:, self.parts.quality_token + 5])
+        weight = torch.einsum("pc,cdyx->pdyx", kernel, hq.mask_conv2.weight)
+        detailed = F.conv2d(x.flatten(0, 1)[None], weight, padding=1, groups=len(x))[0]
+        height, width = (4 * n for n in grid)
+        detailed = detailed[:, :height, :width] + (kernel @ hq.mask_conv2.bias)[:, None, None]
+        features = features[:, :, :height, :width]
+        found = [torch.einsum("c,chw->hw", k, features[i]) for k, i in zip(kernel, image.tolist(), strict=True)]
+        return masks[:, :, :height, :width] + (detailed + torch.stack(found))[:, None]
+
+
+def decoder_parts(model: Any) -> DecoderParts:
+    """The parts of a model's decoder: HQ-SAM has one more token after the masks', SAM 2 and 3 one before all."""
+
+    def attention(layer: Any) -> Attention:
+        out = layer.out_proj if hasattr(layer, "out_proj") else layer.o_proj
+        return Attention(layer.q_proj, layer.k_proj, layer.v_proj, out, layer.num_attention_heads)
+
+    def attend_itself(q: Tensor, k: Tensor, v: Tensor, layer: Any) -> Tensor:
+        return layer(q[None], k[None], v[None])[0][0]
+
+    decoder, transformer = model.mask_decoder, model.mask_decoder.transformer
+    layers = [
+        Layer(
+            partial(attend_itself, layer=x.self_attn),
+            attention(x.cross_attn_token_to_image),
+            attention(x.cross_attn_image_to_token),
+            x.mlp,
+            (x.layer_norm1, x.layer_norm2, x.layer_norm3, x.layer_norm4),
+            x.skip_first_layer_pe,
+        )
+        for x in transformer.layers
+    ]
+    tokens = [decoder.iou_token, decoder.mask_tokens]
+    is_hq = hasattr(decoder, "hq_token")
+    tokens = [*tokens, decoder.hq_token] if is_hq else [decoder.obj_score_token, *tokens]
+    return DecoderParts(
+        torch.cat([token.weight for token in tokens]).detach(),
+        0 if is_hq else 1,
+        model.get_image_wide_positional_embeddings().detach(),
+        layers,
+        attention(transformer.final_attn_token_to_image),
+        transformer.layer_norm_final_attn,
+        decoder.upscale_conv1,
+        decoder.upscale_layer_norm,
+        decoder.upscale_conv2,
+        decoder.activation,
+        decoder.output_hypernetworks_mlps[1:],
+        decoder.iou_prediction_head,
+    )
 
 
 def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSam:
@@ -159,6 +238,13 @@ def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Ru
             weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
         reason = "" if type(model.vision_encoder).__name__ == family.encoder else "it has another encoder"
+        config = model.config.vision_config
+        if not family.stretched and not (
+            config.use_rel_pos and config.use_abs_pos and config.qkv_bias and config.hidden_act == "gelu"
+        ):
+            reason = "its encoder is not SAM's"
+        if model.config.mask_decoder_config.num_multimask_outputs != 3:
+            reason = "its decoder does not make three masks"
         if missing := len(report["missing_keys"]) + len(report["mismatched_keys"]):
             reason = f"{missing} of its tensors are missing or have another shape"
     except Exception as problem:  # of any kind, because the library parses the files

@@ -70,9 +70,9 @@ MODELS = {  # embeddings are float16, 2 bytes per value
     },
     "sam2": Model(_load_transformers, 2 * (32 * 256**2 + 64 * 128**2 + 256 * 64**2), needs_checkpoint=True),
     "sam3_tracker": Model(_load_transformers, 2 * (32 * 288**2 + 64 * 144**2 + 256 * 72**2), needs_checkpoint=True),
-    "sam_hq_b": Model(_load_transformers, 2 * (256 + 768) * 64**2, needs_checkpoint=True),
-    "sam_hq_l": Model(_load_transformers, 2 * (256 + 1024) * 64**2, needs_checkpoint=True),
-    "sam_hq_h": Model(_load_transformers, 2 * (256 + 1280) * 64**2, needs_checkpoint=True),
+    "sam_hq_b": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),
+    "sam_hq_l": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),
+    "sam_hq_h": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),
     "superpixels": Model(_load_superpixels, 2 * 3 * 256**2),  # not a SAM: the baseline without training
 }
 

@@ -8,12 +8,10 @@ with late_imports(["torchvision.transforms.functional", "torchvision.ops.boxes"]
     from segment_anything.modeling.common import LayerNorm2d
     from segment_anything.modeling.image_encoder import Attention as EncoderAttention
     from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
-    from segment_anything.modeling.transformer import Attention as DecoderAttention
     from segment_anything.utils.transforms import ResizeLongestSide
 
 __all__ = [
     "Block",
-    "DecoderAttention",
     "EncoderAttention",
     "ImageEncoderViT",
     "LayerNorm2d",

@@ -11,8 +11,9 @@ import transformers
 from sesam.artifacts.atomic_io import sha256
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
-from sesam.geometry.rle import counts_to_rle, mask_to_rle
+from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import SamParams
+from sesam.sam.batched_sam import ImagePrompt
 from sesam.sam.checkpoints import resolve_weights
 from sesam.sam.huggingface import HuggingFaceSam
 from sesam.sam.registry import MODELS
@@ -53,6 +54,17 @@ def small_model(name: str) -> torch.nn.Module:
     return model
 
 
+def mended(model: torch.nn.Module) -> torch.nn.Module:
+    """HQ-SAM's masks are made of what the decoder's transformer returns; transformers takes what it was given."""
+    if hasattr(decoder := model.mask_decoder, "hq_token"):
+        returned = []
+        decoder.transformer.register_forward_hook(lambda _module, _inputs, output: returned.append(output[1]))
+        decoder.upscale_conv1.register_forward_pre_hook(
+            lambda _module, inputs: returned.pop().flatten(0, 1).mT.reshape(inputs[0].shape)
+        )
+    return model
+
+
 @pytest.fixture(scope="module", params=SMALL)
 def sam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SamParams:
     """Of a small model in a folder as published."""
@@ -77,7 +89,7 @@ def test_masks_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFac
     assert all(embedding.dtype == torch.float16 for embedding in embeddings)
     decoded = sam_model.decode(embeddings, sizes, prompts)
 
-    model, classes = sam_model.model, SMALL[sam.model][0]
+    model, classes = mended(small_model(sam.model)), SMALL[sam.model][0]
     processor = getattr(transformers, f"{classes}Processor")(image_processor=sam_model.processor)
     processor.target_size = sam_model.side
     num_different, all_masks = 0, []
@@ -104,6 +116,39 @@ def test_masks_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFac
     informative = {mask.tobytes() for mask in all_masks if 0.02 < mask.mean() < 0.98}
     assert len(informative) > len(all_masks) / 2  # neither empty nor full, and different for each prompt
     assert num_different <= 2e-3 * sum(mask.size for mask in all_masks)
+
+
+def test_logits_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFaceSam) -> None:
+    """For prompts of two images of different sizes in one call, on embeddings that are not rounded."""
+    images = [draw_scene(k).image[: 200 - 60 * k, : 256 - 30 * k] for k in range(2)]
+    pixels = torch.stack([sam_model.preprocess(image) for image in images])
+    model = mended(small_model(sam.model))
+    rng, owners = np.random.default_rng(0), [1, 0, 0, 1]
+    boxes = {k: np.array([10, 5, 60 + k, 90]) for k in range(4)}
+    masks = {k: mask_to_rle(rng.random(images[owner].shape[:2]) > 0.5) for k, owner in enumerate(owners)}
+    points = {k: rng.integers(0, 100, (3, 2)) for k in range(4)}
+    with torch.inference_mode():
+        maps = sam_model.to_maps(sam_model.encode_inputs(pixels))
+        for given in ({"points": points}, {"box": boxes}, {"points": points, "box": boxes}, {"mask": masks}):
+            prompts = [
+                ImagePrompt(owner, images[owner].shape[:2], Prompt(**{name: x[k] for name, x in given.items()}))
+                for k, owner in enumerate(owners)
+            ]
+            logits, quality = sam_model.logits(maps, prompts)
+            for k, prompt in enumerate(prompts):
+                # by the model's own front door: in pixels of its input, one prompt of one image
+                scale = np.array(sam_model.resized(prompt.size)[::-1]) / prompt.size[::-1]
+                inside = sam_model._downsample(rle_to_mask(masks[k], prompt.size))
+                known = {
+                    "points": ("input_points", torch.tensor(points[k] * scale)[None, None]),
+                    "box": ("input_boxes", torch.tensor(boxes[k] * np.tile(scale, 2))[None, None]),
+                    "mask": ("input_masks", torch.where(inside, 8.0, -8.0)[None, None]),
+                }
+                arguments = {known[name][0]: known[name][1].float() for name in given}
+                out = model(pixels[prompt.image][None], **arguments, multimask_output=True)
+                expected = out.pred_masks[0, 0, :, : logits.shape[2], : logits.shape[3]]
+                assert torch.linalg.norm(logits[k] - expected) <= 1e-5 * torch.linalg.norm(expected)
+                torch.testing.assert_close(quality[k], out.iou_scores[0, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_are_independent_of_each_other(sam_model: HuggingFaceSam) -> None:
@@ -133,8 +178,9 @@ def test_embedding_bytes_are_those_of_the_published_sizes() -> None:
         channels = (vision.fpn_hidden_size // 8, vision.fpn_hidden_size // 4, vision.fpn_hidden_size)
         values = sum(c * h * w for c, (h, w) in zip(channels, vision.backbone_feature_sizes, strict=True))
         assert MODELS[name].embedding_bytes == 2 * values
-    grid = hq.image_size // hq.patch_size
-    assert MODELS["sam_hq_b"].embedding_bytes == 2 * grid**2 * (hq.output_channels + hq.hidden_size)
+    grid, channels = hq.image_size // hq.patch_size, hq.output_channels
+    for name in ("sam_hq_b", "sam_hq_l", "sam_hq_h"):
+        assert MODELS[name].embedding_bytes == 2 * (channels * grid**2 + channels // 8 * (4 * grid) ** 2)
 
 
 def test_missing_and_damaged_weights_are_reported(sam: SamParams, tmp_path: Path) -> None:

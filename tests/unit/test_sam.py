@@ -134,9 +134,9 @@ def test_masks_equal_those_of_sam_predictor(sam, kind: str, size: tuple[int, int
         logits, quality = predict(predictor, prompt)
         np.testing.assert_allclose(candidates.predicted_iou, quality, rtol=1e-4, atol=1e-5)
         assert nearly_equal(to_masks(candidates, size), logits > 0)
-        low, _ = sam_model.logits(embedding[None].float(), [ImagePrompt(0, size, prompt)])
+        low, _ = sam_model.logits(sam_model.to_maps(embedding[None].float()), [ImagePrompt(0, size, prompt)])
         low = F.pad(low, (0, side - low.shape[3], 0, side - low.shape[2]))  # the decoder leaves out the padding
-        full = sam.postprocess_masks(low, sam_model.resize.get_preprocess_shape(*size, sam_model.side), size)[0].numpy()
+        full = sam.postprocess_masks(low, sam_model.resized(size), size)[0].numpy()
         assert np.linalg.norm(full - logits) <= 1e-4 * np.linalg.norm(logits)
 
 
