@@ -299,9 +299,11 @@ def predict(
             confidence, classes = (total / len(views)).max(0)
         return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()
     except torch.OutOfMemoryError:
+        slides = evaluation.mode == "slide"
+        windows = "Lower evaluation.crop_size" if slides else "Predict in windows (evaluation.mode slide)"
         raise SesamError(
-            f"The GPU has not the memory to predict an image of {width}x{height} pixels. Predict in windows "
-            "(evaluation.mode slide), cut such images with `sesam tile split`, or take another GPU."
+            f"The GPU has not the memory to predict an image of {width}x{height} pixels. {windows}, cut such images "
+            "with `sesam tile split`, or take another GPU."
         ) from None
     except (RuntimeError, AssertionError) as problem:  # timm asserts that patches fit
         reason = str(problem).partition("\n")[0]

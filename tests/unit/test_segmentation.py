@@ -589,8 +589,11 @@ def test_shifted_depthwise_is_the_same_convolution():
 def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS.build(network_config(NETWORK, 3)).eval()
     monkeypatch.setattr(model, "encode_decode", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(SesamError, match=r"an image of 60x40 pixels.*sesam tile"):
-        predict(model, np.zeros((40, 60, 3), np.uint8), CPU)
+    slide = EvaluationParams(mode="slide", crop_size=(32, 32), stride=(16, 16))
+    advice = {EvaluationParams(): r"Predict in windows \(evaluation\.mode slide", slide: r"Lower evaluation\.crop_size"}
+    for evaluation, remedy in advice.items():
+        with pytest.raises(SesamError, match=rf"an image of 60x40 pixels\. {remedy}.*sesam tile"):
+            predict(model, np.zeros((40, 60, 3), np.uint8), CPU, evaluation)
 
 
 def test_a_training_too_large_for_the_gpu(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
