@@ -225,7 +225,7 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles.",
     "Training": "Scribbles; the first row is the default, one round.",
-    "Mixed": "The first row has all images scribbled. Labels are scored over all of a row's images.",
+    "Mixed": "A row without a share has all images scribbled. Labels are scored over all of a row's images.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
     "`annotation_minutes`; `fine` is full supervision, without SAM. A larger share holds the images of a smaller one; "

@@ -44,7 +44,17 @@ PARTS = [
         "benchmarks.sam_engine",
         ("--model", "vit_h", "--images", "192", "--peer-images", "3", "--workers", WORKERS, "--whole"),
         ("--model", "bundled", "--images", "2", "--peer-images", "1", "--workers", "1", "--whole", "--prompts", "4"),
-        0.4,
+        0.35,
+    ),
+    Part(
+        "SAM 2.1-L and SAM 3's tracker beside transformers",
+        "benchmarks.sam_families",
+        (
+            *("--model", "sam2_large", "sam3_tracker", "--images", "64", "--peer-images", "4"),
+            *("--workers", WORKERS),
+        ),
+        ("--model", "sam2_tiny", "--images", "1", "--prompts", "2", "--size", "128", "256", "--workers", "1"),
+        0.15,
     ),
     Part(
         "The published network beside mmsegmentation's float32",
@@ -54,7 +64,7 @@ PARTS = [
             *("--precisions", "bfloat16", "--against", "float32", *NETWORKS),
         ),
         FEW,
-        0.4,
+        0.3,
     ),
     Part(
         "SegFormer-B2, crops of 512 × 512, eight a step, beside mmsegmentation's",

@@ -2,10 +2,11 @@
 call as its documentation shows, against the stage `sam_masks`, without and with cached embeddings.
 
     python -m benchmarks.sam_families --model sam2_tiny
+    python -m benchmarks.sam_families --model sam2_large --images 64      # on a GPU
 
 Weights are random, in the published sizes, and the masks discs. Both sides are processes of their own, one after the
-other, on the same images, which lie on disk as PNG. transformers' reads an image and makes its masks; ours also writes
-them.
+other, on the same images, which lie on disk as PNG. transformers' reads an image and makes its masks, in float32; ours
+also writes them, and on a GPU encodes in bfloat16.
 """
 
 from __future__ import annotations
@@ -77,52 +78,56 @@ class WithDiscs(HuggingFaceSam):
         return masks + discs(4 * self.cells[0])[:, : masks.shape[2], : masks.shape[3]].to(masks), quality
 
 
-def sam_of(options: argparse.Namespace, runtime: Runtime | None) -> WithDiscs:
+def make_ours(options: argparse.Namespace, runtime: Runtime | None) -> WithDiscs:
     family = next(family for prefix, family in FAMILIES.items() if options.model.startswith(prefix))
-    sam = SamParams(model="sam2", checkpoint="", sha256="", dtype="float32")
-    return WithDiscs(make_model(options.model), family, torch.device("cpu"), sam, runtime)
+    sam = SamParams(model="sam2", dtype="bfloat16" if options.device == "cuda" else "float32")
+    return WithDiscs(make_model(options.model), family, torch.device(options.device), sam, runtime)
 
 
 def loop(options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
     """As transformers' documentation shows it; masks of the first image to a file, for the agreement."""
-    model, sam_model = make_model(options.model), sam_of(options, None)
+    model, sam_model = make_model(options.model).to(options.device), make_ours(options, None)
     classes = next(classes for prefix, classes in CLASSES.items() if options.model.startswith(prefix))
     processor = getattr(transformers, f"{classes}Processor")(image_processor=sam_model.processor)
     processor.target_size = sam_model.side
-    objects = discs(4 * sam_model.cells[0])
+    objects = discs(4 * sam_model.cells[0]).to(options.device)
     model.mask_decoder.register_forward_hook(lambda _module, _inputs, out: (out[0] + objects, *out[1:]))
     del sam_model
+    items = items[: options.peer_images]
     started = time.perf_counter()
     for item in items:
         image = read_image(Path(item.image))
         prompts = inference.component_prompts(read_prompts(folder / "prompts" / f"{item.id}.json", item))
         points = [prompt.points.tolist() for prompt in prompts if prompt.points is not None]
+        if classes == "SamHQ":  # its processor takes no prompts of different numbers of points
+            points = [(one * options.points)[: options.points] for one in points]
         labels = [[1] * len(one) for one in points]
         inputs = processor(images=image, input_points=[points], input_labels=[labels], return_tensors="pt")
-        arguments = {name: inputs[name] for name in ("pixel_values", *POINTS)}
+        arguments = {name: inputs[name].to(options.device) for name in ("pixel_values", *POINTS)}
         with torch.inference_mode():
             out = model(**arguments, multimask_output=True)
         resized = [inputs["reshaped_input_sizes"]] if "reshaped_input_sizes" in inputs else []
         (masks,) = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], *resized)
+        masks = masks.flatten(0, 1).cpu().numpy()
         if item is items[0]:
-            save_masks(folder / "loop.json", [mask_to_rle(mask) for mask in masks.flatten(0, 1).numpy()])
+            save_masks(folder / "loop.json", [mask_to_rle(mask) for mask in masks])
     return {"whole": len(items) / (time.perf_counter() - started)}
 
 
 def ours(options: argparse.Namespace, items: list[ImageRecord], folder: Path) -> dict[str, float]:
     """The stage's own read, compute and write; then again with all embeddings cached."""
     runtime = Runtime(
-        device="cpu",
+        device=options.device,
         backend="local",
         num_workers=options.workers,
-        encoder_batch_size=1,
+        encoder_batch_size=8,
         compile=False,
         embedding_cache=None,
         embedding_cache_gb=1e3,
         training_gpus=1,
         launcher="torchrun",
     )
-    sam_model, cache = sam_of(options, runtime), EmbeddingCache("0" * 64, folder / "embeddings")
+    sam_model, cache = make_ours(options, runtime), EmbeddingCache("0" * 64, folder / "embeddings")
     steps = BatchSteps(
         partial(inference.read_prompted, prompts=folder / "prompts", cache=cache, preprocess=sam_model.preprocess),
         partial(inference.decode_prompts, sam_model=sam_model),
@@ -132,7 +137,8 @@ def ours(options: argparse.Namespace, items: list[ImageRecord], folder: Path) ->
     rates = {}
     for name in ("whole", "cached"):
         started = time.perf_counter()
-        run_batches(pending_batches(items, lambda item: True, 1), lambda: steps, runtime, "benchmark")
+        batches = pending_batches(items, lambda item: True, sam_model.image_batcher.batch_size)
+        run_batches(batches, lambda: steps, runtime, "benchmark")
         rates[name] = len(items) / (time.perf_counter() - started)
     found = read_json(folder / "masks" / "0.json")["components"]
     save_masks(folder / "ours.json", [one["rle"] for three in found for one in three["candidates"]])
@@ -142,7 +148,9 @@ def ours(options: argparse.Namespace, items: list[ImageRecord], folder: Path) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=VISION, nargs="+", default=[*VISION])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--peer-images", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--points", type=int, default=5)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
@@ -156,8 +164,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             items = make_inputs(folder, options.images, options.prompts, options.points, size)
-            peer = in_process(partial(loop, options, items, folder), "cpu", huge_pages=False)
-            own = in_process(partial(ours, options, items, folder), "cpu", huge_pages=True)
+            peer = in_process(partial(loop, options, items, folder), options.device, huge_pages=False)
+            own = in_process(partial(ours, options, items, folder), options.device, huge_pages=True)
             equal, _ = agreement(*(read_json(folder / f"{who}.json") for who in ("ours", "loop")), size)
         cells = [f"{peer['whole']:.3f}"]
         cells += [

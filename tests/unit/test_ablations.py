@@ -275,7 +275,7 @@ def test_the_committed_pages_are_in_step_with_their_figures(tmp_path: Path, monk
     for name in ("demo", "idd"):
         params = load_preset(Path(f"presets/{name}.yaml"))
         groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
-        groups["Budgets"] = budgets(params)
+        groups |= {"Budgets": budgets(params), "Mixed": mixed(params)}
         results = Results.load(RESULTS.with_stem(name))
         monkeypatch.setattr(results, "collect", lambda rows: None)
         monkeypatch.setattr(results, "save", lambda: None)
