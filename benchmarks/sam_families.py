@@ -56,7 +56,7 @@ CLASSES = {"sam2": "Sam2", "sam3_tracker": "Sam3Tracker", "sam_hq": "SamHQ"}
 POINTS = ("input_points", "input_labels")
 
 
-def make_model(name: str) -> torch.nn.Module:
+def make_model(name: str) -> Any:
     classes = next(classes for prefix, classes in CLASSES.items() if name.startswith(prefix))
     torch.manual_seed(0)
     config = getattr(transformers, f"{classes}Config")(**({"vision_config": VISION[name]} if VISION[name] else {}))
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--workers", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    size = tuple(options.size)
+    size = options.size[0], options.size[1]
     print("| model | transformers, images/s | ours | ratio | cached | ratio | memory, GiB | equal pixels |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for model in options.model:
@@ -166,7 +166,7 @@ def main() -> None:
             items = make_inputs(folder, options.images, options.prompts, options.points, size)
             peer = in_process(partial(loop, options, items, folder), options.device, huge_pages=False)
             own = in_process(partial(ours, options, items, folder), options.device, huge_pages=True)
-            equal, _ = agreement(*(read_json(folder / f"{who}.json") for who in ("ours", "loop")), size)
+            equal, _ = agreement(read_json(folder / "ours.json"), read_json(folder / "loop.json"), size)
         cells = [f"{peer['whole']:.3f}"]
         cells += [
             part for key in ("whole", "cached") for part in (f"{own[key]:.3f}", f"{own[key] / peer['whole']:.2f}")
