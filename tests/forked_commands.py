@@ -1,6 +1,6 @@
 """Commands that start without importing: forks of one process that has imported the libraries.
 
-PyTorch and mmsegmentation take two to five seconds to import, DVC one, and the tests of the DAG start two hundred
+PyTorch and mmsegmentation take two to five seconds to import, DVC one, and the tests of the DAG start very many
 commands. `serve` imports what they share, never SeSAM's own modules, and each command that `folder` holds hands its
 arguments, environment, folder and files to a fork of it.
 """

@@ -5,6 +5,7 @@ one block of scores at a time, or is part of queries and keys; the padding of wi
 the residuals and norms stay float32.
 """
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from itertools import product
 from math import prod
@@ -45,35 +46,36 @@ class ViTEncoder(nn.Module):
         self.step = torch.compile(self.transform, dynamic=False) if compiled else self.transform
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.with_block(images, 0)[0]
+        return self.with_blocks(images, ())[0]
 
-    def with_block(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Also what the block of this number returns, (B, S/16, S/16, D) float32."""
+    def with_blocks(self, images: Tensor, numbers: Collection[int]) -> list[Tensor]:
+        """The embeddings, then what the blocks of these numbers return, (B, S/16, S/16, D) float32."""
         if self.step != self.transform:
             from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
 
             try:
-                return self.encode(images, number)
+                return self.encode(images, numbers)
             except TorchDynamoException as problem:
                 reason = str(problem).splitlines()[0]
                 print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
             self.step = self.transform
-        return self.encode(images, number)
+        return self.encode(images, numbers)
 
-    def encode(self, images: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor, numbers: Collection[int]) -> list[Tensor]:
         embed = self.vit.patch_embed.proj  # a convolution of patches that do not overlap: a matrix product
         side = embed.kernel_size[0]
         patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)
         grid = patches.shape[1:3]
         x = self.vit.pos_embed.flatten(1, 2).repeat(len(images), 1, 1)
         update = F.linear(patches.flatten(1, 2), embed.weight.flatten(1), embed.bias)
-        kept = (x, update)
+        kept = []
         for k, (block, attention) in enumerate(zip(self.vit.blocks, self.attentions, strict=True)):
             x, update = self.step(block, attention, x, update)
-            kept = (x, update) if k == number else kept
+            if k in numbers:
+                kept.append((x + update).unflatten(1, grid))
         narrow, norm, smooth, last_norm = self.vit.neck
         x = norm(narrow((x + update).unflatten(1, grid).permute(0, 3, 1, 2).to(self.dtype)).float())
-        return last_norm(smooth(x.to(self.dtype)).float()), (kept[0] + kept[1]).unflatten(1, grid)
+        return [last_norm(smooth(x.to(self.dtype)).float()), *kept]
 
     def transform(self, block: Block, attention: Any, x: Tensor, update: Tensor) -> tuple[Tensor, Tensor]:
         """One block: tokens x + update to the next x and update; (B, h*w, C), x float32, update of `dtype`.

@@ -82,7 +82,7 @@ class HuggingFaceSam(BatchedModel):
 
     def encode_inputs(self, images: Tensor) -> Tensor:
         if isinstance(self.decoder, HqDecoder):
-            last, intermediate = self.encoder.with_block(images, self.first_global)
+            last, intermediate = self.encoder.with_blocks(images, [self.first_global])
             maps = [self.decoder.features(last, intermediate), last]
         else:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
