@@ -137,7 +137,12 @@ def other_sams(files: Mapping[str, Path]) -> list[Row]:
         weights: tuple[str, ...] = ()
         if name in files:
             weights = (f"sam.checkpoint={files[name].absolute()}", f"sam.sha256={sha256(files[name])}")
-        if model.needs_checkpoint or "://" in str(model.url or ""):
+        if name == "sam3":
+            title = "SAM 3 prompted with the classes' names, no image annotated"
+            concepts = (SCRIBBLE, "weak_labels.mix.none=1", "sampling.prompt_type=concept", "sam.model=sam3")
+            alone = ("rounds.r1.teacher=none", "rounds.r1.fill_confident=false")
+            rows.append(Row("sam3-concepts", title, (*concepts, *alone, *weights), STUDENT_ALONE))
+        elif model.needs_checkpoint or "://" in str(model.url or ""):
             rows.append(Row(f"sam-{name}", f"sam.model {name}", (SCRIBBLE, f"sam.model={name}", *weights)))
     return rows
 

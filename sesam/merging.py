@@ -50,6 +50,8 @@ def claim_strength(component: Component, selected: Selected, shape: tuple[int, i
         return strength
     left, top, width, height = cv2.boundingRect((mask | prompted).astype(np.uint8))
     window = np.s_[top : top + height, left : left + width]
-    distance = cv2.distanceTransform((~prompted[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance: np.ndarray = np.zeros(1)  # to a concept that no pixel of the image was known to show
+    if prompted.any():
+        distance = cv2.distanceTransform((~prompted[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     strength[window] = np.where(mask[window], np.float32(selected.score) / np.sqrt(1 + distance), -np.inf)
     return strength

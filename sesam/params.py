@@ -391,14 +391,19 @@ class ComponentParams(Group):
 
 
 class SamplingParams(Group):
-    prompt_type: Literal["points", "box", "mask"] = Field("points", description="points, box or mask")
+    prompt_type: Literal["points", "box", "mask", "concept"] = Field(
+        "points", description="points, box or mask; concept: the class's name, for sam.model sam3"
+    )
     strategy: Strategy = Field("skeleton", description="where points are: skeleton, random, confident, center")
     num_points: Positive = Field(5, description="points per component (N)")
+    exemplars: bool = Field(False, description="concept: the boxes of the class's components are prompts too")
 
 
 class SamParams(Group):
     enabled: bool = Field(True, description="false: weak labels and confident predictions alone, SAM is not used")
-    model: str = Field("vit_h", description="bundled, vit_b, vit_l, vit_h, sam2, sam3_tracker, sam_hq_*, superpixels")
+    model: str = Field(
+        "vit_h", description="bundled, vit_b, vit_l, vit_h, sam2, sam3_tracker, sam3, sam_hq_*, superpixels"
+    )
     checkpoint: str | None = Field(None, description="file of custom weights; null: the published ones")
     sha256: Sha256 | None = Field(None, description="SHA-256 of the checkpoint; DVC sees changes by it")
     dtype: Dtype = Field("bfloat16", description="of the image encoder")
@@ -532,6 +537,15 @@ class Params(Group):
                 )
             if schedule.optimizer == "config" and (self.network.config is None or schedule.backbone_lr_mult != 1):
                 raise ValueError("optimizer config needs network.config, and backbone_lr_mult 1: it has its own rates")
+        if (self.sampling.prompt_type == "concept") != (self.sam.model == "sam3"):
+            raise ValueError(
+                f"sam.model {self.sam.model} does not take sampling.prompt_type {self.sampling.prompt_type}: sam3 "
+                "takes concept, the others points, box and mask (sam3_tracker with the same weights)"
+            )
+        if self.weak_labels.mix.none == 1 and self.sampling.prompt_type != "concept":
+            raise ValueError(
+                "weak_labels.mix.none is 1: without any annotation only concepts prompt SAM (sam.model sam3)"
+            )
         simulated = self.weak_labels.path == FINE_TRAIN_LABELS
         if not simulated and any(self.weak_labels.mix.shares.values()):
             raise ValueError(f"weak_labels.mix is simulated; with it weak_labels.path must be {FINE_TRAIN_LABELS}")

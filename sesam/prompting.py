@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from sesam.artifacts.component_records import Component
-from sesam.artifacts.drawn_prompts import NO_PROMPTS, BackgroundPoint, DrawnBox, DrawnPrompts, Point
+from sesam.artifacts.drawn_prompts import NO_PROMPTS, BackgroundPoint, Box, DrawnBox, DrawnPrompts, Point
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
-from sesam.geometry.rle import rle_to_mask
+from sesam.geometry.rle import mask_to_rle, rle_to_mask
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
@@ -60,14 +60,18 @@ def image_prompts(
     params: Params,
     key: tuple[str, str],
     drawn: DrawnPrompts = NO_PROMPTS,
+    classes: Sequence[str] = (),
 ) -> list[Component]:
     """Steps 0 to 2: every component of an image with its prompt, then the boxes that annotators drew.
 
-    weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed.
+    weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed. classes: names,
+    for concepts.
     """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
     augmented = add_confident(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
+    if params.sampling.prompt_type == "concept":
+        return concept_components(augmented, weak, params, drawn, classes)
     components = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         points, box = None, None
@@ -77,11 +81,37 @@ def image_prompts(
             rng = np.random.default_rng(seed_of(params.seed, *key, k, *first))
             points = sample_points(region, params.sampling, confidence, rng)
         elif params.sampling.prompt_type == "box":
-            height, width = region.mask.shape
-            box = (region.left, region.top, region.left + width, region.top + height)
+            box = box_of(region)
         components.append(Component(number, k, region.rle(weak.shape), points, box))
     components += [box_component(len(components) + n, entry, weak.shape) for n, entry in enumerate(drawn.boxes, 1)]
     return add_background_points(components, drawn.background_points, weak.shape)
+
+
+def box_of(region: Region) -> Box:
+    """Its edges left, top, right, bottom, the last two exclusive."""
+    height, width = region.mask.shape
+    return region.left, region.top, region.left + width, region.top + height
+
+
+def concept_components(
+    augmented: np.ndarray, weak: np.ndarray, params: Params, drawn: DrawnPrompts, classes: Sequence[str]
+) -> list[Component]:
+    """Instead of steps 1 and 2: a component of all pixels of each class, prompted with the class's name.
+
+    Classes are those that annotators or the teacher found in the image; all, if neither found any. Exemplars are the
+    boxes that annotators drew, and with `sampling.exemplars` those of the class's connected components.
+    """
+    boxes: dict[int, list[Box]] = {int(k): [] for k in np.setdiff1d(augmented, [IGNORE_INDEX])}
+    for k, region in split_instances(augmented, weak, params.components) if params.sampling.exemplars else ():
+        boxes[k].append(box_of(region))
+    for entry in drawn.boxes:
+        boxes.setdefault(entry.class_id, []).append(entry.box)
+    return [
+        Component(
+            number, k, mask_to_rle(augmented == k), concept=classes[k].replace("_", " "), exemplars=boxes.get(k) or None
+        )
+        for number, k in enumerate(sorted(boxes) or range(len(classes)), 1)
+    ]
 
 
 def box_component(number: int, entry: DrawnBox, shape: tuple[int, int]) -> Component:

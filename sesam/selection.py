@@ -87,6 +87,8 @@ def score_candidate(
 def measure_coverage(candidate: Candidate, component: Component, weak_masks: dict[int, CocoRle]) -> Coverage:
     """How a candidate covers its component. weak_masks: see `weak_masks_by_class`."""
     m, c = (to_coco_rle(rle, weak_masks[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
+    if component.concept is not None and _area(c) == 0:  # nobody said where the class is
+        return Coverage(False, _area(m), _area(m), _area(m))
     of_class = weak_masks.get(component.class_id)
     labeled = of_class is not None and _area(c, of_class) > 0
     reference = (c, of_class) if labeled else (c,)

@@ -1,5 +1,6 @@
 """Steps 0 to 2 of the method: augment the weak labels, separate instances, sample prompts."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -17,16 +18,16 @@ from sesam.prompting import image_prompts
 
 
 def prompt_image(
-    record_and_kind: tuple[ImageRecord, Kind], folder: Path, params: Params, round_name: str, num_classes: int
+    record_and_kind: tuple[ImageRecord, Kind], folder: Path, params: Params, round_name: str, classes: Sequence[str]
 ) -> tuple[int, int]:
     """How many components the image has, and how many background points no component has in its prompt."""
-    record, kind = record_and_kind
+    (record, kind), num_classes = record_and_kind, len(classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     drawn = read_drawn_prompts(WEAK_LABELS, record, num_classes)
     components = []
     if kind != "fine":
-        components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn)
+        components = image_prompts(weak, predicted, confidence, params, (round_name, record.id), drawn, classes)
     write_prompts(folder / f"{record.id}.json", record, params.sampling.prompt_type, components)
     used = sum(len(component.background_points or ()) for component in components)
     return len(components), (len(drawn.background_points) - used) * params.sam.enabled
@@ -36,9 +37,7 @@ def main() -> None:
     round_name, params = parse_round(__doc__)
     manifest = Manifest.load()
     with atomic_directory(round_dir(round_name, "prompts"), packed=True) as folder:
-        work = partial(
-            prompt_image, folder=folder, params=params, round_name=round_name, num_classes=len(manifest.classes)
-        )
+        work = partial(prompt_image, folder=folder, params=params, round_name=round_name, classes=manifest.classes)
         counts = map_images(work, with_kinds(manifest.train), params.runtime, f"prompts {round_name}")
     num_components, unused = zip(*counts, strict=True)
     print(f"prompts {round_name}: {sum(num_components)} components")

@@ -11,6 +11,7 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
+from sesam.demo.classes import CLASSES
 from sesam.geometry.rle import mask_to_counts, rle_to_mask
 from sesam.sam.batched_sam import preprocess as resize
 from sesam.sam.sam_model import MaskPredictions, Prompt
@@ -19,7 +20,8 @@ from sesam.sam.sam_model import MaskPredictions, Prompt
 class OracleSam:
     """A SamModel that knows the fine labels of some images.
 
-    The first candidate is correct; the others are the whole image and nothing, with lower predicted IoU.
+    The first candidate is correct; the others are the whole image and nothing, with lower predicted IoU. Of a concept,
+    a class of the demo, the only one is correct.
     """
 
     device = torch.device("cpu")
@@ -28,6 +30,7 @@ class OracleSam:
     def __init__(self, known: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         """known: images (H, W, 3) uint8 RGB, and their fine labels (H, W) uint8, 255 = none."""
         self.number = {self.preprocess(image).numpy().tobytes(): k for k, (image, _) in enumerate(known)}
+        self.fine = [fine for _, fine in known]
         self.components = [label(fine, background=255, connectivity=2) for _, fine in known]
 
     def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -36,11 +39,14 @@ class OracleSam:
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[MaskPredictions]]:
-        images = zip([self.components[int(embedding)] for embedding in embeddings], prompts, strict=True)
-        return [[self.candidates(ids, prompt) for prompt in of_image] for ids, of_image in images]
+        images = zip([int(embedding) for embedding in embeddings], prompts, strict=True)
+        return [[self.candidates(k, prompt) for prompt in of_image] for k, of_image in images]
 
-    @staticmethod
-    def candidates(ids: np.ndarray, prompt: Prompt) -> MaskPredictions:
+    def candidates(self, image: int, prompt: Prompt) -> MaskPredictions:
+        ids = self.components[image]
+        if prompt.concept is not None:
+            found = self.fine[image] == list(CLASSES).index(prompt.concept)
+            return MaskPredictions([mask_to_counts(found)], np.array([0.9], np.float32))
         if prompt.points is not None:
             touched = ids[tuple(prompt.points.T[::-1])]
         elif prompt.box is not None:

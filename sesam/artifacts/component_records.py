@@ -22,7 +22,7 @@ from sesam.geometry.rle import rle_to_counts
 Number = Annotated[int, Field(ge=1)]
 Rle = Annotated[str, Field(pattern="^[0-o]+$")]  # as COCO compresses them
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-PromptType = Literal["points", "box", "mask"]
+PromptType = Literal["points", "box", "mask", "concept"]
 
 
 class Outcome(StrEnum):
@@ -37,7 +37,8 @@ class Outcome(StrEnum):
 class Component:
     """A component and its prompt: points, a box, or without both its mask; and background points, if any.
 
-    drawn_box: annotators drew the box, and the component is its inside.
+    drawn_box: annotators drew the box, and the component is its inside. concept: the prompt is this text, the component
+    all pixels of a class, perhaps none, and exemplars are boxes of what is meant.
     """
 
     number: Number
@@ -47,9 +48,13 @@ class Component:
     box: Box | None = None
     background_points: Annotated[list[Point], Field(min_length=1)] | None = None
     drawn_box: bool = False
+    concept: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    exemplars: Annotated[list[Box], Field(min_length=1)] | None = None
 
     @property
     def prompt_type(self) -> PromptType:
+        if self.concept is not None:
+            return "concept"
         return "points" if self.points is not None else "box" if self.box is not None else "mask"
 
 
@@ -128,9 +133,9 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
             for x, y in (*(component.points or ()), *(component.background_points or ()))
         ):
             raise damaged_artifact(path, f"component {component.number} has points outside the image")
-        left, top, right, bottom = component.box or (0, 0, 1, 1)
-        if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
-            raise damaged_artifact(path, f"component {component.number} has no box in the image")
+        for left, top, right, bottom in (component.box or (0, 0, 1, 1), *(component.exemplars or ())):
+            if not (0 <= left < right <= record.width and 0 <= top < bottom <= record.height):
+                raise damaged_artifact(path, f"component {component.number} has no box in the image")
     return document.components
 
 

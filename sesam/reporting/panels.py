@@ -55,7 +55,7 @@ def draw_prompt(image: np.ndarray, component: Component) -> np.ndarray:
         center = (round((x + 0.5) * scale), round((y + 0.5) * scale))
         cv2.circle(picture, center, 7, (30, 30, 30), cv2.FILLED)
         cv2.circle(picture, center, 5, PROMPT_COLOR, cv2.FILLED)
-    if component.box is not None:
-        left, top, right, bottom = (round(side * scale) for side in component.box)
+    for box in (*filter(None, [component.box]), *(component.exemplars or ())):
+        left, top, right, bottom = (round(side * scale) for side in box)
         cv2.rectangle(picture, (left, top), (right, bottom), PROMPT_COLOR, 3)
     return picture

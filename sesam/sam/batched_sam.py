@@ -231,7 +231,7 @@ def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBat
 def map_groups(
     decode: Callable[[list[Item]], list[MaskPredictions]],
     items: Sequence[Item],
-    layouts: Sequence[tuple[int, bool, bool]],
+    layouts: Sequence[tuple[int, ...]],
 ) -> list[MaskPredictions]:
     """The candidates of prompts, in order, decoded in groups of one layout, as the decoder needs."""
     order = sorted(range(len(items)), key=layouts.__getitem__)

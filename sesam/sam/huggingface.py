@@ -5,7 +5,7 @@ segment-anything's SAM. Weights are a local folder as
 published: `sam.checkpoint` is its model.safetensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from math import prod
 from pathlib import Path
@@ -224,31 +224,47 @@ def decoder_parts(model: Any) -> DecoderParts:
 
 def load_family(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> HuggingFaceSam:
     """The model in the folder of `weights`; SesamError if that is not a complete model of its family."""
+    family = next(family for prefix, family in FAMILIES.items() if sam.model.startswith(prefix))
+
+    def wrong(model: Any) -> str:
+        config = model.config.vision_config
+        if type(model.vision_encoder).__name__ != family.encoder:
+            return "it has another encoder"
+        if model.config.mask_decoder_config.num_multimask_outputs != 3:
+            return "its decoder does not make three masks"
+        if not family.stretched and not (
+            config.use_rel_pos and config.use_abs_pos and config.qkv_bias and config.hidden_act == "gelu"
+        ):
+            return "its encoder is not SAM's"
+        return ""
+
+    return HuggingFaceSam(load_pretrained(weights, family.model, sam, wrong), family, device, sam, runtime)
+
+
+def load_pretrained(weights: Path, class_name: str, sam: SamParams, wrong: Callable[[Any], str]) -> Any:
+    """The model of a class of transformers in the folder of `weights`, float32; SesamError if it is not complete.
+
+    wrong: what is wrong with a model, or "".
+    """
     try:
         import transformers
     except ImportError:
         raise SesamError(
             f"sam.model {sam.model} needs transformers. Install it: pip install -c constraints.txt -e '.[transformers]'"
         ) from None
-    family = next(family for prefix, family in FAMILIES.items() if sam.model.startswith(prefix))
     if weights.name != "model.safetensors":  # the only file that transformers reads, whatever else is beside it
         raise SesamError(f"{weights} (sam.checkpoint) must be the model.safetensors of its folder.")
     try:
-        model, report = getattr(transformers, family.model).from_pretrained(
+        if not weights.with_name("config.json").is_file():  # transformers builds a model of its default size
+            raise ValueError("there is no config.json")
+        model, report = getattr(transformers, class_name).from_pretrained(
             weights.parent, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-        reason = "" if type(model.vision_encoder).__name__ == family.encoder else "it has another encoder"
-        config = model.config.vision_config
-        if not family.stretched and not (
-            config.use_rel_pos and config.use_abs_pos and config.qkv_bias and config.hidden_act == "gelu"
-        ):
-            reason = "its encoder is not SAM's"
-        if model.config.mask_decoder_config.num_multimask_outputs != 3:
-            reason = "its decoder does not make three masks"
+        reason = wrong(model)
         if missing := len(report["missing_keys"]) + len(report["mismatched_keys"]):
             reason = f"{missing} of its tensors are missing or have another shape"
     except Exception as problem:  # of any kind, because the library parses the files
         reason = str(problem).partition("\n")[0] or type(problem).__name__
     if reason:
-        raise SesamError(f"{weights.parent} does not hold {family.model} ({reason}). Check sam.checkpoint.")
-    return HuggingFaceSam(model, family, device, sam, runtime)
+        raise SesamError(f"{weights.parent} does not hold {class_name} ({reason}). Check sam.checkpoint.")
+    return model

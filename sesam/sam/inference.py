@@ -45,6 +45,8 @@ def component_prompts(components: Sequence[Component]) -> list[Prompt]:
                 box=np.array(component.box) if component.box else None,
                 mask=component.rle if component.prompt_type == "mask" else None,
                 num_background_points=len(background),
+                concept=component.concept,
+                exemplars=np.array(component.exemplars) if component.exemplars else None,
             )
         )
     return prompts

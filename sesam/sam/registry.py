@@ -46,6 +46,12 @@ def _load_transformers(weights: Path, device: torch.device, sam: SamParams, runt
     return load_family(weights, device, sam, runtime)
 
 
+def _load_concepts(weights: Path, device: torch.device, sam: SamParams, runtime: Runtime | None) -> SamModel:
+    from sesam.sam.concepts import load_concept_sam
+
+    return load_concept_sam(weights, device, sam, runtime)
+
+
 def _load_superpixels(*_: object) -> SamModel:
     from sesam.sam.superpixels import Superpixels
 
@@ -70,6 +76,7 @@ MODELS = {  # embeddings are float16, 2 bytes per value
     },
     "sam2": Model(_load_transformers, 2 * (32 * 256**2 + 64 * 128**2 + 256 * 64**2), needs_checkpoint=True),
     "sam3_tracker": Model(_load_transformers, 2 * (32 * 288**2 + 64 * 144**2 + 256 * 72**2), needs_checkpoint=True),
+    "sam3": Model(_load_concepts, 2 * 1024 * 72**2, needs_checkpoint=True),
     "sam_hq_b": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),
     "sam_hq_l": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),
     "sam_hq_h": Model(_load_transformers, 2 * (32 * 256**2 + 256 * 64**2), needs_checkpoint=True),

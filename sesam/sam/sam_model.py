@@ -13,12 +13,17 @@ Preprocess = Callable[[np.ndarray], Tensor]  # of an image (H, W, 3) uint8 RGB
 
 @dataclass(frozen=True)
 class Prompt:
-    """A component's prompt, in pixels of the image: points, a box or a mask, and perhaps background points."""
+    """A component's prompt, in pixels of the image: points, a box or a mask, and perhaps background points.
+
+    Or a concept, and perhaps exemplars of it.
+    """
 
     points: np.ndarray | None = None  # (n, 2) x, y
     box: np.ndarray | None = None  # (4,) x0, y0, x1, y1
     mask: str | None = None  # COCO's compressed run lengths, since an image may have hundreds of masks
     num_background_points: int = 0  # the last so many points are background, the others foreground
+    concept: str | None = None
+    exemplars: np.ndarray | None = None  # (n, 4) boxes
 
     @property
     def point_labels(self) -> np.ndarray:
@@ -34,10 +39,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class MaskPredictions:
-    """A prompt's three masks."""
+    """A prompt's masks: three, or a concept's one."""
 
     counts: Sequence[np.ndarray]  # per mask its run lengths column by column, background first, int64
-    predicted_iou: np.ndarray  # (3,) float32
+    predicted_iou: np.ndarray  # (masks,) float32
 
 
 class SamModel(Protocol):

@@ -73,6 +73,8 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.annotated = [record for record in manifest.train if self.kinds[record.id] != "none"]
         self.unannotated = [record for record in manifest.train if self.kinds[record.id] == "none"]
         self.ratio = Fraction(str(task.unannotated_ratio)) if self.unannotated else Fraction(0)
+        if not self.annotated:
+            self.ratio = Fraction(1)
         self.orders: dict[str, tuple[int, np.ndarray]] = {}  # of each pool, an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
 

@@ -81,6 +81,18 @@ def test_pseudo_labels_nearly_equal_fine_labels(workspace: Path, monkeypatch, ki
     assert sum(counts["kept"] for counts in outcomes) >= 0.97 * sum(sum(counts.values()) for counts in outcomes)
 
 
+@pytest.mark.parametrize("annotated", [0, 1])
+def test_concepts_label_images_with_and_without_annotation(workspace: Path, monkeypatch, annotated: int) -> None:
+    edit_params(workspace, weak_labels__mix__none=1.0 - annotated, sampling__prompt_type="concept", sam__model="sam3")
+    edit_params(workspace, sam__checkpoint="a.safetensors", sam__sha256="0" * 64)
+    monkeypatch.setitem(registry.MODELS, "sam3", registry.MODELS["bundled"])
+    metrics = run_stages(monkeypatch, *ALL)
+    assert metrics["scores"]["pseudo_labels"]["mIoU"] >= 0.999
+    asked = {name: sum(counts.values()) for name, counts in metrics["component_outcomes"].items()}
+    present = {name: counts["kept"] for name, counts in metrics["component_outcomes"].items()}
+    assert asked == (present if annotated else dict.fromkeys(CLASSES, IMAGES))
+
+
 def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, scenes) -> None:
     """Components of confident predictions, some of them wrong, prompt SAM and label pixels, as in a second round."""
     edit_params(workspace, rounds={"r1": {"teacher": "baseline", "fill_confident": True}})
