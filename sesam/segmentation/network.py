@@ -6,7 +6,6 @@ from the installed or committed config of that name and digest. mmsegmentation.j
 `init_model`; nothing here reads it.
 """
 
-import ctypes
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -165,10 +164,6 @@ def optimize_for(device: torch.device, model: EncoderDecoder, dtype: Dtype) -> N
     if is_faster:
         model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        # glibc shall keep freed memory: every iteration asks for the same large blocks, and mapping them takes time
-        if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-            libc.mallopt(-4, 0)  # M_MMAP_MAX
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
         for name, conv in find_dilated_depthwise(model).items():
             model.set_submodule(name, ShiftedDepthwise(conv))
     elif get_world_size() > 1:  # PyTorch's is for GPUs; on CPUs each process normalizes by its own samples
