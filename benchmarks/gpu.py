@@ -74,7 +74,17 @@ PARTS = [
             *("--images", "60", "--precisions", "bfloat16", *NETWORKS),
         ),
         ("--configs", "segformer_mit-b0_8xb2-160k_ade20k-512x512", *FEW),
-        0.2,
+        0.1,
+    ),
+    Part(
+        "DINOv2's ViT-B/14 with a linear head, crops of 512 × 512, eight a step, all of it trained, the same",
+        "benchmarks.networks",
+        (
+            *("--preset", "folder", "--network", "dinov2", "--size", "1024", "512", "--iterations", "45"),
+            *("--images", "60", "--precisions", "bfloat16", *NETWORKS),
+        ),
+        ("--network", "dinov2", *FEW, "--iterations", "3"),
+        0.1,
     ),
 ]
 

@@ -33,16 +33,17 @@ from PIL import Image
 from sesam.artifacts.image_io import write_gray, write_label
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
-from sesam.presets import load_preset
+from sesam.presets import NETWORKS, load_preset
 
 ROOT = Path(__file__).parents[1]
 
 
-def workspace(folder: Path, preset: str, config: str | None, images: int, size: list[int] | None, workers: int) -> None:
-    """Scenes, of (width, height), with weak labels, for `train_baseline`, with a preset's schedule and network.
+def workspace(folder: Path, config: str | None, options: argparse.Namespace) -> None:
+    """Scenes with weak labels, for `train_baseline`, with a preset's schedule and network, all of it trained.
 
     config: mmsegmentation's name of another network.
     """
+    images, size = options.images, options.size
     for kind in ("images", "labels"):
         for split in ("train", "val"):
             (folder / "mine" / kind / split).mkdir(parents=True)
@@ -60,12 +61,15 @@ def workspace(folder: Path, preset: str, config: str | None, images: int, size: 
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(make, range(images + 2)))
-    params, other = (load_preset(ROOT / f"presets/{name}.yaml").model_dump(mode="json") for name in ("demo", preset))
+    network = options.network and ROOT / NETWORKS / f"{options.network}.yaml"
+    files = (ROOT / "presets/demo.yaml", None), (ROOT / f"presets/{options.preset}.yaml", network)
+    params, other = (load_preset(file, network=overlay).model_dump(mode="json") for file, overlay in files)
     params |= {group: other[group] for group in ("network", "schedule", "runtime")}
     params["network"] |= {"pretrained": None, "sha256": None, "config": config}
+    params["schedule"]["backbone_lr_mult"] = 1.0  # random weights cannot be frozen
     params["dataset"]["root"] = "mine"
     params["rounds"] = {"r1": {"teacher": "baseline", "fill_confident": True}}
-    params["runtime"]["num_workers"] = workers
+    params["runtime"]["num_workers"] = options.workers
     save(folder, params)
     for stage in ("prepare", "weak_labels"):
         run(folder, f"stages.{stage}")
@@ -140,7 +144,9 @@ def train_theirs(iterations: int, precision: str) -> float:
 
     params = load_params()
     schedule, model = params.schedule_of("baseline"), network_config(params.network, len(CLASSES))
-    model["data_preprocessor"] = model["data_preprocessor"] | {"size": list(schedule.crop_size)}
+    divisor = model["data_preprocessor"].get("test_cfg", {}).get("size_divisor", 1)  # a ViT's patch
+    size = [-(-side // divisor) * divisor for side in schedule.crop_size]
+    model["data_preprocessor"] = model["data_preprocessor"] | {"size": size}
     transforms = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},
@@ -231,6 +237,7 @@ PARTS: dict[str, Callable[..., float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="demo", help="whose network and schedule")
+    parser.add_argument("--network", help="of presets/networks, over the preset's")
     parser.add_argument(
         "--configs", nargs="+", metavar="NAME", help="mmsegmentation's networks instead of the preset's"
     )
@@ -252,8 +259,8 @@ def main() -> None:
     print("| | SeSAM's | mmsegmentation's | times | GB | GB |\n| --- | --- | --- | --- | --- | --- |")
     for config in options.configs or [None]:
         with tempfile.TemporaryDirectory() as name:
-            workspace(Path(name), options.preset, config, options.images, options.size, options.workers)
-            compare(Path(name), config or options.preset, options)
+            workspace(Path(name), config, options)
+            compare(Path(name), config or options.network or options.preset, options)
 
 
 def compare(folder: Path, network: str, options: argparse.Namespace) -> None:
