@@ -188,11 +188,15 @@ class BatchedSam(BatchedModel):
 
 def vit_encoder(vit: ImageEncoderViT, dtype: torch.dtype, device: torch.device, runtime: Runtime | None) -> ViTEncoder:
     """The fastest encoder that the device has for these weights."""
-    # older GPUs have no fused attention in bfloat16
-    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    fused = ampere and dtype == torch.bfloat16
+    fused = has_fused_attention(dtype, device)
     compiled = fused and runtime is not None and runtime.compile
     return ViTEncoder(vit, dtype, fused, compiled).to(device).eval()
+
+
+def has_fused_attention(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a GPU has it in bfloat16, and this is the type; older ones have not."""
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return ampere and dtype == torch.bfloat16
 
 
 class OomBatcher:

@@ -18,7 +18,7 @@ from sesam.errors import SesamError
 from sesam.geometry.rle import mask_to_counts
 from sesam.params import Runtime, SamParams
 from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
-from sesam.sam.huggingface import load_pretrained, preprocess
+from sesam.sam.huggingface import compiled, load_pretrained, preprocess
 from sesam.sam.sam_model import MaskPredictions, Prompt
 
 PROMPTS_PER_CALL = {"cpu": 1, "cuda": 16}
@@ -49,6 +49,7 @@ class ConceptSam:
         self.dtype = getattr(torch, sam.dtype)
         side = model.config.vision_config.backbone_config.image_size
         self.preprocess = partial(preprocess, processor=Sam3ImageProcessor(size={"height": side, "width": side}))
+        self.embed = compiled(self.model.vision_encoder.backbone, self.dtype, device, runtime)
         self.image_batcher, _ = make_batchers(device, runtime)
         self.prompt_batcher = OomBatcher("prompts", PROMPTS_PER_CALL[device.type])
         self.read = cache(self._read)  # texts are names of classes, the same in every image
@@ -60,7 +61,7 @@ class ConceptSam:
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         pixels = torch.stack([image.to(self.device, non_blocking=True) for image in images])
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            tokens = self.model.vision_encoder.backbone(pixels).last_hidden_state
+            tokens = self.embed(pixels).last_hidden_state
         rows, columns = (
             side // self.model.config.vision_config.backbone_config.patch_size for side in pixels.shape[2:]
         )

@@ -5,7 +5,7 @@ one block of scores at a time, or is part of queries and keys; the padding of wi
 the residuals and norms stay float32.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from itertools import product
 from math import prod
@@ -22,6 +22,25 @@ from sesam.sam.segment_anything_parts import Block, EncoderAttention, ImageEncod
 MAX_SCORES_PER_CALL = {"cpu": 1 << 22, "cuda": 1 << 27}
 # attention kernels by preference: cuDNN's is the fastest on an H100; other GPUs limit it to 128 channels
 FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class Compiled:
+    """A function compiled by torch.compile, or the function itself where that fails."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.compiled = function, torch.compile(function, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.compiled is not self.function:
+            from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
+
+            try:
+                return self.compiled(*arguments)
+            except TorchDynamoException as problem:
+                reason = str(problem).splitlines()[0]
+                print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
+            self.compiled = self.function
+        return self.function(*arguments)
 
 
 class ViTEncoder(nn.Module):
@@ -43,25 +62,13 @@ class ViTEncoder(nn.Module):
             to_windows, from_windows = window_index(vit.pos_embed.shape[1], self.side)
             self.to_windows = nn.Buffer(to_windows, persistent=False)
             self.from_windows = nn.Buffer(from_windows, persistent=False)
-        self.step = torch.compile(self.transform, dynamic=False) if compiled else self.transform
+        self.step = Compiled(self.transform) if compiled else self.transform
 
     def forward(self, images: Tensor) -> Tensor:
         return self.with_blocks(images, ())[0]
 
     def with_blocks(self, images: Tensor, numbers: Collection[int]) -> list[Tensor]:
         """The embeddings, then what the blocks of these numbers return, (B, S/16, S/16, D) float32."""
-        if self.step != self.transform:
-            from torch._dynamo.exc import TorchDynamoException  # takes seconds to import; only a GPU needs it
-
-            try:
-                return self.encode(images, numbers)
-            except TorchDynamoException as problem:
-                reason = str(problem).splitlines()[0]
-                print(f"SAM's encoder runs uncompiled: torch.compile failed with {reason!r}", flush=True)
-            self.step = self.transform
-        return self.encode(images, numbers)
-
-    def encode(self, images: Tensor, numbers: Collection[int]) -> list[Tensor]:
         embed = self.vit.patch_embed.proj  # a convolution of patches that do not overlap: a matrix product
         side = embed.kernel_size[0]
         patches = images.to(self.dtype).unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(3)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from sesam.errors import SesamError
 from sesam.params import Runtime, SamParams
-from sesam.sam.batched_sam import BatchedModel, vit_encoder
+from sesam.sam.batched_sam import BatchedModel, has_fused_attention, vit_encoder
 from sesam.sam.decoder import Attention, Decoder, DecoderParts, ImageMaps, Layer, by_token, pixels_to_rows
+from sesam.sam.encoder import Compiled
 from sesam.sam.segment_anything_parts import ImageEncoderViT
 
 
@@ -70,6 +71,7 @@ class HuggingFaceSam(BatchedModel):
             del model.vision_encoder
         square = {"height": side, "width": side}
         options = {"size": square} if family.stretched else {"size": {"longest_edge": side}, "pad_size": square}
+        self.embed = compiled(self.model.get_image_embeddings, self.dtype, device, runtime)
         self.processor = getattr(transformers, family.processor)(**options)
         self.preprocess = partial(preprocess, processor=self.processor)
         channels, (rows, columns) = parts.tokens.shape[1], self.cells
@@ -86,7 +88,7 @@ class HuggingFaceSam(BatchedModel):
             maps = [self.decoder.features(last, intermediate), last]
         else:
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                maps = self.model.get_image_embeddings(images)
+                maps = self.embed(images)
         return torch.cat([x.flatten(1) for x in maps], dim=1)
 
     def to_maps(self, embeddings: Tensor) -> ImageMaps:
@@ -107,6 +109,17 @@ class HuggingFaceSam(BatchedModel):
         if sparse is None:
             sparse = dense.new_zeros(1, len(dense), 0, dense.shape[1])
         return sparse[0], dense
+
+
+def compiled(
+    function: Callable[..., Any], dtype: torch.dtype, device: torch.device, runtime: Runtime | None
+) -> Callable[..., Any]:
+    """An encoder's function, compiled where `runtime.compile` is set and the device gains by it."""
+    return (
+        Compiled(function)
+        if runtime is not None and runtime.compile and has_fused_attention(dtype, device)
+        else function
+    )
 
 
 def hq_vit(encoder: Any) -> ImageEncoderViT:

@@ -1,18 +1,21 @@
 """SAM 2.1, HQ-SAM and SAM 3's tracker, small and random, against transformers with the same prompts."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from torch._dynamo.testing import CompileCounter
 
 from sesam.artifacts.atomic_io import sha256
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
 from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
-from sesam.params import SamParams
+from sesam.params import Runtime, SamParams
+from sesam.sam import batched_sam, huggingface
 from sesam.sam.batched_sam import ImagePrompt
 from sesam.sam.checkpoints import resolve_weights
 from sesam.sam.huggingface import HuggingFaceSam
@@ -149,6 +152,24 @@ def test_logits_equal_those_of_transformers(sam: SamParams, sam_model: HuggingFa
                 expected = out.pred_masks[0, 0, :, : logits.shape[2], : logits.shape[3]]
                 assert torch.linalg.norm(logits[k] - expected) <= 1e-5 * torch.linalg.norm(expected)
                 torch.testing.assert_close(quality[k], out.iou_scores[0, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_encoders_give_the_same_embeddings(sam: SamParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; here without the compiler behind."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    for module in (huggingface, batched_sam):
+        monkeypatch.setattr(module, "has_fused_attention", lambda dtype, device: True)
+    images = [draw_scene(k).image for k in range(2)]
+
+    def encode(runtime: Runtime | None) -> torch.Tensor:
+        sam_model = MODELS[sam.model].load(resolve_weights(sam).path, CPU, sam, runtime)
+        return torch.stack(sam_model.encode([sam_model.preprocess(image) for image in images])).float()
+
+    plain = encode(None)
+    assert counter.frame_count == 0
+    torch.testing.assert_close(encode(Runtime(compile=True)), plain, rtol=1e-2, atol=1e-3)
+    assert counter.frame_count > 0
 
 
 def test_prompts_are_independent_of_each_other(sam_model: HuggingFaceSam) -> None:
