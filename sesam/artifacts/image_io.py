@@ -1,6 +1,7 @@
 """Reading and writing images and label PNGs: 8-bit, one channel, palette attached."""
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -53,16 +54,28 @@ Palette = Sequence[Sequence[int]]  # RGB per class, 0 to 255
 def read_image(path: Path, content: bytes | None = None) -> np.ndarray:
     """An image as (H, W, 3) uint8 RGB; SesamError if it is missing or corrupt. content: the file's bytes, if known."""
     content = read_bytes(path) if content is None else content
+    with _open_upright(path, content) as image:
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        rows = max(1, ROWS_AT_ONCE // image.width)  # a whole image in RGB would have twice the memory
+        for top in range(0, image.height, rows):
+            part = image.crop((0, top, image.width, min(top + rows, image.height)))
+            pixels[top : top + rows] = np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+        return pixels
+
+
+def read_size(path: Path, content: bytes) -> tuple[int, int]:
+    """(height, width) of an image that `read_image` reads: it is decoded; SesamError as there."""
+    with _open_upright(path, content) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _open_upright(path: Path, content: bytes) -> Iterator[Image.Image]:
     with open_image(path, content) as image:
         check_exif_orientation(path, image)
         if image.mode == "L" and not _has_room(image, DECODING["L"] + 3, len(content)):
             raise SesamError(f"{path} is nearly one color, and too large for memory. Cut it (`sesam tile split`).")
-        pixels = np.empty((image.height, image.width, 3), np.uint8)
-        rows = max(1, ROWS_AT_ONCE // image.width)  # a whole image in RGB would have twice the memory
-        for top in range(0, image.height, rows):
-            box = (0, top, image.width, min(top + rows, image.height))
-            pixels[top : top + rows] = np.asarray(image.crop(box).convert("RGB"))
-        return pixels
+        yield image
 
 
 def check_exif_orientation(path: Path, image: Image.Image) -> None:
@@ -94,7 +107,7 @@ def write_label(path: Path, values: np.ndarray, palette: Palette, source_digest:
     if source_digest is not None:
         info.add_text(SOURCE_DIGEST, source_digest)
     with atomic_path(path) as tmp:
-        image.save(tmp, format="PNG", pnginfo=info)
+        image.save(tmp, format="PNG", pnginfo=info, compress_type=zlib.Z_RLE)  # three times as fast, equally small
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:

@@ -33,7 +33,7 @@ from sesam.datasets.label_maps import (
 from sesam.datasets.layouts import IMAGE_SUFFIXES, list_files
 from sesam.errors import SesamError, summarize_names, warn
 from sesam.execution.parallel import map_images
-from sesam.labels import IGNORE_INDEX
+from sesam.labels import IGNORE_INDEX, count_values
 from sesam.params import Kind, Params, is_value_or_color
 
 # of annotations, and of what tools put beside them
@@ -85,7 +85,7 @@ def convert_annotation(
     check_labels(label, record, num_classes)
     write_label(folder / f"{record.id}.png", label, manifest.palette)
     write_drawn_prompts(folder, record, drawn.prompts)
-    values = np.bincount(label.ravel(), minlength=256) > 0
+    values = count_values(label) > 0
     values[[entry.class_id for entry in drawn.prompts.boxes]] = True
     return Written(values, replace(drawn, labels=label[:0]), kind_of(annotation, drawn, default_kind), pixels)
 

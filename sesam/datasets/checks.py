@@ -1,5 +1,6 @@
 """Checks of a data set before anything is computed, warnings, and the cost of a run."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
@@ -10,8 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from sesam.artifacts.atomic_io import sha256
-from sesam.artifacts.image_io import Palette, read_image, write_label
+from sesam.artifacts.atomic_io import read_bytes
+from sesam.artifacts.image_io import Palette, read_size, write_label
 from sesam.artifacts.manifest import SPLITS, ImageRecord, validate_record
 from sesam.datasets.class_statistics import count_classes, suspicious_classes
 from sesam.datasets.data_issues import DataIssue, Issue, IssueKind, unknown_values
@@ -45,13 +46,13 @@ def check_pair(
 ) -> CheckResult:
     """Check an image and its label, and write the label to folder/ID.png as class ids. counted: ids to have a load."""
     issues: list[Issue] = []
-    image = _try_read(read_image, pair.image, issues)
+    found = _try_read(_size_and_digest, pair.image, issues)
     read = None if pair.label is None else _try_read(partial(read_values, label_map=label_map), pair.label, issues)
-    if image is None or issues:
+    if found is None or issues:
         return CheckResult(None, issues)
     record = None
     try:
-        record = _check_image(pair, image)
+        record = _check_image(pair, *found)
         if read is None:
             return CheckResult(record, [])
         ids = _check_label(pair, read[0], record, label_map)
@@ -77,13 +78,17 @@ def _try_read(read: Callable[[Path], Read], path: Path, issues: list[Issue]) -> 
         return None
 
 
-def _check_image(pair: ImagePair, image: np.ndarray) -> ImageRecord:
-    height, width = image.shape[:2]
+def _size_and_digest(path: Path) -> tuple[int, int, str]:
+    content = read_bytes(path)
+    return *read_size(path, content), hashlib.sha256(content).hexdigest()
+
+
+def _check_image(pair: ImagePair, height: int, width: int, digest: str) -> ImageRecord:
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise DataIssue(IssueKind.NARROW, f"{pair.image} has {width}x{height} pixels")
     has_label = pair.label is not None
     try:
-        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, sha256(pair.image), has_label))
+        return validate_record(ImageRecord(pair.id, str(pair.image), height, width, digest, has_label))
     except ValueError:
         raise DataIssue(IssueKind.UNFIT, f"{str(pair.image)!r}, {width}x{height} pixels") from None
 

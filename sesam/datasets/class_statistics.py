@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sesam.labels import IGNORE_INDEX
+from sesam.labels import IGNORE_INDEX, count_values
 
 MIN_RATIO = 1e-4  # of the labeled pixels
 MAX_RATIO = 0.8
@@ -18,13 +18,16 @@ def count_classes(ids: np.ndarray, num_classes: int) -> np.ndarray:
 
     ids: (H, W) uint8 class ids, 255 = none. The border is where the pixel to the right or below is another class.
     """
-    beside, below = [ids[:, :-1], ids[:, 1:]], [ids[:-1], ids[1:]]
-    pairs = np.concatenate([np.reshape(beside, (2, -1)), np.reshape(below, (2, -1))], axis=1)
-    pairs = pairs[:, (pairs[0] != pairs[1]) & (pairs != IGNORE_INDEX).all(0)].astype(np.int64)
+    found = []
+    for one, other in ((ids[:, :-1], ids[:, 1:]), (ids[:-1], ids[1:])):
+        edges = one != other
+        found.append([one[edges], other[edges]])
+    pairs = np.concatenate(found, axis=1).astype(np.int64)
+    pairs = pairs[:, (pairs != IGNORE_INDEX).all(0)]
     touching = np.zeros((256, 256), bool)
     touching[pairs[0], pairs[1]] = touching[pairs[1], pairs[0]] = True
-    pixels, border = (np.bincount(values, minlength=256) for values in (ids.ravel(), pairs.ravel()))
-    return np.stack([pixels, border, touching.sum(1)])[:, :num_classes]
+    border = np.bincount(pairs.ravel(), minlength=256)
+    return np.stack([count_values(ids), border, touching.sum(1)])[:, :num_classes]
 
 
 def class_table(counts: np.ndarray, classes: Sequence[str]) -> list[str]:

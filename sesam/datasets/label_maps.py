@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageColor
 
@@ -12,7 +13,7 @@ from sesam.artifacts.image_io import LABEL_FORMATS, Palette, full_palette, open_
 from sesam.artifacts.manifest import Manifest
 from sesam.datasets.data_issues import Issue, IssueKind, draft_map, format_map
 from sesam.errors import SesamError
-from sesam.labels import IGNORE_INDEX
+from sesam.labels import IGNORE_INDEX, count_values
 from sesam.params import DatasetParams, is_value_or_color
 
 # each train id's label id in Cityscapes (Cordts et al. 2016); label ids 0 to 33 without one are no class
@@ -53,14 +54,14 @@ class LabelMap(NamedTuple):
     def class_ids(self, label: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Class ids (H, W) uint8 of values (H, W) or colors (H, W, 3), both uint8, and the values that are unknown."""
         if label.ndim == 2:
-            ids = self.table[label]
-            return ids.astype(np.uint8), [str(value) for value in np.unique(label[ids == UNKNOWN])]
+            unknown = [str(value) for value in np.flatnonzero(count_values(label)) if self.table[value] == UNKNOWN]
+            return cv2.LUT(label, self.table.astype(np.uint8)), unknown
         keys = color_keys(label)
         known, of_known = (np.array(column) for column in zip(*self.colors, strict=True))
         index = np.searchsorted(known, keys).clip(max=len(known) - 1)
-        unknown = [f"#{value:06x}" for value in np.unique(keys[known[index] != keys])]
-        more = [f"and {len(unknown) - MAX_UNKNOWN} more"] if len(unknown) > MAX_UNKNOWN else []
-        return of_known[index].astype(np.uint8), unknown[:MAX_UNKNOWN] + more
+        others = [f"#{value:06x}" for value in np.unique(keys[known[index] != keys])]
+        more = [f"and {len(others) - MAX_UNKNOWN} more"] if len(others) > MAX_UNKNOWN else []
+        return of_known[index].astype(np.uint8), others[:MAX_UNKNOWN] + more
 
     def are_colors(self, gray: np.ndarray) -> bool:
         """Whether gray values (H, W) of an RGB file are all known as colors; black alone only if a class has it."""
@@ -151,7 +152,7 @@ def read_values(path: Path, label_map: LabelMap) -> tuple[np.ndarray, Colors]:
         if image.mode == "P":
             of_file = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
             colors = [int.from_bytes(bytes(color)) for color in full_palette(of_file)]
-            return label, Colors(tuple(colors), tuple(np.unique(label).tolist()))
+            return label, Colors(tuple(colors), tuple(np.flatnonzero(count_values(label)).tolist()))
         if image.mode == "L":
             return label, NO_COLORS
         is_gray = image.mode == "RGB" and not label_map.is_colored and bool((label == label[..., :1]).all())
