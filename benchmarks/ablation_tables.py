@@ -225,7 +225,7 @@ NETWORKS = {
 ABOUT = {
     "Supervision": "`baseline` is the network of the weak labels alone, `r1` the student.",
     "Steps": "Scribbles; the first row is the default.",
-    "Other SAMs": "Scribbles.",
+    "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
     "Unlabeled": "A quarter of the images is scribbled. Labels are scored over all images.",
     "Mixed": "The first row has all images scribbled.",

@@ -6,7 +6,7 @@ sam_model = sesam.load_sam("bundled")
 result = sesam.pseudo_label(image, weak_label, sam_model, params={"sampling": {"num_points": 7}})
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +46,12 @@ def load_sam(model: str = "bundled", checkpoint: Path | str | None = None, devic
     weights. device: auto, cpu or cuda. SesamError if it cannot be loaded.
     """
     sam = {"model": model, "dtype": "float32"}
+    sampling = {"prompt_type": "concept"} if model == "sam3" else {}  # it takes nothing else
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
             raise SesamError(f"{checkpoint} is not a file.")
         sam |= {"checkpoint": str(checkpoint), "sha256": sha256(Path(checkpoint))}
-    return load_sam_from_params(_params({"sam": sam, "runtime": {"device": device}}))
+    return load_sam_from_params(_params({"sam": sam, "sampling": sampling, "runtime": {"device": device}}))
 
 
 def pseudo_label(
@@ -84,7 +85,11 @@ def pseudo_label(
     ):
         if array.shape != expected or array.dtype != np.uint8:
             raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
-    components = image_prompts(weak_label, predicted, confidence, checked, (round_name, image_id))
+    classes = checked.dataset.classes if isinstance(params, Params) or "dataset" in (params or {}) else None
+    if checked.sampling.prompt_type == "concept":
+        _check_names(classes or [], weak_label)
+    key = round_name, image_id
+    components = image_prompts(weak_label, predicted, confidence, checked, key, classes=classes or ())
     candidates: dict[int, list[Candidate]] = {}
     if components:
         embeddings, size = sam_model.encode([sam_model.preprocess(image)]), image.shape[:2]
@@ -98,6 +103,14 @@ def pseudo_label(
     return PseudoLabel(*merge_labels(weak_label, confident, components, selected), components, candidates, selected)
 
 
+def _check_names(classes: Sequence[str], weak_label: np.ndarray) -> None:
+    if not classes or weak_label[weak_label != IGNORE_INDEX].max(initial=0) >= len(classes):
+        raise SesamError(
+            f"Concepts are the names of the classes, and the params have {len(classes)} names. Give those of all "
+            "classes in weak_label: params={'dataset': {'classes': [...]}, ...}."
+        )
+
+
 def _params(groups: Mapping[str, Any]) -> Params:
-    """The defaults with these groups; the class names, which the method does not use, are any."""
+    """The defaults with these groups; the class names, which only concepts use, are any."""
     return validate_params({"dataset": {"classes": ["0", "1"]}, **groups}, Path("params"))

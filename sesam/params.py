@@ -61,7 +61,7 @@ def printable(name: str) -> str:
     return name
 
 
-ClassName = Annotated[str, AfterValidator(printable)]
+ClassName = Annotated[str, Field(min_length=1), AfterValidator(printable)]
 ClassNames = Annotated[list[ClassName], Field(min_length=2, max_length=255)]
 Format = Literal["cityscapes", "ade20k", "voc", "camvid", "folder"]
 Head = Literal["deeplabv3plus", "upernet", "segformer", "linear"]
@@ -537,20 +537,28 @@ class Params(Group):
                 )
             if schedule.optimizer == "config" and (self.network.config is None or schedule.backbone_lr_mult != 1):
                 raise ValueError("optimizer config needs network.config, and backbone_lr_mult 1: it has its own rates")
-        if (self.sampling.prompt_type == "concept") != (self.sam.model == "sam3"):
-            raise ValueError(
-                f"sam.model {self.sam.model} does not take sampling.prompt_type {self.sampling.prompt_type}: sam3 "
-                "takes concept, the others points, box and mask (sam3_tracker with the same weights)"
-            )
-        if self.weak_labels.mix.none == 1 and self.sampling.prompt_type != "concept":
-            raise ValueError(
-                "weak_labels.mix.none is 1: without any annotation only concepts prompt SAM (sam.model sam3)"
-            )
         simulated = self.weak_labels.path == FINE_TRAIN_LABELS
         if not simulated and any(self.weak_labels.mix.shares.values()):
             raise ValueError(f"weak_labels.mix is simulated; with it weak_labels.path must be {FINE_TRAIN_LABELS}")
         if self.weak_labels.kind == "fine" and self.weak_labels.path != FINE_TRAIN_LABELS:
             raise ValueError(f"with weak_labels.kind fine, weak_labels.path must be {FINE_TRAIN_LABELS}")
+        return self
+
+    @model_validator(mode="after")
+    def _concepts(self) -> Params:
+        if (self.sampling.prompt_type == "concept") != (self.sam.model == "sam3"):
+            raise ValueError(
+                f"sam.model {self.sam.model} does not take sampling.prompt_type {self.sampling.prompt_type}: sam3 "
+                "takes concept, the others points, box and mask (sam3_tracker with the same weights)"
+            )
+        if self.weak_labels.mix.none == 1:
+            nobody = "weak_labels.mix.none is 1, so nothing is annotated"
+            if self.sampling.prompt_type != "concept" or not self.sam.enabled:
+                raise ValueError(f"{nobody}: then only concepts prompt SAM (sampling.prompt_type, sam.model sam3)")
+            if BASELINE in {settings.teacher for settings in self.rounds.values()}:
+                raise ValueError(
+                    f"{nobody}: there is no baseline; set rounds.*.teacher to none, fill_confident to false"
+                )
         return self
 
     def schedule_of(self, network: Literal["baseline", "student"]) -> Schedule:

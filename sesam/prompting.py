@@ -69,9 +69,9 @@ def image_prompts(
     """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
-    augmented = add_confident(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
     if params.sampling.prompt_type == "concept":
-        return concept_components(augmented, weak, params, drawn, classes)
+        return concept_components(weak, params, drawn, classes)
+    augmented = add_confident(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
     components = []
     for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
         points, box = None, None
@@ -94,23 +94,33 @@ def box_of(region: Region) -> Box:
 
 
 def concept_components(
-    augmented: np.ndarray, weak: np.ndarray, params: Params, drawn: DrawnPrompts, classes: Sequence[str]
+    weak: np.ndarray, params: Params, drawn: DrawnPrompts, classes: Sequence[str]
 ) -> list[Component]:
-    """Instead of steps 1 and 2: a component of all pixels of each class, prompted with the class's name.
+    """Instead of steps 0 to 2: a component per class that annotators found in the image, prompted with its name.
 
-    Classes are those that annotators or the teacher found in the image; all, if neither found any. Exemplars are the
-    boxes that annotators drew, and with `sampling.exemplars` those of the class's connected components.
+    It is the pixels and the insides of the boxes that they gave the class. Where they gave the image nothing, all
+    classes are asked for, and have no pixel. Exemplars are the boxes that annotators drew, and with
+    `sampling.exemplars` those of the class's connected regions.
     """
-    boxes: dict[int, list[Box]] = {int(k): [] for k in np.setdiff1d(augmented, [IGNORE_INDEX])}
-    for k, region in split_instances(augmented, weak, params.components) if params.sampling.exemplars else ():
-        boxes[k].append(box_of(region))
+    regions = {int(k): weak == k for k in np.setdiff1d(weak, [IGNORE_INDEX])}
+    labeled, exemplars = set(regions), dict[int, list[Box]]()
+    for k, region in split_instances(weak, weak, params.components) if params.sampling.exemplars else ():
+        exemplars.setdefault(k, []).append(box_of(region))
     for entry in drawn.boxes:
-        boxes.setdefault(entry.class_id, []).append(entry.box)
+        left, top, right, bottom = entry.box
+        regions.setdefault(entry.class_id, np.zeros(weak.shape, bool))[top:bottom, left:right] = True
+        exemplars.setdefault(entry.class_id, []).append(entry.box)
+    nothing = np.zeros(weak.shape, bool)
     return [
         Component(
-            number, k, mask_to_rle(augmented == k), concept=classes[k].replace("_", " "), exemplars=boxes.get(k) or None
+            number,
+            k,
+            mask_to_rle(regions.get(k, nothing)),
+            drawn_box=k in regions and k not in labeled,
+            concept=classes[k].replace("_", " "),
+            exemplars=exemplars.get(k),
         )
-        for number, k in enumerate(sorted(boxes) or range(len(classes)), 1)
+        for number, k in enumerate(sorted(regions) or range(len(classes)), 1)
     ]
 
 

@@ -16,7 +16,8 @@ class Coverage(NamedTuple):
     """How a candidate M covers its component C, in pixels.
 
     labeled: whether annotators labeled pixels W of C. covered, reference_area: |M∩W| and |W|, or without W |M∩C| and
-    |C|. area: |M|. fills_box: C is a box that annotators drew, and covered is the area of M's own box.
+    |C|. area: |M|. fills_box: C is a box that annotators drew, and covered is the area of M's own box. anywhere: C is a
+    concept without labeled pixels, so M covers what there is.
     """
 
     labeled: bool
@@ -24,6 +25,7 @@ class Coverage(NamedTuple):
     reference_area: int
     area: int
     fills_box: bool = False
+    anywhere: bool = False
 
     @property
     def ratio(self) -> float:
@@ -67,7 +69,8 @@ def score_candidate(
     grew from one.
 
     No object reaches out of the box that annotators drew around it, so M is cut to the box. It must reach the box's
-    sides too: its own box must have τ2 of the box's area.
+    sides too: its own box must have τ2 of the box's area. A concept's M is cut to all boxes of its class; without
+    labeled pixels any M fits.
     """
     if component.drawn_box:
         inside = coco.merge(
@@ -87,10 +90,10 @@ def score_candidate(
 def measure_coverage(candidate: Candidate, component: Component, weak_masks: dict[int, CocoRle]) -> Coverage:
     """How a candidate covers its component. weak_masks: see `weak_masks_by_class`."""
     m, c = (to_coco_rle(rle, weak_masks[IGNORE_INDEX]["size"]) for rle in (candidate.rle, component.rle))
-    if component.concept is not None and _area(c) == 0:  # nobody said where the class is
-        return Coverage(False, _area(m), _area(m), _area(m))
     of_class = weak_masks.get(component.class_id)
     labeled = of_class is not None and _area(c, of_class) > 0
+    if component.concept is not None and not labeled:  # nobody said which pixels it shall cover
+        return Coverage(False, _area(m), _area(m), _area(m), anywhere=True)
     reference = (c, of_class) if labeled else (c,)
     coverage = Coverage(labeled, _area(m, *reference), _area(*reference), _area(m))
     if not component.drawn_box:

@@ -12,7 +12,7 @@ from sesam.artifacts.invariants import check_complete, check_pseudo_label
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
 from sesam.artifacts.sources import FINE, SOURCE_PALETTE, WEAK
 from sesam.artifacts.supervision import with_kinds
-from sesam.errors import run_main
+from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.merging import merge_labels
@@ -27,8 +27,11 @@ def merge_image(
     round_name: str,
     params: Params,
     manifest: Manifest,
-) -> None:
-    """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`."""
+) -> bool:
+    """Write an image's pseudo-label to the folder `labels`, and where each pixel comes from to `sources`.
+
+    Returns whether a pixel has a label.
+    """
     record, kind = record_and_kind
     num_classes, is_fine = len(manifest.classes), kind == "fine"
     weak = load_label(WEAK_LABELS, record, num_classes)
@@ -43,6 +46,7 @@ def merge_image(
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
     write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)
+    return bool((pseudo_label != IGNORE_INDEX).any())
 
 
 def main() -> None:
@@ -52,7 +56,13 @@ def main() -> None:
         work = partial(
             merge_image, labels=labels, sources=sources, round_name=round_name, params=params, manifest=manifest
         )
-        map_images(work, with_kinds(manifest.train), params.runtime, f"merge_labels {round_name}")
+        labeled = map_images(work, with_kinds(manifest.train), params.runtime, f"merge_labels {round_name}")
+        if not any(labeled):
+            raise SesamError(
+                f"Round {round_name} labels no pixel of any image, so a student could learn nothing: there is no "
+                "annotation, and no mask of SAM's was kept. Annotate some images, or prompt SAM 3 with concepts "
+                "(sampling.prompt_type)."
+            )
         check_complete(labels, manifest.train)
         check_complete(sources, manifest.train)
 

@@ -41,7 +41,8 @@ def main() -> None:
         counts = map_images(work, with_kinds(manifest.train), params.runtime, f"prompts {round_name}")
     num_components, unused = zip(*counts, strict=True)
     print(f"prompts {round_name}: {sum(num_components)} components")
-    text = f"background points of classes without a component, which prompt nothing: {sum(unused)}, in images"
+    which = "beside concepts" if params.sampling.prompt_type == "concept" else "of classes without a component"
+    text = f"background points {which}, which prompt nothing: {sum(unused)}, in images"
     warn(text, compress([record.id for record in manifest.train], unused))
 
 

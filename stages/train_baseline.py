@@ -17,7 +17,7 @@ def main() -> None:
     if {*load_supervision(Manifest.load().train).values()} == {"none"}:
         raise SesamError(
             "No training image has an annotation, and the baseline learns from nothing else. With concepts as prompts, "
-            "train students without a teacher: `dvc repro evaluate@r1`, with rounds.r1.teacher none."
+            "train a student alone: rounds.r1.teacher none, rounds.r1.fill_confident false, `dvc repro evaluate@r1`."
         )
     schedule, loss_weights = params.schedule_of("baseline"), LossWeights(sam=0.0, confident=0.0)
     train(TrainingTask("stages.train_baseline", WEAK_LABELS, schedule, loss_weights), params)

@@ -51,8 +51,6 @@ def simulate_all(manifest: Manifest, folder: Path, params: Params) -> dict[str, 
         )
     kinds = mix_kinds([record.id for record in manifest.train if record.has_fine_label], config)
     kinds |= {record.id: "none" for record in unlabeled}
-    if {*kinds.values()} == {"none"} and params.sampling.prompt_type != "concept":  # a class's name needs no label
-        raise SesamError("params.yaml: weak_labels.mix leaves no image with an annotation. Lower weak_labels.mix.none.")
     work = partial(simulate, folder=folder, kinds=kinds, config=config, palette=manifest.palette)
     map_images(work, manifest.train, params.runtime, "weak_labels")
     return kinds

@@ -38,7 +38,7 @@ class Component:
     """A component and its prompt: points, a box, or without both its mask; and background points, if any.
 
     drawn_box: annotators drew the box, and the component is its inside. concept: the prompt is this text, the component
-    all pixels of a class, perhaps none, and exemplars are boxes of what is meant.
+    all that annotators gave a class, perhaps nothing, and exemplars are boxes of what is meant.
     """
 
     number: Number
@@ -126,7 +126,8 @@ def read_prompts(path: Path, record: ImageRecord, num_classes: int = 255) -> lis
     """An image's components as `prompts` wrote them; SesamError if the file is anything else."""
     document = _read(path, record, _PROMPTS, num_classes)
     for component in document.components:
-        if component.prompt_type != ("box" if component.drawn_box else document.prompt_type):
+        is_box = component.drawn_box and document.prompt_type != "concept"
+        if component.prompt_type != ("box" if is_box else document.prompt_type):
             raise damaged_artifact(path, f"component {component.number} is not prompted with {document.prompt_type}")
         if any(
             not (0 <= x < record.width and 0 <= y < record.height)

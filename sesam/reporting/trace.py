@@ -103,6 +103,9 @@ def _load_components(
 def describe_candidate(scored: ScoredCandidate, selection: SelectionParams) -> str:
     """A candidate's predicted IoU, its coverage, its score, and whether it fits."""
     candidate, coverage, score, rejection = scored
+    if coverage.anywhere:
+        found = "fits, as no pixel of its class is labeled" if rejection is None else f"found nothing, {rejection}"
+        return f"score {score:.2f}: {found}"
     text = f"score {score:.2f}: predicted IoU {candidate.predicted_iou:.2f}, covers {coverage.ratio:.0%} of "
     if coverage.fills_box:
         text += "the annotators' box, to which it is cut"

@@ -85,9 +85,7 @@ class BatchedModel(ABC):
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         batch = [self.to_input(image.to(self.device, non_blocking=True)) for image in images]
-        # always full: another shape would be compiled again, and might round differently
-        batch += [torch.zeros_like(batch[0])] * (self.image_batcher.batch_size - len(batch))
-        embeddings = self.encode_inputs(torch.stack(batch))[: len(images)]
+        embeddings = self.encode_inputs(self.image_batcher.full(batch))[: len(images)]
         return list(embeddings.half().cpu())  # not only in the cache, so that the cache changes nothing
 
     @torch.inference_mode()
@@ -224,6 +222,10 @@ class OomBatcher:
             torch.cuda.empty_cache()
             print(f"GPU out of memory: from here on {self.batch_size} {self.kind} at once", flush=True)
         return results
+
+    def full(self, images: Sequence[Tensor]) -> Tensor:
+        """A batch, filled up with zeros: another shape would be compiled again, and might round differently."""
+        return torch.stack([*images, *[torch.zeros_like(images[0])] * (self.batch_size - len(images))])
 
 
 def make_batchers(device: torch.device, runtime: Runtime | None) -> tuple[OomBatcher, OomBatcher]:

@@ -59,20 +59,23 @@ class ConceptSam:
         return self.image_batcher.map(self._encode, images)
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
-        pixels = torch.stack([image.to(self.device, non_blocking=True) for image in images])
+        pixels = self.image_batcher.full([image.to(self.device, non_blocking=True) for image in images])
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             tokens = self.embed(pixels).last_hidden_state
         rows, columns = (
             side // self.model.config.vision_config.backbone_config.patch_size for side in pixels.shape[2:]
         )
-        return list(tokens.unflatten(1, (rows, columns)).permute(0, 3, 1, 2).half().cpu())
+        return list(tokens[: len(images)].unflatten(1, (rows, columns)).permute(0, 3, 1, 2).half().cpu())
 
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[MaskPredictions]]:
-        decoded = []
+        decoded: list[list[MaskPredictions]] = []
         for embedding, size, of_image in zip(embeddings, sizes, prompts, strict=True):
+            if not of_image:
+                decoded.append([])
+                continue
             maps, positions = self.model.vision_encoder.neck(embedding[None].to(self.device, torch.float32))
             decode = partial(self.prompt_batcher.map, partial(self._decode, maps, positions, size))
             layouts = [(0 if x.exemplars is None else len(x.exemplars),) for x in of_image]

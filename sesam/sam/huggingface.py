@@ -69,9 +69,10 @@ class HuggingFaceSam(BatchedModel):
             self.encoder = vit_encoder(hq_vit(model.vision_encoder), self.dtype, device, runtime)
             self.first_global: int = min(vision.global_attn_indexes)
             del model.vision_encoder
+        else:
+            self.embed = compiled(self.model.get_image_embeddings, self.dtype, device, runtime)
         square = {"height": side, "width": side}
         options = {"size": square} if family.stretched else {"size": {"longest_edge": side}, "pad_size": square}
-        self.embed = compiled(self.model.get_image_embeddings, self.dtype, device, runtime)
         self.processor = getattr(transformers, family.processor)(**options)
         self.preprocess = partial(preprocess, processor=self.processor)
         channels, (rows, columns) = parts.tokens.shape[1], self.cells

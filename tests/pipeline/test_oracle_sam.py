@@ -15,6 +15,7 @@ from sesam.artifacts.image_io import write_gray, write_label
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
+from sesam.errors import SesamError
 from sesam.sam import registry
 from stages import evaluate_labels, merge_labels, prompts, sam_masks, select_masks, teacher_predictions, weak_labels
 
@@ -91,6 +92,13 @@ def test_concepts_label_images_with_and_without_annotation(workspace: Path, monk
     asked = {name: sum(counts.values()) for name, counts in metrics["component_outcomes"].items()}
     present = {name: counts["kept"] for name, counts in metrics["component_outcomes"].items()}
     assert asked == (present if annotated else dict.fromkeys(CLASSES, IMAGES))
+
+
+def test_labels_without_a_pixel_are_refused(workspace: Path, monkeypatch) -> None:
+    edit_params(workspace, weak_labels__min_area=1_000_000)
+    with pytest.raises(SesamError, match="labels no pixel of any image"):
+        run_stages(monkeypatch, *ALL)
+    assert not Path("data/pseudo_labels/r1/labels").exists()
 
 
 def test_wrong_predictions_do_not_degrade_labels(workspace: Path, monkeypatch, scenes) -> None:

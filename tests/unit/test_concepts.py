@@ -1,5 +1,6 @@
 """SAM 3 by concept, small and random, against transformers; and the components of concepts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 import transformers
 from test_huggingface import SAM3
 
+from sesam.api import load_sam, pseudo_label
 from sesam.artifacts.atomic_io import sha256, write_json
-from sesam.artifacts.component_records import Candidate, Component, Selected, read_prompts, write_prompts
+from sesam.artifacts.component_records import Candidate, Component, read_prompts, write_prompts
 from sesam.artifacts.drawn_prompts import DrawnBox, DrawnPrompts
 from sesam.artifacts.manifest import ImageRecord
 from sesam.demo.scenes import draw_scene
@@ -18,6 +20,7 @@ from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.merging import merge_labels
 from sesam.params import Params, SamParams
 from sesam.prompting import image_prompts
+from sesam.reporting.trace import describe_candidate
 from sesam.sam import concepts
 from sesam.sam.concepts import ConceptSam
 from sesam.sam.registry import MODELS
@@ -124,6 +127,15 @@ def test_prompts_are_independent_of_each_other(sam: SamParams, monkeypatch: pyte
     assert decode() == []
 
 
+def test_batches_are_filled_so_that_one_shape_is_compiled(sam: SamParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    sam_model, shapes = load(sam), []
+    encoder = sam_model.embed
+    monkeypatch.setattr(sam_model, "embed", lambda pixels: shapes.append(len(pixels)) or encoder(pixels))
+    sam_model.image_batcher.batch_size = 2
+    images = [sam_model.preprocess(draw_scene(k).image) for k in range(3)]
+    assert len(sam_model.encode(images)) == 3 and shapes == [2, 2]
+
+
 def test_a_concept_without_an_instance_has_no_pixel() -> None:
     masks = concepts.unite(torch.tensor([0.2, 0.5]), torch.full((2, 4, 4), 9.0), (10, 12))
     assert masks.counts[0].tolist() == [120] and masks.predicted_iou == np.float32(0.5)
@@ -181,9 +193,38 @@ def test_components_are_the_classes_of_an_image(of_concepts: Params) -> None:
     with_exemplars = components(weak, of_concepts.model_copy(update={"sampling": sampling}))
     assert with_exemplars == [component(1, 0, [(5, 40, 20, 50)]), component(2, 2, [(10, 10, 40, 30), (50, 40, 60, 50)])]
     drawn = DrawnPrompts([DrawnBox(1, (3, 4, 30, 40))], [])
-    assert components(unknown, of_concepts, drawn) == [
-        Component(1, 1, mask_to_rle(unknown == 1), concept="car", exemplars=[(3, 4, 30, 40)])
-    ]
+    inside = unknown == 1
+    inside[4:40, 3:30] = True
+    boxed = Component(1, 1, mask_to_rle(inside), drawn_box=True, concept="car", exemplars=[(3, 4, 30, 40)])
+    assert components(unknown, of_concepts, drawn) == [boxed]
+    weak[59, 79] = 1  # beside a stroke, the box does not limit the class
+    boxed = component(2, 1, [(3, 4, 30, 40)])
+    assert components(weak, of_concepts, drawn)[1] == replace(boxed, rle=mask_to_rle(inside | (weak == 1)))
+
+
+def test_nothing_annotated_needs_concepts_and_no_teacher(of_concepts: Params) -> None:
+    nobody = of_concepts.model_dump() | {"weak_labels": {"mix": {"none": 1.0}}}
+    Params.model_validate(nobody)
+    taught = {"rounds": {"r1": {"teacher": "baseline", "fill_confident": True}}}
+    disabled = {"sam": nobody["sam"] | {"enabled": False}}
+    for change, remedy in ((taught, "teacher to none"), (disabled, "only concepts prompt SAM")):
+        with pytest.raises(ValueError, match=remedy):
+            Params.model_validate(nobody | change)
+
+
+def test_pseudo_label_needs_the_names_of_the_classes(sam: SamParams) -> None:
+    scene = draw_scene(3)
+    sam_model = load_sam("sam3", sam.checkpoint, device="cpu")
+    weights = {"model": "sam3", "checkpoint": sam.checkpoint, "sha256": sam.sha256}
+    params = {"sampling": {"prompt_type": "concept"}, "sam": weights}
+    unlabeled = np.full_like(scene.labels, 255)
+    with pytest.raises(SesamError, match="0 names"):
+        pseudo_label(scene.image, unlabeled, sam_model, params=params)
+    params |= {"dataset": {"classes": ["road", "car"]}}
+    found = pseudo_label(scene.image, unlabeled, sam_model, params=params)
+    assert [component.concept for component in found.components] == ["road", "car"]
+    with pytest.raises(SesamError, match="2 names"):
+        pseudo_label(scene.image, scene.labels, sam_model, params=params)
 
 
 def test_records_of_concepts_are_read_back_and_checked(tmp_path: Path) -> None:
@@ -191,6 +232,8 @@ def test_records_of_concepts_are_read_back_and_checked(tmp_path: Path) -> None:
     component = Component(1, 0, mask_to_rle(np.zeros((10, 12), bool)), concept="car", exemplars=[(0, 0, 12, 10)])
     write_prompts(path, record, "concept", [component])
     assert read_prompts(path, record) == [component]
+    write_prompts(path, record, "concept", [boxed := replace(component, drawn_box=True)])
+    assert read_prompts(path, record) == [boxed]
     for change in (
         {"exemplars": [[0, 0, 13, 10]]},
         {"exemplars": []},
@@ -217,7 +260,12 @@ def test_masks_of_a_class_that_nobody_labeled_are_kept_and_the_better_one_labels
     assert [selected.outcome for selected in chosen] == ["kept", "kept", "low_coverage"]
     labels, _ = merge_labels(weak, weak, components, chosen)
     assert (labels[:, :4] == 0).all() and (labels[:, 4:] == 1).all()
+    boxes = replace(components[1], rle=mask_to_rle(right & left), drawn_box=True)  # its mask is cut to them
+    nobody = weak_masks_by_class(weak)
+    selected, (scored,) = select_candidate(boxes, candidates[1:2], nobody, of_concepts.selection)
+    assert selected.kept and scored.candidate.rle == boxes.rle and selected.rle == boxes.rle
+    assert describe_candidate(scored, of_concepts.selection).endswith("fits, as no pixel of its class is labeled")
     weak[2, 9:11] = 0  # now an annotator's stroke says where class 0 is, and the mask does not hold it
     drawn = Component(0, 0, mask_to_rle(weak == 0), concept="0")
-    selected: Selected = select_candidate(drawn, [candidates[0]], weak_masks_by_class(weak), of_concepts.selection)[0]
+    selected, _ = select_candidate(drawn, [candidates[0]], weak_masks_by_class(weak), of_concepts.selection)
     assert selected.outcome == "low_coverage"

@@ -16,7 +16,7 @@ from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
 from sesam.geometry.rle import mask_to_rle
 from sesam.merging import merge_labels
 from sesam.params import SelectionParams
-from sesam.selection import select_candidate, weak_masks_by_class
+from sesam.selection import Coverage, select_candidate, weak_masks_by_class
 from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
@@ -67,7 +67,7 @@ def test_each_candidate_is_evaluated() -> None:
     assert best == Selected(4, 1, 1, 0.6, masks[1].rle, Outcome.KEPT)  # 0.9 · 0.75² is less
     assert [candidate.rejection for candidate in scored] == [None, None, Outcome.LOW_COVERAGE]
     assert [candidate.score for candidate in scored] == pytest.approx([0.50625, 0.6, 0.061875], abs=1e-5)
-    assert scored[0].coverage == (True, 3, 4, 28, False)
+    assert scored[0].coverage == Coverage(True, 3, 4, 28)
 
 
 def test_a_stroke_does_not_limit_the_masks_size() -> None:
@@ -164,7 +164,7 @@ def test_a_mask_is_cut_to_the_box_that_annotators_drew_and_must_fill_it() -> Non
     best, scored = select_candidate(c, masks, weak_masks_by_class(UNLABELED), SELECTION)
     assert best == Selected(4, 1, 2, 0.95, mask_to_rle(hollow), Outcome.KEPT)  # it reaches the box's sides
     assert [candidate.rejection for candidate in scored] == [Outcome.LOW_COVERAGE, None, None]
-    assert scored[1].candidate.rle == c.rle and scored[1].coverage == (False, 20, 20, 20, True)
+    assert scored[1].candidate.rle == c.rle and scored[1].coverage == Coverage(False, 20, 20, 20, fills_box=True)
     weak = UNLABELED.copy()
     weak[1, 3:6] = 1  # a stroke that the hollow mask leaves out
     assert selected(c, masks, weak).candidate_index == 1
