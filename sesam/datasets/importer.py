@@ -26,7 +26,7 @@ from sesam.labels import IGNORE_INDEX
 from sesam.params import FINE_TRAIN_LABELS, DatasetParams, Params
 from sesam.seeds import seed_of
 
-MAX_COUNTED = 100  # training images whose components are counted, to estimate those of all
+MAX_COUNTED = 50  # training images whose components are counted, to estimate those of all
 
 
 def import_dataset(
