@@ -31,6 +31,7 @@ ANNOTATIONS = {  # of a budget; a mix is of its images, scribbled but for this f
 }
 TITLES = {"fine-scribble": "fine : scribble = 1 : 4", "coarse-scribble": "coarse : scribble = 1 : 1"}  # of the mixes
 PERCENTS = (5, 10, 25, 50, 100)  # of the images, in a budget
+USUAL = ("Supervision", "Steps", "Training", "Labels")  # tables that are run unless others are asked for
 BUDGETS = {  # row names by annotation and percentage; all images of one kind are rows of `supervision`
     name: {n: name if n == 100 and name not in TITLES else f"budget-{name}-{n}" for n in PERCENTS}
     for name in ANNOTATIONS
@@ -198,3 +199,18 @@ def labels() -> list[Row]:
         thresholds = (f"selection.min_mask_precision={one}", f"selection.min_coverage={two}")
         rows.append(row(f"tau-{one}-{two}", f"τ1 = {one}, τ2 = {two}, {taught}", *thresholds, TEACHER))
     return rows
+
+
+def tables(params: Params, weights: Mapping[str, Path]) -> dict[str, list[Row]]:
+    """The rows of each table, by its title. weights: see `other_sams`."""
+    return {
+        "Supervision": supervision(params),
+        "Steps": steps(),
+        "Training": training(),
+        "Labels": labels(),
+        "Budgets": budgets(params),
+        "Unlabeled": unlabeled(),
+        "Mixed": mixed(params),
+        "Networks": networks(params),
+        "Other SAMs": other_sams(weights),
+    }

@@ -21,18 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.ablation_results import RESULTS, Results, git
-from benchmarks.ablation_rows import (
-    Row,
-    budgets,
-    labels,
-    mixed,
-    networks,
-    other_sams,
-    steps,
-    supervision,
-    training,
-    unlabeled,
-)
+from benchmarks.ablation_rows import USUAL, Row, tables
 from benchmarks.ablation_tables import COMPARED, write_page
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
@@ -142,10 +131,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS.with_suffix(".md"), help="with NAME.json beside it")
     parser.add_argument("--write-only", action="store_true", help="write the tables of what has been run")
     options = parser.parse_args()
-    groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
-    usual = [row for rows in groups.values() for row in rows]
-    groups |= {"Budgets": budgets(params), "Unlabeled": unlabeled(), "Mixed": mixed(params)}
-    groups |= {"Networks": networks(params), "Other SAMs": other_sams(dict(options.weights))}
+    groups = tables(params, dict(options.weights))
+    usual = [row for title in USUAL for row in groups[title]]
     known = rows_by_word(groups)
     if unknown := set(options.rows or ()) - known.keys():
         parser.error(f"no row {', '.join(sorted(unknown))}; rows are {', '.join(sorted(known))}")

@@ -1,6 +1,6 @@
 """`prepare` beside decoding alone: each image and label by OpenCV, which is libpng and libjpeg-turbo, in two processes.
 
-    python -m benchmarks.prepare --images 3000      (about 11 GB of disk below --folder)
+    python -m benchmarks.prepare --images 3000      (about 6 GB of disk below --folder)
 
 Drawn scenes with noise, as photographs have it, of 2048 x 1024, half PNG and half JPEG, and their labels. Then the
 pipeline up to `weak_labels` by DVC, once more after one image has changed, and once after none has.

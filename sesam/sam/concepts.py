@@ -127,7 +127,7 @@ def unite(scores: Tensor, logits: Tensor, size: tuple[int, int]) -> MaskPredicti
     """
     united, kept = torch.zeros(size, dtype=torch.bool, device=logits.device), scores > SCORE
     for mask in logits[kept]:  # one at a time: hundreds of full size fill a GPU
-        united |= F.interpolate(mask.sigmoid()[None, None], size, mode="bilinear")[0, 0] > 0.5
+        united |= F.interpolate(mask.sigmoid()[None, None], size, mode="bilinear")[0, 0] > SCORE
     score = scores[kept].mean() if kept.any() else scores.max()
     return MaskPredictions([mask_to_counts(united.cpu().numpy())], score.cpu().numpy()[None])
 

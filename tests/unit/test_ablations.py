@@ -17,14 +17,10 @@ from benchmarks.ablation_rows import (
     STUDENT_ALONE,
     Row,
     budgets,
-    labels,
-    mixed,
-    networks,
     other_sams,
     steps,
     supervision,
-    training,
-    unlabeled,
+    tables,
 )
 from benchmarks.ablation_tables import class_table, gain_table, hours_of, score_table, spread, write_page
 from benchmarks.ablations import check_params, rows_by_word
@@ -36,8 +32,9 @@ from sesam.presets import load_preset
 
 PARAMS = load_preset(ROOT / "presets/demo.yaml")
 SAM2 = {"sam2": ROOT / "params.yaml"}  # any file
-OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2"))]
-ROWS = [*supervision(PARAMS), *steps(), *training(), *labels(), *budgets(PARAMS), *unlabeled(), *mixed(PARAMS), *OTHERS]
+OTHERS = [row for row in other_sams(SAM2) if row.name.startswith(("sam-vit", "sam-sam2", "sam3"))]
+TABLES = tables(PARAMS, SAM2)
+ROWS = [*(row for title, rows in TABLES.items() if title != "Other SAMs" for row in rows), *OTHERS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -276,9 +273,7 @@ def test_the_committed_pages_are_in_step_with_their_figures(tmp_path: Path, monk
     monkeypatch.chdir(ROOT)
     for name in ("demo", "idd"):
         params = load_preset(Path(f"presets/{name}.yaml"))
-        groups = {"Supervision": supervision(params), "Steps": steps(), "Training": training(), "Labels": labels()}
-        groups |= {"Budgets": budgets(params), "Unlabeled": unlabeled(), "Mixed": mixed(params)}
-        groups |= {"Networks": networks(params)}
+        groups = tables(params, {})
         results = Results.load(RESULTS.with_stem(name))
         monkeypatch.setattr(results, "collect", lambda rows: None)
         monkeypatch.setattr(results, "save", lambda: None)
