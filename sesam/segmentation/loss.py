@@ -34,10 +34,11 @@ def three_source_loss(
     weights: torch.Tensor,
     pixels: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Σ over sources s of λ_s · Σ cross-entropy over the n_s pixels of s / max(n_s, n_weak).
+    """Σ over sources s of λ_s · Σ cross-entropy over the pixels of s / max(n_s, n_weak).
 
-    Each source counts by its mean, but a pixel of SAM or of a prediction never counts more than a weakly labeled one:
-    beside coarse polygons, SAM's pixels are few, and mostly edges. n_weak is 0 for fine labels.
+    Each source counts by its mean, but a pixel of another source never counts more than a weakly labeled one: beside
+    coarse polygons, SAM's pixels are few, and mostly edges. A fine mask is what a SAM that never errs would add, so
+    both share one mean: n_SAM = n_fine is the number of the pixels of both.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabeled; sources (B, H, W) integer;
     weights (4,) float, λ in the order of SOURCES; pixels: `count_pixels` of the batch, if this is a part of it. Returns
@@ -50,8 +51,9 @@ def three_source_loss(
     sums = torch.stack([(entropy * mask).sum() for mask in masks])
     pixels = count_pixels(labels, sources) if pixels is None else pixels
     means = sums * get_world_size() / pixels.clamp(min=1)
-    least = pixels[0] * pixels.new_tensor([source != FINE for source in SOURCES.values()])  # pixels[0]: weakly labeled
-    ratio = pixels / torch.maximum(pixels, least).clamp(min=1)
+    dense = pixels.new_tensor([source in (SAM, FINE) for source in SOURCES.values()])
+    together = torch.where(dense.bool(), (pixels * dense).sum(), pixels)
+    ratio = pixels / torch.maximum(together, pixels[0]).clamp(min=1)  # pixels[0]: weakly labeled
     return (weights * ratio * means).sum(), means
 
 

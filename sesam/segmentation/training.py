@@ -187,9 +187,12 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
                 "Set student.init to pretrained, or `network` and `dataset` as they were when it was trained."
             ) from None
         return model
-    for conv in find_dilated_depthwise(model).values():
+    for conv in find_dilated_depthwise(model.decode_head).values():
         # taps that reach past the crop are never trained; random, they disturb larger images
-        conv.weight.data *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+        center = torch.zeros_like(conv.weight)
+        middle = conv.kernel_size[0] // 2
+        center[..., middle, middle] = 1
+        conv.weight.data *= center
     if params.network.pretrained is not None:
         load_pretrained(model.backbone, params.network.pretrained, params.network.sha256)
     return model

@@ -49,8 +49,9 @@ from sesam.segmentation.backbones import load_pretrained
 from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import (
-    ShiftedDepthwise,
+    PhasedDepthwise,
     checkpoint_activations,
+    find_dilated_depthwise,
     load_network,
     network_config,
     predict,
@@ -157,9 +158,21 @@ def test_three_source_loss_by_hand():
     loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0, 7.0]))
     assert means.tolist() == pytest.approx([wrong, right, 0.0, 0.0])
     assert loss.item() == pytest.approx(2 * wrong + 3 * right)  # of two pixels the mean
-    sources[0, 0] = torch.tensor([1, 1, 4, 0, 0])
-    loss, means = three_source_loss(logits, labels, sources, torch.tensor([2.0, 3.0, 5.0, 7.0]))
-    assert loss.item() == pytest.approx(2 * expected[0] + 7 * right)  # a fine label's mean, of however few pixels
+
+
+def test_fine_masks_share_the_mean_of_sam():
+    logits = torch.zeros(1, 2, 1, 6)
+    logits[0, 1] = math.log(3)
+    labels = torch.tensor([[[1, 0, 0, 1, 1, 255]]], dtype=torch.uint8)
+    right, wrong, weights = math.log(4 / 3), math.log(4), torch.tensor([2.0, 3.0, 5.0, 7.0])
+
+    def loss_of(*sources: int) -> float:
+        return three_source_loss(logits, labels, torch.tensor([[sources]], dtype=torch.uint8), weights)[0].item()
+
+    # a pixel of an annotator, two of SAM and two of a fine mask
+    assert loss_of(1, 2, 2, 4, 4, 0) == pytest.approx(2 * right + (3 * 2 * wrong + 7 * 2 * right) / 4)
+    assert loss_of(1, 1, 1, 4, 0, 0) == pytest.approx(2 * (right + 2 * wrong) / 3 + 7 * right / 3)  # as an annotator's
+    assert loss_of(4, 4, 4, 4, 4, 4) == pytest.approx(7 * (3 * right + 2 * wrong) / 5)  # nothing else: the mean
 
 
 def test_loss_is_computed_in_float32_whatever_the_logits():
@@ -579,11 +592,40 @@ def test_published_network():
     assert layers(ours) == layers(published)
 
 
-def test_shifted_depthwise_is_the_same_convolution():
-    for size, dilation in [((9, 20), 3), ((9, 20), 12), ((9, 8), 12)]:
-        conv = torch.nn.Conv2d(5, 5, 3, padding=dilation, dilation=dilation, groups=5, bias=False)
-        x = torch.randn(2, 5, *size)
-        torch.testing.assert_close(ShiftedDepthwise(conv)(x), conv(x))
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("size", "dilation"), [((9, 20), 3), ((7, 11), 2), ((9, 20), 12), ((9, 8), 12), ((1, 1), 2)])
+def test_phased_depthwise_is_the_same_convolution(size: tuple[int, int], dilation: int, kernel: int) -> None:
+    padding = dilation * (kernel // 2)
+    conv = torch.nn.Conv2d(5, 5, kernel, padding=padding, dilation=dilation, groups=5, bias=False)
+    ours, x, gradient = PhasedDepthwise(conv), torch.randn(2, 5, *size), torch.randn(2, 5, *size)
+    results = []
+    for module in (conv, ours):
+        inputs = x.clone().contiguous(memory_format=torch.channels_last).requires_grad_()
+        outputs = module(inputs)
+        results.append((outputs, *torch.autograd.grad(outputs, (inputs, conv.weight), gradient)))
+    torch.testing.assert_close(*results)
+
+
+def test_which_convolutions_are_replaced_on_a_cpu() -> None:
+    def conv(channels: int = 4, **options: object) -> torch.nn.Conv2d:
+        usual = {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": channels, "bias": False}
+        return torch.nn.Conv2d(channels, channels, **usual | options)
+
+    model = torch.nn.ModuleDict(
+        {
+            "yes": conv(),
+            "five": conv(kernel_size=5, padding=4),
+            "groups": conv(groups=2),
+            "whole": conv(groups=1),
+            "bias": conv(bias=True),
+            "stride": conv(stride=2),
+            "padding": conv(padding=1),
+            "plain": conv(dilation=1, padding=1),
+            "even": conv(kernel_size=4),
+            "same": conv(padding="same"),
+        }
+    )
+    assert set(find_dilated_depthwise(model)) == {"yes", "five"}
 
 
 def test_an_image_too_large_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
