@@ -139,14 +139,12 @@ def train_theirs(iterations: int, precision: str) -> float:
     from mmengine.runner import Runner
 
     from sesam.params import load_params
-    from sesam.segmentation.network import network_config
+    from sesam.segmentation.network import network_config, training_preprocessor
     from sesam.segmentation.training import optimizer_config
 
     params = load_params()
     schedule, model = params.schedule_of("baseline"), network_config(params.network, len(CLASSES))
-    divisor = model["data_preprocessor"].get("test_cfg", {}).get("size_divisor", 1)  # a ViT's patch
-    size = [-(-side // divisor) * divisor for side in schedule.crop_size]
-    model["data_preprocessor"] = model["data_preprocessor"] | {"size": size}
+    model["data_preprocessor"] = training_preprocessor(model, schedule.crop_size)
     transforms = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},

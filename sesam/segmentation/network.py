@@ -103,6 +103,12 @@ def _decode_head(network: Architecture, backbone: Backbone) -> dict[str, Any]:
     return aspp | {"c1_in_channels": channels[0], "c1_channels": max(1, 48 * (network.base_channels or 64) // 64)}
 
 
+def training_preprocessor(config: Mapping[str, Any], crop_size: Sequence[int]) -> dict[str, Any]:
+    """The preprocessor of a network's config that pads to crops of (height, width), up to whole patches of a ViT."""
+    divisor = config["data_preprocessor"].get("test_cfg", {}).get("size_divisor", 1)
+    return config["data_preprocessor"] | {"size": [-(-side // divisor) * divisor for side in crop_size]}
+
+
 def _head_options(num_classes: int, loss_weight: float) -> dict[str, Any]:
     loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True, "loss_weight": loss_weight}
     options = {"loss_decode": loss, "num_classes": num_classes, "out_channels": num_classes, "dropout_ratio": 0.1}

@@ -39,6 +39,7 @@ from sesam.segmentation.network import (
     network_config,
     optimize_for,
     save_network,
+    training_preprocessor,
 )
 from sesam.segmentation.runner import AccumulatingLoop, TrainingRunner
 from sesam.segmentation.zoo import build, read_config
@@ -164,13 +165,10 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
     """The network with the three-source loss and its weights before training."""
     config = network_config(params.network, len(manifest.classes))
     weights = [getattr(task.loss_weights, source) for source in SOURCES]
-    divisor = config["data_preprocessor"].get("test_cfg", {}).get("size_divisor", 1)
-    size = [-(-side // divisor) * divisor for side in task.schedule.crop_size]
-    preprocessor = config["data_preprocessor"] | {"size": size}  # pads smaller images
     trainable = {
         "type": f"ThreeSource{config['type']}",
         "train_cfg": {"source_weights": weights},
-        "data_preprocessor": preprocessor,
+        "data_preprocessor": training_preprocessor(config, task.schedule.crop_size),
     }
     MMLogger.get_instance("initial", log_level="ERROR")  # init_weights logs every layer
     torch.manual_seed(seed % 2**63)
