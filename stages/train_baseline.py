@@ -1,4 +1,4 @@
-"""Train the baseline: a network on the weak labels alone, with plain cross-entropy.
+"""Train the baseline: a network on the annotators' labels alone.
 
 python -m stages.train_baseline
 """

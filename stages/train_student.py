@@ -13,6 +13,7 @@ from sesam.segmentation.training import train
 def main() -> None:
     round_name, params = parse_round(__doc__.splitlines()[0])
     teacher, folder = params.rounds[round_name].teacher, pseudo_label_dir(round_name)
+    labels_all = teacher != NO_TEACHER or params.sampling.prompt_type == "concept"  # also images without annotation
     task = TrainingTask(
         module="stages.train_student",
         labels=folder / "labels",
@@ -21,7 +22,7 @@ def main() -> None:
         round_name=round_name,
         sources=folder / "sources",
         sam_sample_prob=params.student.sam_sample_prob,
-        unannotated_ratio=0 if teacher == NO_TEACHER else params.student.unannotated_ratio,
+        unannotated_ratio=params.student.unannotated_ratio if labels_all else 0,
         init=network_dir(teacher) if params.student.init == "teacher" and teacher != NO_TEACHER else None,
     )
     train(task, params)

@@ -317,9 +317,10 @@ def atomic_directory(path: Path, fingerprint: Mapping[str, str] | None = None, p
             yield tmp
             _remove_tmp(tmp)  # of workers that were killed and replaced
             _publish(tmp, path, packed)
-        finally:
+        except BaseException:  # published, its name is another process's
             if fingerprint is None:
                 shutil.rmtree(tmp, ignore_errors=True)
+            raise
 
 
 def _publish(tmp: Path, path: Path, packed: bool) -> None:

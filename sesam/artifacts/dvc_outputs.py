@@ -10,11 +10,12 @@ import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from configparser import ConfigParser
+from configparser import ConfigParser, Error
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import site_config_dir, user_config_dir
 from yaml import YAMLError
 
 from sesam.errors import SesamError
@@ -171,10 +172,14 @@ def overlap(some: Iterable[Path], others: Iterable[Path]) -> bool:
 
 
 def cached_object(md5: str) -> Path:
-    """Where DVC's cache, as this repository's configuration places it, has the object of an MD5."""
-    config, folder = ConfigParser(strict=False), Path(".dvc/cache")
-    for file in (Path(".dvc/config"), Path(".dvc/config.local")):
-        config.read(file)
-        if place := config.get("cache", "dir", fallback=None):
-            folder, config = file.parent / place, ConfigParser(strict=False)  # relative to its file
+    """Where DVC's cache has the object of an MD5: as the machine, the user or this repository configured it."""
+    folder = Path(".dvc/cache")
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir("dvc", "iterative")
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir("dvc", "iterative")
+    for file in (*(Path(place, "config") for place in (system, user)), Path(".dvc/config"), Path(".dvc/config.local")):
+        config = ConfigParser(strict=False, interpolation=None)
+        with suppress(Error, UnicodeDecodeError):
+            config.read(file, encoding="utf-8")
+        if place := config.get("cache", "dir", fallback="").strip("'\""):
+            folder = file.parent / Path(place).expanduser()  # relative to its file
     return Path(os.path.relpath(folder)) / "files/md5" / md5[:2] / md5[2:]

@@ -28,7 +28,7 @@ from sesam.seeds import seed_of
 class TrainingTask:
     """module: the stage's, for `python -m` in each process of a distributed training. round_name: None: the baseline.
 
-    sources: None if every labeled pixel is weakly labeled. init: folder of the trained network that it starts from;
+    sources: None if every labeled pixel is the annotators'. init: folder of the trained network that it starts from;
     None for `network.pretrained`. sam_sample_prob: the probability that a sample uses its SAM pixels.
     unannotated_ratio: the fraction of the samples from images without annotation.
     """
@@ -105,9 +105,10 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
         np.random.seed(seed % 2**32)
         labels = load_label(self.task.labels, record, self.num_classes)
         if self.task.sources is None:
-            boxes = read_drawn_prompts(self.task.labels, record, self.num_classes).boxes
-            labels = fill_boxes(labels, [(x.class_id, x.box) for x in boxes])
             source = FINE if self.kinds[record.id] == "fine" else WEAK
+            if source == WEAK:  # what fine masks leave out has no class
+                boxes = read_drawn_prompts(self.task.labels, record, self.num_classes).boxes
+                labels = fill_boxes(labels, [(x.class_id, x.box) for x in boxes])
             sources = np.where(labels == IGNORE_INDEX, NONE, source).astype(np.uint8)
         else:
             sources = load_sources(self.task.sources, record)

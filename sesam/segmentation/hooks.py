@@ -37,6 +37,7 @@ class LoggingHook(Hook):
         self.task, self.seed, self.bar = task, seed, bar
         self.rows: list[tuple[int, dict[str, float]]] = []  # iterations done, and their metrics
         self.sums: dict[str, torch.Tensor] = {}  # of the losses since the last row
+        self.counts: dict[str, torch.Tensor] = {}  # the iterations that had them
         self.first, self.started, self.ended, self.waited = 0, 0.0, 0.0, 0.0  # iteration; seconds
 
     def before_train(self, runner: Runner) -> None:
@@ -60,20 +61,22 @@ class LoggingHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None, outputs: Any = None) -> None:
         for name, value in outputs.items():  # on the device: reading them would make a GPU wait for the next batch
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            absent = value.isnan() & (name in SOURCES)
+            self.sums[name] = self.sums.get(name, 0) + value.detach().masked_fill(absent, 0)
+            self.counts[name] = self.counts.get(name, 0) + ~absent
         self.bar.update()
         self.ended = time.monotonic()
         if (batch_idx + 1) % LOG_INTERVAL:
             return
         self._check(batch_idx)
         all_reduce_dict(self.sums, "mean")
-        means = {name: float(value) / LOG_INTERVAL for name, value in self.sums.items()}
+        means = {name: float(value / self.counts[name]) for name, value in self.sums.items()}  # NaN without any
         row = {"loss": means["loss"], "learning_rate": runner.optim_wrapper.get_lr()["lr"][-1]}  # of the heads
         if self.task.sources is not None:
-            row |= {f"loss_{source}": means[source] for source in SOURCES}
+            row |= {f"loss_{source}": means[source] for source in SOURCES if self.counts[source]}
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         self.rows.append((batch_idx + 1, row))
-        self.sums = {}
+        self.sums, self.counts = {}, {}
         if is_main_process():
             self._write(batch_idx + 1, row)
             if batch_idx + 1 == self.first + LOG_INTERVAL:

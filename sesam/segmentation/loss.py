@@ -38,7 +38,7 @@ def three_source_loss(
 
     Each source counts by its mean, but a pixel of another source never counts more than a weakly labeled one: beside
     coarse polygons, SAM's pixels are few, and mostly edges. A fine mask is what a SAM that never errs would add, so
-    both share one mean: n_SAM = n_fine is the number of the pixels of both.
+    both share one mean: for each, n counts the pixels of both whose weight is not 0.
 
     logits (B, K, H, W) float; labels (B, H, W) integer class ids, 255 = unlabeled; sources (B, H, W) integer;
     weights (4,) float, λ in the order of SOURCES; pixels: `count_pixels` of the batch, if this is a part of it. Returns
@@ -51,8 +51,8 @@ def three_source_loss(
     sums = torch.stack([(entropy * mask).sum() for mask in masks])
     pixels = count_pixels(labels, sources) if pixels is None else pixels
     means = sums * get_world_size() / pixels.clamp(min=1)
-    dense = pixels.new_tensor([source in (SAM, FINE) for source in SOURCES.values()])
-    together = torch.where(dense.bool(), (pixels * dense).sum(), pixels)
+    dense = pixels.new_tensor([source in (SAM, FINE) for source in SOURCES.values()]).bool()
+    together = torch.where(dense, (pixels * (dense & (weights > 0))).sum(), pixels)
     ratio = pixels / torch.maximum(together, pixels[0]).clamp(min=1)  # pixels[0]: weakly labeled
     return (weights * ratio * means).sum(), means
 
@@ -91,7 +91,8 @@ class ThreeSourceEncoderDecoder(EncoderDecoder):
                 loss, means = three_source_loss(logits, labels, sources, weights, pixels)
                 losses[f"loss_{name}{number or ''}"] = head_weight * loss
         # mmengine minimizes the sum of the entries with "loss" in their name; the last head's means are only logged
-        return losses | dict(zip(SOURCES, means.detach(), strict=True))
+        means = means.detach().masked_fill(pixels == 0, torch.nan)
+        return losses | dict(zip(SOURCES, means, strict=True))
 
     def _outputs(self, features: Sequence[torch.Tensor]) -> Iterator[tuple[str, BaseDecodeHead, Any]]:
         """Each head with its name and its output; the one that predicts is the last."""

@@ -7,11 +7,13 @@ from the installed or committed config of that name and digest. mmsegmentation.j
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from io import BytesIO
 from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, Self
 
 import cv2
@@ -30,7 +32,7 @@ from torch.nn.functional import conv2d, pad
 from sesam.artifacts.archives import check_weights
 from sesam.artifacts.atomic_io import atomic_path, find_corruption, read_bytes, read_json, write_json, write_text
 from sesam.artifacts.image_io import Palette
-from sesam.errors import SesamError, describe_validation_error
+from sesam.errors import SesamError, describe_validation_error, limit_reached
 from sesam.labels import IGNORE_INDEX
 from sesam.params import Architecture, Byte, Dtype, EvaluationParams, Group
 from sesam.segmentation.backbones import PYRAMID_HEADS, Backbone, backbone_spec, find_timm_model
@@ -38,6 +40,7 @@ from sesam.segmentation.zoo import build, build_without_memory, read_config, zoo
 
 NORM = {"type": "BN", "requires_grad": True}
 ARCHITECTURE_FILE, WEIGHTS_FILE, CONFIG_FILE = "network.json", "model.pth", "mmsegmentation.json"
+_GENERATOR = Lock()  # for PyTorch's generator, which all threads share
 WHOLE = EvaluationParams()  # images as they are
 
 
@@ -148,7 +151,9 @@ def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {
         name: conv
         for name, conv in convs.items()
-        if conv.groups == conv.in_channels == conv.out_channels > 1
+        if type(conv) is nn.Conv2d
+        and conv.padding_mode == "zeros"
+        and conv.groups == conv.in_channels == conv.out_channels > 1
         and conv.dilation[0] == conv.dilation[1] > 1
         and conv.stride == (1, 1)
         and conv.bias is None
@@ -276,6 +281,8 @@ def load_network(folder: Path, device: torch.device, classes: Sequence[str] | No
         model = build(config)
         model.load_state_dict(weights)
     except Exception as problem:  # of many kinds, because the file may hold anything
+        if limit_reached(problem) is not None:  # the network is whole
+            raise
         raise SesamError(f"{folder} holds no network that can be loaded ({problem}). Train it again.") from None
     model.dataset_meta = {"classes": saved.classes, "palette": saved.palette}
     if device.type == "cpu":
@@ -307,8 +314,7 @@ def predict(
     model.test_cfg = ConfigDict(evaluation.model_dump(include={"mode", "crop_size", "stride"}))
     views = list(product(evaluation.scales, (False, True)[: 1 + evaluation.flip]))
     try:
-        with torch.autocast(device.type, enabled=False), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # SegNeXt's head draws random values
+        with torch.autocast(device.type, enabled=False), _same_draws(model):
             total = reduce(torch.add, (_probabilities(model, image, device, *view) for view in views))
             confidence, classes = (total / len(views)).max(0)
         return classes.byte().cpu().numpy(), (255 * confidence).byte().cpu().numpy()
@@ -320,6 +326,8 @@ def predict(
             "with `sesam tile split`, or take another GPU."
         ) from None
     except (RuntimeError, AssertionError) as problem:  # timm asserts that patches fit
+        if limit_reached(problem) is not None:
+            raise
         reason = str(problem).partition("\n")[0]
         divisor = (model.data_preprocessor.test_cfg or {}).get("size_divisor", 1)
         windows = f", or an evaluation.crop_size of multiples of {divisor}" if evaluation.mode == "slide" else ""
@@ -327,6 +335,19 @@ def predict(
             f"The network cannot predict an image of {width}x{height} pixels ({reason}). "
             f"Some need larger ones{windows}."
         ) from None
+
+
+@contextmanager
+def _same_draws(model: EncoderDecoder) -> Iterator[None]:
+    """A head that draws random values, as SegNeXt's, draws the same for each image: one thread at a time, because the
+    generator is the process's.
+    """
+    if any(getattr(module, "rand_init", False) for module in model.modules()):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    else:
+        yield
 
 
 def _probabilities(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from sesam.artifacts import atomic_io
 from sesam.artifacts.fingerprint import stage_fingerprint
 from sesam.artifacts.manifest import Manifest
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 from sesam.execution.device import resolve_device
 from sesam.execution.launch import is_worker_process, launch, process_group
 from sesam.execution.progress import ProgressBar
@@ -99,8 +99,8 @@ def _train(task: TrainingTask, params: Params, device: torch.device) -> None:
         for handler in list(runner.logger.handlers):  # on NFS a folder with an open file cannot be removed
             runner.logger.removeHandler(handler)
             handler.close()
-        shutil.rmtree(task.work_dir)
         atomic_io.fingerprint_file(task.work_dir).unlink(missing_ok=True)
+        shutil.rmtree(task.work_dir)
         print(f"{folder}: {task.schedule.max_iters} iterations in {seconds:.1f} s, {log.describe_speed()}", flush=True)
 
 
@@ -120,14 +120,14 @@ def _explain_errors(task: TrainingTask, params: Params) -> Iterator[None]:
         ) from None
     except RuntimeError as problem:
         network = params.network
-        if network.config is None and network.backbone in RESNETS:
+        if (network.config is None and network.backbone in RESNETS) or limit_reached(problem) is not None:
             raise
         height, width = task.schedule.crop_size
         own = f"network.config {network.config}" if network.config else f"network.backbone {network.backbone}"
         raise SesamError(
             f"{own} failed on crops of {width}x{height} pixels ({str(problem).partition(chr(10))[0]}). "
             "Some networks need larger ones: schedule.crop_size."
-        ) from None
+        ) from problem
 
 
 def _check(task: TrainingTask, params: Params, device: torch.device, manifest: Manifest) -> None:
@@ -178,7 +178,7 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
         model.backbone.requires_grad_(False)
     if task.init is not None:
         try:
-            model.load_state_dict(load_network(task.init, torch.device("cpu")).state_dict())
+            model.load_state_dict(load_network(task.init, torch.device("cpu"), manifest.classes).state_dict())
         except RuntimeError:
             raise SesamError(
                 f"{task.init} is not the network that params.yaml describes, so it cannot initialize the student. "
@@ -255,7 +255,8 @@ def _runner_options(task: TrainingTask, params: Params, device: torch.device, mo
     options: dict[str, Any] = {}
     if get_world_size() > 1:
         wrapper = {"broadcast_buffers": False, **({} if device.type == "cuda" else {"device_ids": None})}
-        wrapper |= {"find_unused_parameters": params.network.config is not None or model.with_neck}
+        network = params.network  # the others have weights that no head reads, as HRNet's last stages
+        wrapper |= {"find_unused_parameters": network.config is not None or network.backbone not in RESNETS}
         options = {"launcher": "pytorch", "cfg": {"model_wrapper_cfg": wrapper, "sync_bn": None}}
     return options | {
         "work_dir": str(task.work_dir / "mmengine"),

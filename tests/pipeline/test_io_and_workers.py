@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, edit_params, run, write_params
 
+from sesam.artifacts import atomic_io
 from sesam.artifacts.atomic_io import TMP_PREFIX, atomic_directory, atomic_path, read_bytes, write_text
 from sesam.errors import DiskError, SesamError
 from sesam.execution.parallel import map_images
@@ -180,6 +181,20 @@ def test_stale_tmp_files_are_removed(tmp_path: Path) -> None:
         active = other.stdout.readline().decode().strip()
         write_text(running / "another.json", "")
         assert {active, "another.json"} <= set(names(running)) and stale not in names(running)
+
+
+def test_what_another_process_begins_as_one_ends_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = atomic_io._publish
+
+    def publish_and_let_another_begin(tmp: Path, *arguments: object) -> None:
+        publish(tmp, *arguments)
+        tmp.mkdir()
+        (tmp / "1").touch()
+
+    monkeypatch.setattr(atomic_io, "_publish", publish_and_let_another_begin)
+    with atomic_directory(tmp_path / "artifact"):
+        pass
+    assert names(tmp_path / ".artifact.partial") == ["1"]
 
 
 def test_tmp_files_of_replaced_workers_are_not_in_the_artifact(tmp_path: Path) -> None:

@@ -236,6 +236,14 @@ def test_invalid_yaml_is_reported(text: str, message: str) -> None:
     assert not Path("ran").exists()
 
 
+def test_a_missing_group_is_reported() -> None:
+    edited = yaml.safe_load(Path("params.yaml").read_text())
+    for group in ("baseline", "sam"):
+        Path("params.yaml").write_text(yaml.safe_dump({key: edited[key] for key in edited if key != group}))
+        with pytest.raises(SesamError, match=rf"lacks .*\n.*{group}.*missing; the default is"):
+            load_params()
+
+
 def test_every_preset_is_short_and_its_params_have_every_key() -> None:
     presets = sorted((ROOT / "presets").glob("*.yaml"))
     assert {path.stem for path in presets} >= {"demo", "folder", "cityscapes", "ade20k", "voc", "camvid", "idd"}

@@ -26,6 +26,7 @@ from sesam.sam.concepts import ConceptSam
 from sesam.sam.registry import MODELS
 from sesam.sam.sam_model import Prompt
 from sesam.selection import select_candidate, weak_masks_by_class
+from stages import train_student
 
 CPU = torch.device("cpu")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -210,6 +211,20 @@ def test_nothing_annotated_needs_concepts_and_no_teacher(of_concepts: Params) ->
     for change, remedy in ((taught, "teacher to none"), (disabled, "only concepts prompt SAM")):
         with pytest.raises(ValueError, match=remedy):
             Params.model_validate(nobody | change)
+
+
+@pytest.mark.parametrize(("prompt_type", "ratio"), [("concept", 0.5), ("points", 0)])
+def test_concepts_label_images_without_annotation_for_a_student(
+    of_concepts: Params, monkeypatch: pytest.MonkeyPatch, prompt_type: str, ratio: float
+) -> None:
+    sampling = of_concepts.sampling.model_copy(update={"prompt_type": prompt_type})
+    student = of_concepts.student.model_copy(update={"unannotated_ratio": 0.5})
+    params = of_concepts.model_copy(update={"sampling": sampling, "student": student})
+    tasks = []
+    monkeypatch.setattr(train_student, "parse_round", lambda text: ("r1", params))
+    monkeypatch.setattr(train_student, "train", lambda task, params: tasks.append(task))
+    train_student.main()
+    assert [task.unannotated_ratio for task in tasks] == [ratio]
 
 
 def test_pseudo_label_needs_the_names_of_the_classes(sam: SamParams) -> None:

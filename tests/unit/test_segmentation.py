@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +175,8 @@ def test_fine_masks_share_the_mean_of_sam():
     assert loss_of(1, 2, 2, 4, 4, 0) == pytest.approx(2 * right + (3 * 2 * wrong + 7 * 2 * right) / 4)
     assert loss_of(1, 1, 1, 4, 0, 0) == pytest.approx(2 * (right + 2 * wrong) / 3 + 7 * right / 3)  # as an annotator's
     assert loss_of(4, 4, 4, 4, 4, 4) == pytest.approx(7 * (3 * right + 2 * wrong) / 5)  # nothing else: the mean
+    weights[1] = 0
+    assert loss_of(1, 2, 2, 4, 4, 0) == pytest.approx(2 * right + 7 * right)  # SAM's do not dilute it
 
 
 def test_loss_is_computed_in_float32_whatever_the_logits():
@@ -213,7 +217,7 @@ def test_parts_of_a_batch_have_its_loss_and_gradient(monkeypatch: pytest.MonkeyP
         return logged, [parameter.grad.clone() for parameter in model.parameters()]
 
     (logged, gradients), (logged_in_parts, gradients_in_parts) = step(1), step(2)
-    torch.testing.assert_close(dict(logged_in_parts), dict(logged))
+    torch.testing.assert_close(dict(logged_in_parts), dict(logged), equal_nan=True)
     torch.testing.assert_close(gradients_in_parts, gradients, rtol=1e-3, atol=1e-5)
     assert logged["sam"] > 0 and model.batch_pixels is None
 
@@ -512,6 +516,9 @@ def test_a_student_starts_from_its_teacher(
     wide = updated(params, "network", base_channels=2 * params.network.base_channels)
     with pytest.raises(SesamError, match=r"Set student\.init to pretrained"):
         training.initial_network(student, wide, manifest, 0)
+    save_network(tmp_path / "teacher", NETWORK, CLASSES[::-1], PALETTE, teacher)
+    with pytest.raises(SesamError, match=r"is a network of the classes sky, block, ground"):
+        training.initial_network(student, params, manifest, 0)
 
 
 @pytest.mark.parametrize(
@@ -564,6 +571,28 @@ def test_a_missing_or_damaged_label_file_is_named(manifest: Manifest, params: Pa
     (SOURCES / "street/3.png").unlink()
     with pytest.raises(SesamError, match=r"data/pseudo_labels/r1/sources/street/3\.png is missing \(1 of 10"):
         train(task(params), params)
+
+
+def test_the_logged_loss_of_a_source_is_over_the_iterations_that_have_it(params: Params) -> None:
+    hook = hooks.LoggingHook(task(params), 0, Mock(n=0))
+    hook.live, runner = Mock(), Mock()
+    runner.optim_wrapper.get_lr.return_value = {"lr": [0.1]}
+    for k in range(hooks.LOG_INTERVAL):
+        means = {"loss": 1.0, "weak": 2.0, "sam": 3.0, "confident": math.nan, "fine": 4.0 if k < 3 else math.nan}
+        hook.after_train_iter(runner, k, outputs={name: torch.tensor(value) for name, value in means.items()})
+    ((_, row),) = hook.rows
+    losses = {"loss": 1.0, "loss_weak": 2.0, "loss_sam": 3.0, "loss_fine": 4.0}
+    assert row == losses | {"learning_rate": 0.1}
+
+
+def test_every_backbone_of_timm_may_have_weights_that_no_head_reads(
+    manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HRNet's last stages; DDP waits for the gradients of all weights unless it is told."""
+    monkeypatch.setattr(training, "get_world_size", lambda: 2)
+    for backbone, expected in {"resnet18": False, "hrnet_w18_small": True}.items():
+        options = training._runner_options(task(params), updated(params, "network", backbone=backbone), CPU, Mock())
+        assert options["cfg"]["model_wrapper_cfg"]["find_unused_parameters"] is expected
 
 
 def test_a_killed_worker_is_reported(manifest: Manifest, params: Params, monkeypatch: pytest.MonkeyPatch):
@@ -622,6 +651,7 @@ def test_which_convolutions_are_replaced_on_a_cpu() -> None:
             "padding": conv(padding=1),
             "plain": conv(dilation=1, padding=1),
             "even": conv(kernel_size=4),
+            "circular": conv(padding_mode="circular"),
             "same": conv(padding="same"),
         }
     )
@@ -749,6 +779,37 @@ def test_predict_gives_the_same_in_threads_and_in_processes(
         for kind, expected in zip(("labels", "confidence"), predict(model, load_image(record), CPU), strict=True):
             content = files[0][f"{kind}/{record.id}.png"]
             assert np.array_equal(np.array(Image.open(io.BytesIO(content))), expected)
+
+
+def test_a_head_that_draws_gives_the_same_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = random_network(tmp_path).eval(), np.zeros((32, 40, 3), np.uint8)
+    encode_decode = model.encode_decode
+
+    def with_draws(*arguments: object) -> torch.Tensor:
+        logits = encode_decode(*arguments)
+        time.sleep(0.01)  # for others to draw
+        return logits + 9 * torch.rand(logits.shape)
+
+    monkeypatch.setattr(model, "encode_decode", with_draws)
+    model.decode_head.rand_init = True  # as SegNeXt's
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: predict(model, image, CPU)[1].tobytes(), range(12)))
+    assert len(set(found)) == 1
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_or_unfit_network(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, full = random_network(tmp_path), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
+    other = updated(params, "network", backbone="mobilenetv3_small_100")
+    with pytest.raises(RuntimeError, match="allocate memory"), training._explain_errors(task(params), other):
+        raise full
+    monkeypatch.setattr(model, "encode_decode", Mock(side_effect=full))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        predict(model.eval(), np.zeros((32, 40, 3), np.uint8), CPU)
+    monkeypatch.setattr(network, "build", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        load_network(tmp_path, CPU)
 
 
 def test_predict_without_a_teacher_needs_no_torch(manifest: Manifest) -> None:

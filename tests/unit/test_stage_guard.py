@@ -16,7 +16,7 @@ from conftest import ROOT, write_params
 from sesam.artifacts import stage_guard
 from sesam.artifacts.archives import path_to_delete
 from sesam.artifacts.atomic_io import atomic_directory, write_text
-from sesam.artifacts.dvc_outputs import find_damaged_files, find_damaged_objects, overlap
+from sesam.artifacts.dvc_outputs import cached_object, find_damaged_files, find_damaged_objects, overlap
 from sesam.artifacts.fingerprint import Stage, find_stage
 from sesam.errors import SesamError
 from sesam.params import load_params
@@ -180,6 +180,28 @@ def add(content: bytes, suffix: str = "", stored: bytes | None = None) -> tuple[
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if stored is None else stored)
     return md5, path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[cache]\ndir = /data/100%cache\n", "/data/100%cache"),
+        ('[cache]\n    dir = "~/lab cache"\n', "/home/ann/lab cache"),
+        ("[cache]\ndir = ../lab\n", "lab"),
+        ("no section\n", "/everyone"),
+        ("", "/everyone"),
+    ],
+)
+def test_the_cache_is_where_dvc_has_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("DVC_SYSTEM_CONFIG_DIR", str(project))
+    Path("config").write_text("[cache]\ndir = /everyone\n")
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text(text)
+    found = project / cached_object("0123456789abcdef0123456789abcdef")
+    assert found.resolve() == project / expected / "files/md5/01/23456789abcdef0123456789abcdef"
 
 
 def test_what_dvc_restored_from_a_damaged_object_is_not_used(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
