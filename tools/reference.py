@@ -123,7 +123,8 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction | argparse._SubParsersAction):
             continue
-        values = "" if action.nargs == 0 else str(action.metavar or "\\|".join(map(str, action.choices or ())))
+        metavar = " ".join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar
+        values = "" if action.nargs == 0 else metavar or "\\|".join(map(str, action.choices or ()))
         name = " ".join([*action.option_strings[:1], *([values] if values else [])])
         shown = "" if action.default in (None, False, "", argparse.SUPPRESS) else f"`{action.default}`"
         about = (action.help or "").removesuffix(" (default: %(default)s)")  # it has a column
