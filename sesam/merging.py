@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco
 
 from sesam.artifacts.component_records import Component, Selected
 from sesam.artifacts.sources import CONFIDENT, NONE, SAM, WEAK
-from sesam.geometry.rle import rle_to_mask
+from sesam.geometry.rle import rle_to_mask, to_coco_rle
 from sesam.labels import IGNORE_INDEX
 
 
@@ -29,9 +30,10 @@ def merge_labels(
     strongest = np.full(weak.shape, -np.inf, np.float32)
     for component, chosen in zip(components, selected, strict=True):
         if chosen.kept:
-            strength = claim_strength(component, chosen, weak.shape)
-            wins = strength > strongest
-            strongest[wins], labels[wins], sources[wins] = strength[wins], chosen.class_id, SAM
+            window, strength = claim_strength(component, chosen, weak.shape)
+            wins = strength > strongest[window]
+            strongest[window][wins] = strength[wins]
+            labels[window][wins], sources[window][wins] = chosen.class_id, SAM
     labeled = weak != IGNORE_INDEX
     labels[labeled], sources[labeled] = weak[labeled], weak_source
     empty = (labels == IGNORE_INDEX) & (confident != IGNORE_INDEX)
@@ -39,19 +41,19 @@ def merge_labels(
     return labels, sources
 
 
-def claim_strength(component: Component, selected: Selected, shape: tuple[int, int]) -> np.ndarray:
-    """How strongly a kept mask claims each pixel of an image of (height, width) `shape`, (H, W) float32.
+def claim_strength(
+    component: Component, selected: Selected, shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The part of an image of (height, width) `shape` around a kept mask and its component, and how strongly the mask
+    claims each pixel there, (h, w) float32.
 
     score / √(1 + distance to the component in pixels); -inf outside the mask.
     """
-    mask, prompted = (rle_to_mask(record.rle, shape) for record in (selected, component))
-    strength = np.full(shape, -np.inf, np.float32)
-    if not mask.any():
-        return strength
-    left, top, width, height = cv2.boundingRect((mask | prompted).astype(np.uint8))
+    both = coco.merge([to_coco_rle(record.rle, shape) for record in (selected, component)])
+    left, top, width, height = coco.toBbox(both).astype(int).tolist()
     window = np.s_[top : top + height, left : left + width]
+    mask, prompted = (rle_to_mask(record.rle, shape)[window] for record in (selected, component))
     distance: np.ndarray = np.zeros(1)  # to a concept that no pixel of the image was known to show
     if prompted.any():
-        distance = cv2.distanceTransform((~prompted[window]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    strength[window] = np.where(mask[window], np.float32(selected.score) / np.sqrt(1 + distance), -np.inf)
-    return strength
+        distance = cv2.distanceTransform((~prompted).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return window, np.where(mask, np.float32(selected.score) / np.sqrt(1 + distance), -np.inf).astype(np.float32)

@@ -135,14 +135,15 @@ def add_background_points(
     components: Sequence[Component], background: Sequence[BackgroundPoint], shape: tuple[int, int]
 ) -> list[Component]:
     """The components, each background point in the prompt of the nearest one of its class, the smallest of several."""
+    classes, nearest = {entry.class_id for entry in background}, dict[BackgroundPoint, tuple[float, int, int]]()
+    for component in (x for x in components if x.class_id in classes):
+        pixels = np.argwhere(rle_to_mask(component.rle, shape))
+        for entry in (x for x in background if x.class_id == component.class_id):
+            distance = np.hypot(*(pixels - entry.point[::-1]).T).min()
+            claim = float(distance), len(pixels), component.number
+            nearest[entry] = min(claim, nearest.get(entry, claim))
     points: dict[int, list[Point]] = {}
-    masks = {x.number: rle_to_mask(x.rle, shape) for x in components} if background else {}
     for entry in background:
-        distances = [
-            (np.hypot(*(np.argwhere(mask) - entry.point[::-1]).T).min(), mask.sum(), number)
-            for number, mask in masks.items()
-            if components[number - 1].class_id == entry.class_id
-        ]
-        if distances:
-            points.setdefault(min(distances)[-1], []).append(entry.point)
+        if entry in nearest:
+            points.setdefault(nearest[entry][-1], []).append(entry.point)
     return [replace(x, background_points=points.get(x.number)) for x in components]

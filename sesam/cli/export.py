@@ -57,10 +57,12 @@ def run(options: argparse.Namespace) -> None:
     params, manifest, round_name = load_params(), Manifest.load(), options.round
     params.check_round(round_name)
     records = {record.id: record for record in manifest.train}
-    ids = options.images or list(records)
+    ids = list(dict.fromkeys(options.images or records))
     if unknown := [image_id for image_id in ids if image_id not in records]:
         raise SesamError(f"{', '.join(unknown[:5])} is not a training image id (example: {next(iter(records))}).")
-    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, manifest, max(1, options.top))
+    if options.top is not None and options.top < 1:
+        raise SesamError(f"--top is {options.top}; expected 1 or more.")
+    chosen = [records[k] for k in ids] if options.top is None else top_ranked(round_name, manifest, options.top)
     has_teacher, num_classes = params.rounds[round_name].teacher != NO_TEACHER, len(manifest.classes)
 
     def load_regions(record: ImageRecord) -> ImageRegions:
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
         regions = labeled_regions(labels, sources, confidence, manifest.classes)
-        save_exported(round_name, record, labels, manifest.palette)
+        save_exported(round_name, record, labels, sources, manifest.palette)
         return ImageRegions(record, name, regions)
 
     claim_folder(options.out, "sesam export")

@@ -80,8 +80,10 @@ def convert_annotation(
         return issue._replace(text=f"{record.id}: {issue.text}")
     label, pixels = drawn.labels, Counter[str]()
     if as_corrections:
-        label, pixels = drop_unchanged(label, load_exported(record, num_classes))
-        label = np.where(label != IGNORE_INDEX, label, load_label(folder, record, num_classes))
+        weak = load_label(folder, record, num_classes)
+        corrected, pixels = drop_unchanged(label, load_exported(record, num_classes), weak)
+        drawn = replace(drawn, labels=corrected)
+        label = np.where(corrected != IGNORE_INDEX, corrected, weak)
     check_labels(label, record, num_classes)
     write_label(folder / f"{record.id}.png", label, manifest.palette)
     write_drawn_prompts(folder, record, drawn.prompts)
@@ -131,6 +133,8 @@ def import_annotations(
     names = ImageNames(manifest.train, manifest.val, load_unused())
     found = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
     annotations = {name: annotation for name, annotation in found.items() if listed.get(name) != "none"}
+    if not as_corrections:  # tools list images in which nobody drew
+        annotations = {name: annotation for name, annotation in annotations.items() if not annotation.is_empty}
     others = sorted(annotations.keys() - names.train_ids)
     explained = names.explain(others)
     if not found or (len(others) == len(found) and not explained and not as_corrections):

@@ -94,15 +94,19 @@ def _clip(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _fill(outline: np.ndarray, size: tuple[int, int], window: tuple[slice, slice]) -> np.ndarray:
     """The pixels inside an outline (N, 2) in an image of `size` (H, W), those of the window, bool."""
-    filled = np.zeros([part.stop - part.start for part in window], bool)
-    if len(outline := clip_outline(outline, size)) < 3:
+    rows, columns = window
+    filled = np.zeros((rows.stop - rows.start, columns.stop - columns.start), bool)
+    if not filled.size or len(outline := clip_outline(outline, size)) < 3:
         return filled
+    origin = np.array([columns.start, rows.start])
+    fifths = np.floor(5 * outline + 0.5)  # as pycocotools rounds: shifted before, some would be rounded the other way
+    outline = np.where(origin > 0, (fifths - 5 * origin) / 5, outline)
     # a long outline in parts with its first point each: what lies in an even number of them is outside, as in the whole
     ends = np.flatnonzero(np.diff(_lengths(outline).cumsum() // PART)) + 1
     for start, end in pairwise([0, *ends.tolist(), len(outline) - 1]):
         part = np.concatenate([outline[: start > 0], outline[start : end + 1]])
         if len(part) >= 3:
-            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *size))[..., 0][window] > 0
+            filled ^= coco.decode(coco.frPyObjects([part.ravel().tolist()], *filled.shape))[..., 0] > 0
     return filled
 
 

@@ -3,8 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
-from glob import escape
+from functools import cache, partial
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -73,9 +72,16 @@ def _try_read(read: Callable[[Path], Read], path: Path, issues: list[Issue]) -> 
         if path.exists():
             issues.append(Issue(IssueKind.UNREADABLE, str(problem)))
         else:
-            others = sorted(other.name for other in path.parent.glob(f"{escape(path.stem)}.*"))
-            issues.append(Issue(IssueKind.MISSING, f"{path}{f' (there is {others[0]})' if others else ''}"))
+            other = _files_by_stem(path.parent).get(path.stem)
+            issues.append(Issue(IssueKind.MISSING, f"{path}{f' (there is {other})' if other else ''}"))
         return None
+
+
+@cache
+def _files_by_stem(folder: Path) -> dict[str, str]:
+    """The first file of each name without its ending; listed once, for a hundred thousand may be missing."""
+    names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
+    return {Path(name).stem: name for name in names}
 
 
 def _size_and_digest(path: Path) -> tuple[int, int, str]:

@@ -127,7 +127,8 @@ def find_images(config: DatasetParams) -> tuple[dict[str, list[ImagePair]], list
             f"params.yaml: dataset.exclude lists {summarize_names(both)}, which train and val both have. Write the "
             f"split before the id, as train/{both[0]}."
         )
-    excluded = {split: {k for k in ids[split] if {k, f"{split}/{k}"} & set(config.exclude)} for split in SPLITS}
+    listed = set(config.exclude)
+    excluded = {split: {k for k in ids[split] if {k, f"{split}/{k}"} & listed} for split in SPLITS}
     known = {name for split in SPLITS for k in ids[split] for name in (k, f"{split}/{k}")}
     if unknown := sorted(set(config.exclude) - known):
         raise SesamError(

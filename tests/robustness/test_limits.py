@@ -26,6 +26,7 @@ from sesam.artifacts.dvc_outputs import parents_of, read_listing
 from sesam.artifacts.image_io import read_image
 from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.datasets import annotation_shapes
+from sesam.datasets.annotation_shapes import Shape
 from sesam.datasets.annotations.common import LabelSpec
 from sesam.datasets.annotations.registry import find_annotations, read_annotation
 from sesam.datasets.data_issues import DataIssue
@@ -315,6 +316,17 @@ def test_an_outline_in_parts_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as patched:
             patched.setattr(annotation_shapes, "PART", 7)
             assert np.array_equal(annotation_shapes._fill(outline, (50, 60), np.s_[0:50, 0:60]), whole)
+
+
+def test_a_polygon_is_filled_in_its_window_as_in_the_whole_image() -> None:
+    rng, whole, different = np.random.default_rng(1), np.s_[0:50, 0:60], 0
+    for _ in range(600):
+        points = rng.uniform(-20, 80, (rng.integers(3, 12), 2)).round(rng.integers(3))
+        window, mask = Shape("a", "polygon", points).draw((50, 60), 1, 1)
+        found = np.zeros((50, 60), bool)
+        found[window] = mask
+        different += np.count_nonzero(found != annotation_shapes._fill(points, (50, 60), whole))
+    assert different <= 3  # where an edge goes through the middle of a pixel's fifth
 
 
 def test_a_corner_far_outside_keeps_the_edges_in_the_image() -> None:

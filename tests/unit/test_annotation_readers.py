@@ -110,6 +110,25 @@ def test_polygons_lines_and_points_are_drawn_exactly(name: str, with_hole: bool,
     assert is_annotated(path.parent)
 
 
+@pytest.mark.parametrize("tool", ["coco", "voc"])
+def test_boxes_that_cvat_turned(tmp_path: Path, tool: str) -> None:
+    """It writes the box before it is turned, and the angle beside it; by 90 degrees 20 x 8 become 8 x 20."""
+    if tool == "coco":
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 12, 20, 8], "attributes": {"rotation": 90.0}}
+        images, categories = [{"id": 1, "file_name": "7.png"}], [{"id": 1, "name": "left"}]
+        text = json.dumps({"images": images, "categories": categories, "annotations": [box | {"segmentation": []}]})
+        path = write(tmp_path / "coco.json", text)
+    else:
+        sides = "<xmin>11</xmin><ymin>13</ymin><xmax>30</xmax><ymax>20</ymax>"
+        rotation = "<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>"
+        point = "<point><x>20</x><y>16</y></point>"  # of VOC's actions, not of a stroke
+        turned = f"<object><name>left</name><bndbox>{sides}</bndbox>{rotation}{point}</object>"
+        path = write(tmp_path / "7.xml", f"<annotation><filename>7.png</filename>{turned}</annotation>")
+    (annotation,) = find_annotations(path, "folder", image_names("7"), SPEC.classes).values()
+    (entry,) = read_annotation(annotation, SPEC).prompts.boxes
+    assert entry.box == (16, 6, 24, 26)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40)), min_size=3, max_size=8), st.integers(1, 12))
 def test_a_hole_is_what_a_polygon_of_it_would_fill(outline: list, side: int) -> None:
     points, hole = np.array(outline, float), np.array([[20, 10], [20 + side, 10], [20 + side, 22], [20, 22]], float)

@@ -571,6 +571,33 @@ def test_folders_of_masks(tmp_path: Path) -> None:
         read_annotation(annotation, SPEC)
 
 
+def test_masks_per_class_that_overlap_or_have_no_zero(tmp_path: Path) -> None:
+    road, car = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    road[10:20], car[15:30] = 255, 255
+    for name, mask in (("left", car), ("right", road)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(mask).save(tmp_path / f"{name}/7.png")
+
+    def read() -> Any:
+        (annotation,) = find_annotations(tmp_path, "folder", image_names("7"), CLASSES).values()
+        return read_annotation(annotation, SPEC)
+
+    drawn = read()
+    assert drawn.left_out == {"pixels in masks of several classes": 5 * WIDTH}
+    assert (drawn.labels[10:15] == 1).all() and (drawn.labels[20:30] == 0).all()
+    assert (drawn.labels[15:20] == 255).all() and (drawn.labels == 255).mean() > 0.5
+    palette = Image.fromarray((road > 0).astype(np.uint8)).convert("P")
+    palette.putpalette([255, 255, 255, 0, 0, 0] + [0] * 762)  # the index is the value, whatever its color
+    palette.save(tmp_path / "right/7.png")
+    assert (read().labels[10:15] == 1).all() and (read().labels[:10] == 255).all()
+    Image.fromarray(np.where(road > 0, 2, 1).astype(np.uint8)).save(tmp_path / "right/7.png")
+    with pytest.raises(DataIssue, match=r"right/7\.png with the values 1 and 2; expected 0 where the class is not"):
+        read()
+    Image.fromarray(road[1:]).save(tmp_path / "right/7.png")
+    with pytest.raises(DataIssue):
+        read()
+
+
 def test_another_xml_is_not_read_as_strokes(tmp_path: Path) -> None:
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
     refused(write(tmp_path / "7.xml", f"<annotation>{size}<lesion/></annotation>"), "not its XML")
@@ -720,6 +747,8 @@ def test_keypoints_of_coco_are_not_taken_for_their_box(tmp_path: Path) -> None:
     for annotation in (box, run_lengths):
         annotation["keypoints"] = [10, 10, 2]
     refused(write(tmp_path / "coco.json", document), "keypoints")
+    empty = [annotation | {"segmentation": []} for annotation in document["annotations"]]  # as Datumaro writes it
+    refused(write(tmp_path / "coco.json", document | {"annotations": empty}), "keypoints")
     (drawing,) = find_annotations(tmp_path, "folder", image_names("7")).values()
     assert isinstance(drawing, Drawing) and len(drawing.shapes) == 3
 

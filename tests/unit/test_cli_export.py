@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import tracemalloc
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +22,13 @@ from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, loa
 from sesam.artifacts.sources import SAM, WEAK, load_pseudo_label
 from sesam.cli import export
 from sesam.cli.export import labeled_regions
+from sesam.datasets.annotation_importer import import_annotations
 from sesam.datasets.annotations.common import ImageRegions, LabelSpec
 from sesam.datasets.annotations.registry import EXPORTERS, find_annotations, read_annotation
+from sesam.datasets.exported_labels import drop_unchanged, load_exported, save_exported
 from sesam.errors import SesamError
+from sesam.params import load_params
+from sesam.paths import CORRECTIONS
 from stages import prepare, weak_labels
 
 CLASSES, COLORS = ("road", "car", "tree & bush"), ((0, 0, 0), (9, 9, 9))
@@ -160,6 +165,60 @@ def test_a_corrected_export_overrides_weak_labels(merged: Path, tool: str, capsy
     changed = after[1] != before[1]
     assert changed.any() and not changed.all() and "changed or new, " in printed
     assert len(np.unique(exported[1][changed])) == len(np.unique(after[1][changed])) == 1
+
+
+ALL, RECORD = np.full((4, 6), 1, np.uint8), ImageRecord("1", "x/1.png", 4, 6, "0" * 64)
+
+
+def imported(labels: np.ndarray, weak: np.ndarray | None = None) -> np.ndarray:
+    """What corrects an image's weak label."""
+    weak = np.full_like(labels, 255) if weak is None else weak
+    return drop_unchanged(labels, load_exported(RECORD, 3), weak)[0]
+
+
+def export_labels(round_name: str, labels: np.ndarray, sources: np.ndarray | None = None) -> None:
+    sources = np.full_like(labels, SAM) if sources is None else sources
+    save_exported(round_name, RECORD, labels, sources, ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+
+
+def test_a_correction_is_compared_with_its_own_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    later, corrected = ALL.copy(), ALL.copy()
+    later[:, :3], corrected[0, 0] = 2, 0
+    export_labels("r1", ALL)
+    export_labels("r1", later)  # only to look
+    export_labels("r1", ALL)
+    assert sorted(path.as_posix() for path in Path("data/corrections/.exported").iterdir())[1:] == [
+        "data/corrections/.exported/r1.2"
+    ]
+    expected = np.full_like(ALL, 255)
+    expected[0, 0] = 0
+    assert np.array_equal(imported(corrected), expected)  # nothing of what SAM said before becomes a weak label
+    back = later.copy()
+    back[0, :2] = 1  # the later export is corrected to what the first one had
+    assert (imported(back) == 1).sum() == 2 and (imported(later) == 255).all()
+
+
+def test_an_earlier_correction_survives_a_second_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_labels("r1", ALL)
+    corrected = ALL.copy()
+    corrected[0] = 0
+    sources = np.where(corrected == 0, np.uint8(WEAK), np.uint8(SAM))
+    export_labels("r1", corrected, sources)
+    twice = corrected.copy()
+    twice[3] = 2
+    found = imported(twice)
+    assert (found[0] == 0).all() and (found[3] == 2).all() and (found[1:3] == 255).all()
+    assert (imported(twice, weak=corrected)[0] == 255).all()  # annotators' own
+
+
+def test_an_image_whose_correction_changes_little_is_not_finely_labeled(merged: Path) -> None:
+    run_export("--format", "coco", "--images", "1", "2")
+    correct(merged / "to_do/instances.json", "coco")
+    (merged / "to_do/instances.json").rename(merged / "data/corrections/instances.json")
+    kinds = import_annotations(Manifest.load(), CORRECTIONS, Path("data/weak"), load_params(), Counter())
+    assert kinds["2"] == "none" and kinds["1"] == "scribble"
 
 
 def test_top_ranked_images_are_exported_first(merged: Path) -> None:

@@ -116,6 +116,20 @@ def test_kinds_are_told_by_the_files(lab: Path, capsys: pytest.CaptureFixture[st
     assert (read_label(Path("data/weak/0.png")) == 255).all()
 
 
+def test_an_image_that_a_tool_lists_without_a_shape_has_no_annotation(lab: Path) -> None:
+    image = '<image id="{0}" name="{1}.png" width="48" height="32">{2}</image>'
+    polygon = '<polygon label="left" points="2,2;30,2;30,30"/>'
+    images = [image.format(0, 0, ""), image.format(1, 2, ""), image.format(2, 7, polygon)]
+    for path in Path("drawn").iterdir():
+        path.unlink()
+    Path("drawn/annotations.xml").write_text(f"<annotations>{''.join(images)}</annotations>")
+    kinds = run()
+    assert kinds["0"] == "fine" and kinds["2"] == "none" and kinds["7"] == "coarse"
+    edit_params(lab, weak_labels__unannotated="refuse")
+    with pytest.raises(SesamError, match=r"images without annotation: 7"):
+        run()
+
+
 @pytest.mark.parametrize("row", ["7,masks", "9,fine", "7", "7,fine,1", "7,fine\n7,none"])
 def test_a_wrong_list_is_refused(lab: Path, row: str) -> None:
     Path("drawn/kinds.csv").write_text(row)

@@ -78,22 +78,46 @@ def _keys(path: Path) -> np.ndarray:
 
 def _read_binary(source: Path, files: dict[str, list[Path]]) -> list[tuple[str, Annotation]]:
     """CLASS/ID.png, of two values at most, 0 where the class is not."""
-    by_image: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    by_image: dict[str, dict[str, Path]] = defaultdict(dict)
     for name, paths in files.items():
         for path in paths:
-            by_image[path.relative_to(source / name).as_posix()].append((name, path))
-    return [
-        (image, Drawing(masks[0][1], None, tuple(Shape(k, "mask", pixels=partial(_binary, path)) for k, path in masks)))
-        for image, masks in by_image.items()
-    ]
+            by_image[path.relative_to(source / name).as_posix()][name] = path
+    return [(image, BinaryMasks(next(iter(masks.values())), masks)) for image, masks in by_image.items()]
 
 
-def _binary(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """ValueError if a file has more than two values, for then it is not a mask."""
+@dataclass(frozen=True)
+class BinaryMasks(Annotation):
+    """The masks of an image, by class. What several hold is left out, for none is on top."""
+
+    masks: dict[str, Path]
+
+    def draw(self, spec: LabelSpec) -> Drawn:
+        try:
+            masks = {name: _binary(path) for name, path in self.masks.items()}
+        except (SesamError, ValueError) as problem:
+            raise DataIssue(IssueKind.UNREADABLE, f"{self.path} has {problem}") from None
+        for mask in masks.values():
+            self.check_size(mask.shape, spec)
+        several = np.sum(list(masks.values()), axis=0) > 1
+        shapes = [Shape(k, "mask", pixels=partial(_outside, mask, several)) for k, mask in masks.items()]
+        skipped = {"pixels in masks of several classes": int(several.sum())}
+        return Drawing(self.path, None, tuple(shapes), skipped=skipped).draw(spec)
+
+
+def _outside(mask: np.ndarray, other: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return mask & ~other
+
+
+def _binary(path: Path) -> np.ndarray:
+    """(H, W) bool; ValueError if a file has other values than 0 and one more, for then it is not a mask."""
     with open_image(path, formats=LABEL_FORMATS) as image:
         if image.has_transparency_data and image.convert("RGBA").getextrema()[-1] != (255, 255):
             raise ValueError(f"{path.parent.name}/{path.name} with transparent pixels. Flatten it onto black")
-        values = np.array(image.convert("L"))
-    if len(np.unique(values)) > 2:
+        values = np.array(image if image.mode == "P" else image.convert("L"))  # of a palette the index is the value
+    found = np.unique(values)
+    if len(found) > 2:
         raise ValueError(f"{path.parent.name}/{path.name} with more than two values, which is not a mask of one class")
-    return values > 0
+    if len(found) == 2 and found[0]:
+        text = f"with the values {found[0]} and {found[1]}; expected 0 where the class is not"
+        raise ValueError(f"{path.parent.name}/{path.name} {text}")
+    return np.asarray(values > 0)

@@ -13,7 +13,7 @@ NAME, SUFFIX = "Pascal VOC's detection XML", ".xml"
 def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
     """The boxes of its image, None if it is another XML; ValueError if a number or a name is missing."""
     root: ElementTree.Element | None = file.document
-    if root is None or root.tag != "annotation" or root.find("*/point") is not None:
+    if root is None or root.tag != "annotation" or root.find("*/point/X") is not None:
         return None
     if root.find("object") is None and (root.find("filename") is None or {element.tag for element in root} - EMPTY):
         return None
@@ -39,4 +39,6 @@ def _box(element: ElementTree.Element) -> Shape:
     left, top, right, bottom = (parse_number(side or "") for side in sides)
     if left > right or top > bottom:
         raise ValueError(f"{name} with a bndbox that ends before it begins")
-    return Shape(name, "box", box_corners(left - 1, top - 1, right, bottom))
+    attributes = {x.findtext("name", ""): x.findtext("value", "") for x in element.iterfind("attributes/attribute")}
+    rotation = parse_number(attributes.get("rotation") or "0")  # CVAT's, of the box before it is turned
+    return Shape(name, "box", box_corners(left - 1, top - 1, right, bottom, rotation))
