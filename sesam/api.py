@@ -17,7 +17,7 @@ from sesam.artifacts.component_records import Candidate, Component, Selected
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX, confident_labels
 from sesam.merging import merge_labels
-from sesam.params import Params, validate_params
+from sesam.params import MAX_ASPECT_RATIO, Params, validate_params
 from sesam.prompting import image_prompts
 from sesam.sam.inference import component_prompts, load_sam_from_params, to_candidates
 from sesam.sam.sam_model import SamModel
@@ -76,6 +76,8 @@ def pseudo_label(
     checked = params if isinstance(params, Params) else _params(params or {})
     checked.check_round(round_name)
     shape = weak_label.shape
+    if predictions is not None and len(predictions) != 2:
+        raise SesamError("predictions are a pair: classes and confidence.")
     predicted, confidence = predictions or (np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.uint8))
     for name, array, expected in (
         ("image", image, (*shape[:2], 3)),
@@ -85,6 +87,12 @@ def pseudo_label(
     ):
         if array.shape != expected or array.dtype != np.uint8:
             raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
+    if max(shape) > MAX_ASPECT_RATIO * min(shape):
+        raise SesamError(f"image has {shape[1]}x{shape[0]} pixels, which is too narrow for SAM. Cut it into parts.")
+    takes_concepts = getattr(sam_model, "takes_concepts", False)
+    if takes_concepts != (checked.sampling.prompt_type == "concept"):
+        taken = "concepts alone" if takes_concepts else "no concepts"
+        raise SesamError(f"This SAM takes {taken}; sampling.prompt_type is {checked.sampling.prompt_type}.")
     classes = checked.dataset.classes if isinstance(params, Params) or "dataset" in (params or {}) else None
     if checked.sampling.prompt_type == "concept":
         _check_names(classes or [], weak_label)

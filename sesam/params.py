@@ -71,6 +71,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 RoundTeacher = Annotated[str, Field(pattern=r"^(none|baseline|r\d+)$")]
 
 NO_TEACHER, BASELINE = "none", "baseline"
+MAX_ASPECT_RATIO = 64  # of images: the smallest SAM works on 256 pixels
 FINE_TRAIN_LABELS = "data/fine/train"  # the source of simulated weak labels; a path, because DVC depends on it
 RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 MAX_REPORT_IMAGES = 20  # `evaluate` keeps the predictions of so many, so that report.num_images repeats no inference

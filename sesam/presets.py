@@ -28,7 +28,7 @@ def load_preset(
     if network is not None:
         raw |= {group: raw.get(group, {}) | keys for group, keys in _read_groups(network).items()}
     if data is not None or classes is not None:
-        dataset = {key: value for key, value in raw["dataset"].items() if key not in ("palette", "subset")}
+        dataset = {key: value for key, value in raw.get("dataset", {}).items() if key not in ("palette", "subset")}
         own = {"root": None if data is None else str(data), "classes": classes and list(classes)}
         raw |= {"demo": {}, "dataset": dataset | {key: value for key, value in own.items() if value is not None}}
     return validate_params(raw, path)

@@ -32,6 +32,11 @@ def reraise_disk_errors(path: Path) -> Iterator[None]:
     """DiskError that names `path` where the disk is full, read-only or forbidden, or another limit is reached."""
     try:
         yield
+    except (NotADirectoryError, FileExistsError):
+        file = next((part for part in path.absolute().parents if part.is_file()), None)
+        if file is None:
+            raise
+        raise SesamError(f"{path} cannot be written: {file} is a file. Replace it with a folder.") from None
     except OSError as problem:
         # NumPy's error on a full disk has no number
         limit = limit_reached(problem) or (errno.ENOSPC if problem.errno is None else None)
@@ -59,7 +64,8 @@ def claim_folder(folder: Path, command: str) -> None:
     marker = folder / MARKER
     if folder.exists() and not folder.is_dir():
         raise SesamError(f"{folder} is a file. Name another folder (--out).")
-    if not marker.exists() and folder.is_dir() and any(folder.iterdir()):
+    others = folder.is_dir() and any(folder.iterdir())
+    if others and not (marker.is_file() and marker.read_text(encoding="utf-8").strip() == command):
         raise SesamError(f"{folder} has files that {command} did not write. Name a new folder (--out).")
     write_text(marker, f"{command}\n")
 

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _preset(folder: Path, name: str) -> Path:
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if "/" in name or not path.is_file():
         known = ", ".join(sorted(preset.stem for preset in folder.glob("*.yaml")))
         raise SesamError(f"{path} does not exist. Presets: {known}.")
     return path

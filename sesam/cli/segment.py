@@ -87,10 +87,12 @@ def run(options: argparse.Namespace) -> None:
 def _record_network(out: Path, made_by: dict[str, str]) -> None:
     """Write OUT/made_by.json; SesamError if OUT has labels of another network or of unknown origin."""
     path, labels = out / MADE_BY, out / "labels"
-    if path.exists() and read_json(path) != made_by:
-        raise SesamError(f"{out} has labels of another network, tiles or evaluation. Name another folder (--out).")
-    if not path.exists() and any(labels.rglob("*.png")):
-        raise SesamError(f"{labels} has labels of unknown origin: {path} does not exist. Name another folder (--out).")
+    if any(labels.rglob("*.png")):  # without any, a run failed before its first label
+        if not path.exists():
+            reason = f"labels of unknown origin: {path} does not exist"
+            raise SesamError(f"{labels} has {reason}. Name another folder (--out).")
+        if read_json(path) != made_by:
+            raise SesamError(f"{out} has labels of another network, tiles or evaluation. Name another folder (--out).")
     write_json(path, made_by)
 
 

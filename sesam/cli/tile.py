@@ -23,20 +23,21 @@ from pydantic import BaseModel, Field, ValidationError
 from sesam.artifacts.atomic_io import atomic_directory, atomic_path, claim_folder, read_json, write_json
 from sesam.artifacts.image_io import check_exif_orientation, open_image
 from sesam.datasets.layouts import TILES_INDEX, describe_unread_files, list_files, list_images
-from sesam.errors import SesamError
-from sesam.execution.parallel import track
+from sesam.errors import SesamError, try_item
+from sesam.execution.parallel import collect_results, track
 from sesam.geometry.tiling import MIN_OVERLAP, check_overlap, stitch_tiles, tile_starts
 
 TILE_NAME = re.compile(r"(\d+)-(\d+)")  # first row and column
 MODES = ("L", "P", "RGB", "1")  # modes that tiles keep; others become RGB
 
+MAX_TILE = 1 << 16  # pixels
 Side = Annotated[int, Field(ge=1, le=1 << 20)]  # pixels
 
 
 class TileIndex(BaseModel):
     """What `split` did. sizes: height and width of each image, by its folder of tiles."""
 
-    tile_size: Annotated[int, Field(ge=4, le=1 << 16, alias="tile")]
+    tile_size: Annotated[int, Field(ge=4, le=MAX_TILE, alias="tile")]
     overlap: Annotated[int, Field(ge=MIN_OVERLAP)]
     sizes: dict[str, tuple[Side, Side]]
 
@@ -81,15 +82,24 @@ def run(options: argparse.Namespace) -> None:
 def split_all(options: argparse.Namespace) -> None:
     """Write the tiles of every image below a folder, and their index."""
     check_overlap(options.tile_size, options.overlap)
+    if options.tile_size > MAX_TILE:
+        raise SesamError(f"--tile-size is {options.tile_size}; expected at most {MAX_TILE} pixels.")
     images = list_images(options.folder)
     if text := describe_unread_files(options.folder):
         print(f"warning: {text}.", file=sys.stderr)
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
-    sizes = {}
-    with atomic_directory(options.out) as folder:
-        for name, path in track(images.items(), len(images), "tile split"):
-            sizes[name] = split_image(path, folder / name, options.tile_size, options.overlap)
+    made_of = {"tile": str(options.tile_size), "overlap": str(options.overlap)}
+    made_of |= {name: f"{(stat := path.stat()).st_size} {stat.st_mtime_ns}" for name, path in images.items()}
+    sizes = dict[str, tuple[int, int]]()
+    with atomic_directory(options.out, made_of) as folder:  # an interrupted call resumes
+
+        def split(image: tuple[str, Path]) -> tuple[str, tuple[int, int]]:
+            name, path = image
+            return name, split_image(path, folder / name, options.tile_size, options.overlap)
+
+        outcomes = (try_item(split, image) for image in images.items())
+        collect_results(outcomes, len(images), "tile split", lambda result: sizes.update([result]))
         write_json(folder / TILES_INDEX, {"tile": options.tile_size, "overlap": options.overlap, "sizes": sizes})
 
 
@@ -101,7 +111,9 @@ def split_image(path: Path, folder: Path, tile_size: int, overlap: int) -> tuple
         _fill_palette(source)
         for top, left in product(*(tile_starts(side, tile_size, overlap) for side in image.size[::-1])):
             box = (left, top, min(left + tile_size, image.width), min(top + tile_size, image.height))
-            with atomic_path(folder / f"{tile_name(top, left)}.png") as unfinished:
+            if (path := folder / f"{tile_name(top, left)}.png").exists():
+                continue  # of an interrupted call
+            with atomic_path(path) as unfinished:
                 source.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
 
@@ -138,6 +150,8 @@ def _original_size(name: str, tiles: set[str], index: TileIndex, path: Path) -> 
     """Height and width of the image that was split into the folder `name`; SesamError if none or several fit."""
     sizes = {size for image, size in index.sizes.items() if f"/{image}".endswith(f"/{name}")}
     if not sizes:
+        if name == ".":
+            raise SesamError("The folder is one image's tiles. Name the folder above it.")
         raise SesamError(f"{path} has no image {name}. Name the folder that it was split into (--tiles).")
     if len(sizes) > 1:  # as where train and val share a name
         sizes = {size for size in sizes if index.has_tiles(size, tiles)}

@@ -20,10 +20,9 @@ from sesam.datasets.layouts import ImagePair
 from sesam.errors import SesamError, summarize_names
 from sesam.geometry.regions import connected_regions
 from sesam.labels import IGNORE_INDEX
-from sesam.params import ComponentParams, Params
+from sesam.params import MAX_ASPECT_RATIO, ComponentParams, Params
 
 Read = TypeVar("Read")
-MAX_ASPECT_RATIO = 64  # the smallest SAM works on 256 pixels
 COMPONENTS_PER_EDGE = 2  # components that a change of class bounds
 RUN_BYTES = 2.8  # of a compressed run length, on average over the demo's masks
 MASKS_PER_COMPONENT = 5  # kept per component: its own as the prompt, SAM's three, the selected one

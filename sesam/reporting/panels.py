@@ -12,6 +12,7 @@ from sesam.reporting.layout import Step, compose_page, draw_outline, fade, fit_t
 from sesam.reporting.trace import ComponentTrace, ImageTrace, describe_outcome
 
 KEPT_COLOR, REJECTED_COLOR, PROMPT_COLOR = (0, 150, 80), (200, 40, 40), (255, 220, 0)
+BACKGROUND_COLOR = (255, 255, 255)  # of background points
 MAX_ROWS = 40  # components on a page
 
 
@@ -51,10 +52,12 @@ def draw_prompt(image: np.ndarray, component: Component) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB at tile size, faded outside the component, with its prompt."""
     picture = fit_to_tile(fade(image, ~rle_to_mask(component.rle, image.shape[:2])))
     scale = picture.shape[0] / image.shape[0]
-    for x, y in component.points or ():
+    points = [(point, PROMPT_COLOR) for point in component.points or ()]
+    points += [(point, BACKGROUND_COLOR) for point in component.background_points or ()]
+    for (x, y), color in points:
         center = (round((x + 0.5) * scale), round((y + 0.5) * scale))
         cv2.circle(picture, center, 7, (30, 30, 30), cv2.FILLED)
-        cv2.circle(picture, center, 5, PROMPT_COLOR, cv2.FILLED)
+        cv2.circle(picture, center, 5, color, cv2.FILLED)
     for box in (*filter(None, [component.box]), *(component.exemplars or ())):
         left, top, right, bottom = (round(side * scale) for side in box)
         cv2.rectangle(picture, (left, top), (right, bottom), PROMPT_COLOR, 3)

@@ -138,6 +138,7 @@ def list_components(trace: ImageTrace) -> list[str]:
     for traced in trace.components:
         component = traced.component
         prompt = f"{len(component.points)} points" if component.points else component.concept or component.prompt_type
+        prompt += f" and {len(component.background_points)} of the background" if component.background_points else ""
         size = f"{rle_to_mask(component.rle, trace.pseudo_label.shape).sum()} pixels"
         title = f"{component.number} {traced.class_name}, {size}, prompted with {prompt}"
         lines.append(f"{title}: {describe_outcome(traced)}")

@@ -1,7 +1,8 @@
 """SAM for many images and prompts at once: what all models share, and segment-anything's Sam."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sesam.artifacts.archives import check_weights
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 from sesam.geometry.rle import rle_to_mask
 from sesam.params import Dtype, Runtime
 from sesam.sam.decoder import Decoder, ImageMaps, downsample_mask, mask_prompt, meta_parts
@@ -86,13 +87,14 @@ class BatchedModel(ABC):
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         batch = [self.to_input(image.to(self.device, non_blocking=True)) for image in images]
         embeddings = self.encode_inputs(self.image_batcher.full(batch))[: len(images)]
-        return list(embeddings.half().cpu())  # not only in the cache, so that the cache changes nothing
+        return to_float16(embeddings)  # not only in the cache, so that the cache changes nothing
 
     @torch.inference_mode()
     def decode(
         self, embeddings: Sequence[Tensor], sizes: Sequence[tuple[int, int]], prompts: Sequence[Sequence[Prompt]]
     ) -> list[list[MaskPredictions]]:
-        maps = self.to_maps(torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings]))
+        with explain_full_gpu():
+            maps = self.to_maps(torch.stack([x.to(self.device, torch.float32, non_blocking=True) for x in embeddings]))
         image_prompts = [ImagePrompt(k, sizes[k], prompt) for k in range(len(prompts)) for prompt in prompts[k]]
         decode = partial(self.prompt_batcher.map, partial(self._decode, maps))
         decoded = iter(map_groups(decode, image_prompts, [x.prompt.layout for x in image_prompts]))
@@ -197,6 +199,29 @@ def has_fused_attention(dtype: torch.dtype, device: torch.device) -> bool:
     return ampere and dtype == torch.bfloat16
 
 
+def to_float16(embeddings: Tensor) -> list[Tensor]:
+    """Embeddings (I, ...) as they are kept, on the CPU; SesamError if float16 cannot hold them."""
+    kept = embeddings.half().cpu()
+    if not kept.isfinite().all():
+        raise SesamError(
+            "SAM's embedding of an image has values that float16 cannot hold, so all masks would be empty. Check "
+            "sam.checkpoint; with sam.dtype bfloat16 try float32."
+        )
+    return list(kept)
+
+
+@contextmanager
+def explain_full_gpu() -> Iterator[None]:
+    """SesamError where the embeddings of a batch of images leave no memory; prompts have their OomBatcher."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise SesamError(
+            "The GPU's memory does not hold what SAM's decoder reads of a batch of images. Lower "
+            "runtime.encoder_batch_size."
+        ) from None
+
+
 class OomBatcher:
     """Computes items in batches of `batch_size`, halved for good when the GPU is out of memory. kind: of the items."""
 
@@ -253,6 +278,8 @@ def load_meta_sam(build: Callable[[], Sam], checkpoint: Path) -> Sam:
         check_weights(checkpoint)
         sam.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
     except Exception as problem:  # of any kind, because PyTorch parses the file
+        if limit_reached(problem) is not None:
+            raise
         reason = str(problem).partition("\n")[0] or type(problem).__name__
         raise SesamError(f"{checkpoint} does not hold sam.model's weights ({reason}). Check sam.checkpoint.") from None
     return sam

@@ -3,6 +3,7 @@
 A cache and nothing more: it is never pushed, and missing embeddings are computed again where they are needed.
 """
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -23,6 +24,8 @@ from sesam.paths import EMBEDDINGS
 from sesam.regular_files import open_regular
 from sesam.sam.checkpoints import Weights
 from sesam.sam.registry import get_model
+
+EMBEDDING_NAME = re.compile(r"[0-9a-f]{64}\.npz")
 
 
 def engine_fingerprint(sam: SamParams, weights: Weights) -> str:
@@ -93,7 +96,7 @@ class EmbeddingCache:
             if excess <= 0:
                 break
             try:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
             except OSError as problem:  # another experiment removes it or writes to it, or another user owns it
                 if path.exists():
                     report[f"in {self.root} cannot be removed ({problem.strerror or problem})"] += size
@@ -107,14 +110,30 @@ class EmbeddingCache:
         """Of this engine's files and the folders of others: whether of this engine, mtime, bytes, path."""
         for folder in filter(Path.is_dir, self.root.glob("[0-9a-f]" * 16)):  # of engines
             with suppress(FileNotFoundError):  # another experiment removes it, or a file in it
-                files = [(path.stat(), path) for path in folder.iterdir() if path not in needed]
+                files = [(path.stat(), path) for path in _embeddings(folder) if path not in needed]
                 if folder == self.folder:
                     yield from [(True, stat.st_mtime, stat.st_size, path) for stat, path in files]
-                else:
+                elif files:
                     yield False, folder.stat().st_mtime, sum(stat.st_size for stat, _ in files), folder
 
     def _path(self, record: ImageRecord) -> Path:
         return self.folder / f"{record.sha256}.npz"
+
+
+def _embeddings(folder: Path) -> list[Path]:
+    """The files in a folder that are named as embeddings; others may be anybody's."""
+    return [path for path in folder.iterdir() if EMBEDDING_NAME.fullmatch(path.name)]
+
+
+def _remove(path: Path) -> None:
+    """Remove an embedding, or all of a folder and the folder if nothing else is in it."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    for file in _embeddings(path):
+        file.unlink()
+    with suppress(OSError):
+        path.rmdir()
 
 
 def open_cache(

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 from sesam.geometry.rle import mask_to_counts
 from sesam.params import Runtime, SamParams
-from sesam.sam.batched_sam import OomBatcher, make_batchers, map_groups
+from sesam.sam.batched_sam import OomBatcher, explain_full_gpu, make_batchers, map_groups, to_float16
 from sesam.sam.huggingface import compiled, load_pretrained, preprocess
 from sesam.sam.sam_model import MaskPredictions, Prompt
 
@@ -38,6 +38,8 @@ class ConceptSam:
 
     An embedding is the last map of the ViT. The neck, which makes maps five times as large of it, runs in `decode`.
     """
+
+    takes_concepts = True  # and nothing else
 
     def __init__(
         self, model: Any, tokenizer: Any, device: torch.device, sam: SamParams, runtime: Runtime | None
@@ -65,7 +67,7 @@ class ConceptSam:
         rows, columns = (
             side // self.model.config.vision_config.backbone_config.patch_size for side in pixels.shape[2:]
         )
-        return list(tokens[: len(images)].unflatten(1, (rows, columns)).permute(0, 3, 1, 2).half().cpu())
+        return to_float16(tokens[: len(images)].unflatten(1, (rows, columns)).permute(0, 3, 1, 2))
 
     @torch.inference_mode()
     def decode(
@@ -76,7 +78,8 @@ class ConceptSam:
             if not of_image:
                 decoded.append([])
                 continue
-            maps, positions = self.model.vision_encoder.neck(embedding[None].to(self.device, torch.float32))
+            with explain_full_gpu():
+                maps, positions = self.model.vision_encoder.neck(embedding[None].to(self.device, torch.float32))
             decode = partial(self.prompt_batcher.map, partial(self._decode, maps, positions, size))
             layouts = [(0 if x.exemplars is None else len(x.exemplars),) for x in of_image]
             decoded.append(map_groups(decode, of_image, layouts))
@@ -142,6 +145,8 @@ def load_concept_sam(weights: Path, device: torch.device, sam: SamParams, runtim
         if len(tokenizer) != model.config.text_config.vocab_size:
             raise ValueError("its tokens are not those of the model")
     except Exception as problem:  # of any kind, because the library parses the files
+        if limit_reached(problem) is not None:
+            raise
         reason = str(problem).partition("\n")[0] or type(problem).__name__
         raise SesamError(
             f"{weights.parent} does not hold SAM 3's tokenizer ({reason}). Put its tokenizer.json, or vocab.json and "

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sesam.errors import SesamError
+from sesam.errors import SesamError, limit_reached
 from sesam.params import Runtime, SamParams
 from sesam.sam.batched_sam import BatchedModel, has_fused_attention, vit_encoder
 from sesam.sam.decoder import Attention, Decoder, DecoderParts, ImageMaps, Layer, by_token, pixels_to_rows
@@ -278,6 +278,8 @@ def load_pretrained(weights: Path, class_name: str, sam: SamParams, wrong: Calla
         if missing := len(report["missing_keys"]) + len(report["mismatched_keys"]):
             reason = f"{missing} of its tensors are missing or have another shape"
     except Exception as problem:  # of any kind, because the library parses the files
+        if limit_reached(problem) is not None:
+            raise
         reason = str(problem).partition("\n")[0] or type(problem).__name__
     if reason:
         raise SesamError(f"{weights.parent} does not hold {class_name} ({reason}). Check sam.checkpoint.")

@@ -323,7 +323,7 @@ def predict(
         windows = "Lower evaluation.crop_size" if slides else "Predict in windows (evaluation.mode slide)"
         raise SesamError(
             f"The GPU has not the memory to predict an image of {width}x{height} pixels. {windows}, cut such images "
-            "with `sesam tile split`, or take another GPU."
+            "with `sesam tile split` (in `sesam segment`: lower --tile-size), or take another GPU."
         ) from None
     except (RuntimeError, AssertionError) as problem:  # timm asserts that patches fit
         if limit_reached(problem) is not None:

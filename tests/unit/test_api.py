@@ -73,6 +73,15 @@ def test_params_are_overrides_of_the_defaults(scene: Scene, params: Params) -> N
         ({"predictions": (np.zeros((4, 5), np.uint8), np.zeros((4, 5)))}, "predictions is"),
         ({"params": {"sampling": {"points": 3}}}, r"sampling\.points: unknown key"),
         ({"round_name": "r9"}, "no entry 'r9'"),
+        ({"predictions": (np.zeros((4, 5), np.uint8),)}, "predictions are a pair: classes and confidence"),
+        (
+            {"image": np.zeros((4, 500, 3), np.uint8), "weak_label": np.full((4, 500), 255, np.uint8)},
+            "image has 500x4 pixels, which is too narrow for SAM",
+        ),
+        (
+            {"params": {"sam": {"model": "sam3"}, "sampling": {"prompt_type": "concept"}}},
+            r"This SAM takes no concepts; sampling\.prompt_type is concept",
+        ),
     ],
 )
 def test_wrong_arguments_are_reported(changes: dict, message: str) -> None:

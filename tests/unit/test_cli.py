@@ -5,12 +5,15 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT
 
+from sesam.artifacts.atomic_io import claim_folder, write_text
 from sesam.cli.main import COMMANDS, main
 from sesam.errors import SesamError
+from sesam.git import git
 from tools.reference import FOLDER, PAGES
 
 
@@ -40,6 +43,24 @@ def test_commands_that_need_the_repository_say_so(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SesamError, match=rf"sesam {arguments[0]} needs \w+\.yaml, .*root of a clone"):
         main(arguments)
+
+
+def test_a_folder_that_git_distrusts_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = f"fatal: detected dubious ownership in repository at '{tmp_path}'\nTo add an exception"
+    distrust = subprocess.CalledProcessError(128, "git", stderr=said)
+    monkeypatch.setattr(subprocess, "run", Mock(side_effect=distrust))
+    with pytest.raises(SesamError, match=r"git: fatal: detected dubious ownership.*safe\.directory"):
+        git("ls-files", cwd=tmp_path)
+
+
+def test_a_folder_belongs_to_one_command(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "out", "sesam tile merge")
+    claim_folder(tmp_path / "out", "sesam tile merge")
+    with pytest.raises(SesamError, match="has files that sesam export did not write"):
+        claim_folder(tmp_path / "out", "sesam export")
+    (tmp_path / "file").touch()
+    with pytest.raises(SesamError, match=r"/file is a file. Replace it with a folder"):
+        write_text(tmp_path / "file/folder/a.txt", "a")
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -83,6 +83,9 @@ def test_segment_labels_a_folder(trained: Path, command: tuple[str, ...], capsys
     for other in ((*command[:-1], "8"), (*command, "--flip")):
         with pytest.raises(SesamError, match="in/out has labels of another network, tiles or evaluation"):
             main(other)
+    for path in Path("in/out/labels").rglob("*.png"):
+        path.unlink()
+    main((*command, "--flip"))  # as after an error before the first label
     with pytest.raises(SesamError, match=r"sesam segment: .*mode slide needs crop_size and stride"):
         main((*command, "--mode", "slide", "--stride", "16", "16"))
 

@@ -120,6 +120,22 @@ def test_images_that_cannot_be_split_are_reported(tmp_path: Path) -> None:
         split(folder, tiles, 32, 8)
 
 
+def test_a_split_reports_all_images_and_resumes(tmp_path: Path) -> None:
+    folder, tiles = tmp_path / "in", tmp_path / "tiles"
+    for name in ("a", "b", "c"):
+        write_label(folder / f"{name}.png", noise(50, 60), PALETTE)
+    whole = (folder / "a.png").read_bytes()
+    for name in ("b", "c"):
+        (folder / f"{name}.png").write_bytes(whole[:60])
+    for _ in range(2):
+        with pytest.raises(SesamError, match=r"2 images failed(.|\n)*b\.png(.|\n)*c\.png"):
+            split(folder, tiles, 32, 8)
+    kept = next((tmp_path / ".tiles.partial/a").iterdir())
+    assert kept.exists() and not tiles.exists()
+    with pytest.raises(SesamError, match=r"--tile-size is 70000; expected at most 65536"):
+        split(folder, tiles, 70_000, 8)
+
+
 def test_tiles_that_cannot_be_merged_are_reported(tmp_path: Path) -> None:
     folder, tiles = tmp_path / "in", tmp_path / "tiles"
     write_label(folder / "one.png", noise(50, 60), PALETTE)
@@ -130,6 +146,7 @@ def test_tiles_that_cannot_be_merged_are_reported(tmp_path: Path) -> None:
             merge(labels, tiles, tmp_path / "merged")
 
     check(r"in has no tiles \(NAME/ROW-COLUMN\.png\)", folder)
+    check("is one image's tiles. Name the folder above it", tiles / "one")
     middle, last = (tiles / f"one/{name}.png" for name in ("000018-000014", "000018-000028"))
     write_label(middle, np.zeros((5, 5), np.uint8), PALETTE)
     check(r"000018-000014\.png is 5x5; expected 32x32 pixels of one channel")

@@ -108,6 +108,7 @@ def test_init_keeps_uncommitted_changes(clone: Path) -> None:
     [
         (("idd2",), r"presets/idd2\.yaml does not exist. Presets: ade20k, camvid"),
         (("idd", "--network", "dinov3"), r"presets/networks/dinov3\.yaml does not exist. Presets: dinov2, segformer"),
+        (("networks/dinov2", "--classes", "a,b"), "Presets: ade20k"),
         (("idd", "--data", "nowhere"), "--data: nowhere is not a folder"),
         (("voc", "--classes", "a,b"), "voc defines its own classes"),
         (("idd", "--classes", "a"), "at least 2 items"),

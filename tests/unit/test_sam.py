@@ -2,13 +2,13 @@
 
 import errno
 import os
-import shutil
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from sesam.geometry.rle import counts_to_rle, mask_to_rle, rle_to_mask
 from sesam.params import Dtype, Params, Runtime, SamParams
 from sesam.prompting import sample_points
 from sesam.sam import checkpoints, encoder
-from sesam.sam.batched_sam import BatchedSam, ImagePrompt, OomBatcher, load_meta_sam
+from sesam.sam.batched_sam import BatchedSam, ImagePrompt, OomBatcher, explain_full_gpu, load_meta_sam, to_float16
 from sesam.sam.bundled import build_bundled_sam
 from sesam.sam.cache import EmbeddingCache, cache_dir, engine_fingerprint
 from sesam.sam.checkpoints import download, resolve_weights
@@ -312,10 +312,12 @@ def test_embeddings_of_other_engines_are_evicted_oldest_first(tmp_path: Path) ->
     removed = f"0.00025 GB of an earlier engine removed, {caches[1].folder}: runtime.embedding_cache_gb is 0.0006"
     assert lines[0] == removed and caches[2].load(RECORDS[0]) is not None
     assert len(caches[3].reserve(RECORDS[:1], 250_000, 0.0006)[1]) == 1  # nothing more to remove
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis/chapter.tex").write_text("x" * 10**6)
+    chapters = [tmp_path / folder / "chapter.tex" for folder in ("thesis", "0123456789abcdef", caches[2].folder.name)]
+    for chapter in chapters:
+        chapter.parent.mkdir(exist_ok=True)
+        chapter.write_text("x" * 10**6)
     assert caches[3].reserve(RECORDS[:1], 250_000, 0.0003)[0]
-    assert (tmp_path / "thesis/chapter.tex").exists() and not caches[2].folder.exists()  # only embeddings are removed
+    assert all(chapter.exists() for chapter in chapters) and RECORDS[0] not in caches[2]  # only embeddings are removed
 
 
 def test_eviction_skips_what_cannot_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +326,7 @@ def test_eviction_skips_what_cannot_be_removed(tmp_path: Path, monkeypatch: pyte
 
     old, new = (EmbeddingCache(f"{k}" * 64, tmp_path) for k in range(2))
     save_embedding(old, RECORDS[0])
-    monkeypatch.setattr(shutil, "rmtree", fail)
+    monkeypatch.setattr("sesam.sam.cache._remove", fail)
     keep, lines = new.reserve(RECORDS[:1], 250_000, 0.0004)
     reason = f"in {tmp_path} cannot be removed (Directory not empty)"
     assert keep and RECORDS[0] in old and lines[0] == f"0.00025 GB {reason}: runtime.embedding_cache_gb is 0.0004"
@@ -338,6 +340,26 @@ def test_embeddings_of_other_images_are_evicted_oldest_first(tmp_path: Path) -> 
     keep, lines = cache.reserve(RECORDS[:1], 250_000, 0.0006)
     assert keep and lines[0] == "0.0005 GB of other images removed: runtime.embedding_cache_gb is 0.0006"
     assert [record in cache for record in RECORDS] == [True, False, False, True]
+
+
+def test_an_embedding_that_float16_cannot_hold_is_refused() -> None:
+    whole, beyond = torch.ones(2, 3), torch.tensor([[1.0, 7e4]])
+    assert [x.dtype for x in to_float16(whole)] == [torch.float16] * 2
+    with pytest.raises(SesamError, match=r"float16 cannot hold.*sam\.checkpoint"):
+        to_float16(beyond)
+    with pytest.raises(SesamError, match=r"Lower runtime\.encoder_batch_size"), explain_full_gpu():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_lack_of_memory_is_not_taken_for_wrong_weights(tmp_path: Path) -> None:
+    def build() -> Sam:
+        sam = build_bundled_sam()
+        sam.load_state_dict = Mock(side_effect=MemoryError)
+        return sam
+
+    torch.save({}, tmp_path / "sam.pth")
+    with pytest.raises(MemoryError):
+        load_meta_sam(build, tmp_path / "sam.pth")
 
 
 def test_experiments_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
