@@ -79,16 +79,7 @@ def pseudo_label(
     if predictions is not None and len(predictions) != 2:
         raise SesamError("predictions are a pair: classes and confidence.")
     predicted, confidence = predictions or (np.full(shape, IGNORE_INDEX, np.uint8), np.zeros(shape, np.uint8))
-    for name, array, expected in (
-        ("image", image, (*shape[:2], 3)),
-        ("weak_label", weak_label, shape[:2]),
-        ("predictions", predicted, shape),
-        ("predictions", confidence, shape),
-    ):
-        if array.shape != expected or array.dtype != np.uint8:
-            raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
-    if max(shape) > MAX_ASPECT_RATIO * min(shape):
-        raise SesamError(f"image has {shape[1]}x{shape[0]} pixels, which is too narrow for SAM. Cut it into parts.")
+    _check_arrays(image, weak_label, predicted, confidence)
     takes_concepts = getattr(sam_model, "takes_concepts", False)
     if takes_concepts != (checked.sampling.prompt_type == "concept"):
         taken = "concepts alone" if takes_concepts else "no concepts"
@@ -109,6 +100,20 @@ def pseudo_label(
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
     return PseudoLabel(*merge_labels(weak_label, confident, components, selected), components, candidates, selected)
+
+
+def _check_arrays(image: np.ndarray, weak_label: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:
+    shape = weak_label.shape
+    for name, array, expected in (
+        ("image", image, (*shape[:2], 3)),
+        ("weak_label", weak_label, shape[:2]),
+        ("predictions", predicted, shape),
+        ("predictions", confidence, shape),
+    ):
+        if array.shape != expected or array.dtype != np.uint8:
+            raise SesamError(f"{name} is {array.shape} {array.dtype}; expected {expected} uint8.")
+    if max(shape) > MAX_ASPECT_RATIO * min(shape):
+        raise SesamError(f"image has {shape[1]}x{shape[0]} pixels, which is too narrow for SAM. Cut it into parts.")
 
 
 def _check_names(classes: Sequence[str], weak_label: np.ndarray) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 from sesam.artifacts.atomic_io import claim_folder
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_predictions
 from sesam.artifacts.ranking import top_ranked
-from sesam.artifacts.sources import SOURCE_TITLES, load_pseudo_label
+from sesam.artifacts.sources import FINE, SOURCE_TITLES, WEAK, load_pseudo_label
 from sesam.datasets.annotations.common import ImageRegions, LabeledRegion
 from sesam.datasets.annotations.registry import EXPORTERS
 from sesam.datasets.exported_labels import save_exported
 from sesam.errors import SesamError
 from sesam.geometry.regions import connected_regions
+from sesam.labels import IGNORE_INDEX
 from sesam.params import NO_TEACHER, load_params
 
 REPOSITORY_FILES = ("params.yaml",)
@@ -70,7 +71,8 @@ def run(options: argparse.Namespace) -> None:
         confidence = load_predictions(round_name, record, num_classes)[1] if has_teacher else None
         name = options.prefix + PurePosixPath(record.id).with_name(Path(record.image).name).as_posix()
         regions = labeled_regions(labels, sources, confidence, manifest.classes)
-        save_exported(round_name, record, labels, sources, manifest.palette)
+        made = np.where(np.isin(sources, (WEAK, FINE)), IGNORE_INDEX, labels).astype(np.uint8)
+        save_exported(round_name, record, made, manifest.palette)
         return ImageRegions(record, name, regions)
 
     claim_folder(options.out, "sesam export")

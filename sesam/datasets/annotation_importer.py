@@ -132,9 +132,7 @@ def import_annotations(
     title = f"{source}{' (weak_labels.path)' * (not as_corrections)}"
     names = ImageNames(manifest.train, manifest.val, load_unused())
     found = find_annotations(source, manifest.format, names, (*manifest.classes, *manifest.map))
-    annotations = {name: annotation for name, annotation in found.items() if listed.get(name) != "none"}
-    if not as_corrections:  # tools list images in which nobody drew
-        annotations = {name: annotation for name, annotation in annotations.items() if not annotation.is_empty}
+    annotations = _without_empty(found, listed, as_corrections)
     others = sorted(annotations.keys() - names.train_ids)
     explained = names.explain(others)
     if not found or (len(others) == len(found) and not explained and not as_corrections):
@@ -165,6 +163,18 @@ def import_annotations(
     else:
         _check_values(title, manifest, ids, written, "fine" if "fine" in listed.values() else config.kind)
     return {image_id: result.kind for image_id, result in zip(ids, written, strict=True)}
+
+
+def _without_empty(
+    found: Mapping[str, Annotation], listed: Mapping[str, Kind], as_corrections: bool
+) -> dict[str, Annotation]:
+    """Without images that are listed as none, or that a tool lists although nobody drew in them.
+
+    If nobody drew in any image, all stay, as they do of corrections.
+    """
+    annotations = {name: annotation for name, annotation in found.items() if listed.get(name) != "none"}
+    drawn = {name: annotation for name, annotation in annotations.items() if not annotation.is_empty}
+    return annotations if as_corrections or not drawn else drawn
 
 
 def _print_corrections(source: Path, written: Sequence[Written], others: Sequence[str]) -> None:

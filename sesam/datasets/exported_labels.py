@@ -13,21 +13,17 @@ import numpy as np
 
 from sesam.artifacts.image_io import Palette, write_label
 from sesam.artifacts.manifest import ImageRecord, load_label
-from sesam.artifacts.sources import FINE, WEAK
 from sesam.labels import IGNORE_INDEX
 from sesam.paths import CORRECTIONS
 
 EXPORTED_LABELS = CORRECTIONS / ".exported"  # ROUND/ID.png, ROUND.2/ID.png, …; to be committed with the corrections
 
 
-def save_exported(
-    round_name: str, record: ImageRecord, labels: np.ndarray, sources: np.ndarray, palette: Palette
-) -> None:
-    """Keep an image's pseudo-label that is exported, beside earlier ones, without annotators' pixels and corrections.
+def save_exported(round_name: str, record: ImageRecord, labels: np.ndarray, palette: Palette) -> None:
+    """Keep the labels (H, W) uint8 of an image that is exported, beside earlier ones.
 
-    When those come back, they are to be kept. labels, sources: (H, W) uint8.
+    Without annotators' pixels and corrections, which are to be kept when they come back.
     """
-    labels = np.where(np.isin(sources, (WEAK, FINE)), IGNORE_INDEX, labels).astype(np.uint8)
     for number in count(1):
         folder = EXPORTED_LABELS / (round_name if number == 1 else f"{round_name}.{number}")
         if not (path := folder / f"{record.id}.png").exists():

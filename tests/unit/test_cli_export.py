@@ -177,8 +177,8 @@ def imported(labels: np.ndarray, weak: np.ndarray | None = None) -> np.ndarray:
 
 
 def export_labels(round_name: str, labels: np.ndarray, sources: np.ndarray | None = None) -> None:
-    sources = np.full_like(labels, SAM) if sources is None else sources
-    save_exported(round_name, RECORD, labels, sources, ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    made = labels if sources is None else np.where(sources == WEAK, np.uint8(255), labels)
+    save_exported(round_name, RECORD, made, ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
 
 
 def test_a_correction_is_compared_with_its_own_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
