@@ -227,8 +227,8 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
-    "Unlabeled": "A quarter of the images is scribbled. Labels are scored over all images.",
-    "Mixed": "The first row has all images scribbled.",
+    "Unlabeled": "A twentieth of the images is scribbled, in the first row all are. Labels are scored over all images.",
+    "Mixed": "The first row has all images scribbled. Fine masks had a mean of their own then, not SAM's.",
     "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
@@ -239,6 +239,7 @@ COMPARED = {  # rows of other tables
     "Steps": ("scribble",),
     "Training": ("scribble",),
     "Budgets": ("fine", *KINDS),
+    "Unlabeled": ("scribble",),
     "Mixed": ("baseline-labels",),
     "Networks": ("scribble",),
 }
