@@ -228,7 +228,7 @@ ABOUT = {
     "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
     "Unlabeled": "A twentieth of the images is scribbled, in the first row all are. Labels are scored over all images.",
-    "Mixed": "The first row has all images scribbled. Fine masks had a mean of their own then, not SAM's.",
+    "Mixed": "The first row has all images scribbled. Later runs: [log](experiment-log.md#fine-masks-among-scribbles).",
     "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "

@@ -645,7 +645,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     optional = {f"{group}.{key}" for group in ("baseline", "student") for key in ScheduleOverride.model_fields}
     # the keys of dataset.map are not as they were written: #FF0000 is #ff0000
     missing = [k for k in defaults if k not in given and k not in optional and not k.startswith("dataset.map.")]
-    missing += [] if "baseline" in raw else ["baseline"]
+    missing += [] if "baseline" in raw else ["baseline"]  # none of its keys need be there
     if missing:
         lines = [f"{key}: missing; the default is {defaults.get(key, {})}" for key in missing]
         raise SesamError("\n  ".join([f"{path} lacks {len(missing)} keys:", *lines]))

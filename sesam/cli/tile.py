@@ -90,7 +90,7 @@ def split_all(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise SesamError(f"{options.out} exists. Remove it, or name another folder (--out).")
     made_of = {"tile": str(options.tile_size), "overlap": str(options.overlap)}
-    made_of |= {name: f"{(stat := path.stat()).st_size} {stat.st_mtime_ns}" for name, path in images.items()}
+    made_of |= {f"image {name}": f"{(stat := path.stat()).st_size} {stat.st_mtime_ns}" for name, path in images.items()}
     sizes = dict[str, tuple[int, int]]()
     with atomic_directory(options.out, made_of) as folder:  # an interrupted call resumes
 
@@ -111,9 +111,9 @@ def split_image(path: Path, folder: Path, tile_size: int, overlap: int) -> tuple
         _fill_palette(source)
         for top, left in product(*(tile_starts(side, tile_size, overlap) for side in image.size[::-1])):
             box = (left, top, min(left + tile_size, image.width), min(top + tile_size, image.height))
-            if (path := folder / f"{tile_name(top, left)}.png").exists():
+            if (tile := folder / f"{tile_name(top, left)}.png").exists():
                 continue  # of an interrupted call
-            with atomic_path(path) as unfinished:
+            with atomic_path(tile) as unfinished:
                 source.crop(box).save(unfinished, format="PNG")
         return image.height, image.width
 

@@ -178,10 +178,11 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims = []
     for traced in trace.components:
         if traced.selected.kept:
-            (rows, columns), strength = claim_strength(traced.component, traced.selected, trace.pseudo_label.shape)
-            if y in range(rows.start, rows.stop) and x in range(columns.start, columns.stop):
-                claims.append((float(strength[y - rows.start, x - columns.start]), traced))
-    claims = [(strength, traced) for strength, traced in claims if np.isfinite(strength)]
+            window, strength = claim_strength(traced.component, traced.selected, trace.pseudo_label.shape)
+            everywhere = np.full(trace.pseudo_label.shape, -np.inf)
+            everywhere[window] = strength
+            if np.isfinite(everywhere[y, x]):
+                claims.append((float(everywhere[y, x]), traced))
     if not claims:
         raise SesamError(f"The label of {trace.record.id} is older than its selected masks. Run `dvc repro`.")
     (strongest, top), *others = sorted(claims, key=lambda pair: -pair[0])

@@ -122,7 +122,7 @@ class PhasedDepthwise(nn.Module):
     """A dilated depthwise convolution, with its weights, as one that is not dilated.
 
     Every d-th row and column of the input, for a dilation of d, is an image of its own; there are d². oneDNN has no
-    fast gradients for dilated depthwise convolutions on a CPU: they took most of a training step.
+    fast gradients for dilated depthwise convolutions on a CPU: they took a third of EfficientNet-Lite0's training step.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -147,10 +147,9 @@ class PhasedDepthwise(nn.Module):
 
 def find_dilated_depthwise(model: nn.Module) -> dict[str, nn.Conv2d]:
     """The dilated depthwise convolutions of a model that keep the size and have no bias, by name."""
-    convs = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     return {
         name: conv
-        for name, conv in convs.items()
+        for name, conv in model.named_modules()
         if type(conv) is nn.Conv2d
         and conv.padding_mode == "zeros"
         and conv.groups == conv.in_channels == conv.out_channels > 1

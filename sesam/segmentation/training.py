@@ -187,10 +187,9 @@ def initial_network(task: TrainingTask, params: Params, manifest: Manifest, seed
         return model
     for conv in find_dilated_depthwise(model.decode_head).values():
         # taps that reach past the crop are never trained; random, they disturb larger images
-        center = torch.zeros_like(conv.weight)
-        middle = conv.kernel_size[0] // 2
-        center[..., middle, middle] = 1
-        conv.weight.data *= center
+        middle, others = conv.kernel_size[0] // 2, torch.ones(conv.kernel_size, dtype=torch.bool)
+        others[middle, middle] = False
+        conv.weight.data[..., others] = 0
     if params.network.pretrained is not None:
         load_pretrained(model.backbone, params.network.pretrained, params.network.sha256)
     return model

@@ -115,8 +115,14 @@ def test_boxes_that_cvat_turned(tmp_path: Path, tool: str) -> None:
     """It writes the box before it is turned, and the angle beside it; by 90 degrees 20 x 8 become 8 x 20."""
     if tool == "coco":
         box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 12, 20, 8], "attributes": {"rotation": 90.0}}
-        images, categories = [{"id": 1, "file_name": "7.png"}], [{"id": 1, "name": "left"}]
-        text = json.dumps({"images": images, "categories": categories, "annotations": [box | {"segmentation": []}]})
+        other = box | {"id": 2, "image_id": 2, "attributes": ["another tool's"]}
+        images, categories = (
+            [{"id": 1, "file_name": "7.png"}, {"id": 2, "file_name": "x.png"}],
+            [{"id": 1, "name": "left"}],
+        )
+        text = json.dumps(
+            {"images": images, "categories": categories, "annotations": [box | {"segmentation": []}, other]}
+        )
         path = write(tmp_path / "coco.json", text)
     else:
         sides = "<xmin>11</xmin><ymin>13</ymin><xmax>30</xmax><ymax>20</ymax>"
@@ -124,7 +130,7 @@ def test_boxes_that_cvat_turned(tmp_path: Path, tool: str) -> None:
         point = "<point><x>20</x><y>16</y></point>"  # of VOC's actions, not of a stroke
         turned = f"<object><name>left</name><bndbox>{sides}</bndbox>{rotation}{point}</object>"
         path = write(tmp_path / "7.xml", f"<annotation><filename>7.png</filename>{turned}</annotation>")
-    (annotation,) = find_annotations(path, "folder", image_names("7"), SPEC.classes).values()
+    annotation = find_annotations(path, "folder", image_names("7"), SPEC.classes)["7"]
     (entry,) = read_annotation(annotation, SPEC).prompts.boxes
     assert entry.box == (16, 6, 24, 26)
 

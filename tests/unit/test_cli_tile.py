@@ -136,6 +136,16 @@ def test_a_split_reports_all_images_and_resumes(tmp_path: Path) -> None:
         split(folder, tiles, 70_000, 8)
 
 
+def test_an_image_called_tile_does_not_stand_for_the_tile_size(tmp_path: Path) -> None:
+    write_label(tmp_path / "in/tile.png", noise(50, 60), PALETTE)
+    (tmp_path / "in/z.png").write_bytes(b"damaged")
+    for tile_size in (32, 40):
+        with pytest.raises(SesamError, match=r"z\.png"):
+            split(tmp_path / "in", tmp_path / "tiles", tile_size, 8)
+    with Image.open(tmp_path / ".tiles.partial/tile/000000-000000.png") as image:
+        assert image.size == (40, 40)
+
+
 def test_tiles_that_cannot_be_merged_are_reported(tmp_path: Path) -> None:
     folder, tiles = tmp_path / "in", tmp_path / "tiles"
     write_label(folder / "one.png", noise(50, 60), PALETTE)

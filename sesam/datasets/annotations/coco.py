@@ -37,8 +37,10 @@ class _Rle(Entry):
 
 def _as_polygons(value: Any) -> Any:
     """[x, y, x, y, …] as [[x, y, x, y, …]]; ValueError if it may be a box, or is a list of points."""
-    if not value or not isinstance(value, list) or any(isinstance(item, list | dict) for item in value):
-        if value and isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value):
+    if value == []:
+        return value
+    if not isinstance(value, list) or any(isinstance(item, list | dict) for item in value):
+        if isinstance(value, list) and all(isinstance(item, list) and len(item) == 2 for item in value):
             raise ValueError("points are not a polygon; expected [[x, y, x, y, x, y, …]]")
         return value
     if 0 < len(value) <= 4:
@@ -70,12 +72,16 @@ class _Annotation(Entry):
     segmentation: Segmentation | None = None
     bbox: Annotated[tuple[Number, Number, Number, Number] | None, BeforeValidator(lambda box: box or None)] = None
     keypoints: list[Number] | None = None
-    attributes: dict[str, Any] | None = None
+    attributes: Any = None  # each tool's own
+
+    @property
+    def has_mask(self) -> bool:
+        return isinstance(self.segmentation, _Rle) or any(self.segmentation or ())
 
     @property
     def rotation(self) -> float:
         """Of the box, clockwise in degrees, where CVAT writes it."""
-        value = (self.attributes or {}).get("rotation", 0)
+        value = self.attributes.get("rotation") if isinstance(self.attributes, dict) else None
         return float(value) if isinstance(value, int | float) else 0.0
 
 
@@ -120,7 +126,7 @@ def read(file: AnnotationFile) -> list[tuple[str, Drawing]] | None:
             image = _of_id(images, annotation.image_id, "image")
             if annotation.category_id is None:
                 skipped[image.id]["regions without a label"] += 1
-            elif annotation.keypoints and not (isinstance(mask := annotation.segmentation, _Rle) or any(mask or ())):
+            elif annotation.keypoints and not annotation.has_mask:
                 unread[image.id] = ("keypoints",)
             else:
                 name = _of_id(names, annotation.category_id, "category")
