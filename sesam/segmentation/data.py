@@ -8,6 +8,7 @@ from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from mmengine.structures import PixelData
@@ -114,13 +115,31 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
             sources = load_sources(self.task.sources, record)
         if np.random.uniform() >= self.task.sam_sample_prob:
             sources = np.where(sources == SAM, NONE, sources).astype(np.uint8)
-        results: dict[str, Any] = {"img": np.ascontiguousarray(load_image(record)[..., ::-1])}  # BGR
+        results: dict[str, Any] = {"img": cv2.cvtColor(load_image(record), cv2.COLOR_RGB2BGR)}
         results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
         factor, min_factor = np.random.uniform(*self.task.schedule.scale_range), 1 / min(labels.shape)
         for transform in (Resize(scale_factor=max(factor, min_factor)), *self.after_resize):  # each side keeps a pixel
             results = transform(results)
         inputs, targets = (torch.from_numpy(results[key].transpose(2, 0, 1).copy()) for key in ("img", "gt_seg_map"))
         return {"inputs": inputs, "data_samples": SegDataSample(gt_sem_seg=PixelData(data=targets))}
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`inputs` and `targets` (gt_sem_seg) of a batch, for `split`: a tensor of each, or lists of them if sizes differ.
+
+    One tensor passes from a reading process to the training in a quarter of the time of sixteen.
+    """
+    inputs = [sample["inputs"] for sample in samples]
+    targets = [sample["data_samples"].gt_sem_seg.data for sample in samples]
+    if len({x.shape for x in inputs}) > 1:
+        return {"inputs": inputs, "targets": targets}
+    return {"inputs": torch.stack(inputs), "targets": torch.stack(targets)}
+
+
+def split(batch: dict[str, Any]) -> dict[str, list[Any]]:
+    """The samples of a batch that `collate` made, as mmsegmentation's preprocessor takes them."""
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=targets)) for targets in batch["targets"]]
+    return {"inputs": list(batch["inputs"]), "data_samples": samples}
 
 
 class ResumableSampler(Sampler[int]):

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from sesam.segmentation.data import split
 from sesam.segmentation.loss import count_pixels, stack_labels
 
 
@@ -32,10 +33,10 @@ class AccumulatingLoop(IterBasedTrainLoop):
         self.accumulate = accumulate
 
     def run_iter(self, data_batch: Any) -> None:
-        """An iteration with its hooks. data_batch: as `pseudo_collate` makes it, of a multiple of `accumulate`."""
+        """An iteration with its hooks. data_batch: as `collate` makes it, of a multiple of `accumulate`."""
         runner, iteration = self.runner, {"batch_idx": self._iter, "data_batch": data_batch}
         runner.call_hook("before_train_iter", **iteration)
-        outputs = train_in_parts(runner.model, data_batch, runner.optim_wrapper, self.accumulate)
+        outputs = train_in_parts(runner.model, split(data_batch), runner.optim_wrapper, self.accumulate)
         runner.call_hook("after_train_iter", **iteration, outputs=outputs)
         self._iter += 1
 

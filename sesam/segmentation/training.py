@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.dataset import pseudo_collate
 from mmengine.dist import barrier, get_dist_info, get_world_size, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
@@ -29,7 +28,7 @@ from sesam.params import RESNETS, NetworkParams, Params, Schedule
 from sesam.paths import network_dir
 from sesam.seeds import seed_of
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask, collate
 from sesam.segmentation.hooks import CheckpointHook, LoggingHook
 from sesam.segmentation.loss import SOURCES
 from sesam.segmentation.network import (
@@ -235,7 +234,7 @@ def _dataloader(dataset: TrainingDataset, params: Params, device: torch.device) 
         sampler=ResumableSampler(len(dataset), batch_size, rank, processes),
         num_workers=workers,
         worker_init_fn=exit_on_queue_error,
-        collate_fn=pseudo_collate,
+        collate_fn=collate,
     )
 
 

@@ -48,7 +48,7 @@ from sesam.params import Architecture, EvaluationParams, LossWeights, Params
 from sesam.presets import load_preset
 from sesam.segmentation import hooks, network, training
 from sesam.segmentation.backbones import load_pretrained
-from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask
+from sesam.segmentation.data import ResumableSampler, TrainingDataset, TrainingTask, collate, split
 from sesam.segmentation.loss import three_source_loss
 from sesam.segmentation.network import (
     PhasedDepthwise,
@@ -305,6 +305,24 @@ def test_wrong_labels_are_named(manifest: Manifest, params: Params):
     write_label(path, np.full((record.height, record.width), 3, np.uint8), PALETTE)
     with pytest.raises(SesamError, match=r"holds 3; expected are 0 to 2"):
         dataset[0]
+
+
+@pytest.mark.parametrize("sizes", [[(6, 5), (6, 5)], [(6, 5), (4, 7)]])
+def test_a_batch_is_its_samples_again(sizes: list[tuple[int, int]]):
+    """Crops differ in size where images are smaller."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(channels: int, size: tuple[int, int]) -> torch.Tensor:
+        return torch.randint(0, 256, (channels, *size), dtype=torch.uint8, generator=generator)
+
+    inputs, targets = [draw(3, size) for size in sizes], [draw(2, size) for size in sizes]
+    samples = [
+        {"inputs": image, "data_samples": SegDataSample(gt_sem_seg=PixelData(data=target))}
+        for image, target in zip(inputs, targets, strict=True)
+    ]
+    batch = split(collate(samples))
+    torch.testing.assert_close(batch["inputs"], inputs)
+    torch.testing.assert_close([sample.gt_sem_seg.data for sample in batch["data_samples"]], targets)
 
 
 def test_sampler_skips_and_processes_share_every_batch():
