@@ -5,9 +5,11 @@
     python -m benchmarks.networks --preset cityscapes --size 2048 1024 --precisions bfloat16 --against float32  # a GPU
 
 Training: the stage against mmengine's Runner with mmsegmentation's data set, transforms, loss and optimizer wrapper;
-the rate is of the last two thirds of the iterations. Prediction: the stage `predict`, called a second time, against
-`mmseg.apis.inference_model` on one image after the other, 60 at most, without its first; PNGs written by both. Each in
-a process of its own, whose peak of memory, a GPU's where there is one, is shown too, without the reading processes'.
+the rate is of the last two thirds of the iterations. On CPUs both train at the same time, on a core each, which they
+exchange the second time: other work on the machine slows both. Prediction: the stage `predict`, called a second time,
+against `mmseg.apis.inference_model` on one image after the other, 60 at most, without its first; PNGs written by both.
+Each in a process of its own, whose peak of memory, a GPU's where there is one, is shown too, without the reading
+processes'.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +82,22 @@ def save(folder: Path, params: dict[str, Any]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def run(folder: Path, *module: str) -> str:
-    """What a module prints, run in a folder."""
+def run(folder: Path, *module: str, core: int | None = None) -> str:
+    """What a module prints, run in a folder. core: the only one that it and its processes have."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-m", *module], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", *module]
+    if core is not None:
+        command = ["taskset", "--cpu-list", str(core), *command]
+        environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(module)} failed:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
-def measure(folder: Path, *part: object) -> tuple[float, float]:
+def measure(folder: Path, *part: object, core: int | None = None) -> tuple[float, float]:
     """The rate that a part of this benchmark has, and its peak of memory in GB, in a process of its own."""
-    rate, peak = run(folder, "benchmarks.networks", "--part", *map(str, part)).split()[-2:]
+    rate, peak = run(folder, "benchmarks.networks", "--part", *map(str, part), core=core).split()[-2:]
     return float(rate), float(peak)
 
 
@@ -113,14 +118,11 @@ class Clock:
         return (last - first) / (self.times[last] - self.times[first])
 
 
-def train_ours(iterations: int, precision: str) -> float:
+def train_ours(iterations: int) -> float:
     """The stage, in the current folder."""
     from sesam.segmentation.hooks import LoggingHook
     from stages import train_baseline
 
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["baseline"]["max_iters"], params["network"]["dtype"] = iterations, precision
-    save(Path(), params)
     clock, after = Clock(iterations), LoggingHook.after_train_iter
 
     def timed(self: LoggingHook, runner: Any, batch_idx: int, *rest: Any, **named: Any) -> None:
@@ -143,7 +145,8 @@ def train_theirs(iterations: int, precision: str) -> float:
     from sesam.segmentation.training import optimizer_config
 
     params = load_params()
-    schedule, model = params.schedule_of("baseline"), network_config(params.network, len(CLASSES))
+    network = params.network.model_copy(update={"dtype": precision})
+    schedule, model = params.schedule_of("baseline"), network_config(network, len(CLASSES))
     model["data_preprocessor"] = training_preprocessor(model, schedule.crop_size)
     transforms = [
         {"type": "LoadImageFromFile"},
@@ -158,9 +161,6 @@ def train_theirs(iterations: int, precision: str) -> float:
         {"type": "PhotoMetricDistortion"},
         {"type": "PackSegInputs"},
     ]
-    optimizer = optimizer_config(schedule, params.network)
-    if precision != "float32":
-        optimizer |= {"type": "AmpOptimWrapper", "dtype": precision, "loss_scale": {"enabled": False}}
     config = {
         "default_scope": "mmseg",
         "work_dir": "theirs",
@@ -180,7 +180,7 @@ def train_theirs(iterations: int, precision: str) -> float:
             },
         },
         "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": iterations},
-        "optim_wrapper": optimizer,
+        "optim_wrapper": optimizer_config(schedule, network),
         "param_scheduler": [{"type": "PolyLR", "power": 0.9, "end": schedule.max_iters, "by_epoch": False}],
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": 50}},
         "env_cfg": {"cudnn_benchmark": True},  # as in mmsegmentation's own configs
@@ -270,10 +270,19 @@ def compare(folder: Path, network: str, options: argparse.Namespace) -> None:
 
     against = f" against {options.against}" if options.against else ""
     for precision in options.precisions:
-        for _ in range(options.times):
-            theirs = measure(folder, "train_theirs", options.iterations, options.against or precision)
-            ours = measure(folder, "train_ours", options.iterations, precision)
-            show(f"training, {precision}{against}, steps a second", ours, theirs)
+        params = yaml.safe_load(Path(folder, "params.yaml").read_text(encoding="utf-8"))
+        params["baseline"]["max_iters"], params["network"]["dtype"] = options.iterations, precision
+        save(folder, params)
+        for turn in range(options.times):
+            ours = partial(measure, folder, "train_ours", options.iterations)
+            theirs = partial(measure, folder, "train_theirs", options.iterations, options.against or precision)
+            if torch.cuda.is_available():
+                rates = ours(), theirs()
+            else:
+                with ThreadPoolExecutor(2) as pool:
+                    runs = pool.submit(ours, core=turn % 2), pool.submit(theirs, core=1 - turn % 2)
+                    rates = runs[0].result(), runs[1].result()
+            show(f"training, {precision}{against}, steps a second", *rates)
     for _ in range(options.times):
         show("predictions, images a second", measure(folder, "predict_ours"), measure(folder, "predict_theirs"))
 
