@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image
 
 IGNORE_INDEX = 255  # no class
 
 
 def count_values(values: np.ndarray) -> np.ndarray:
-    """How often each value from 0 to 255 occurs in (H, W) uint8, (256,) int64. NumPy's takes four times as long."""
-    return np.array(Image.fromarray(values).histogram())
+    """How often each value from 0 to 255 occurs in a label (H, W) uint8, (256,) int64.
+
+    By runs of equal values, which labels have few of: a fifth of the time of counting pixels.
+    """
+    flat = values.ravel()
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    return np.bincount(flat[ends], np.diff(ends, prepend=-1), 256).astype(np.int64)
 
 
 def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:

@@ -70,6 +70,9 @@ class HuggingFaceSam(BatchedModel):
             self.first_global: int = min(vision.global_attn_indexes)
             del model.vision_encoder
         else:
+            if self.dtype == torch.float32:  # there are no complex numbers of two bfloat16
+                for layer in getattr(model.vision_encoder.backbone, "layers", ()):  # SAM 3's
+                    layer.attention = RotaryAttention(layer.attention)
             self.embed = compiled(self.model.get_image_embeddings, self.dtype, device, runtime)
         square = {"height": side, "width": side}
         options = {"size": square} if family.stretched else {"size": {"longest_edge": side}, "pad_size": square}
@@ -110,6 +113,32 @@ class HuggingFaceSam(BatchedModel):
         if sparse is None:
             sparse = dense.new_zeros(1, len(dense), 0, dense.shape[1])
         return sparse[0], dense
+
+
+class RotaryAttention(nn.Module):
+    """The attention layer `attn` of SAM 3's encoder, float32: pairs of channels are turned as complex numbers.
+
+    One product in place, where transformers makes six tensors of queries and keys.
+    """
+
+    def __init__(self, attn: Any) -> None:
+        super().__init__()
+        self.attn = attn
+
+    def forward(self, x: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> tuple[Tensor, None]:
+        """x: (B, h, w, D); position_embeddings: the angles' cosines and sines, (1, h·w, channels of a head)."""
+        attn, (cos, sin) = self.attn, position_embeddings
+        turn = torch.complex(cos[..., ::2].contiguous(), sin[..., ::2].contiguous()).unsqueeze(-2)
+
+        def by_head(projection: nn.Linear) -> Tensor:
+            return projection(x).view(len(x), -1, attn.num_attention_heads, attn.head_dim)
+
+        def turned(projection: nn.Linear) -> Tensor:
+            return torch.view_as_real(torch.view_as_complex(by_head(projection).unflatten(3, (-1, 2))).mul_(turn))
+
+        q, k = (turned(projection).flatten(3).transpose(1, 2) for projection in (attn.q_proj, attn.k_proj))
+        out = F.scaled_dot_product_attention(q, k, by_head(attn.v_proj).transpose(1, 2), scale=attn.scaling)
+        return attn.o_proj(out.transpose(1, 2).reshape(x.shape)), None
 
 
 def compiled(

@@ -17,6 +17,7 @@ from sesam.datasets.class_statistics import class_table, count_classes, suspicio
 from sesam.demo.classes import CLASSES, PALETTE
 from sesam.demo.scenes import draw_scene
 from sesam.errors import SesamError
+from sesam.labels import count_values
 from sesam.params import FINE_TRAIN_LABELS, load_params
 from sesam.presets import load_preset, render_params
 from stages import check_inputs, prepare
@@ -165,6 +166,14 @@ def test_classes_are_counted() -> None:
     table = class_table(np.stack([count_classes(ids, 4), count_classes(ids[:1], 4)]), ["a", "b", "c", "long name"])
     assert table[0] == "a           45.455% of the pixels, in 2 of 2 images"
     assert table[3] == "long name    0.000% of the pixels, in 0 of 2 images"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 4), (64, 80)])
+@pytest.mark.parametrize("largest", [0, 1, 255])
+def test_values_are_counted(shape: tuple[int, int], largest: int) -> None:
+    values = np.random.default_rng(largest).integers(0, largest, shape, np.uint8, endpoint=True)
+    for label in (values, values[:, ::-1], np.sort(values, axis=None).reshape(shape)):
+        assert np.array_equal(count_values(label), np.bincount(label.ravel(), minlength=256))
 
 
 def test_an_ignored_value_read_as_a_class_is_suspicious() -> None:
