@@ -6,6 +6,7 @@ published: `sam.checkpoint` is its model.safetensors.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial, reduce
 from math import prod
 from pathlib import Path
@@ -70,9 +71,8 @@ class HuggingFaceSam(BatchedModel):
             self.first_global: int = min(vision.global_attn_indexes)
             del model.vision_encoder
         else:
-            if self.dtype == torch.float32:  # there are no complex numbers of two bfloat16
-                for layer in getattr(model.vision_encoder.backbone, "layers", ()):  # SAM 3's
-                    layer.attention = RotaryAttention(layer.attention)
+            if family is FAMILIES["sam3_tracker"]:
+                simplify_sam3(model, self.dtype)
             self.embed = compiled(self.model.get_image_embeddings, self.dtype, device, runtime)
         square = {"height": side, "width": side}
         options = {"size": square} if family.stretched else {"size": {"longest_edge": side}, "pad_size": square}
@@ -113,6 +113,26 @@ class HuggingFaceSam(BatchedModel):
         if sparse is None:
             sparse = dense.new_zeros(1, len(dense), 0, dense.shape[1])
         return sparse[0], dense
+
+
+def simplify_sam3(model: Any, dtype: torch.dtype) -> None:
+    """Let the encoder of SAM 3's tracker compute the same with less, in place."""
+    decoder, levels = model.mask_decoder, model.vision_encoder.neck.fpn_layers
+    for level, name in zip(levels, ("conv_s0", "conv_s1"), strict=False):  # of the detailed maps
+        level.proj2 = composed(level.proj2, getattr(decoder, name))
+        setattr(decoder, name, nn.Identity())
+    if dtype == torch.float32:  # there are no complex numbers of two bfloat16
+        for layer in model.vision_encoder.backbone.layers:
+            layer.attention = RotaryAttention(layer.attention)
+
+
+def composed(first: Any, then: Any) -> Any:
+    """One convolution for two, of which the second is 1x1."""
+    both, kernel = deepcopy(first), then.weight.detach()[..., 0, 0]
+    both.out_channels = then.out_channels
+    both.weight = nn.Parameter(torch.einsum("oi,icyx->ocyx", kernel, first.weight.detach()))
+    both.bias = nn.Parameter(kernel @ first.bias.detach() + then.bias.detach())
+    return both
 
 
 class RotaryAttention(nn.Module):
