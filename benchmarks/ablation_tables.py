@@ -228,7 +228,7 @@ ABOUT = {
     "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
     "Unlabeled": "A twentieth of the images is scribbled, in the first row all are. Labels are scored over all images.",
-    "Mixed": "The first row has all images scribbled. Later runs: [log](experiment-log.md#fine-masks-among-scribbles).",
+    "Mixed": "The first row has all images scribbled. See the [log](experiment-log.md#fine-masks-among-scribbles).",
     "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
     "Budgets": "Students of 5 to 100 % of the images, the others left out, all with as many iterations. Hours are by "
@@ -240,7 +240,7 @@ COMPARED = {  # rows of other tables
     "Training": ("scribble",),
     "Budgets": ("fine", *KINDS),
     "Unlabeled": ("scribble",),
-    "Mixed": ("baseline-labels",),
+    "Mixed": ("scribble", "baseline-labels"),
     "Networks": ("scribble",),
 }
 ENOUGH_SEEDS = 3
@@ -259,6 +259,7 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
     )
     lines = [f"# Ablations: {out.stem}", "", about, ""]
     found: dict[str, Figures] = {}
+    bases: list[str] = []
     for title, group in groups.items():
         compared = [*(rows[name] for name in COMPARED.get(title, ())), *group]
         version = results.version_of(group)
@@ -271,7 +272,9 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
         counts = sorted({len(found[row.name]["seed"]) for row in shown})
         seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         plural = "" if seeds == "1" else "s"
-        lines += [f"Commit `{version[0]}`, {run['max_iters'][0]} iterations, {seeds} seed{plural} a row.", ""]
+        bases.append(version[1])
+        other = ", other params than in the first table" * (bases[-1] != bases[0])
+        lines += [f"Commit `{version[0]}`{other}, {run['max_iters'][0]} iterations, {seeds} seed{plural} a row.", ""]
         if title == "Budgets":
             lines += [*budget_table(found, params), "", *draw_budgets(found, params, out)]
             continue

@@ -5,17 +5,26 @@ A round without a teacher gets class 255 and confidence 0 everywhere, so that no
 python -m stages.teacher_predictions ROUND
 """
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 
 from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.fingerprint import stage_fingerprint
-from sesam.artifacts.image_io import write_gray, write_label
-from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.image_io import Palette, write_gray, write_label
+from sesam.artifacts.manifest import ImageRecord, Manifest
 from sesam.errors import run_main
-from sesam.execution.parallel import track
+from sesam.execution.parallel import map_images
 from sesam.labels import IGNORE_INDEX
 from sesam.params import NO_TEACHER, parse_round
 from sesam.paths import network_dir, round_dir
+
+
+def write_no_predictions(record: ImageRecord, folder: Path, palette: Palette) -> None:
+    zeros = np.zeros((record.height, record.width), np.uint8)
+    write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, palette)
+    write_gray(folder / "confidence" / f"{record.id}.png", zeros)
 
 
 def main() -> None:
@@ -29,10 +38,8 @@ def main() -> None:
             predict_images(network_dir(teacher), manifest, folder, params, title)
         return
     with atomic_directory(out, packed=True) as folder:
-        for record in track(manifest.train, len(manifest.train), f"{title}: no teacher"):
-            zeros = np.zeros((record.height, record.width), np.uint8)
-            write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, manifest.palette)
-            write_gray(folder / "confidence" / f"{record.id}.png", zeros)
+        work = partial(write_no_predictions, folder=folder, palette=manifest.palette)
+        map_images(work, manifest.train, params.runtime, f"{title}: no teacher")
 
 
 if __name__ == "__main__":

@@ -269,6 +269,17 @@ def test_a_few_rows_of_newer_code_do_not_replace_a_table(repository: Path) -> No
         assert results.version_of(rows) == (expected, "")
 
 
+def test_a_table_of_other_params_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {name: 0.5 for name in ("r1", "max_iters", "r1 precision", "r1 recall", "r1 mIoU")}
+    results = Results({f"{k}": [Result(0, "abc", base, "d", figures)] for k, base in enumerate("aba")}, tmp_path / "x")
+    monkeypatch.setattr(results, "collect", lambda rows: None)
+    monkeypatch.setattr(ablation_tables, "COMPARED", {})
+    groups = {title: [Row(f"{k}", "row")] for k, title in enumerate(("Steps", "Training", "Mixed"))}
+    write_page(PARAMS, groups, results, tmp_path / "demo.md")
+    commits = [line for line in (tmp_path / "demo.md").read_text().splitlines() if line.startswith("Commit")]
+    assert ["other params" in line for line in commits] == [False, True, False]
+
+
 def test_the_committed_pages_are_in_step_with_their_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for name in ("demo", "idd"):
