@@ -259,7 +259,7 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
     )
     lines = [f"# Ablations: {out.stem}", "", about, ""]
     found: dict[str, Figures] = {}
-    bases: list[str] = []
+    first = ""
     for title, group in groups.items():
         compared = [*(rows[name] for name in COMPARED.get(title, ())), *group]
         version = results.version_of(group)
@@ -272,8 +272,8 @@ def write_page(params: Params, groups: Mapping[str, list[Row]], results: Results
         counts = sorted({len(found[row.name]["seed"]) for row in shown})
         seeds = " to ".join(map(str, dict.fromkeys([counts[0], counts[-1]])))
         plural = "" if seeds == "1" else "s"
-        bases.append(version[1])
-        other = ", other params than in the first table" * (bases[-1] != bases[0])
+        first = first or version[1]
+        other = ", other params than in the first table" * (version[1] != first)
         lines += [f"Commit `{version[0]}`{other}, {run['max_iters'][0]} iterations, {seeds} seed{plural} a row.", ""]
         if title == "Budgets":
             lines += [*budget_table(found, params), "", *draw_budgets(found, params, out)]

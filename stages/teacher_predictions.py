@@ -22,6 +22,7 @@ from sesam.paths import network_dir, round_dir
 
 
 def write_no_predictions(record: ImageRecord, folder: Path, palette: Palette) -> None:
+    """Write an image's class 255 and confidence 0 to the subfolders labels and confidence."""
     zeros = np.zeros((record.height, record.width), np.uint8)
     write_label(folder / "labels" / f"{record.id}.png", zeros + IGNORE_INDEX, palette)
     write_gray(folder / "confidence" / f"{record.id}.png", zeros)

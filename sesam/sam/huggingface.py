@@ -1,8 +1,8 @@
 """SAM 2.1, HQ-SAM and SAM 3's tracker from Hugging Face's transformers, an optional extra.
 
-Its image processors and the encoders of SAM 2 and 3 compute; HQ-SAM is encoded, and all prompts are decoded, as
-segment-anything's SAM. Weights are a local folder as
-published: `sam.checkpoint` is its model.safetensors.
+Its image processors and the encoders of SAM 2 and 3 compute, SAM 3's with less: see `simplify_sam3`. HQ-SAM is encoded,
+and all prompts are decoded, as segment-anything's SAM. Weights are a local folder as published: `sam.checkpoint` is its
+model.safetensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -127,7 +127,7 @@ def simplify_sam3(model: Any, dtype: torch.dtype) -> None:
 
 
 def composed(first: Any, then: Any) -> Any:
-    """One convolution for two, of which the second is 1x1."""
+    """One convolution for two in a row, of which the second is 1x1."""
     both, kernel = deepcopy(first), then.weight.detach()[..., 0, 0]
     both.out_channels = then.out_channels
     both.weight = nn.Parameter(torch.einsum("oi,icyx->ocyx", kernel, first.weight.detach()))
@@ -138,7 +138,7 @@ def composed(first: Any, then: Any) -> Any:
 class RotaryAttention(nn.Module):
     """The attention layer `attn` of SAM 3's encoder, float32: pairs of channels are turned as complex numbers.
 
-    One product in place, where transformers makes six tensors of queries and keys.
+    One product in place, where transformers makes several tensors of the size of queries and keys.
     """
 
     def __init__(self, attn: Any) -> None:
