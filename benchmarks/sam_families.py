@@ -3,10 +3,11 @@ call as its documentation shows, against the stage `sam_masks`, without and with
 
     python -m benchmarks.sam_families --model sam2_tiny
     python -m benchmarks.sam_families --model sam2_large --images 64      # on a GPU
+    python -m benchmarks.sam_families --model sam3_tracker --dtype bfloat16      # a CPU that has products of this type
 
 Weights are random, in the published sizes, and the masks discs. Both sides are processes of their own, one after the
 other, on the same images, which lie on disk as PNG. transformers' reads an image and makes its masks, in float32; ours
-also writes them, and on a GPU encodes in bfloat16.
+also writes them, and encodes in `--dtype`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class WithDiscs(HuggingFaceSam):
 
 def make_ours(options: argparse.Namespace, runtime: Runtime | None) -> WithDiscs:
     family = next(family for prefix, family in FAMILIES.items() if options.model.startswith(prefix))
-    sam = SamParams(model="sam2", dtype="bfloat16" if options.device == "cuda" else "float32")
+    sam = SamParams(model="sam2", dtype=options.dtype)
     return WithDiscs(make_model(options.model), family, torch.device(options.device), sam, runtime)
 
 
@@ -149,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=VISION, nargs="+", default=[*VISION])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on a GPU, else float32")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--peer-images", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=40)
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--workers", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    options.dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
     size = options.size[0], options.size[1]
     print("| model | transformers, images/s | ours | ratio | cached | ratio | memory, GiB | equal pixels |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
