@@ -165,20 +165,27 @@ ALTERNATIVES: dict[str, Callable[[Masks], np.ndarray]] = {
     "IoU × coverage × (1 − conflict), the highest on top": product_of_scores,
     "explained strokes, score / √area on top": explained_strokes,
 }
-OURS = "**score / √(1 + distance) (sesam)**"
+OURS = "**score / √(1 + distance along paths) (sesam)**"
+WITHOUT_EDGES = "the same, where paths pay nothing for edges"
 SCORE_ALONE = "sesam's selection, the highest score on top"
 
 
 def our_labels(
-    components: list[Component], candidates: dict[int, list[Candidate]], weak: np.ndarray, params: Params
+    image: np.ndarray,
+    components: list[Component],
+    candidates: dict[int, list[Candidate]],
+    weak: np.ndarray,
+    params: Params,
 ) -> dict[str, np.ndarray]:
-    """The library's rule, and its selection with the score alone deciding on a pixel."""
+    """The library's rule, the same on an image without edges, and its selection with the score alone on a pixel."""
     weak_masks, unfilled = weak_masks_by_class(weak), np.full_like(weak, IGNORE_INDEX)
     selected = [select_candidate(c, candidates[c.number], weak_masks, params.selection)[0] for c in components]
     by_score = np.full_like(weak, IGNORE_INDEX)
     for chosen in sorted((s for s in selected if s.kept), key=lambda s: s.score or 0.0):
         by_score[rle_to_mask(chosen.rle, weak.shape)] = chosen.class_id
-    return {SCORE_ALONE: by_score, OURS: merge_labels(weak, unfilled, components, selected)[0]}
+    images = {WITHOUT_EDGES: np.zeros_like(image), OURS: image}
+    merged = {name: merge_labels(x, weak, unfilled, components, selected)[0] for name, x in images.items()}
+    return {SCORE_ALONE: by_score} | merged
 
 
 @cache
@@ -224,7 +231,7 @@ def evaluate(case: Case, seeds: list[int]) -> dict[tuple[str, ...], np.ndarray]:
             candidates = {c.number: m for c, m in zip(components, masks, strict=True)}
             found = collect_masks(components, candidates, weak)
             labels = {name: rule(found) for name, rule in ALTERNATIVES.items()}
-            for rule, made in (labels | our_labels(components, candidates, weak, params)).items():
+            for rule, made in (labels | our_labels(image, components, candidates, weak, params)).items():
                 merged = np.where(weak != IGNORE_INDEX, weak, made)
                 matrices[case.dataset, kind, sam, rule, str(seed)] = confusion_matrix(fine, merged, len(classes))
     return matrices
@@ -255,7 +262,7 @@ def tables(matrices: dict[tuple[str, ...], np.ndarray], seeds: list[int]) -> str
         spread = f" ± {iou.std():.3f}" if len(scores) > 1 else ""
         return f"{precision.mean():.3f} / {recall.mean():.3f} / {iou.mean():.3f}{spread}"
 
-    rules = [*ALTERNATIVES, SCORE_ALONE, OURS]
+    rules = [*ALTERNATIVES, SCORE_ALONE, WITHOUT_EDGES, OURS]
     lines: list[str] = []
     for dataset, sam in dict.fromkeys((key[0], key[2]) for key in matrices):
         lines += ["", f"## {dataset}, {sam} SAM", "", f"| rule | {' | '.join(KINDS)} |", "| --- |" + " --- |" * 3]

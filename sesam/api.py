@@ -99,7 +99,8 @@ def pseudo_label(
     confident = np.full_like(weak_label, IGNORE_INDEX)
     if checked.rounds[round_name].fill_confident:
         confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
-    return PseudoLabel(*merge_labels(weak_label, confident, components, selected), components, candidates, selected)
+    merged = merge_labels(image, weak_label, confident, components, selected)
+    return PseudoLabel(*merged, components, candidates, selected)
 
 
 def _check_arrays(image: np.ndarray, weak_label: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_prompts, read_selected
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.invariants import check_complete, check_pseudo_label
-from sesam.artifacts.manifest import ImageRecord, Manifest, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label, load_predictions
 from sesam.artifacts.sources import FINE, SOURCE_PALETTE, WEAK
 from sesam.artifacts.supervision import with_kinds
 from sesam.errors import SesamError, run_main
@@ -42,7 +42,8 @@ def merge_image(
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)
-    pseudo_label, source_map = merge_labels(weak, confident, components, selected, FINE if is_fine else WEAK)
+    weak_source = FINE if is_fine else WEAK
+    pseudo_label, source_map = merge_labels(load_image(record), weak, confident, components, selected, weak_source)
     check_pseudo_label(pseudo_label, source_map, weak, confident, record, num_classes)
     write_label(labels / f"{record.id}.png", pseudo_label, manifest.palette)
     write_label(sources / f"{record.id}.png", source_map, SOURCE_PALETTE)

@@ -11,7 +11,7 @@ from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_TITLES, WEAK, l
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import claim_strength
+from sesam.merging import claim_strength, path_costs
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_boxes, overlay_masks
@@ -175,10 +175,10 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
 
 def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     """Which kept masks hold a pixel, how strongly each claims it, and why that of the strongest claim was kept."""
-    claims = []
+    claims, paths = [], path_costs(trace.image)
     for traced in trace.components:
         if traced.selected.kept:
-            window, strength = claim_strength(traced.component, traced.selected, trace.pseudo_label.shape)
+            window, strength = claim_strength(traced.component, traced.selected, paths, trace.pseudo_label.shape)
             everywhere = np.full(trace.pseudo_label.shape, -np.inf)
             everywhere[window] = strength
             if np.isfinite(everywhere[y, x]):

@@ -267,7 +267,9 @@ def tile_index(path: Path, original: bytes) -> None:
 def selected(path: Path, original: bytes) -> None:
     components = [records.Component(n, 1, mask_to_rle(LABELS == 1)) for n in (1, 2)]
     masks = records.read_selected(path, ITEM, len(NAMES), components)
-    found, sources = merge_labels(WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks)
+    found, sources = merge_labels(
+        np.zeros((*SHAPE, 3), np.uint8), WEAK, np.full(SHAPE, IGNORE_INDEX, np.uint8), components, masks
+    )
     assert set(np.unique(found)) <= {0, 1, 2, IGNORE_INDEX} and set(np.unique(sources)) <= {0, 1, 2, 3}
     assert np.array_equal(found[WEAK != IGNORE_INDEX], WEAK[WEAK != IGNORE_INDEX])
 

@@ -273,7 +273,7 @@ def test_masks_of_a_class_that_nobody_labeled_are_kept_and_the_better_one_labels
         for component, candidate in zip(components, candidates, strict=True)
     ]
     assert [selected.outcome for selected in chosen] == ["kept", "kept", "low_coverage"]
-    labels, _ = merge_labels(weak, weak, components, chosen)
+    labels, _ = merge_labels(np.zeros((*weak.shape, 3), np.uint8), weak, weak, components, chosen)
     assert (labels[:, :4] == 0).all() and (labels[:, 4:] == 1).all()
     boxes = replace(components[1], rle=mask_to_rle(right & left), drawn_box=True)  # its mask is cut to them
     nobody = weak_masks_by_class(weak)

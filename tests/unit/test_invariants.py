@@ -21,6 +21,7 @@ RECORD = ImageRecord("street/a", "a.png", *SHAPE, "0" * 64)
 WEAK_MAP, PREDICTED = np.full(SHAPE, 255, np.uint8), np.full(SHAPE, 255, np.uint8)
 WEAK_MAP[0, :3] = 1
 PREDICTED[4] = 2
+GRAY = np.full((*SHAPE, 3), 128, np.uint8)
 
 maps = arrays(np.uint8, SHAPE, elements=st.sampled_from((0, 1, 2, 255, 255)))
 
@@ -29,7 +30,7 @@ maps = arrays(np.uint8, SHAPE, elements=st.sampled_from((0, 1, 2, 255, 255)))
 def test_merged_labels_pass(weak, confident, masks) -> None:
     components = [Component(1, k, mask_to_rle(mask.T.reshape(SHAPE))) for k, mask in masks]
     selected = [Selected(1, k, 0, 1.0, mask_to_rle(mask), Outcome.KEPT) for k, mask in masks]
-    check_pseudo_label(*merge_labels(weak, confident, components, selected), weak, confident, RECORD, 3)
+    check_pseudo_label(*merge_labels(GRAY, weak, confident, components, selected), weak, confident, RECORD, 3)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_merged_labels_pass(weak, confident, masks) -> None:
     ],
 )
 def test_inconsistent_labels_are_refused(pixel, label: int, source: int, message: str) -> None:
-    labels, sources = merge_labels(WEAK_MAP, PREDICTED, [], [])
+    labels, sources = merge_labels(GRAY, WEAK_MAP, PREDICTED, [], [])
     labels[pixel], sources[pixel] = label, source
     with pytest.raises(SesamError, match=message):
         check_pseudo_label(labels, sources, WEAK_MAP, PREDICTED, RECORD, 3)

@@ -21,6 +21,7 @@ from stages.merge_labels import merge_image
 
 SHAPE = (4, 10)
 UNLABELED = np.full(SHAPE, 255, np.uint8)
+GRAY = np.full((*SHAPE, 3), 128, np.uint8)
 SELECTION = SelectionParams(min_mask_precision=0.3, min_coverage=0.7)
 
 
@@ -108,14 +109,14 @@ def test_merge_by_hand() -> None:
         kept(columns(1, 2, 3, 4, 5), 2),
         Selected(3, 5, None, None, mask_to_rle(columns(6)), Outcome.LOW_COVERAGE),  # not kept: adds nothing
     ]
-    labels, sources = merge_labels(weak, confident, components, chosen)
+    labels, sources = merge_labels(GRAY, weak, confident, components, chosen)
     assert labels[1].tolist() == [1, 1, 1, 2, 2, 2, 255, 255, 4, 4]  # the nearer stroke's; of equally near, the first's
     assert sources[1].tolist() == [WEAK] + [SAM] * 3 + [WEAK, SAM] + [NONE] * 2 + [CONFIDENT] * 2
     assert labels[0, 9] == 3 and sources[0, 9] == WEAK
-    assert merge_labels(weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
+    assert merge_labels(GRAY, weak, UNLABELED, components, chosen)[0][2, 6:].tolist() == [255] * 4
     # twice the score wins while 1 + distance is less than four times the other's
     doubled = [chosen[0], kept(columns(1, 2, 3, 4, 5), 2, 1.8), chosen[2]]
-    assert merge_labels(weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
+    assert merge_labels(GRAY, weak, confident, components, doubled)[0][1, :4].tolist() == [1, 2, 2, 2]
 
 
 def test_a_mask_inside_another_keeps_its_pixels() -> None:
@@ -125,8 +126,31 @@ def test_a_mask_inside_another_keeps_its_pixels() -> None:
     components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
     building, window = kept(columns(*range(10)), 0), kept(columns(4, 5, 6), 1)
     for order in (slice(None), slice(None, None, -1)):
-        labels, _ = merge_labels(weak, UNLABELED, components[order], [building, window][order])
+        labels, _ = merge_labels(GRAY, weak, UNLABELED, components[order], [building, window][order])
         assert labels[2].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("scale", [1, 130])  # 1,300 pixels wide: distances are measured at a third of the size
+def test_an_edge_separates_two_masks_that_spill(scale: int) -> None:
+    """The border is where the color changes, not midway between the strokes."""
+    image = np.kron(np.where(columns(0, 1, 2, 3), np.uint8(0), np.uint8(255)), np.ones((1, scale), np.uint8))
+    weak = np.full(image.shape, 255, np.uint8)
+    weak[:, 0], weak[:, -1] = 0, 1
+    components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
+    everywhere = [kept(np.ones(weak.shape, bool), k) for k in (0, 1)]
+    for same_color, expected in ((image, 4 * scale), (np.zeros_like(image), 5 * scale)):
+        labels, _ = merge_labels(np.dstack([same_color] * 3), weak, weak, components, everywhere)
+        assert np.abs((labels == 0).sum(1) - expected).max() <= (6 if scale > 1 else 0)
+        assert set(np.unique(labels)) == {0, 1}
+
+
+def test_a_part_of_a_mask_without_the_component_claims_least() -> None:
+    weak = UNLABELED.copy()
+    weak[:, 0], weak[:, 9] = 0, 1
+    components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
+    parted, whole = kept(columns(0, 1, 5, 6), 0), kept(columns(6, 7, 8, 9), 1, 0.1)
+    labels, _ = merge_labels(GRAY, weak, UNLABELED, components, [parted, whole])
+    assert labels[0].tolist() == [0, 0, 255, 255, 255, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("fill", [True, False])
@@ -150,7 +174,7 @@ MAPS = arrays(np.uint8, SHAPE, elements=st.sampled_from([0, 1, 255]))
 
 @given(MAPS, MAPS, arrays(bool, SHAPE))
 def test_labels_and_sources_agree(weak, confident, mask) -> None:
-    labels, sources = merge_labels(weak, confident, [component(mask)], [kept(mask, 1)])
+    labels, sources = merge_labels(GRAY, weak, confident, [component(mask)], [kept(mask, 1)])
     assert ((labels == 255) == (sources == NONE)).all()
     assert ((sources == WEAK) == (weak != 255)).all() and (labels[weak != 255] == weak[weak != 255]).all()
     assert (labels[sources == SAM] == 1).all() and (labels != 255)[confident != 255].all()
