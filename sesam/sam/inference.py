@@ -29,8 +29,19 @@ def load_sam_from_params(params: Params, weights: Weights | None = None) -> SamM
     torch.backends.cudnn.allow_tf32 = False  # with it, a GPU's float32 convolutions have the digits of float16
     if weights is None or (weights.path is not None and not weights.path.is_file()):
         weights = resolve_weights(params.sam)
-    model = get_model(params.sam.model)
-    return model.load(weights.path, resolve_device(params.runtime), params.sam, params.runtime)
+    model, device = get_model(params.sam.model), resolve_device(params.runtime)
+    if weights.path and device.type == "cpu" and params.sam.dtype == "bfloat16" and not has_bfloat16():
+        print(
+            "sam.dtype bfloat16 is slower than float32 on this CPU, which has no such products.",
+            flush=True,
+        )
+    return model.load(weights.path, device, params.sam, params.runtime)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes bfloat16 products; True where PyTorch cannot tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
 
 def component_prompts(components: Sequence[Component]) -> list[Prompt]:

@@ -385,6 +385,16 @@ def test_embedding_bytes_are_those_of_the_model(model: str, params: Params, monk
     assert embedding.nbytes == MODELS[model].embedding_bytes
 
 
+@pytest.mark.parametrize("capabilities", [{"avx2": True, "avx512_bf16": False}, {"avx2": True, "avx512_bf16": True}])
+def test_a_cpu_without_bfloat16_is_told(capabilities, params: Params, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    for dtype in ("float32", "bfloat16"):
+        sam = params.sam.model_copy(update={"model": "bundled", "dtype": dtype})
+        load_sam_from_params(params.model_copy(update={"sam": sam}))
+        slow = dtype == "bfloat16" and not capabilities["avx512_bf16"]
+        assert ("slower than float32" in capsys.readouterr().out) == slow
+
+
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     good, torn = tmp_path / "good.pth", tmp_path / "torn.pth"
     torch.save(small_vit().state_dict(), good)
