@@ -166,7 +166,7 @@ ALTERNATIVES: dict[str, Callable[[Masks], np.ndarray]] = {
     "explained strokes, score / √area on top": explained_strokes,
 }
 OURS = "**score / √(1 + distance along paths) (sesam)**"
-WITHOUT_EDGES = "the same, where paths pay nothing for edges"
+WITHOUT_EDGES = "sesam's rule, where paths pay nothing for edges"
 SCORE_ALONE = "sesam's selection, the highest score on top"
 
 

@@ -64,8 +64,8 @@ def path_costs(image: np.ndarray) -> PathCosts:
     factor = -(-max(height, width) // MAX_SIDE)
     h, w = -(-height // factor), -(-width // factor)
     image = cv2.copyMakeBorder(image, 0, factor * h - height, 0, factor * w - width, cv2.BORDER_REPLICATE)
-    reduced = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    lab = cv2.cvtColor(reduced, cv2.COLOR_RGB2LAB)
+    small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
     along = [cv2.Sobel(lab, cv2.CV_64F, dx, 1 - dx, scale=1 / 8) for dx in (0, 1)]
     return PathCosts(1 + np.linalg.norm(along, axis=(0, 3)), factor)
 
@@ -91,7 +91,7 @@ def claim_strength(
         return window, np.full(mask.shape, -np.inf, np.float32)
     strength = np.full_like(costs[rows, columns], selected.score)
     if prompted.any():  # not those of a concept that no pixel of the image was known to show
-        starts, nearby = reduced(prompted, factor), cv2.dilate(reduced(mask | prompted, factor), SQUARE)
+        starts, nearby = reduce_mask(prompted, factor), cv2.dilate(reduce_mask(mask | prompted, factor), SQUARE)
         inner = cv2.erode(starts, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=0)  # no path starts within
         open_costs = np.where(nearby > inner, costs[rows, columns], -1)
         distance, _ = MCP_Geometric(open_costs).find_costs(np.argwhere(starts > inner))
@@ -100,7 +100,7 @@ def claim_strength(
     return window, np.where(mask, strength, -np.inf).astype(np.float32)
 
 
-def reduced(mask: np.ndarray, factor: int) -> np.ndarray:
+def reduce_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     """1 for each square of `factor` pixels a side that holds a pixel of a mask (H, W) bool, 0 for the others; uint8."""
     padded = np.pad(mask, [(0, -n % factor) for n in mask.shape])
     height, width = (n // factor for n in padded.shape)

@@ -31,10 +31,7 @@ def load_sam_from_params(params: Params, weights: Weights | None = None) -> SamM
         weights = resolve_weights(params.sam)
     model, device = get_model(params.sam.model), resolve_device(params.runtime)
     if weights.path and device.type == "cpu" and params.sam.dtype == "bfloat16" and not has_bfloat16():
-        print(
-            "sam.dtype bfloat16 is slower than float32 on this CPU, which has no such products.",
-            flush=True,
-        )
+        print("sam.dtype bfloat16 is slower than float32 on this CPU, which has no such products.", flush=True)
     return model.load(weights.path, device, params.sam, params.runtime)
 
 

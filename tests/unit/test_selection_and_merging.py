@@ -138,8 +138,8 @@ def test_an_edge_separates_two_masks_that_spill(scale: int) -> None:
     weak[:, 0], weak[:, -1] = 0, 1
     components = [Component(k + 1, k, mask_to_rle(weak == k)) for k in (0, 1)]
     everywhere = [kept(np.ones(weak.shape, bool), k) for k in (0, 1)]
-    for same_color, expected in ((image, 4 * scale), (np.zeros_like(image), 5 * scale)):
-        labels, _ = merge_labels(np.dstack([same_color] * 3), weak, weak, components, everywhere)
+    for gray, expected in ((image, 4 * scale), (np.zeros_like(image), 5 * scale)):
+        labels, _ = merge_labels(np.dstack([gray] * 3), weak, weak, components, everywhere)
         assert np.abs((labels == 0).sum(1) - expected).max() <= (6 if scale > 1 else 0)
         assert set(np.unique(labels)) == {0, 1}
 
