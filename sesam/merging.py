@@ -15,6 +15,7 @@ from sesam.labels import IGNORE_INDEX
 
 MAX_SIDE = 512  # pixels of the image on which distances are measured: finding paths takes a microsecond a pixel
 SQUARE = np.ones((3, 3), np.uint8)
+PREDICTED = 100.0  # pixels of distance by which a component of predictions alone claims less than annotators' labels
 
 
 class PathCosts(NamedTuple):
@@ -44,7 +45,7 @@ def merge_labels(
     paths = path_costs(image)
     for component, chosen in zip(components, selected, strict=True):
         if chosen.kept:
-            window, strength = claim_strength(component, chosen, paths, weak.shape)
+            window, strength = claim_strength(component, chosen, paths, weak)
             wins = strength > strongest[window]
             strongest[window][wins] = strength[wins]
             labels[window][wins], sources[window][wins] = chosen.class_id, SAM
@@ -71,15 +72,18 @@ def path_costs(image: np.ndarray) -> PathCosts:
 
 
 def claim_strength(
-    component: Component, selected: Selected, paths: PathCosts, shape: tuple[int, int]
+    component: Component, selected: Selected, paths: PathCosts, weak: np.ndarray
 ) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The part of an image of (height, width) `shape` around a kept mask and its component, and how strongly the mask
-    claims each pixel there, (h, w) float32.
+    """The part of an image around a kept mask and its component, and how strongly the mask claims each pixel there,
+    (h, w) float32. weak: (H, W) uint8 weak labels, 255 = none.
 
-    score / √(1 + distance to the component); -inf outside the mask. The distance is the cost of the cheapest path
-    through the mask, so that edges separate (a geodesic distance, as in Bai & Sapiro 2007): the number of pixels where
-    all have one color, infinite to a part of the mask that does not touch the component.
+    score / √(1 + distance to the pixels of the component that annotators labeled); -inf outside the mask. The distance
+    is the cost of the cheapest path through the mask, so that edges separate (a geodesic distance, as in Bai & Sapiro
+    2007): the number of pixels where all have one color, infinite to a part of the mask that does not touch those
+    pixels. To a component of predictions alone it is PREDICTED more: a teacher errs with confidence, above all next to
+    a class that it does not know.
     """
+    shape = weak.shape
     both = coco.merge([to_coco_rle(record.rle, shape) for record in (selected, component)])
     left, top, width, height = coco.toBbox(both).astype(int).tolist()
     costs, factor = paths
@@ -89,13 +93,19 @@ def claim_strength(
     mask, prompted = (rle_to_mask(record.rle, shape)[window] for record in (selected, component))
     if not mask.any():
         return window, np.full(mask.shape, -np.inf, np.float32)
+    away, drawn = 0.0, prompted & (weak[window] == component.class_id)
+    if drawn.any():
+        prompted = drawn
+    elif not component.drawn_box:
+        away = PREDICTED
     strength = np.full_like(costs[rows, columns], selected.score)
     if prompted.any():  # not those of a concept that no pixel of the image was known to show
         starts, nearby = reduce_mask(prompted, factor), cv2.dilate(reduce_mask(mask | prompted, factor), SQUARE)
         inner = cv2.erode(starts, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=0)  # no path starts within
         open_costs = np.where(nearby > inner, costs[rows, columns], -1)
         distance, _ = MCP_Geometric(open_costs).find_costs(np.argwhere(starts > inner))
-        strength[inner == 0] /= np.sqrt(1 + distance[inner == 0])
+        distance[inner > 0] = 0
+        strength /= np.sqrt(1 + away + distance)
     strength = cv2.resize(strength, None, fx=factor, fy=factor)[: mask.shape[0], : mask.shape[1]]
     return window, np.where(mask, strength, -np.inf).astype(np.float32)
 

@@ -34,8 +34,8 @@ class ComponentTrace(NamedTuple):
 class ImageTrace(NamedTuple):
     """All that a round made of a training image.
 
-    image: (H, W, 3) uint8 RGB. pseudo_label, sources: (H, W) uint8. inputs: what the round starts from; results: what
-    it made of them.
+    image: (H, W, 3) uint8 RGB. weak, pseudo_label, sources: (H, W) uint8. inputs: what the round starts from; results:
+    what it made of them.
     """
 
     record: ImageRecord
@@ -43,6 +43,7 @@ class ImageTrace(NamedTuple):
     manifest: Manifest
     params: Params
     image: np.ndarray
+    weak: np.ndarray
     pseudo_label: np.ndarray
     sources: np.ndarray
     components: list[ComponentTrace]
@@ -74,7 +75,9 @@ def load_trace(
         shown = METRICS / "report_predictions" / round_name
         labels, confidence = shown / "train", shown / "confidence"
         results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
-    return ImageTrace(record, round_name, manifest, params, image, pseudo_label, sources, components, inputs, results)
+    return ImageTrace(
+        record, round_name, manifest, params, image, weak, pseudo_label, sources, components, inputs, results
+    )
 
 
 def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
@@ -178,7 +181,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     claims, paths = [], path_costs(trace.image)
     for traced in trace.components:
         if traced.selected.kept:
-            window, strength = claim_strength(traced.component, traced.selected, paths, trace.pseudo_label.shape)
+            window, strength = claim_strength(traced.component, traced.selected, paths, trace.weak)
             everywhere = np.full(trace.pseudo_label.shape, -np.inf)
             everywhere[window] = strength
             if np.isfinite(everywhere[y, x]):
@@ -191,8 +194,8 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
         lines.append(
-            f"Its claim, score / √(1 + distance to the component), is {strongest:.3f}; other masks that "
-            f"hold it: {weaker}."
+            "Its claim, score / √(1 + distance through the mask to the component's weak labels), is "
+            f"{strongest:.3f}; other masks that hold it: {weaker}."
         )
     return lines
 

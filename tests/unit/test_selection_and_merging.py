@@ -153,6 +153,20 @@ def test_a_part_of_a_mask_without_the_component_claims_least() -> None:
     assert labels[0].tolist() == [0, 0, 255, 255, 255, 0, 1, 1, 1, 1]
 
 
+def test_annotators_strokes_claim_more_than_confident_predictions() -> None:
+    """A teacher that does not know persons predicts road around and between their strokes, with confidence."""
+    weak = UNLABELED.copy()
+    weak[1, 0], weak[1, 5] = 0, 1
+    person = Component(2, 1, mask_to_rle(weak == 1))
+    grown = Component(1, 0, mask_to_rle(columns(0, 1, 2, 3, 4) & (weak != 1)))  # road's stroke and predictions
+    predicted = Component(3, 0, mask_to_rle(columns(7, 8)))
+    chosen = [kept(columns(0, 1, 2, 3, 4), 0), kept(columns(4, 5, 6, 7, 8), 1), kept(columns(7, 8, 9), 0)]
+    labels, _ = merge_labels(GRAY, weak, UNLABELED, [grown, person, predicted], chosen)
+    assert labels[1].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]  # 4 is nearer to the person's stroke
+    drawn = replace(predicted, drawn_box=True)  # a box is an annotator's
+    assert merge_labels(GRAY, weak, UNLABELED, [grown, person, drawn], chosen)[0][1, 7:].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("fill", [True, False])
 def test_only_a_round_with_fill_confident_takes_predictions(tmp_path: Path, monkeypatch, fill: bool) -> None:
     monkeypatch.chdir(tmp_path)
