@@ -227,7 +227,7 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
-    "Unlabeled": "A twentieth of the images is scribbled, in the first row all are. Labels are scored over all images.",
+    "Unlabeled": "Scribbles; the first row has them on all images. Labels are scored over all images.",
     "Mixed": "The first row has all images scribbled. See the [log](experiment-log.md#fine-masks-among-scribbles).",
     "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
