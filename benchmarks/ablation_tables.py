@@ -82,7 +82,11 @@ def _pairs(figures: Figures, others: Figures) -> list[tuple[float, float]]:
 
 def class_table(rows: Sequence[Row], found: Found) -> list[str]:
     """IoU per class of the last round's labels."""
-    known = {row.title: found[row.name] for row in rows if any(" IoU " in name for name in found[row.name])}
+    known = {
+        row.title: found[row.name]
+        for row in rows
+        if any(" IoU " in name and any(values) for name, values in found[row.name].items())  # fine labels have none
+    }
     prefix = "r1 IoU "
     first: Iterable[str] = next(iter(known.values()), ())
     classes = [name.removeprefix(prefix) for name in first if name.startswith(prefix)]

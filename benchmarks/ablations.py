@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from benchmarks.ablation_results import RESULTS, Results, git
@@ -26,6 +28,8 @@ from benchmarks.ablation_tables import COMPARED, write_page
 from sesam.errors import SesamError, run_main
 from sesam.params import FINE_TRAIN_LABELS, Params, load_params
 from sesam.sam.registry import MODELS
+
+POLL_SECONDS = 20
 
 
 def check_params(params: Params) -> None:
@@ -61,10 +65,36 @@ def dvc(*command: str) -> str:
     return done.stdout
 
 
-def queued() -> dict[str, str]:
-    """The state of each named experiment in DVC's queue."""
-    rows = [line.split() for line in dvc("queue", "status").splitlines()]
-    return {row[1]: row[-1] for row in rows if len(row) >= 5 and row[-1] in ("Queued", "Running", "Failed", "Success")}
+def queued() -> tuple[dict[str, str], int]:
+    """The state of each named experiment in DVC's queue, and how many workers run one."""
+    text = dvc("queue", "status")
+    rows = [line.split() for line in text.splitlines()]
+    states = {
+        row[1]: row[-1] for row in rows if len(row) >= 5 and row[-1] in ("Queued", "Running", "Failed", "Success")
+    }
+    active = re.search(r"Worker status: (\d+) active", text)
+    return states, int(active[1]) if active else 0
+
+
+def run_queue(names: Set[str], jobs: int, environment: dict[str, str]) -> None:
+    """Run the queued experiments `names`, `jobs` side by side, until none is left or no worker runs one.
+
+    A worker of DVC's queue can end at a message that another is writing, so those that are missing are started again;
+    `dvc exp run --run-all` would wait for ever.
+    """
+    ended, idle = set[str](), 0
+    while idle < 2:  # a worker takes a moment from one experiment to the next
+        states, active = queued()
+        for name in sorted(names - ended):
+            if (state := states.get(name)) in ("Success", "Failed"):
+                ended.add(name)
+                print(f"ablations: {name}: {state}, {len(ended)} of {len(names)}", flush=True)
+        waiting = "Queued" in (states.get(name) for name in names)
+        idle = 0 if active or waiting else idle + 1
+        if waiting:
+            start = ("dvc", "queue", "start", "-q", "-j", str(jobs))
+            subprocess.run(start, env=environment, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(POLL_SECONDS)
 
 
 def run_missing(rows: list[Row], seeds: list[int], jobs: int, results: Results) -> None:
@@ -80,7 +110,7 @@ def run_missing(rows: list[Row], seeds: list[int], jobs: int, results: Results) 
     print(f"ablations: {len(missing)} of {len(rows) * len(seeds)} experiments to run", flush=True)
     if not missing:
         return
-    states = queued()
+    states, _ = queued()
     if busy := [name for name, state in states.items() if state == "Running"]:
         raise SesamError(f"{', '.join(busy)} still run. Wait, or stop them with `dvc queue stop --kill`.")
     if left := [name for name, state in states.items() if name in missing and state != "Success"]:
@@ -95,12 +125,15 @@ def run_missing(rows: list[Row], seeds: list[int], jobs: int, results: Results) 
         changes = [part for change in (*row.changes, f"seed={seed}") for part in ("-S", change)]
         dvc("exp", "run", "--queue", "-n", name, *changes, *workers, *([row.target] if row.target else []))
     try:
-        subprocess.run(("dvc", "exp", "run", "--run-all", "-j", str(jobs)), env=environment, check=False)
+        run_queue(missing.keys(), jobs, environment)
     except KeyboardInterrupt:
         dvc("queue", "stop", "--kill")  # DVC's own workers would go on
         raise
     if failed := still_missing():
-        raise SesamError(f"{', '.join(failed)} failed: see `dvc queue logs NAME`. The others are kept.")
+        raise SesamError(
+            f"{', '.join(failed)} did not finish: see `dvc queue logs NAME`. The others are kept; run this again for "
+            "the rest."
+        )
 
 
 def weights_file(text: str) -> tuple[str, Path]:

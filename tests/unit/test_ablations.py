@@ -10,7 +10,7 @@ from conftest import ROOT, write_params
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
-from benchmarks import ablation_results, ablation_tables
+from benchmarks import ablation_results, ablation_tables, ablations
 from benchmarks.ablation_results import RESULTS, Figures, Result, Results, git
 from benchmarks.ablation_rows import (
     BUDGETS,
@@ -154,7 +154,7 @@ def test_page_of_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_class_table_is_of_the_last_round() -> None:
     figures = {f"{r} mIoU": [0.5] for r in ("r1", "r2")}
     figures |= {"r1 IoU car": [0.1], "r1 IoU sky": [0.2], "r2 IoU car": [0.3], "r2 IoU sky": [None]}
-    lines = class_table([Row("one", "One"), Row("older", "Older")], {"one": figures, "older": {"r1 mIoU": [0.5]}})
+    lines = class_table([Row("one", "One"), Row("older", "Older")], {"one": figures, "older": {"r1 IoU car": [None]}})
     assert lines == ["| labels: IoU | car | sky |", "| --- | --- | --- |", "| One | 0.300 | – |"]
 
 
@@ -299,3 +299,28 @@ def test_damaged_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         RESULTS.write_text(text)
         with pytest.raises(SesamError, match=r"demo\.json cannot be read"):
             Results.load()
+
+
+def test_lost_workers_of_the_queue_are_started_again(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A worker ends without a word while experiments wait; one that dies with its experiment leaves it running."""
+    states = [
+        ("Queued", "Queued", "Queued", 0),
+        ("Running", "Queued", "Queued", 1),
+        ("Success", "Queued", "Queued", 0),  # its worker has ended
+        ("Success", "Failed", "Running", 1),
+        ("Success", "Failed", "Running", 0),  # killed with its worker
+    ]
+    shown, started = iter([*states, states[-1]]), []
+
+    def status(*command: str) -> str:
+        *of, active = next(shown)
+        lines = [f"a1b2c3{k}  row-s{k}  02:30 AM  {state}" for k, state in enumerate(of)]
+        return "\n".join(["Task Name Created Status", *lines, "", f"Worker status: {active} active, 0 idle"])
+
+    monkeypatch.setattr(ablations, "dvc", status)
+    monkeypatch.setattr(ablations.subprocess, "run", lambda command, **_: started.append(command))
+    monkeypatch.setattr(ablations.time, "sleep", lambda seconds: None)
+    ablations.run_queue({"row-s0", "row-s1", "row-s2"}, 2, {})
+    assert started == [("dvc", "queue", "start", "-q", "-j", "2")] * 3
+    lines = ["ablations: row-s0: Success, 1 of 3", "ablations: row-s1: Failed, 2 of 3"]
+    assert capsys.readouterr().out.splitlines() == lines
