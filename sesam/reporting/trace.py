@@ -194,7 +194,7 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
         lines.append(
-            "Its claim, score / √(1 + distance through the mask to the component's weak labels), is "
+            "Its claim, score / √(1 + distance through the mask to its weak labels; 100 more if it has none), is "
             f"{strongest:.3f}; other masks that hold it: {weaker}."
         )
     return lines
