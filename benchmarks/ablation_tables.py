@@ -85,7 +85,7 @@ def class_table(rows: Sequence[Row], found: Found) -> list[str]:
     known = {
         row.title: found[row.name]
         for row in rows
-        if any(" IoU " in name and any(values) for name, values in found[row.name].items())  # fine labels have none
+        if any(" IoU " in name and {*values} != {None} for name, values in found[row.name].items())  # fine labels have none
     }
     prefix = "r1 IoU "
     first: Iterable[str] = next(iter(known.values()), ())

@@ -83,7 +83,7 @@ def run_queue(names: Set[str], jobs: int, environment: dict[str, str]) -> None:
     `dvc exp run --run-all` would wait for ever.
     """
     ended, idle = set[str](), 0
-    while idle < 2:  # a worker takes a moment from one experiment to the next
+    while names - ended and idle < 2:  # a worker takes a moment from one experiment to the next
         states, active = queued()
         for name in sorted(names - ended):
             if (state := states.get(name)) in ("Success", "Failed"):
