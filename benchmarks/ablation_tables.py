@@ -82,10 +82,10 @@ def _pairs(figures: Figures, others: Figures) -> list[tuple[float, float]]:
 
 def class_table(rows: Sequence[Row], found: Found) -> list[str]:
     """IoU per class of the last round's labels."""
-    known = {
+    known = {  # fine labels have no IoU
         row.title: found[row.name]
         for row in rows
-        if any(" IoU " in name and {*values} != {None} for name, values in found[row.name].items())  # fine labels have none
+        if any(" IoU " in name and {*values} != {None} for name, values in found[row.name].items())
     }
     prefix = "r1 IoU "
     first: Iterable[str] = next(iter(known.values()), ())
