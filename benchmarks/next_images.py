@@ -4,7 +4,8 @@
 
 Starts with a twentieth of the training images scribbled and adds three batches of as many, so that every method pays
 the same hours. After each batch a student learns from all that is scribbled, by the pipeline's own stages, and predicts
-the others for the next choice. Prints validation mIoU after each batch; figures are kept in FOLDER/results.json.
+the others for the next choice. Prints validation mIoU after each batch. What was learned from a set of images is kept
+in FOLDER, so that methods share the start.
 
 Methods. random: nested shuffles. ranking: the largest share of pixels below the confidence γ, as `ranking.csv` orders
 images without annotation. plan: one image after the other, the one that adds most to Σ over classes k of u_k · log(1 +
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from sesam.artifacts.atomic_io import write_json
+from sesam.artifacts.atomic_io import atomic_path, json_digest
 from sesam.artifacts.image_io import read_label
 from sesam.datasets.importer import choose_subset
 from sesam.datasets.layouts import find_pairs
@@ -88,7 +89,11 @@ def run_stages(folder: Path, stages: Sequence[str], params: Params, cores: int) 
 
 
 def learn(folder: Path, ids: Sequence[str], pool: Sequence[str], params: Params, cores: int) -> tuple[float, Predicted]:
-    """The validation mIoU of a student of the images `ids`, and what it predicts of `pool`."""
+    """The validation mIoU of a student of the images `ids`, and what it predicts of `pool`; kept beside `folder`."""
+    kept = folder.with_name(f"{json_digest(sorted(ids), params.model_dump(mode='json'))[:16]}.npz")
+    if kept.exists():
+        with np.load(kept) as arrays:
+            return float(arrays["mIoU"]), Predicted(*(arrays[name] for name in Predicted._fields))
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "models", folder / "models", ignore=lambda _, names: {*names} - {"none"})
     chosen = params.dataset.model_copy(update={"subset": sorted(ids)})
@@ -98,17 +103,25 @@ def learn(folder: Path, ids: Sequence[str], pool: Sequence[str], params: Params,
     second = params.rounds["r1"].model_copy(update={"teacher": "r1"})
     later = params.model_copy(update={"dataset": every, "rounds": params.rounds | {"r2": second}})
     run_stages(folder, PREDICT, later, cores)
+    predicted = read_predictions(folder / "data/rounds/r2/teacher_predictions", pool, params)
+    shutil.rmtree(folder)
+    with atomic_path(kept) as temporary, temporary.open("wb") as file:
+        np.savez(file, mIoU=score, **predicted._asdict())
+    return score, predicted
+
+
+def read_predictions(folder: Path, pool: Sequence[str], params: Params) -> Predicted:
+    """What a teacher's predictions in `folder` say of the images `pool`."""
     num_classes, gamma = len(params.dataset.classes or ()), params.teacher.confidence_threshold
     pixels, doubt = np.zeros((len(pool), num_classes)), np.zeros((len(pool), num_classes))
     unsure = np.zeros(len(pool))
     for k, name in enumerate(pool):
-        source = folder / "data/rounds/r2/teacher_predictions"
-        classes = read_label(source / f"labels/{name}.png").ravel()
-        confidence = read_label(source / f"confidence/{name}.png").ravel() / 255
+        classes = read_label(folder / f"labels/{name}.png").ravel()
+        confidence = read_label(folder / f"confidence/{name}.png").ravel() / 255
         pixels[k] = np.bincount(classes, minlength=num_classes)
         doubt[k] = np.bincount(classes, 1 - confidence, minlength=num_classes)
         unsure[k] = (confidence < gamma).mean()
-    return score, Predicted(pixels, doubt, unsure)
+    return Predicted(pixels, doubt, unsure)
 
 
 def simulate(method: str, seed: int, pool: Sequence[str], params: Params, folder: Path, cores: int) -> list[float]:
@@ -123,7 +136,6 @@ def simulate(method: str, seed: int, pool: Sequence[str], params: Params, folder
         print(f"{method}, seed {seed}, batch {batch}: {len(ids)} images, mIoU {score:.3f}", flush=True)
         chosen = shuffled[: (batch + 2) * count] if method == "random" else CHOICES[method](predicted, known, count)
         known[chosen] = True
-    shutil.rmtree(folder / f"{method}-{seed}")
     return scores
 
 
@@ -144,20 +156,19 @@ def main() -> None:
     dataset = params.dataset.model_copy(update={"root": str(root)})
     params = params.model_copy(update={"rounds": {"r1": alone}, "dataset": dataset})
     pool = [pair.id for pair in choose_subset(find_pairs("folder", root, None, "train"), params.dataset.subset)]
-    file = options.folder / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
+    options.folder.mkdir(parents=True, exist_ok=True)
     cores = max(1, (os.cpu_count() or 1) // options.jobs)
+    keys = [(method, seed) for seed in options.seeds for method in options.methods]
 
-    def run(key: tuple[str, int]) -> None:
-        if (name := "{}-{}".format(*key)) not in results:
-            results[name] = simulate(*key, pool=pool, params=params, folder=options.folder, cores=cores)
-            write_json(file, results)
+    def run(key: tuple[str, int]) -> list[float]:
+        return simulate(*key, pool=pool, params=params, folder=options.folder, cores=cores)
 
-    with ThreadPoolExecutor(options.jobs) as pool_of_threads:
-        list(pool_of_threads.map(run, [(method, seed) for seed in options.seeds for method in options.methods]))
+    with ThreadPoolExecutor(options.jobs) as threads:
+        results = dict(zip(keys, threads.map(run, keys), strict=True))
     for method in options.methods:
-        scores = np.array([results[f"{method}-{seed}"] for seed in options.seeds])
-        print(method, *(f"{mean:.3f} ± {off:.3f}" for mean, off in zip(scores.mean(0), scores.std(0), strict=True)))
+        scores = np.array([results[method, seed] for seed in options.seeds])
+        spread = scores.std(0, ddof=min(1, len(scores) - 1))
+        print(method, *(f"{mean:.3f} ± {off:.3f}" for mean, off in zip(scores.mean(0), spread, strict=True)))
 
 
 if __name__ == "__main__":
