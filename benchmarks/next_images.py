@@ -5,7 +5,7 @@
 Starts with a twentieth of the training images scribbled and adds three batches of as many, so that every method pays
 the same hours. After each batch a student learns from all that is scribbled, by the pipeline's own stages, and predicts
 the others for the next choice. Prints validation mIoU after each batch. What was learned from a set of images is kept
-in FOLDER, so that methods share the start.
+in FOLDER, so that methods share the start; delete it when the code has changed.
 
 Methods. random: nested shuffles. ranking: the largest share of pixels below the confidence γ, as `ranking.csv` orders
 images without annotation. plan: one image after the other, the one that adds most to Σ over classes k of u_k · log(1 +
