@@ -120,7 +120,7 @@ def test_hours_of_a_budget() -> None:
     figures: Figures = {"images fine": [9.0], "images scribble": [39.0], "r1": [0.5]}
     assert hours_of(figures, PARAMS) == pytest.approx((9 * 90 + 39 * 2.2) / 60, abs=1e-4)  # 14.93
     assert hours_of({"images none": [5.0], "images point": [6.0]}, PARAMS) == 0.1
-    assert hours_of({"r1": [0.5]}, PARAMS) is hours_of(figures, load_preset(ROOT / "presets/idd.yaml")) is None
+    assert hours_of({"r1": [0.5]}, PARAMS) is hours_of(figures, load_preset(ROOT / "presets/camvid.yaml")) is None
 
 
 def test_page_of_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
