@@ -5,8 +5,8 @@
 
 Labels of round 1 without a teacher, nothing filled, against fine labels; data sets in the layout of format folder.
 IDD-Lite: of the 400 photographs of presets/idd.yaml, with --apart of the others. Scenes: drawn, with classes inside
-classes. SAMs: the bundled one, one that never errs, one that errs on purpose (erring_sam.py).
-Half an hour of one core, most of it for CamVid.
+classes. SAMs: the bundled one, one that never errs, one that errs on purpose (erring_sam.py). Half an hour of one
+core, most of it for CamVid.
 """
 
 from __future__ import annotations
