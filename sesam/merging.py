@@ -15,7 +15,7 @@ from sesam.labels import IGNORE_INDEX
 
 MAX_SIDE = 512  # pixels of the image on which distances are measured: finding paths takes a microsecond a pixel
 SQUARE = np.ones((3, 3), np.uint8)
-PREDICTED = 100.0  # pixels of distance by which a component of predictions alone claims less than annotators' labels
+PREDICTED = 200.0  # pixels of distance by which a component of predictions alone claims less than annotators' labels
 
 
 class PathCosts(NamedTuple):

@@ -388,7 +388,7 @@ class TeacherParams(Group):
 class ComponentParams(Group):
     per_instance: bool = Field(True, description="true: a component per connected region; false: one per class")
     connectivity: Literal[4, 8] = Field(8, description="pixel neighborhood of a component")
-    min_area: Positive = Field(64, description="pixels; smaller components without a weak label are dropped")
+    min_area: Positive = Field(64, description="pixels; smaller components of predictions are dropped")
 
 
 class SamplingParams(Group):

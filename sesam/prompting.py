@@ -14,22 +14,20 @@ from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
 
 
-def add_confident(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
-    """Step 0: the weak label where there is one, else the confident prediction; all (H, W) uint8, 255 = neither."""
-    return np.where(weak != IGNORE_INDEX, weak, confident)
+def predictions_alone(weak: np.ndarray, confident: np.ndarray) -> np.ndarray:
+    """Step 0: the confident predictions where there is no weak label, else 255; all (H, W) uint8, 255 = none."""
+    return np.where(weak == IGNORE_INDEX, confident, np.uint8(IGNORE_INDEX))
 
 
-def split_instances(augmented: np.ndarray, weak: np.ndarray, config: ComponentParams) -> list[tuple[int, Region]]:
-    """Step 1: (class, component) of every connected component, by class and scan order.
+def split_instances(labels: np.ndarray, config: ComponentParams, min_area: int = 1) -> list[tuple[int, Region]]:
+    """Step 1: (class, component) of every connected component of at least `min_area` pixels, by class and scan order.
 
-    Components below `min_area` pixels stay only if they hold a weakly labeled pixel. Without `per_instance`, all
-    pixels of a class are one component.
+    labels: (H, W) uint8, 255 = none. Without `per_instance`, all pixels of a class are one component.
     """
     if config.per_instance:
-        return connected_regions(augmented, config.connectivity, config.min_area, marked=weak != IGNORE_INDEX)
-    classes = [(k, augmented == k) for k in np.setdiff1d(augmented, [IGNORE_INDEX])]
-    kept = [(k, mask) for k, mask in classes if mask.sum() >= config.min_area or (mask & (weak != IGNORE_INDEX)).any()]
-    return [(int(k), region_from_mask(mask)) for k, mask in kept]
+        return connected_regions(labels, config.connectivity, min_area)
+    classes = [(k, labels == k) for k in np.setdiff1d(labels, [IGNORE_INDEX])]
+    return [(int(k), region_from_mask(mask)) for k, mask in classes if mask.sum() >= min_area]
 
 
 def sample_points(
@@ -62,7 +60,7 @@ def image_prompts(
     drawn: DrawnPrompts = NO_PROMPTS,
     classes: Sequence[str] = (),
 ) -> list[Component]:
-    """Steps 0 to 2: every component of an image with its prompt, then the boxes that annotators drew.
+    """Steps 0 to 2: every component of an image with its prompt: of weak labels, of predictions, and drawn boxes.
 
     weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed. classes: names,
     for concepts.
@@ -71,9 +69,11 @@ def image_prompts(
         return []  # nothing is prompted, so no later stage has a mask
     if params.sampling.prompt_type == "concept":
         return concept_components(weak, params, drawn, classes)
-    augmented = add_confident(weak, confident_labels(predicted, confidence, params.teacher.confidence_threshold))
+    confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
+    regions = split_instances(weak, params.components)
+    regions += split_instances(predictions_alone(weak, confident), params.components, params.components.min_area)
     components = []
-    for number, (k, region) in enumerate(split_instances(augmented, weak, params.components), 1):
+    for number, (k, region) in enumerate(regions, 1):
         points, box = None, None
         if params.sampling.prompt_type == "points":
             # seeded by the component's first pixel: neither its neighbors nor the order of work matter
@@ -104,7 +104,7 @@ def concept_components(
     """
     regions = {int(k): weak == k for k in np.setdiff1d(weak, [IGNORE_INDEX])}
     labeled, exemplars = set(regions), dict[int, list[Box]]()
-    for k, region in split_instances(weak, weak, params.components) if params.sampling.exemplars else ():
+    for k, region in split_instances(weak, params.components) if params.sampling.exemplars else ():
         exemplars.setdefault(k, []).append(box_of(region))
     for entry in drawn.boxes:
         left, top, right, bottom = entry.box

@@ -85,17 +85,13 @@ def skeleton(distance: np.ndarray) -> Skeleton:
     return Skeleton(cells, np.stack([columns * step + x, rows * step + y], axis=1))
 
 
-def connected_regions(
-    labels: np.ndarray, connectivity: int = 8, min_area: int = 1, marked: np.ndarray | None = None
-) -> list[tuple[int, Region]]:
+def connected_regions(labels: np.ndarray, connectivity: int = 8, min_area: int = 1) -> list[tuple[int, Region]]:
     """(class, region) of every 8- or 4-connected region of a label map (H, W) uint8, by class, then in scan order.
 
-    Only regions of at least `min_area` pixels, and those that contain a pixel of `marked` (H, W) bool.
+    Only regions of at least `min_area` pixels.
     """
     ids = label(labels, background=IGNORE_INDEX, connectivity={4: 1, 8: 2}[connectivity])
     kept = np.bincount(ids.ravel()) >= min_area
-    if marked is not None:
-        kept[ids[marked]] = True
     regions = []
     for k, slices in enumerate(find_objects(ids), 1):
         if kept[k]:

@@ -11,7 +11,7 @@ from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_TITLES, WEAK, l
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
-from sesam.merging import claim_strength, path_costs
+from sesam.merging import PREDICTED, claim_strength, path_costs
 from sesam.params import NO_TEACHER, Params, SelectionParams
 from sesam.paths import METRICS, WEAK_LABELS, round_dir
 from sesam.reporting.layout import Step, overlay_boxes, overlay_masks
@@ -194,8 +194,8 @@ def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:
     if others:
         weaker = ", ".join(f"{traced.title} {strength:.3f}" for strength, traced in others)
         lines.append(
-            "Its claim, score / √(1 + distance through the mask to its weak labels; 100 more if it has none), is "
-            f"{strongest:.3f}; other masks that hold it: {weaker}."
+            "Its claim, score / √(1 + distance through the mask to its weak labels; "
+            f"{PREDICTED:g} more if it has none), is {strongest:.3f}; other masks that hold it: {weaker}."
         )
     return lines
 

@@ -20,7 +20,7 @@ from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regio
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
 from sesam.labels import confident_labels
 from sesam.params import ComponentParams
-from sesam.prompting import add_confident, image_prompts, sample_points, split_instances
+from sesam.prompting import image_prompts, predictions_alone, sample_points, split_instances
 from sesam.sam.inference import component_prompts
 from stages import prepare, prompts, teacher_predictions, weak_labels
 
@@ -28,9 +28,23 @@ MAPS = arrays(np.uint8, (8, 9), elements=st.sampled_from([0, 1, 255]))
 
 
 @given(MAPS, MAPS)
-def test_augment_fills_unlabeled_pixels_and_never_overwrites_weak_labels(weak, confident) -> None:
-    augmented, drawn = add_confident(weak, confident), weak != 255
-    assert (augmented[drawn] == weak[drawn]).all() and (augmented[~drawn] == confident[~drawn]).all()
+def test_predictions_label_what_annotators_left_empty(weak, confident) -> None:
+    alone, drawn = predictions_alone(weak, confident), weak != 255
+    assert (alone[drawn] == 255).all() and (alone[~drawn] == confident[~drawn]).all()
+
+
+@settings(max_examples=25)
+@given(weak=MAPS, predicted=MAPS)
+def test_predictions_change_no_prompt_of_weak_labels(params, weak, predicted) -> None:
+    """A teacher that knows nothing of a class is sure of others there: its pixels do not prompt for annotators'."""
+    sure, key = np.full_like(weak, 255), ("r1", "7")
+    changed = params.model_copy(update={"components": params.components.model_copy(update={"min_area": 3})})
+    drawn = image_prompts(weak, predicted, np.zeros_like(weak), changed, key)
+    both = image_prompts(weak, np.where(predicted == 255, 0, predicted), sure, changed, key)
+    assert both[: len(drawn)] == drawn
+    masks = [rle_to_mask(component.rle, weak.shape) for component in both]
+    assert all((weak[mask] == component.class_id).all() for mask, component in zip(masks, drawn, strict=False))
+    assert all((weak[mask] == 255).all() and mask.sum() >= 3 for mask in masks[len(drawn) :])
 
 
 @pytest.mark.parametrize(("threshold", "confidence"), [(0.9, [229, 230]), (1.0, [254, 255])])
@@ -43,22 +57,21 @@ def test_confidence_is_rounded_down_before_it_is_compared(threshold: float, conf
 @pytest.mark.parametrize(
     ("per_instance", "connectivity", "min_area", "expected"),
     [
-        (True, 8, 5, [(0, 1), (1, 9)]),
-        (True, 8, 2, [(0, 2), (0, 1), (1, 9)]),
+        (True, 8, 5, [(1, 9)]),
+        (True, 8, 2, [(0, 2), (1, 9)]),
+        (True, 8, 1, [(0, 2), (0, 1), (1, 9)]),
         (True, 4, 1, [(0, 1), (0, 1), (0, 1), (1, 9)]),
         (False, 8, 1, [(0, 3), (1, 9)]),
-        (False, 8, 5, [(0, 3), (1, 9)]),
+        (False, 8, 5, [(1, 9)]),
     ],
 )
-def test_small_components_need_a_weak_label(per_instance: bool, connectivity, min_area: int, expected: list) -> None:
-    augmented, weak = np.full((2, 6, 8), 255, np.uint8)
-    augmented[0, 0] = augmented[1, 1] = 0  # diagonal, no weak label
-    augmented[4, 4] = weak[4, 4] = 0  # alone, weakly labeled
-    augmented[0:3, 5:8] = 1  # large
-    config = ComponentParams(per_instance=per_instance, connectivity=connectivity, min_area=min_area)
-    assert [(k, region.area) for k, region in split_instances(augmented, weak, config)] == expected
-    unlabeled = split_instances(augmented, np.full_like(weak, 255), config)
-    assert [(k, region.area) for k, region in unlabeled] == [each for each in expected if each[1] >= min_area]
+def test_components_have_an_area(per_instance: bool, connectivity, min_area: int, expected: list) -> None:
+    labels = np.full((6, 8), 255, np.uint8)
+    labels[0, 0] = labels[1, 1] = 0  # diagonal
+    labels[4, 4] = 0  # alone
+    labels[0:3, 5:8] = 1  # large
+    config = ComponentParams(per_instance=per_instance, connectivity=connectivity)
+    assert [(k, region.area) for k, region in split_instances(labels, config, min_area)] == expected
 
 
 @given(MAPS, st.sampled_from([4, 8]))
