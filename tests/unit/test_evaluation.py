@@ -290,7 +290,7 @@ def test_each_pixel_is_explained(workspace: tuple[Manifest, Params]) -> None:
     assert "component 1 (right, far) holds it: score 0.90: predicted IoU 0.90, covers 100%" in texts[9, 2]
     assert (
         "component 1 (right, far) holds it" in texts[11, 2]
-        and "is 0.487; other masks that hold it: 2 (left) 0.090" in texts[11, 2]
+        and "is 0.487; other masks that hold it: 2 (left) 0.063" in texts[11, 2]
     )
     assert "left, from confident prediction." in texts[1, 1] and "teacher: left, confidence 1.00" in texts[1, 1]
     assert "no class, from none." in texts[5, 5] and "fine: left" in texts[5, 5]
