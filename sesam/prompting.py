@@ -70,7 +70,7 @@ def image_prompts(
     if params.sampling.prompt_type == "concept":
         return concept_components(weak, params, drawn, classes)
     confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
-    regions = split_instances(weak, params.components)
+    regions = split_instances(weak, params.components)  # however small: annotators meant them
     regions += split_instances(predictions_alone(weak, confident), params.components, params.components.min_area)
     components = []
     for number, (k, region) in enumerate(regions, 1):
