@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from benchmarks.ablation_rows import LABELS_ALONE, STUDENT_ALONE, Row
+from benchmarks.ablation_rows import LABELS_ALONE, Row
 from sesam.artifacts.atomic_io import json_digest, write_json
 from sesam.errors import SesamError
 
@@ -128,7 +128,8 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
     }
-    for name in {LABELS_ALONE: (), STUDENT_ALONE: ("r1",)}.get(row.target or "", ("baseline", *params["rounds"])):
+    baseline = () if row.target else ("baseline",)
+    for name in () if row.target == LABELS_ALONE else (*baseline, *params["rounds"]):
         figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
     for name in params["rounds"]:
         metrics = read(commit, f"metrics/labels/{name}.json")

@@ -220,7 +220,7 @@ def draw_budgets(found: Found, params: Params, out: Path) -> list[str]:
 NETWORKS = {
     "Supervision": ("baseline", "r1"),
     "Steps": ("r1",),
-    "Unlabeled": ("r1",),
+    "Unlabeled": ("r1", "r2"),
     "Mixed": ("r1",),
     "Networks": ("r1",),
     "Other SAMs": ("r1",),
@@ -231,7 +231,7 @@ ABOUT = {
     "Steps": "Scribbles; the first row is the default.",
     "Other SAMs": "Scribbles, unless no image is annotated.",
     "Training": "Scribbles; the first row is the default, one round.",
-    "Unlabeled": "Scribbles; the first row has them on all images. Labels are scored over all images.",
+    "Unlabeled": "Scribbles, three times the usual iterations. Labels are scored over all images.",
     "Mixed": "The first row has all images scribbled. See the [log](experiment-log.md#fine-masks-among-scribbles).",
     "Networks": "Scribbles; the first row is the default.",
     "Labels": "Scribbles; no network is trained on these labels.",
@@ -243,7 +243,6 @@ COMPARED = {  # rows of other tables
     "Steps": ("scribble",),
     "Training": ("scribble",),
     "Budgets": ("fine", *KINDS),
-    "Unlabeled": ("scribble",),
     "Mixed": ("scribble", "baseline-labels"),
     "Networks": ("scribble",),
 }

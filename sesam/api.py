@@ -88,7 +88,8 @@ def pseudo_label(
     if checked.sampling.prompt_type == "concept":
         _check_names(classes or [], weak_label)
     key = round_name, image_id
-    components = image_prompts(weak_label, predicted, confidence, checked, key, classes=classes or ())
+    confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
+    components = image_prompts(weak_label, confident, confidence, checked, key, classes=classes or ())
     candidates: dict[int, list[Candidate]] = {}
     if components:
         embeddings, size = sam_model.encode([sam_model.preprocess(image)]), image.shape[:2]
@@ -96,9 +97,8 @@ def pseudo_label(
         candidates = {c.number: to_candidates(m, size) for c, m in zip(components, masks, strict=True)}
     weak_masks = weak_masks_by_class(weak_label)
     selected = [select_candidate(c, candidates[c.number], weak_masks, checked.selection)[0] for c in components]
-    confident = np.full_like(weak_label, IGNORE_INDEX)
-    if checked.rounds[round_name].fill_confident:
-        confident = confident_labels(predicted, confidence, checked.teacher.confidence_threshold)
+    if not checked.rounds[round_name].fill_confident:
+        confident = np.full_like(weak_label, IGNORE_INDEX)
     merged = merge_labels(image, weak_label, confident, components, selected)
     return PseudoLabel(*merged, components, candidates, selected)
 

@@ -17,12 +17,26 @@ def count_values(values: np.ndarray) -> np.ndarray:
     return np.bincount(flat[ends], np.diff(ends, prepend=-1), 256).astype(np.int64)
 
 
-def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: float) -> np.ndarray:
+def confident_labels(predicted: np.ndarray, confidence: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """The predicted classes where confidence is at least γ in [0, 1], else 255; (H, W) uint8.
 
-    predicted: (H, W) uint8. confidence: 255 times the softmax maximum, rounded down, (H, W) uint8.
+    predicted: (H, W) uint8. confidence: 255 times the softmax maximum, rounded down, (H, W) uint8. threshold: γ, or one
+    for each class, (K,).
     """
+    if isinstance(threshold, np.ndarray):
+        threshold = np.append(threshold, 1)[np.minimum(predicted, len(threshold))]
     return np.where(confidence >= 255 * threshold, predicted, np.uint8(IGNORE_INDEX))
+
+
+def class_thresholds(counts: np.ndarray, threshold: float, fraction: float) -> np.ndarray:
+    """γ of each class: at most `threshold`, and low enough for `fraction` of the pixels predicted as the class; (K,).
+
+    With one γ for all, rare classes hardly pass, and a student unlearns them (CBST, Zou et al., ECCV 2018).
+    counts: (K, 256) int, the pixels by predicted class and confidence.
+    """
+    at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1]  # pixels of at least this confidence
+    passed = (at_least >= fraction * counts.sum(axis=1, keepdims=True)).sum(axis=1) - 1  # the last that passes
+    return np.minimum(threshold, passed / 256)  # 255 · passed / 256 is above passed - 1, whatever is rounded
 
 
 def fill_boxes(label: np.ndarray, boxes: Iterable[tuple[int, tuple[int, int, int, int]]]) -> np.ndarray:

@@ -383,6 +383,9 @@ class StudentParams(ScheduleOverride):
 
 class TeacherParams(Group):
     confidence_threshold: Ratio = Field(0.9, description="γ: predictions below it are not used")
+    min_class_fraction: Ratio = Field(
+        0.7, description="fraction of each class's predictions that is used, whatever γ, in images without annotation"
+    )
 
 
 class ComponentParams(Group):

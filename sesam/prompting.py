@@ -9,7 +9,7 @@ from sesam.artifacts.component_records import Component
 from sesam.artifacts.drawn_prompts import NO_PROMPTS, BackgroundPoint, Box, DrawnBox, DrawnPrompts, Point
 from sesam.geometry.regions import Region, connected_regions, innermost_pixel, region_from_mask, skeleton
 from sesam.geometry.rle import mask_to_rle, rle_to_mask
-from sesam.labels import IGNORE_INDEX, confident_labels
+from sesam.labels import IGNORE_INDEX
 from sesam.params import ComponentParams, Params, SamplingParams
 from sesam.seeds import seed_of
 
@@ -53,7 +53,7 @@ def sample_points(
 
 def image_prompts(
     weak: np.ndarray,
-    predicted: np.ndarray,
+    confident: np.ndarray,
     confidence: np.ndarray,
     params: Params,
     key: tuple[str, str],
@@ -62,14 +62,13 @@ def image_prompts(
 ) -> list[Component]:
     """Steps 0 to 2: every component of an image with its prompt: of weak labels, of predictions, and drawn boxes.
 
-    weak, predicted, confidence: (H, W) uint8, 255 = unlabeled. key: (round, image id), for the seed. classes: names,
-    for concepts.
+    weak, confident: weak labels and confident predictions, (H, W) uint8, 255 = none. confidence: of all predictions,
+    (H, W) uint8. key: (round, image id), for the seed. classes: names, for concepts.
     """
     if not params.sam.enabled:
         return []  # nothing is prompted, so no later stage has a mask
     if params.sampling.prompt_type == "concept":
         return concept_components(weak, params, drawn, classes)
-    confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
     regions = split_instances(weak, params.components)  # however small: annotators meant them
     regions += split_instances(predictions_alone(weak, confident), params.components, params.components.min_area)
     components = []

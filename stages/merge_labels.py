@@ -9,12 +9,13 @@ from sesam.artifacts.atomic_io import atomic_directory
 from sesam.artifacts.component_records import read_prompts, read_selected
 from sesam.artifacts.image_io import write_label
 from sesam.artifacts.invariants import check_complete, check_pseudo_label
-from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label, load_predictions
+from sesam.artifacts.manifest import ImageRecord, Manifest, load_image, load_label
 from sesam.artifacts.sources import FINE, SOURCE_PALETTE, WEAK
 from sesam.artifacts.supervision import with_kinds
+from sesam.artifacts.thresholds import load_confident
 from sesam.errors import SesamError, run_main
 from sesam.execution.parallel import map_images
-from sesam.labels import IGNORE_INDEX, confident_labels
+from sesam.labels import IGNORE_INDEX
 from sesam.merging import merge_labels
 from sesam.params import Kind, Params, parse_round
 from sesam.paths import WEAK_LABELS, pseudo_label_dir, round_dir
@@ -37,8 +38,7 @@ def merge_image(
     weak = load_label(WEAK_LABELS, record, num_classes)
     confident = np.full_like(weak, IGNORE_INDEX)
     if params.rounds[round_name].fill_confident and not is_fine:  # what fine masks leave out has no class
-        predicted, confidence = load_predictions(round_name, record, num_classes)
-        confident = confident_labels(predicted, confidence, params.teacher.confidence_threshold)
+        confident, _ = load_confident(round_name, record, kind, manifest.classes, params.teacher)
     components = read_prompts(round_dir(round_name, "prompts") / f"{record.id}.json", record, num_classes)
     path = round_dir(round_name, "selected") / f"{record.id}.json"
     selected = read_selected(path, record, num_classes, components)

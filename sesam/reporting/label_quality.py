@@ -15,10 +15,11 @@ from sesam.artifacts.component_records import Outcome, Selected, read_selected
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_label, load_predictions
 from sesam.artifacts.sources import SAM, SOURCE_NAMES, load_pseudo_label
 from sesam.artifacts.supervision import with_kinds
+from sesam.artifacts.thresholds import load_threshold
 from sesam.execution.parallel import map_images
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX, confident_labels
-from sesam.params import KINDS, Kind, Params
+from sesam.params import KINDS, Kind, Params, TeacherParams
 from sesam.paths import WEAK_LABELS, round_dir
 from sesam.scores import class_scores, confusion_matrix, label_scores
 
@@ -51,20 +52,20 @@ class LabelQuality:
 
 def evaluate_all(manifest: Manifest, params: Params, round_name: str) -> LabelQuality:
     """`evaluate_image` summed over all training images."""
-    num_classes, threshold = len(manifest.classes), params.teacher.confidence_threshold
+    num_classes = len(manifest.classes)
     matrices = np.zeros((len(LABEL_SETS), num_classes, num_classes + 1), np.int64)
     total = LabelQuality(matrices, Counter(), Counter(), Counter(), Counter(), [], [])
-    work = partial(evaluate_image, round_name=round_name, num_classes=num_classes, threshold=threshold)
+    work = partial(evaluate_image, round_name=round_name, classes=manifest.classes, config=params.teacher)
     images = with_kinds(manifest.train)
     map_images(work, images, params.runtime, f"evaluate_labels {round_name}", collect=total.add)
     return total
 
 
 def evaluate_image(
-    record_and_kind: tuple[ImageRecord, Kind], round_name: str, num_classes: int, threshold: float
+    record_and_kind: tuple[ImageRecord, Kind], round_name: str, classes: Sequence[str], config: TeacherParams
 ) -> LabelQuality:
-    """The quality of a training image's labels. threshold: γ, of confident predictions."""
-    record, kind = record_and_kind
+    """The quality of a training image's labels. config: which predictions are confident."""
+    (record, kind), num_classes = record_and_kind, len(classes)
     pseudo_label, sources = load_pseudo_label(round_name, record, num_classes)
     predicted, confidence = load_predictions(round_name, record, num_classes)
     weak = load_label(WEAK_LABELS, record, num_classes)
@@ -72,7 +73,7 @@ def evaluate_image(
     if kind == "fine":
         fine = np.full_like(fine, IGNORE_INDEX)  # nothing to be scored: it is the pseudo-label
     selected = read_selected(round_dir(round_name, "selected") / f"{record.id}.json", record, num_classes)
-    confident = confident_labels(predicted, confidence, threshold)
+    confident = confident_labels(predicted, confidence, load_threshold(round_name, kind, classes, config))
     label_sets = (weak, confident, np.where(sources == SAM, pseudo_label, IGNORE_INDEX), pseudo_label)
     contested, known = contested_pixels(selected, pseudo_label.shape), fine != IGNORE_INDEX
     return LabelQuality(

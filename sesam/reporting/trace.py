@@ -8,6 +8,8 @@ from sesam.artifacts.component_records import Component, Outcome, Selected, read
 from sesam.artifacts.drawn_prompts import read_drawn_prompts
 from sesam.artifacts.manifest import ImageRecord, Manifest, load_fine_label, load_image, load_label, load_predictions
 from sesam.artifacts.sources import CONFIDENT, FINE, SAM, SOURCE_TITLES, WEAK, load_pseudo_label
+from sesam.artifacts.supervision import load_supervision
+from sesam.artifacts.thresholds import load_threshold
 from sesam.errors import SesamError
 from sesam.geometry.rle import rle_to_mask
 from sesam.labels import IGNORE_INDEX
@@ -165,8 +167,8 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     elif source == SAM:
         lines += _explain_masks(trace, x, y)
     elif source == CONFIDENT:
-        threshold = trace.params.teacher.confidence_threshold
-        lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {threshold:g}.")
+        gamma = _threshold(trace, trace.pseudo_label[y, x])
+        lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {gamma:.3g}.")
     else:
         lines += _explain_unlabeled(trace, x, y)
     for step in (*trace.inputs, *trace.results):
@@ -174,6 +176,13 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
             confidence = "" if step.confidence is None else f", confidence {step.confidence[y, x] / 255:.2f}"
             lines.append(f"{step.name}: {class_name(step.values[y, x])}{confidence}")
     return lines
+
+
+def _threshold(trace: ImageTrace, class_id: int) -> float:
+    """γ of a class in this image."""
+    kind, classes = load_supervision(trace.manifest.train)[trace.record.id], trace.manifest.classes
+    limits = load_threshold(trace.round_name, kind, classes, trace.params.teacher)
+    return float(np.broadcast_to(limits, len(classes))[class_id])
 
 
 def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
+from mmcv.transforms import RandomGrayscale
 from mmengine.structures import PixelData
-from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomFlip, Resize
+from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop, RandomCutOut, RandomFlip, Resize
 from mmseg.structures import SegDataSample
 from torch.utils.data import Sampler
 
@@ -65,8 +66,19 @@ class TrainingTask:
         return Path("models/.work", self.name)
 
 
+def random_blur(results: dict[str, Any]) -> dict[str, Any]:
+    """A transform like mmseg's: blurs every other `img` by a Gaussian of up to two pixels."""
+    if np.random.uniform() < 0.5:
+        results["img"] = cv2.GaussianBlur(results["img"], (0, 0), np.random.uniform(0.1, 2.0))
+    return results
+
+
 class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Sample t of a training: an image, resized, cropped, flipped and recolored at random."""
+    """Sample t of a training: an image, resized, cropped, flipped and recolored at random.
+
+    Beside annotated images, those without annotation may also turn gray, blurred and get a hole without labels: a
+    student gains more from a teacher's labels where it sees less than the teacher did (ST++, Yang et al., CVPR 2022).
+    """
 
     def __init__(self, task: TrainingTask, manifest: Manifest, seed: int) -> None:
         self.task, self.num_classes, self.seed = task, len(manifest.classes), seed
@@ -78,6 +90,12 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
             self.ratio = Fraction(1)
         self.orders: dict[str, tuple[int, np.ndarray]] = {}  # of each pool, an epoch and its permutation
         self.after_resize = [RandomCrop(tuple(task.schedule.crop_size)), RandomFlip(prob=0.5), PhotoMetricDistortion()]
+        holes = [(side, side) for side in (0.2, 0.3, 0.4, 0.5)]  # of the sample's
+        self.harder = [
+            RandomGrayscale(prob=0.2, keep_channels=True),
+            random_blur,
+            RandomCutOut(prob=0.5, n_holes=1, cutout_ratio=holes, seg_fill_in=IGNORE_INDEX),
+        ]
 
     def __len__(self) -> int:
         return self.task.schedule.max_iters * self.task.schedule.batch_size
@@ -118,7 +136,9 @@ class TrainingDataset(torch.utils.data.Dataset[dict[str, Any]]):
         results: dict[str, Any] = {"img": cv2.cvtColor(load_image(record), cv2.COLOR_RGB2BGR)}
         results |= {"gt_seg_map": np.dstack([labels, sources]), "seg_fields": ["gt_seg_map"]}
         factor, min_factor = np.random.uniform(*self.task.schedule.scale_range), 1 / min(labels.shape)
-        for transform in (Resize(scale_factor=max(factor, min_factor)), *self.after_resize):  # each side keeps a pixel
+        resize = Resize(scale_factor=max(factor, min_factor))  # each side keeps a pixel
+        harder = self.harder if self.annotated and self.kinds[record.id] == "none" else ()
+        for transform in (resize, *self.after_resize, *harder):
             results = transform(results)
         inputs, targets = (torch.from_numpy(results[key].transpose(2, 0, 1).copy()) for key in ("img", "gt_seg_map"))
         return {"inputs": inputs, "data_samples": SegDataSample(gt_sem_seg=PixelData(data=targets))}

@@ -51,6 +51,7 @@ from sesam.artifacts.metrics_schema import read_annotation_counts, read_label_me
 from sesam.artifacts.ranking import top_ranked
 from sesam.artifacts.sources import load_sources
 from sesam.artifacts.supervision import load_supervision
+from sesam.artifacts.thresholds import load_threshold
 from sesam.cli.tile import read_tile_index
 from sesam.datasets.annotation_kinds import KINDS_FILE, read_kinds
 from sesam.datasets.annotations.common import Annotation, LabelSpec
@@ -67,7 +68,7 @@ from sesam.geometry.tiling import tile_starts
 from sesam.labels import IGNORE_INDEX, fill_boxes
 from sesam.merging import merge_labels
 from sesam.params import KINDS, load_params
-from sesam.paths import RANKING, pseudo_label_dir
+from sesam.paths import RANKING, pseudo_label_dir, round_dir
 from sesam.presets import load_preset, render_params
 from sesam.prompting import image_prompts
 from sesam.reporting.card import readme
@@ -239,6 +240,12 @@ def supervision(path: Path, original: bytes) -> None:
     assert set(kinds) == {ITEM.id} and set(kinds.values()) <= set(KINDS)
 
 
+def thresholds(path: Path, original: bytes) -> None:
+    with chdir(path.parents[3]):
+        limits = load_threshold("r1", "none", PARAMS.dataset.classes or (), PARAMS.teacher)
+    assert isinstance(limits, np.ndarray) and ((limits >= 0) & (limits <= 1)).all()
+
+
 def ranking(path: Path, original: bytes) -> None:
     manifest = replace(MANIFEST, train=(ITEM, replace(ITEM, id="c")))
     assert [record.id for record in top_ranked("r1", manifest, 2)] in (["a/b", "c"], ["c", "a/b"])
@@ -401,6 +408,7 @@ def targets(folder: Path) -> list[Target]:
         {"number": n, "class": k, "rle": region.rle(SHAPE)}
         for n, (k, region) in enumerate(connected_regions(LABELS, 8, 1), 1)
     ]
+    limits = dict.fromkeys(PARAMS.dataset.classes or (), 0.5)
     return [
         Target("label", "label.png", (png(LABELS), png(LABELS, "P")), label, 2),
         Target("image", "photo.png", (png(photo), jpeg.getvalue(), png(LABELS)), image, 2),
@@ -419,6 +427,7 @@ def targets(folder: Path) -> list[Target]:
         Target("sources", "sources/a/b.png", (png(np.minimum(LABELS, 3), "P"),), sources),
         Target("kinds", "data/supervision.json", (of_json({ITEM.id: "scribble"}),), supervision),
         Target("list of kinds", f"kinds/{KINDS_FILE}", (f"image,kind\n{ITEM.id},fine\n".encode(),), supervision),
+        Target("thresholds", f"{round_dir('r1', 'thresholds.json')}", (of_json(limits),), thresholds),
         Target("ranking", f"{pseudo_label_dir('r1')}/{RANKING}", (b"id,priority\n./c,0.5\na/b,0.25\n",), ranking),
         Target("annotation counts", "counts.json", (of_json({"shapes": 3, "boxes": 1}),), annotation_counts),
         Target("report", "report.json", ((folder / "report.json").read_bytes(),), report_images),

@@ -18,7 +18,7 @@ from sesam.artifacts.drawn_prompts import BackgroundPoint, DrawnBox, DrawnPrompt
 from sesam.artifacts.manifest import Manifest
 from sesam.geometry.regions import MAX_THINNED_DISTANCE, Region, connected_regions, skeleton
 from sesam.geometry.rle import counts_to_rle, mask_to_counts, mask_to_rle, rle_to_mask
-from sesam.labels import confident_labels
+from sesam.labels import class_thresholds, confident_labels
 from sesam.params import ComponentParams
 from sesam.prompting import image_prompts, predictions_alone, sample_points, split_instances
 from sesam.sam.inference import component_prompts
@@ -39,7 +39,7 @@ def test_predictions_change_no_prompt_of_weak_labels(params, weak, predicted) ->
     """A teacher that knows nothing of a class is sure of others there: its pixels do not prompt for annotators'."""
     sure, key = np.full_like(weak, 255), ("r1", "7")
     changed = params.model_copy(update={"components": params.components.model_copy(update={"min_area": 3})})
-    drawn = image_prompts(weak, predicted, np.zeros_like(weak), changed, key)
+    drawn = image_prompts(weak, np.full_like(weak, 255), np.zeros_like(weak), changed, key)
     both = image_prompts(weak, np.where(predicted == 255, 0, predicted), sure, changed, key)
     assert both[: len(drawn)] == drawn
     masks = [rle_to_mask(component.rle, weak.shape) for component in both]
@@ -52,6 +52,32 @@ def test_confidence_is_rounded_down_before_it_is_compared(threshold: float, conf
     # 0.899 * 255 = 229.2 is stored as 229; 0.9 * 255 = 229.5 asks for 230
     predicted = np.array([3, 3], np.uint8)
     assert confident_labels(predicted, np.array(confidence, np.uint8), threshold).tolist() == [255, 3]
+
+
+def test_a_class_threshold_lets_its_share_of_predictions_pass() -> None:
+    counts = np.zeros((4, 256), int)
+    counts[0, 250], counts[1, [200, 100, 10]] = 9, (2, 5, 3)
+    counts[2, 30] = 1  # never sure; class 3 is never predicted
+    limits = class_thresholds(counts, 0.95, 0.7)
+    predicted, confidence = (x.astype(np.uint8) for x in np.nonzero(counts))
+    assert confident_labels(predicted, confidence, limits).tolist() == [0, 255, 1, 1, 2]
+    assert limits[[0, 3]].tolist() == [0.95, 0.95]
+    assert (class_thresholds(counts, 0.95, 0) == 0.95).all()
+    assert confident_labels(np.array([255], np.uint8), np.array([0], np.uint8), limits).tolist() == [255]
+
+
+@given(arrays(int, (3, 256), elements=st.integers(0, 3), fill=st.just(0)), st.floats(0, 1), st.floats(0, 1))
+def test_as_many_predictions_pass_as_are_asked_for(counts: np.ndarray, gamma: float, fraction: float) -> None:
+    indices = np.nonzero(counts)
+    pixels, (predicted, confidence) = counts[indices], (x.astype(np.uint8) for x in indices)
+    passed = confident_labels(predicted, confidence, class_thresholds(counts, gamma, fraction)) != 255
+    sure = confident_labels(predicted, confidence, gamma) != 255
+    assert passed[sure].all()
+    for k in range(3):
+        used, asked = (predicted == k) & passed, fraction * counts[k].sum()
+        assert pixels[used].sum() >= asked
+        if (used & ~sure).any():  # no more than is needed
+            assert pixels[used & (confidence > confidence[used].min())].sum() < asked
 
 
 @pytest.mark.parametrize(
@@ -144,7 +170,7 @@ def test_prompts_depend_only_on_params_seed_round_image_and_component(params) ->
         groups = {group: getattr(params, group).model_copy(update=values) for group, values in changes.items()}
         five = params.sampling.model_copy(update={"num_points": 5})
         changed = params.model_copy(update={"seed": seed, "sampling": five, **groups})
-        return image_prompts(weak, np.zeros_like(weak), np.zeros_like(weak), changed, (round_name, "a"))
+        return image_prompts(weak, np.full_like(weak, 255), np.zeros_like(weak), changed, (round_name, "a"))
 
     weak = np.full((40, 60), 255, np.uint8)
     weak[5:30, 5:25] = 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import edit_params, write_params
 from dataset_factories import halves, photo, save
 from hypothesis import given
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 from sesam.artifacts.atomic_io import read_json
 from sesam.artifacts.image_io import read_label
 from sesam.artifacts.manifest import Manifest
+from sesam.artifacts.sources import SAM
 from sesam.artifacts.supervision import load_supervision
+from sesam.artifacts.thresholds import load_confident, load_threshold
 from sesam.errors import SesamError
+from sesam.labels import IGNORE_INDEX
 from sesam.params import KINDS, MixParams, Params, WeakLabelParams
 from sesam.segmentation.data import TrainingDataset, TrainingTask
 from sesam.simulation import mix_kinds
-from stages import prepare, weak_labels
+from stages import prepare, prompts, weak_labels
 
 SHAPE = (40, 60)
 SUPERVISION = Path("data/supervision.json")
@@ -170,3 +174,53 @@ def test_samples_come_from_images_that_hold_a_label(lab: Path, params: Params, r
     assert all(int(each) <= counts[name] <= each + 1 for name in EXPECTED if name != "u")
     assert [dataset.record(t).id for t in reversed(range(96))] == drawn[::-1]
     assert read_json(SUPERVISION) == EXPECTED
+
+
+def test_images_without_annotation_use_a_share_of_each_class_predicted(
+    lab: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    manifest, folder = Manifest.load(), Path("data/rounds/r1")
+    for record in manifest.train:
+        predicted = halves(0, 1, edge=1)
+        save(folder / f"teacher_predictions/labels/{record.id}.png", predicted)
+        save(folder / f"teacher_predictions/confidence/{record.id}.png", np.where(predicted, 100, 250).astype(np.uint8))
+    monkeypatch.setattr("sys.argv", ["prompts", "r1"])
+    prompts.main()
+    limits = read_json(folder / "thresholds.json")
+    assert limits["left"] == params.teacher.confidence_threshold and 99 / 255 < limits["right"] < 100 / 255
+    used = {
+        kind: load_confident("r1", manifest.train[0], kind, manifest.classes, params.teacher)[0]
+        for kind in ("none", "point")
+    }
+    assert (used["none"] == predicted).all()
+    assert (used["point"] == np.where(predicted, 255, 0)).all()
+    for damaged in ("{}", '{"left": 0.5, "right": 2}', '{"right": 0.5, "left": 0.5}', "[1"):
+        Path(folder, "thresholds.json").write_text(damaged)
+        load_threshold("r1", "point", manifest.classes, params.teacher)
+        with pytest.raises(SesamError, match=r"thresholds\.json is damaged, or of other classes"):
+            load_threshold("r1", "none", manifest.classes, params.teacher)
+
+
+def test_images_without_annotation_are_seen_gray_blurred_and_with_holes(lab: Path, params: Params) -> None:
+    run()
+    manifest = Manifest.load()
+    for record in manifest.train:
+        for folder, value in {"labels": 0, "sources": SAM}.items():
+            save(Path(folder, f"{record.id}.png"), np.full((record.height, record.width), value, np.uint8))
+    task = TrainingTask(
+        "m", Path("labels"), params.schedule, params.student.loss_weights, "r1", Path("sources"), 1, 0.5
+    )
+    dataset = TrainingDataset(task, manifest, 0)
+    seen = Counter[str]()
+    for t in range(64):
+        sample = dataset[t]
+        image, (classes, sources) = sample["inputs"], sample["data_samples"].gt_sem_seg.data
+        assert torch.equal(image, dataset[t]["inputs"])
+        hole = classes == IGNORE_INDEX
+        assert torch.equal(hole, sources == IGNORE_INDEX) and not image[:, hole].any()
+        kind = "unannotated" if dataset.record(t).id == "u" else "annotated"
+        seen[f"{kind} with a hole"] += bool(hole.any())
+        seen[f"{kind} in gray"] += torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
+    assert 8 <= seen["unannotated with a hole"] <= 24 and 2 <= seen["unannotated in gray"] <= 16
+    assert not seen["annotated with a hole"] and not seen["annotated in gray"]
