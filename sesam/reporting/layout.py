@@ -13,7 +13,7 @@ from sesam.artifacts.image_io import full_palette
 from sesam.artifacts.manifest import Manifest
 from sesam.artifacts.sources import SOURCE_PALETTE, SOURCE_TITLES
 from sesam.geometry.rle import rle_to_mask
-from sesam.labels import IGNORE_INDEX
+from sesam.labels import IGNORE_INDEX, confident_labels
 
 Color = tuple[int, int, int]
 Kind = Literal["image", "classes", "sources", "confidence"]  # which colors and legend a map has
@@ -26,20 +26,21 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 class Step(NamedTuple):
     """A titled map of an image.
 
-    values: (H, W) uint8 of the kind, or a picture (h, w, 3) uint8 RGB. confidence: (H, W) uint8, below what the map
-    may be faded.
+    values: (H, W) uint8 of the kind, or a picture (h, w, 3) uint8 RGB. confidence: of classes, (H, W) uint8.
+    threshold: below it the map is faded; a number in [0, 1], or one of each class, (K,).
     """
 
     name: str
     kind: Kind
     values: np.ndarray
     confidence: np.ndarray | None = None
+    threshold: float | np.ndarray = 0
 
 
-def compose_page(rows: Sequence[Sequence[Step]], manifest: Manifest, threshold: float = 0) -> Image.Image:
-    """Rows of tiles of one image, and legends below; maps are faded where their confidence is below `threshold`."""
+def compose_page(rows: Sequence[Sequence[Step]], manifest: Manifest) -> Image.Image:
+    """Rows of tiles of one image, and legends below."""
     font = ImageFont.load_default(_TEXT)
-    tiles = [[fit_to_tile(draw_step(step, manifest.palette, threshold)) for step in row] for row in rows]
+    tiles = [[fit_to_tile(draw_step(step, manifest.palette)) for step in row] for row in rows]
     height, width = tiles[0][0].shape[:2]
     cell_width, cell_height = width + _GAP, _LINE + height + _GAP
     page_width = max(map(len, rows)) * cell_width + _GAP
@@ -59,14 +60,16 @@ def compose_page(rows: Sequence[Sequence[Step]], manifest: Manifest, threshold: 
     return page
 
 
-def draw_step(step: Step, palette: Sequence[Color], threshold: float) -> np.ndarray:
-    """A step's map in its colors, (H, W, 3) uint8 RGB, faded where its confidence is below `threshold` in [0, 1]."""
+def draw_step(step: Step, palette: Sequence[Color]) -> np.ndarray:
+    """A step's map in its colors, (H, W, 3) uint8 RGB, faded where its confidence is below its threshold."""
     if step.values.ndim == 3:
         return step.values
     if step.kind == "confidence":
         return np.repeat(step.values[..., None], 3, axis=2)
     picture = full_palette(SOURCE_PALETTE if step.kind == "sources" else palette)[step.values]
-    return picture if step.confidence is None else fade(picture, step.confidence < 255 * threshold)
+    if step.confidence is None:
+        return picture
+    return fade(picture, confident_labels(step.values, step.confidence, step.threshold) == IGNORE_INDEX)
 
 
 def downscale(pixels: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:

@@ -20,7 +20,7 @@ def trace_page(trace: ImageTrace, with_components: bool = False) -> Image.Image:
     """The round's inputs and results; with_components: below a row per component, at most MAX_ROWS."""
     shown = trace.components[:MAX_ROWS] if with_components else []
     rows = [trace.inputs, trace.results, *(_component_row(trace.image, traced) for traced in shown)]
-    return compose_page(rows, trace.manifest, trace.params.teacher.confidence_threshold)
+    return compose_page(rows, trace.manifest)
 
 
 def val_page(round_name: str, record: ImageRecord, manifest: Manifest) -> Image.Image:

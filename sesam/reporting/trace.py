@@ -68,7 +68,8 @@ def load_trace(
     if boxes := read_drawn_prompts(WEAK_LABELS, record, num_classes).boxes:
         inputs.append(Step("boxes", "classes", overlay_boxes(image, boxes, manifest.palette)))
     if params.rounds[round_name].teacher != NO_TEACHER:
-        inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes))
+        limits = _thresholds(record, round_name, manifest, params)
+        inputs += _network_steps("teacher", *load_predictions(round_name, record, num_classes), limits)
     if params.sam.enabled:
         masks = overlay_masks(image, [component.selected for component in components], manifest.palette)
         results.append(Step("SAM's masks", "classes", masks))
@@ -76,14 +77,24 @@ def load_trace(
     if with_student:
         shown = METRICS / "report_predictions" / round_name
         labels, confidence = shown / "train", shown / "confidence"
-        results += _network_steps("student", load_label(labels, record, num_classes), load_label(confidence, record))
+        predicted = load_label(labels, record, num_classes), load_label(confidence, record)
+        results += _network_steps("student", *predicted, params.teacher.confidence_threshold)
     return ImageTrace(
         record, round_name, manifest, params, image, weak, pseudo_label, sources, components, inputs, results
     )
 
 
-def _network_steps(network: str, labels: np.ndarray, confidence: np.ndarray) -> list[Step]:
-    return [Step(network, "classes", labels, confidence), Step(f"{network}'s confidence", "confidence", confidence)]
+def _network_steps(
+    network: str, labels: np.ndarray, confidence: np.ndarray, threshold: float | np.ndarray
+) -> list[Step]:
+    title = f"{network}'s confidence"
+    return [Step(network, "classes", labels, confidence, threshold), Step(title, "confidence", confidence)]
+
+
+def _thresholds(record: ImageRecord, round_name: str, manifest: Manifest, params: Params) -> float | np.ndarray:
+    """γ in this image, as `confident_labels` takes it."""
+    kind = load_supervision(manifest.train)[record.id]
+    return load_threshold(round_name, kind, manifest.classes, params.teacher)
 
 
 def _load_components(
@@ -167,7 +178,8 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
     elif source == SAM:
         lines += _explain_masks(trace, x, y)
     elif source == CONFIDENT:
-        gamma = _threshold(trace, trace.pseudo_label[y, x])
+        limits = _thresholds(trace.record, trace.round_name, trace.manifest, trace.params)
+        gamma = np.broadcast_to(limits, len(trace.manifest.classes))[trace.pseudo_label[y, x]]
         lines.append(f"No kept mask holds it; the teacher's confidence reaches γ, {gamma:.3g}.")
     else:
         lines += _explain_unlabeled(trace, x, y)
@@ -176,13 +188,6 @@ def explain_pixel(trace: ImageTrace, x: int, y: int) -> list[str]:
             confidence = "" if step.confidence is None else f", confidence {step.confidence[y, x] / 255:.2f}"
             lines.append(f"{step.name}: {class_name(step.values[y, x])}{confidence}")
     return lines
-
-
-def _threshold(trace: ImageTrace, class_id: int) -> float:
-    """γ of a class in this image."""
-    kind, classes = load_supervision(trace.manifest.train)[trace.record.id], trace.manifest.classes
-    limits = load_threshold(trace.round_name, kind, classes, trace.params.teacher)
-    return float(np.broadcast_to(limits, len(classes))[class_id])
 
 
 def _explain_masks(trace: ImageTrace, x: int, y: int) -> list[str]:

@@ -21,6 +21,7 @@ from sesam.artifacts.thresholds import load_confident, load_threshold
 from sesam.errors import SesamError
 from sesam.labels import IGNORE_INDEX
 from sesam.params import KINDS, MixParams, Params, WeakLabelParams
+from sesam.reporting.layout import Step, draw_step
 from sesam.segmentation.data import TrainingDataset, TrainingTask
 from sesam.simulation import mix_kinds
 from stages import prepare, prompts, weak_labels
@@ -195,6 +196,11 @@ def test_images_without_annotation_use_a_share_of_each_class_predicted(
     }
     assert (used["none"] == predicted).all()
     assert (used["point"] == np.where(predicted, 255, 0)).all()
+    for kind, faded in {"none": np.zeros_like(predicted), "point": predicted}.items():
+        confidence = np.where(predicted, 100, 250).astype(np.uint8)
+        gamma = load_threshold("r1", kind, manifest.classes, params.teacher)
+        shown = draw_step(Step("teacher", "classes", predicted, confidence, gamma), [(0, 0, 0)] * 2)
+        assert ((shown > 0).all(-1) == faded).all()
     for damaged in ("{}", '{"left": 0.5, "right": 2}', '{"right": 0.5, "left": 0.5}', "[1"):
         Path(folder, "thresholds.json").write_text(damaged)
         load_threshold("r1", "point", manifest.classes, params.teacher)
