@@ -128,10 +128,11 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
     }
-    baseline = () if row.target else ("baseline",)
-    for name in () if row.target == LABELS_ALONE else (*baseline, *params["rounds"]):
-        figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
-    for name in params["rounds"]:
+    rounds = [row.target.partition("@")[2]] if row.target else [*params["rounds"]]
+    if row.target != LABELS_ALONE:
+        for name in rounds if row.target else ("baseline", *rounds):
+            figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
+    for name in rounds:
         metrics = read(commit, f"metrics/labels/{name}.json")
         scores = metrics["scores"]["pseudo_labels"]
         figures |= {f"{name} {measure}": scores[measure] for measure in ("precision", "recall", "mIoU")}

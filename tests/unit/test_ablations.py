@@ -232,12 +232,15 @@ def test_current_experiments_are_not_run_again(repository: Path) -> None:
     assert collected().is_current(ROW, 0)  # as in another clone
 
 
-def test_a_row_that_stops_at_its_student_has_no_baseline(repository: Path) -> None:
-    experiment("row-s0", f"seed: 0\nn: 2\n{REST}", 0.5)
+def test_a_row_that_stops_at_a_student_has_its_figures_alone(repository: Path) -> None:
+    rest = REST.replace("{r1: {}}", "{r0: {}, r1: {}}")
+    Path("params.yaml").write_text(f"seed: 5\nn: 1\n{rest}")
+    commit("two rounds")
+    experiment("row-s0", f"seed: 0\nn: 2\n{rest}", 0.5)
     results = Results.load()
     results.collect([Row("row", "Row", ROW.changes, STUDENT_ALONE)])
     figures = results.by_row["row"][0].figures
-    assert figures["r1"] == 0.5 and "baseline" not in figures
+    assert figures["r1"] == 0.5 and not {"baseline", "r0"} & {*figures}
 
 
 def test_a_table_has_one_version(repository: Path) -> None:
