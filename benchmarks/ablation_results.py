@@ -128,9 +128,10 @@ def figures_of(commit: str, row: Row) -> dict[str, float | None]:
     figures: dict[str, float | None] = {
         "max_iters": params["student"].get("max_iters") or params["schedule"]["max_iters"]
     }
-    rounds = [row.target.partition("@")[2]] if row.target else [*params["rounds"]]
+    rounds = [row.target.partition("@")[2]] if row.target else [*params["rounds"]]  # a target's round alone
+    networks = rounds if row.target else ["baseline", *rounds]
     if row.target != LABELS_ALONE:
-        for name in rounds if row.target else ("baseline", *rounds):
+        for name in networks:
             figures[name] = read(commit, f"metrics/networks/{name}.json")["mIoU"]
     for name in rounds:
         metrics = read(commit, f"metrics/labels/{name}.json")
